@@ -1,0 +1,122 @@
+"""`paddle-glm COMMAND`: finds the command's module, runs it, and turns errors into one line."""
+
+import argparse
+import difflib
+import importlib
+import os
+import pkgutil
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import NoReturn
+
+from paddle_glm import commands
+from paddle_glm.errors import InputError
+from paddle_glm.version import __version__
+
+# The order of the work, for --help; commands not named here follow alphabetically.
+CHAIN = ("tiny", "convert", "finetune", "merge", "predict", "evaluate", "export", "infer", "chat")
+
+INTRO = """ChatGLM on PaddlePaddle: from raw rows to answers.
+
+usage: paddle-glm COMMAND [flags]      paddle-glm COMMAND --help      paddle-glm --version
+"""
+
+OUTRO = """A first run, offline and without a GPU:
+  paddle-glm tiny --output_dir demo
+  paddle-glm chat --model_name_or_path demo/model"""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are InputErrors and which suggests the nearest flag to an unknown one."""
+
+    def __init__(self, *args, **kwargs):
+        kwargs.setdefault("allow_abbrev", False)  # --max_s meaning --max_steps hides typing errors
+        kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        super().__init__(*args, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (see {self.prog} --help)")
+
+    def parse_args(self, args=None, namespace=None):  # type: ignore[override]
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            flag = unknown[0].split("=")[0]
+            self.error(f"unknown argument {flag!r}{nearest(flag, self._option_string_actions)}")
+        return parsed
+
+
+def nearest(name: str, known) -> str:
+    """ ", did you mean X?" for the known name closest to `name`, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def command_names() -> list[str]:
+    """All commands: the modules of paddle_glm.commands, in the order of CHAIN, then alphabetically."""
+    names = [m.name for m in pkgutil.iter_modules(commands.__path__) if not m.name.startswith("_")]
+    return sorted(names, key=lambda name: (CHAIN.index(name) if name in CHAIN else len(CHAIN), name))
+
+
+def load_command(name: str) -> ModuleType:
+    return importlib.import_module(f"{commands.__name__}.{name}")
+
+
+def overview() -> str:
+    """The text of `paddle-glm --help`: one line per command."""
+    names = command_names()
+    width = max(len(name) for name in names) + 2
+    lines = [f"  {name:<{width}}{load_command(name).HELP}" for name in names]
+    return "\n".join([INTRO, "commands:", *lines, "", OUTRO])
+
+
+def run_command(name: str, argv: Sequence[str]) -> int:
+    """Runs one command on its own arguments; returns its exit code (0 where it returned None)."""
+    names = command_names()
+    if name not in names:
+        raise InputError(f"unknown command {name!r}{nearest(name, names)}; known: {', '.join(names)}")
+    command = load_command(name)
+    if hasattr(command, "run_argv"):
+        return command.run_argv(list(argv)) or 0
+    parser = Parser(prog=f"paddle-glm {name}", description=command.HELP)
+    command.add_arguments(parser)
+    return command.run(parser.parse_args(argv)) or 0
+
+
+def describe(error: Exception) -> str:
+    """One line for the user; an OSError loses its errno, which says nothing to most people."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0 done, 2 something the user can mend, 130 interrupted.
+
+    Any other exception is a defect of ours and keeps its traceback; PADDLE_GLM_DEBUG=1 shows the
+    traceback of the first two kinds too.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    try:
+        if not argv or argv[0] in ("-h", "--help", "help"):
+            print(overview())
+            return 0
+        if argv[0] in ("-V", "--version"):
+            print(f"paddle-glm {__version__}")
+            return 0
+        return run_command(argv[0], argv[1:])
+    except BrokenPipeError:  # the reader of our output went away, as in `paddle-glm ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (InputError, OSError) as error:
+        if os.environ.get("PADDLE_GLM_DEBUG") == "1":
+            raise
+        print(f"paddle-glm: error: {describe(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("paddle-glm: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

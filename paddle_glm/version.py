@@ -1,0 +1,3 @@
+"""The one home of the version number; setup.py reads this file without importing the package."""
+
+__version__ = "0.1.0"

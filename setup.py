@@ -1,0 +1,73 @@
+"""Packaging: what each job needs. Exact, tested versions of everything are in constraints.txt."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).resolve().parent
+
+
+def read_version() -> str:
+    """The version in paddle_glm/version.py, read as text: importing would need numpy."""
+    found = re.search(
+        r'__version__ = "([^"]+)"', (HERE / "paddle_glm" / "version.py").read_text(encoding="utf-8")
+    )
+    if found is None:
+        raise RuntimeError("paddle_glm/version.py holds no __version__")
+    return found.group(1)
+
+
+# Enough to read, convert and merge checkpoints and to tokenize: no paddle, no paddlenlp.
+BASE = [
+    "numpy>=1.24,<2",  # paddlenlp's own bound
+    "sentencepiece>=0.1.99",
+    "ml_dtypes>=0.4",
+    "xxhash>=3.4",
+    "tqdm>=4.65",
+    "pyyaml>=6.0",
+]
+
+EXTRAS = {
+    # The CPU wheel. On a GPU machine leave this extra out and install paddlepaddle-gpu 3.3.1 from
+    # Paddle's own package index: the two wheels own the same files and must not meet.
+    "cpu": ["paddlepaddle>=3.3,<3.4"],
+    "train": [
+        "paddlenlp==3.0.0b4",
+        # Newer releases of these three break the import of paddlenlp 3.0.0b4 or its VisualDL.
+        "aistudio_sdk==0.2.6",
+        "pyarrow<21",
+        "protobuf<6",
+        "jieba>=0.42.1",
+        "rouge-chinese>=1.0.3",
+        "nltk>=3.8",
+        "matplotlib>=3.7",
+        "visualdl>=2.5",
+    ],
+    "serve": ["fastapi>=0.110", "uvicorn>=0.27", "httpx>=0.26"],
+    "web": ["gradio>=4.44", "streamlit>=1.36"],
+    "dev": [
+        "pytest>=8",
+        "hypothesis>=6.90",
+        "ruff>=0.6",
+        "mypy>=1.10",
+        "types-PyYAML>=6.0",
+        "clang-format>=18",
+        "pre-commit>=3.6",
+    ],
+}
+
+setup(
+    name="paddle_glm",
+    version=read_version(),
+    description="ChatGLM on PaddlePaddle: finetune, merge, export and serve, on GPUs or a laptop",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.13",
+    packages=find_packages(include=["paddle_glm", "paddle_glm.*"]),
+    package_data={"paddle_glm": ["py.typed"]},
+    install_requires=BASE,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["paddle-glm = paddle_glm.main:main"]},
+)

@@ -1,0 +1,11 @@
+"""Talks with a model in the terminal: the same as `paddle-glm chat`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from paddle_glm.main import main
+
+if __name__ == "__main__":
+    raise SystemExit(main(["chat", *sys.argv[1:]]))

@@ -1,0 +1,11 @@
+"""Writes the static graph that infer, the servers and C++ run: the same as `paddle-glm export`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from paddle_glm.main import main
+
+if __name__ == "__main__":
+    raise SystemExit(main(["export", *sys.argv[1:]]))

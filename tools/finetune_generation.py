@@ -1,0 +1,11 @@
+"""Finetunes a ChatGLM checkpoint on prompt/answer rows: the same as `paddle-glm finetune`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from paddle_glm.main import main
+
+if __name__ == "__main__":
+    raise SystemExit(main(["finetune", *sys.argv[1:]]))
