@@ -1,0 +1,47 @@
+"""`AutoTokenizer`: the tokenizer of a folder, whichever family it belongs to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from paddle_glm.config import FAMILY_KEY, ModelConfig
+from paddle_glm.errors import InputError
+from paddle_glm.families import family_names, get_family
+from paddle_glm.tokenizers.base import Encoding, Tokenizer, read_config
+
+__all__ = ["AutoTokenizer", "Encoding", "Tokenizer"]
+
+
+class AutoTokenizer:
+    """Chooses the class by what the folder says."""
+
+    @staticmethod
+    def from_pretrained(folder: str | Path, family: str | None = None) -> Tokenizer:
+        """The tokenizer of a hub folder, a merged folder, or any folder that `save_pretrained` wrote.
+
+        family: one of `family_names()`, for a folder that does not tell. Raises InputError if the
+        folder or its SentencePiece model is missing, cut off, or of an unknown family.
+        """
+        path = Path(folder)
+        if not path.exists():
+            raise InputError(f"{path} not found: expected a folder with a tokenizer model")
+        name = family or family_of_folder(path if path.is_dir() else path.parent)
+        return get_family(name).tokenizer_class().from_pretrained(path)
+
+
+def family_of_folder(folder: Path) -> str:
+    """What our own key says, else config.json, else a family's name in the hub's tokenizer_config.json."""
+    values = read_config(folder)
+    if FAMILY_KEY in values:
+        return values[FAMILY_KEY]
+    if (folder / "config.json").is_file():
+        return ModelConfig.from_pretrained(folder).family
+    text = json.dumps(values).lower()
+    for name in reversed(family_names()):
+        if name in text:
+            return name
+    raise InputError(
+        f"{folder} does not say which family its tokenizer belongs to (no config.json): "
+        f"pass family=, one of {', '.join(family_names())}"
+    )

@@ -1,0 +1,360 @@
+"""What every ChatGLM tokenizer shares: SentencePiece, truncation, left padding, saving.
+
+A family's file adds its special tokens, how text becomes pieces and where the special tokens go; it
+overrides `sequence_inputs` and `pad_inputs` if its masks or positions have another shape.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from sentencepiece import SentencePieceProcessor
+
+from paddle_glm.chat import Template
+from paddle_glm.config import FAMILY_KEY
+from paddle_glm.errors import InputError
+
+CONFIG_FILE = "tokenizer_config.json"
+
+
+class Encoding(dict[str, Any]):
+    """The named inputs of one text or a batch; `encoding.input_ids` reads as `encoding["input_ids"]`."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+class Tokenizer(ABC):
+    """A SentencePiece model with a family's special tokens behind its vocabulary."""
+
+    vocab_file: ClassVar[str]
+    family: ClassVar[str]
+    template: ClassVar[Template]
+    hub_config: ClassVar[dict[str, Any]]
+    commands: ClassVar[tuple[str, ...]]
+    """Special tokens which `encode_special_tokens` finds in a text."""
+    padding_side: ClassVar[str] = "left"
+
+    def __init__(self, model_file: str | Path, config: Mapping[str, Any] | None = None) -> None:
+        """`config` holds further keys for `tokenizer_config.json`, kept when the tokenizer is saved."""
+        self.model_file = Path(model_file)
+        self.sp_model = load_sentencepiece(self.model_file)
+        self.config = dict(config or {})
+
+    # -- what a family says -------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def special_tokens(self) -> dict[str, int]:
+        """Every special token by the name that `get_command` takes."""
+
+    @property
+    @abstractmethod
+    def vocab_size(self) -> int:
+        """Ids that have a piece or a special token: [0, vocab_size)."""
+
+    @property
+    @abstractmethod
+    def eos_token_id(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def pad_token_id(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def bos_token_id(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def unk_token_id(self) -> int | None: ...
+
+    @abstractmethod
+    def pieces(self, text: str) -> list[str]:
+        """Text to SentencePiece pieces; special tokens spelled in it are plain text."""
+
+    @abstractmethod
+    def convert_token_to_id(self, token: str) -> int: ...
+
+    @abstractmethod
+    def convert_id_to_token(self, index: int) -> str: ...
+
+    @abstractmethod
+    def convert_tokens_to_string(self, tokens: Sequence[str]) -> str: ...
+
+    @abstractmethod
+    def build_inputs_with_special_tokens(
+        self, first: list[int], second: list[int] | None = None
+    ) -> list[int]:
+        """Ids of a text, or of a question and its answer, with the special tokens that the model expects."""
+
+    # -- ids ----------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return self.vocab_size
+
+    def get_command(self, token: str) -> int:
+        """The id of a special token; raises InputError listing the known ones."""
+        try:
+            return self.special_tokens[token]
+        except KeyError:
+            known = ", ".join(self.special_tokens)
+            raise InputError(f"{token!r} is not a special token of {self.family}: it has {known}") from None
+
+    def get_vocab(self) -> dict[str, int]:
+        return {self.convert_id_to_token(index): index for index in range(self.vocab_size)}
+
+    def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> Any:
+        """One token to its id, or a list to a list."""
+        if isinstance(tokens, str):
+            return self.convert_token_to_id(tokens)
+        return [self.convert_token_to_id(token) for token in tokens]
+
+    def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
+        """One id to its token, or a list (or array) to a list."""
+        values = _as_list(ids)
+        if isinstance(values, int):
+            return self.convert_id_to_token(values)
+        skipped = self.skipped_ids if skip_special_tokens else frozenset()
+        return [self.convert_id_to_token(index) for index in values if index not in skipped]
+
+    @property
+    def skipped_ids(self) -> frozenset[int]:
+        """What decoding leaves out with `skip_special_tokens`."""
+        return frozenset((self.bos_token_id, self.eos_token_id, self.pad_token_id))
+
+    # -- text to ids --------------------------------------------------------------------------
+
+    def tokenize(self, text: str, encode_special_tokens: bool = False) -> list[str]:
+        """Pieces; with `encode_special_tokens` a special token spelled in the text becomes that token.
+
+        Off by default: a user who types `<|system|>` must not be able to speak in that role.
+        """
+        if not isinstance(text, str):
+            raise InputError(f"cannot tokenize {text!r}: expected text, not {type(text).__name__}")
+        if not encode_special_tokens:
+            return self.pieces(text)
+        tokens: list[str] = []
+        for part in re.split(f"({'|'.join(map(re.escape, self.commands))})", text):
+            tokens += [part] if part in self.commands else self.pieces(part)
+        return tokens
+
+    def encode(
+        self,
+        text: str,
+        text_pair: str | None = None,
+        add_special_tokens: bool = True,
+        truncation: bool = False,
+        max_length: int | None = None,
+        encode_special_tokens: bool = False,
+    ) -> list[int]:
+        """Ids of a text, or of a pair. Truncation cuts on the right and counts the special tokens."""
+
+        def to_ids(part: str) -> list[int]:
+            return self.convert_tokens_to_ids(self.tokenize(part, encode_special_tokens))
+
+        first, second = to_ids(text), None if text_pair is None else to_ids(text_pair)
+        if truncation:
+            if max_length is None:
+                raise InputError("truncation=True needs max_length, the number of tokens to keep")
+            added = len(self.build_inputs_with_special_tokens([], second and [])) if add_special_tokens else 0
+            first, second = _truncate(first, second, max_length - added)
+        if add_special_tokens:
+            return self.build_inputs_with_special_tokens(first, second)
+        return first + (second or [])
+
+    def __call__(
+        self,
+        text: str | Sequence[str],
+        text_pair: str | Sequence[str] | None = None,
+        add_special_tokens: bool = True,
+        padding: bool | str = False,
+        truncation: bool = False,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        return_tensors: str | None = None,
+    ) -> Encoding:
+        """Model inputs of one text (lists of ids) or of a list of texts (lists of lists).
+
+        padding: False, True or "longest", "max_length". return_tensors: None, "np" or "pd" (then one
+        text gives a batch of one).
+        """
+        single = isinstance(text, str)
+        texts: Sequence[str] = [text] if isinstance(text, str) else text
+        pairs = [text_pair] if text_pair is None or isinstance(text_pair, str) else text_pair
+        if text_pair is None:
+            pairs = [None] * len(texts)
+        if len(pairs) != len(texts):
+            raise InputError(f"{len(texts)} texts but {len(pairs)} text_pair: give one for each")
+        sequences = [
+            self.sequence_inputs(self.encode(first, second, add_special_tokens, truncation, max_length))
+            for first, second in zip(texts, pairs, strict=True)
+        ]
+        batch = self.pad(sequences, padding, max_length, pad_to_multiple_of, return_tensors)
+        if single and return_tensors is None:
+            return Encoding({name: rows[0] for name, rows in batch.items()})
+        return batch
+
+    def sequence_inputs(self, ids: list[int]) -> dict[str, Any]:
+        """The named inputs of one sequence before padding."""
+        return {"input_ids": ids, "attention_mask": [1] * len(ids), "position_ids": list(range(len(ids)))}
+
+    def pad_inputs(self, inputs: Mapping[str, Any], length: int) -> dict[str, Any]:
+        """One sequence's inputs padded on the left to `length`: padding has mask 0 and position 0."""
+        missing = length - len(inputs["input_ids"])
+        filler = {"input_ids": self.pad_token_id}
+        return {name: [filler.get(name, 0)] * missing + list(values) for name, values in inputs.items()}
+
+    def pad(
+        self,
+        encoded: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]],
+        padding: bool | str = True,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        return_tensors: str | None = None,
+    ) -> Encoding:
+        """A batch, as a list of inputs or as inputs of lists, padded on the left (see `__call__`).
+
+        Sequences longer than the length asked for stay whole.
+        """
+        if isinstance(encoded, Mapping):
+            count = len(encoded["input_ids"])
+            encoded = [{name: rows[index] for name, rows in encoded.items()} for index in range(count)]
+        rows = [
+            dict(row) if len(row) > 1 else self.sequence_inputs(list(row["input_ids"])) for row in encoded
+        ]
+        length = _padded_length(
+            [len(row["input_ids"]) for row in rows], padding, max_length, pad_to_multiple_of
+        )
+        if length is not None:
+            rows = [self.pad_inputs(row, max(length, len(row["input_ids"]))) for row in rows]
+        batch = Encoding({name: [row[name] for row in rows] for name in rows[0]} if rows else {})
+        return batch if return_tensors is None else as_tensors(batch, return_tensors)
+
+    # -- ids to text --------------------------------------------------------------------------
+
+    def decode(self, ids: Any, skip_special_tokens: bool = False) -> str:
+        """Text of ids (a list, an array, or one id), as the original class decodes them."""
+        values = _as_list(ids)
+        tokens = self.convert_ids_to_tokens(
+            [values] if isinstance(values, int) else values, skip_special_tokens
+        )
+        return self.convert_tokens_to_string(tokens)
+
+    def batch_decode(self, sequences: Any, skip_special_tokens: bool = False) -> list[str]:
+        return [self.decode(ids, skip_special_tokens) for ids in sequences]
+
+    # -- files --------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Tokenizer:
+        """Read a hub folder (`vocab_file`, `tokenizer_config.json` if present) or a model file itself."""
+        path = Path(folder)
+        model_file = path / cls.vocab_file if path.is_dir() else path
+        return cls(model_file, read_config(model_file.parent))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Copy the SentencePiece model; write `tokenizer_config.json` with the hub's keys and the family."""
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        if (target / self.vocab_file).resolve() != self.model_file.resolve():
+            shutil.copyfile(self.model_file, target / self.vocab_file)
+        values = {**self.hub_config, **self.config, FAMILY_KEY: self.family}
+        text = json.dumps(values, ensure_ascii=False, indent=2)
+        (target / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def load_sentencepiece(path: Path) -> SentencePieceProcessor:
+    """Load a SentencePiece model; raises InputError for a file that is missing, cut off or no such model."""
+    if not path.is_file():
+        raise InputError(
+            f"{path} not found: a ChatGLM folder holds {path.name} beside its weights; copy it there"
+        )
+    if path.stat().st_size < 1024 and path.read_bytes().startswith(b"version https://git-lfs"):
+        raise InputError(f"{path} is a Git LFS pointer, not the model: run `git lfs pull` in that folder")
+    try:
+        return SentencePieceProcessor(model_file=str(path))
+    except (RuntimeError, OSError) as error:
+        raise InputError(
+            f"{path} ({path.stat().st_size} bytes) is not a whole SentencePiece model ({error}): "
+            "download it again"
+        ) from error
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """`tokenizer_config.json` of a folder, {} where there is none."""
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        return {}
+    try:
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON ({error}): mend it or download it again") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path} holds a {type(values).__name__}, expected an object")
+    return values
+
+
+def as_tensors(batch: Mapping[str, Any], kind: str) -> Encoding:
+    """Lists of equal lengths to numpy arrays ("np") or paddle tensors ("pd"), int64 but for boolean masks."""
+    if kind not in ("np", "pd"):
+        raise InputError(f"return_tensors={kind!r} is unknown: expected None, 'np' or 'pd'")
+    lengths = {len(ids) for ids in batch["input_ids"]}
+    if len(lengths) > 1:
+        raise InputError(f"texts of {sorted(lengths)} tokens do not make one array: pass padding=True")
+    arrays = {name: np.asarray(rows) for name, rows in batch.items()}
+    arrays = {
+        name: array if array.dtype == bool else array.astype(np.int64) for name, array in arrays.items()
+    }
+    if kind == "pd":
+        import paddle
+
+        return Encoding({name: paddle.to_tensor(array) for name, array in arrays.items()})
+    return Encoding(arrays)
+
+
+def _as_list(ids: Any) -> Any:
+    """Numbers, numpy arrays and paddle tensors to plain ints and lists."""
+    values = ids.tolist() if hasattr(ids, "tolist") else ids
+    return values if isinstance(values, int) else list(values)
+
+
+def _truncate(first: list[int], second: list[int] | None, room: int) -> tuple[list[int], list[int] | None]:
+    """Cut to `room` ids on the right; of a pair always the longer one (transformers' "longest_first")."""
+    room = max(room, 0)
+    if second is None:
+        return first[:room], None
+    keep, other = len(first), len(second)
+    while keep + other > room:
+        if keep > other:
+            keep -= 1
+        else:
+            other -= 1
+    return first[:keep], second[:other]
+
+
+def _padded_length(
+    lengths: list[int], padding: bool | str, max_length: int | None, multiple: int | None
+) -> int | None:
+    """The length to pad to, or None for no padding."""
+    if padding is False:
+        return None
+    if padding == "max_length":
+        if max_length is None:
+            raise InputError('padding="max_length" needs max_length')
+        length = max_length
+    elif padding is True or padding == "longest":
+        length = max(lengths, default=0)
+    else:
+        raise InputError(f"padding={padding!r} is unknown: expected True, False, 'longest' or 'max_length'")
+    return length if multiple is None else -(-length // multiple) * multiple

@@ -1,0 +1,145 @@
+"""The tokenizers of ChatGLM2-6B and ChatGLM3-6B (THUDM's two tokenization_chatglm.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+from paddle_glm.chat import (
+    CHATGLM2,
+    CHATGLM3,
+    Message,
+    RoleTemplate,
+    RoundTemplate,
+    Template,
+    from_history,
+    render,
+)
+from paddle_glm.errors import InputError
+from paddle_glm.tokenizers.base import Encoding, Tokenizer, as_tensors
+
+COMMANDS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")
+ROLES = ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
+
+
+class ChatGLM2Tokenizer(Tokenizer):
+    """ids: the SentencePiece pieces, then the commands in order. Padding is the model's unknown piece."""
+
+    vocab_file = "tokenizer.model"
+    family = "chatglm2"
+    template: ClassVar[Template] = CHATGLM2
+    hub_config: ClassVar[dict[str, Any]] = {
+        "name_or_path": "THUDM/chatglm2-6b",
+        "remove_space": False,
+        "do_lower_case": False,
+        "tokenizer_class": "ChatGLMTokenizer",
+    }
+    commands = COMMANDS
+
+    def __init__(self, model_file: str | Path, config: Mapping[str, Any] | None = None) -> None:
+        super().__init__(model_file, config)
+        self._first_command: int = self.sp_model.get_piece_size()
+        self._control_ids = frozenset((self.bos_token_id, self.eos_token_id, self.pad_token_id))
+        if min(self._control_ids) < 0:
+            raise InputError(
+                f"{self.model_file} has no beginning, end or unknown piece: "
+                "train it with bos_id, eos_id and unk_id"
+            )
+
+    @cached_property
+    def special_tokens(self) -> dict[str, int]:
+        commands = {token: self._first_command + index for index, token in enumerate(self.commands)}
+        return {
+            **commands,
+            "<bos>": self.bos_token_id,
+            "<eos>": self.eos_token_id,
+            "<pad>": self.pad_token_id,
+        }
+
+    @property
+    def vocab_size(self) -> int:
+        return self._first_command + len(self.commands)
+
+    @property
+    def bos_token_id(self) -> int:
+        return self.sp_model.bos_id()
+
+    @property
+    def eos_token_id(self) -> int:
+        return self.sp_model.eos_id()
+
+    @property
+    def pad_token_id(self) -> int:
+        return self.sp_model.unk_id()
+
+    @property
+    def unk_token_id(self) -> None:
+        """None, as the originals report: their model spells what it does not know in bytes."""
+
+    def pieces(self, text: str) -> list[str]:
+        return self.sp_model.encode(text, out_type=str)
+
+    def convert_token_to_id(self, token: str) -> int:
+        index = self.special_tokens.get(token)
+        return self.sp_model.piece_to_id(token) if index is None else index
+
+    def convert_id_to_token(self, index: int) -> str:
+        """Control pieces and commands have no text; nor have the rows that pad a model's vocabulary."""
+        if index in self._control_ids or not 0 <= index < self._first_command:
+            return ""
+        return self.sp_model.id_to_piece(index)
+
+    def convert_tokens_to_string(self, tokens: Sequence[str]) -> str:
+        return self.sp_model.decode_pieces(list(tokens))
+
+    def build_inputs_with_special_tokens(
+        self, first: list[int], second: list[int] | None = None
+    ) -> list[int]:
+        """`[gMASK] sop first`, or `[gMASK] sop first second <eos>`."""
+        ids = [self.get_command("[gMASK]"), self.get_command("sop"), *first]
+        return ids if second is None else [*ids, *second, self.eos_token_id]
+
+    def build_prompt(self, query: str, history: Sequence[tuple[str, str]] | None = None) -> str:
+        """The text of all rounds, ending where the model is to answer `query`."""
+        if not isinstance(self.template, RoundTemplate):
+            raise InputError(f"{self.family} has no prompt text: use build_chat_input, which gives ids")
+        return self.template.prompt(query, history or ())
+
+
+class ChatGLM3Tokenizer(ChatGLM2Tokenizer):
+    """ChatGLM2's with a token for each role; commands keep their text when decoded."""
+
+    family = "chatglm3"
+    template: ClassVar[Template] = CHATGLM3
+    hub_config: ClassVar[dict[str, Any]] = {
+        **ChatGLM2Tokenizer.hub_config,
+        "name_or_path": "THUDM/chatglm3-6b",
+    }
+    commands = COMMANDS + ROLES
+
+    def convert_id_to_token(self, index: int) -> str:
+        command = index - self._first_command
+        return (
+            self.commands[command]
+            if 0 <= command < len(self.commands)
+            else super().convert_id_to_token(index)
+        )
+
+    def build_single_message(self, role: str, metadata: str, message: str) -> list[int]:
+        """Role token, `metadata` and a line break, then the message."""
+        assert isinstance(self.template, RoleTemplate)
+        return self.template.message_ids(self, {"role": role, "metadata": metadata, "content": message})
+
+    def build_chat_input(
+        self,
+        query: str,
+        history: Sequence[Message] | None = None,
+        role: str = "user",
+        return_tensors: str | None = "np",
+    ) -> Encoding:
+        """A batch of one: the prompt that asks `query` in `role` after `history` (messages or pairs)."""
+        ids = render(self.template, self, from_history(query, history, role=role)).input_ids
+        batch = Encoding({name: [values] for name, values in self.sequence_inputs(ids).items()})
+        return batch if return_tensors is None else as_tensors(batch, return_tensors)
