@@ -1,0 +1,90 @@
+"""ChatGLM2 and ChatGLM3: the parameter table, positions and prompts."""
+
+import numpy as np
+
+from paddle_glm.chat import CHATGLM2, CHATGLM3
+from paddle_glm.config import ModelConfig
+from paddle_glm.families import Family, ParameterSpec
+from paddle_glm.sharding import REPLICATED, Column, Part, Row, Sharding, Vocab
+
+
+def query_key_value(config: ModelConfig) -> Sharding:
+    """Rows of the fused projection: all query heads, then the key groups, then the value groups."""
+    heads, groups, dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+    return Column(Part(heads * dim, heads), Part(groups * dim, groups), Part(groups * dim, groups))
+
+
+def gate_up(config: ModelConfig) -> Sharding:
+    """Rows of SwiGLU's fused projection: the gate half, then the up half."""
+    ffn = config.ffn_hidden_size
+    return Column(Part(ffn, ffn), Part(ffn, ffn))
+
+
+def attention_output(config: ModelConfig) -> Sharding:
+    heads = config.num_attention_heads
+    return Row(Part(heads * config.head_dim, heads))
+
+
+def ffn_output(config: ModelConfig) -> Sharding:
+    return Row(Part(config.ffn_hidden_size, config.ffn_hidden_size))
+
+
+def parameters(config: ModelConfig) -> dict[str, ParameterSpec]:
+    """Every parameter by its hub name; weights are [out_features, in_features]."""
+    hidden, ffn, vocab = config.hidden_size, config.ffn_hidden_size, config.vocab_size
+    heads = config.num_attention_heads * config.head_dim
+    fused = heads + 2 * config.num_key_value_heads * config.head_dim
+    norm = ParameterSpec((hidden,), REPLICATED)
+    words = ParameterSpec((vocab, hidden), Vocab(vocab))
+    layer = {
+        "input_layernorm.weight": norm,
+        "self_attention.query_key_value.weight": ParameterSpec((fused, hidden), query_key_value(config)),
+        "self_attention.dense.weight": ParameterSpec((hidden, heads), attention_output(config)),
+        "post_attention_layernorm.weight": norm,
+        "mlp.dense_h_to_4h.weight": ParameterSpec((2 * ffn, hidden), gate_up(config)),
+        "mlp.dense_4h_to_h.weight": ParameterSpec((hidden, ffn), ffn_output(config)),
+    }
+    if config.add_qkv_bias:
+        layer["self_attention.query_key_value.bias"] = ParameterSpec((fused,), query_key_value(config))
+    table = {"transformer.embedding.word_embeddings.weight": words}
+    for index in range(config.num_layers):
+        table.update({f"transformer.encoder.layers.{index}.{name}": spec for name, spec in layer.items()})
+    table["transformer.encoder.final_layernorm.weight"] = norm
+    table["transformer.output_layer.weight"] = words
+    return table
+
+
+def step_inputs(input_ids: np.ndarray, attention_mask: np.ndarray) -> dict[str, np.ndarray]:
+    """Positions count the real tokens before each token, and are 0 on padding (the hub tokenizer's `_pad`)."""
+    positions = np.maximum(attention_mask.cumsum(axis=1) - 1, 0)[:, -input_ids.shape[1] :]
+    return {
+        "input_ids": input_ids.astype(np.int64),
+        "position_ids": positions.astype(np.int64),
+        "attention_mask": attention_mask.astype(np.int64),
+    }
+
+
+_SHARED = {
+    "parameters": parameters,
+    "step_inputs": step_inputs,
+    "model": "paddle_glm.models.chatglm2:ChatGLM2Model",
+    "ignored": (r"transformer\.rotary_pos_emb\.inv_freq",),
+}
+
+FAMILIES = {
+    "chatglm2": Family(
+        name="chatglm2",
+        title="ChatGLM2-6B",
+        template=CHATGLM2,
+        tokenizer="paddle_glm.tokenizers.chatglm2:ChatGLM2Tokenizer",
+        half_precision_positions=True,
+        **_SHARED,
+    ),
+    "chatglm3": Family(
+        name="chatglm3",
+        title="ChatGLM3-6B",
+        template=CHATGLM3,
+        tokenizer="paddle_glm.tokenizers.chatglm2:ChatGLM3Tokenizer",
+        **_SHARED,
+    ),
+}

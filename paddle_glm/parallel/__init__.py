@@ -1,0 +1,5 @@
+"""Tensor parallelism over public `paddle.distributed` calls: the same code on gloo and NCCL."""
+
+from paddle_glm.parallel.group import SINGLE, Mesh, TPGroup, check_degree, init_parallel, world_size
+
+__all__ = ["SINGLE", "Mesh", "TPGroup", "check_degree", "init_parallel", "world_size"]

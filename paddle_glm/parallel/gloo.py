@@ -1,0 +1,64 @@
+"""Make Paddle's process groups safe on CPU.
+
+Paddle 3.3.1 lets every gloo group meet in the default TCPStore under the bare keys "0", "1", ...:
+the second and later groups read the addresses that an earlier one left there, and fail or hang
+(nearly always with 4 ranks). Here a group of all ranks reuses the default group's connections, and
+any other group meets in a store of its own.
+"""
+
+import os
+import socket
+from typing import Any
+
+_stores: list[Any] = []  # a group's first rank serves its store: it lives as long as the process
+
+
+def install() -> None:
+    """Give Paddle's `new_group` (and so `fleet.init`) the safe meeting; CPU only, harmless when repeated."""
+    from paddle.distributed import collective
+
+    os.environ.setdefault("PADDLE_DISTRI_BACKEND", "gloo")
+    original = collective._new_process_group_impl
+    if getattr(original, "_paddle_glm", False):
+        return
+
+    def new_process_group(
+        backend: str,
+        store: Any,
+        rank: int,
+        world_size: int,
+        group_name: str,
+        *args: Any,
+        group_id: int = 0,
+        **kwargs: Any,
+    ) -> Any:
+        if backend == "gloo" and group_id != 0:
+            default = collective._get_default_group()
+            if world_size == default.nranks:
+                return default.process_group
+            store = _private_store(store, rank, f"{group_name}_{group_id}")
+        return original(backend, store, rank, world_size, group_name, *args, group_id=group_id, **kwargs)
+
+    new_process_group._paddle_glm = True  # type: ignore[attr-defined]
+    collective._new_process_group_impl = new_process_group
+
+
+def _private_store(default: Any, rank: int, name: str) -> Any:
+    """A TCPStore for one group: its first rank serves it and leaves the address in the default store."""
+    from paddle.base import core
+
+    key = f"paddle_glm/gloo/{name}"
+    if rank == 0:
+        host = os.environ.get("POD_IP", "127.0.0.1")
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            port = probe.getsockname()[1]
+        store = core.TCPStore(host, port, True, 1)
+        default.set(key, f"{host}:{port}")
+    else:
+        address = default.get(key)
+        text = bytes(address).decode() if isinstance(address, (bytes, bytearray, list)) else address
+        host, _, port = text.rpartition(":")
+        store = core.TCPStore(host, int(port), False, 1)
+    _stores.append(store)
+    return store
