@@ -1,0 +1,70 @@
+"""`AutoModel`: the model of whatever folder is given."""
+
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paddle_glm.checkpoint import open_checkpoint
+from paddle_glm.config import ModelConfig
+from paddle_glm.families import family_of
+from paddle_glm.models.base import CausalLM, from_numpy
+from paddle_glm.parallel import SINGLE, TPGroup
+
+_TAGS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+class AutoModel:
+    """Makes the right `CausalLM` for a folder or a configuration."""
+
+    @staticmethod
+    def from_pretrained(
+        path: str | Path, dtype: str = "float32", group: TPGroup = SINGLE, family: str | None = None
+    ) -> CausalLM:
+        """Load a hub folder, a merged folder or a folder of tensor-parallel shards, in evaluation mode.
+
+        dtype: what weights are stored in here ("float32", "float16", "bfloat16"), or "auto" for the
+            file's own. group: this process's place among those that share the model; only its own
+            slices are read. Raises `InputError` for a folder whose names or shapes are wrong.
+        """
+        checkpoint = open_checkpoint(path, family=family)
+        checkpoint.validate()
+        config = checkpoint.config
+        if dtype == "auto":
+            dtype = _TAGS[checkpoint.dtype(next(iter(checkpoint.names())))]
+        model = _empty(config, dtype, group)
+        for name, parameter in model.named_parameters():
+            parameter.copy_(from_numpy(checkpoint.read(name, group.rank, group.degree), dtype), True)
+        return model
+
+    @staticmethod
+    def from_config(
+        config: ModelConfig, dtype: str = "float32", group: TPGroup = SINGLE, seed: int = 0
+    ) -> CausalLM:
+        """A randomly initialised model: weights normal(0, 0.02), norms 1, biases 0.
+
+        The numbers depend on `seed` and the parameter's name alone, so every degree of tensor
+        parallelism starts from the same model.
+        """
+        model = _empty(config, dtype, group)
+        table = family_of(config).parameters(config)
+        for name, parameter in model.named_parameters():
+            spec = table[name]
+            whole = initial_value(name, spec.shape, seed)
+            parameter.copy_(from_numpy(spec.sharding.split(whole, group.rank, group.degree), dtype), True)
+        return model
+
+
+def initial_value(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """The float32 array that a fresh parameter starts from."""
+    if len(shape) == 1:
+        return np.full(shape, 0.0 if name.endswith(".bias") else 1.0, np.float32)
+    generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    return generator.standard_normal(shape, np.float32) * np.float32(0.02)
+
+
+def _empty(config: ModelConfig, dtype: str, group: TPGroup) -> CausalLM:
+    model: Any = family_of(config).model_class()(config, dtype, group)
+    model.eval()
+    return model

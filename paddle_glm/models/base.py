@@ -1,0 +1,208 @@
+"""What every family shares: calling, loading, saving, generating."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import paddle
+from paddle import Tensor, nn
+from paddle.distributed.fleet.utils import recompute
+
+from paddle_glm.checkpoint import atomic_folder, save_checkpoint
+from paddle_glm.config import DTYPES, ModelConfig
+from paddle_glm.errors import InputError
+from paddle_glm.families import family_of
+from paddle_glm.layers.attention import additive_mask, causal_mask
+from paddle_glm.parallel import SINGLE, TPGroup
+from paddle_glm.parallel.layers import VocabHead
+from paddle_glm.parallel.ops import IGNORE_INDEX, vocab_parallel_cross_entropy
+
+KeyValue = tuple[Tensor, Tensor]
+
+
+@dataclass
+class CausalLMOutput:
+    """What a model returns.
+
+    logits: float32 [batch, tokens, vocab]; None in training with labels above degree 1, where each
+        process keeps its slice of the vocabulary.
+    loss: float32 scalar, the mean over labels that are not -100.
+    past_key_values: per layer (key, value), each [batch, local key/value heads, length, head_dim].
+    hidden_states: the embeddings, then every block's output: [batch, tokens, hidden].
+    """
+
+    logits: Tensor | None
+    loss: Tensor | None = None
+    past_key_values: tuple[KeyValue, ...] | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+
+
+class CausalLM(nn.Layer):
+    """A decoder-only language model whose subclass names its parts.
+
+    A subclass gives `embed`, `blocks`, `position_embeddings`, `final_norm` and `head`; a block maps
+    `(x, positions, mask, past)` to `(x, (key, value))`.
+    """
+
+    def __init__(self, config: ModelConfig, dtype: str = "float32", group: TPGroup = SINGLE) -> None:
+        super().__init__()
+        if dtype not in DTYPES:
+            raise InputError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+        self.config, self.group, self.family = config, group, family_of(config)
+        self.dtype = dtype
+        self.stored_dtype = getattr(paddle, dtype)
+        self.recompute = False
+
+    # Parts, given by the family.
+    def embed(self, input_ids: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def blocks(self) -> list[nn.Layer]:
+        raise NotImplementedError
+
+    def position_embeddings(self, position_ids: Tensor) -> Any:
+        raise NotImplementedError
+
+    def final_norm(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def head(self) -> VocabHead:
+        raise NotImplementedError
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: tuple[KeyValue, ...] | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool = False,
+        output_hidden_states: bool = False,
+    ) -> CausalLMOutput:
+        """Run the model.
+
+        input_ids: int64 [batch, tokens].
+        position_ids: int64 [batch, tokens]; counts on from the cache's length when absent.
+        attention_mask: int [batch, past + tokens], 1 for real tokens; or bool [batch, 1, tokens,
+            past + tokens], True where a query may attend (packed sequences). All real when absent.
+        labels: int64 [batch, tokens] aligned with input_ids; each is predicted from the tokens
+            before it; -100 is left out.
+        """
+        tokens = input_ids.shape[1]
+        past_length = 0 if past_key_values is None else past_key_values[0][0].shape[2]
+        if position_ids is None:
+            position_ids = (
+                paddle.arange(past_length, past_length + tokens).unsqueeze(0).expand(input_ids.shape)
+            )
+        if attention_mask is None:
+            attention_mask = paddle.ones([input_ids.shape[0], past_length + tokens], dtype="int64")
+        if attention_mask.ndim == 4:
+            mask = additive_mask(attention_mask)
+        else:
+            mask = causal_mask(attention_mask, tokens)
+        x, present, hidden = self._run_blocks(input_ids, position_ids, mask, past_key_values, use_cache)
+        local = self.head()(self.final_norm(x))
+        loss = None if labels is None else mean_loss(local, labels, self.group)
+        whole = (
+            None
+            if self.training and labels is not None and self.group.degree > 1
+            else self.head().gather(local)
+        )
+        return CausalLMOutput(
+            logits=None if whole is None else whole.astype("float32"),
+            loss=loss,
+            past_key_values=tuple(present) if use_cache else None,
+            hidden_states=tuple(hidden) if output_hidden_states else None,
+        )
+
+    def _run_blocks(
+        self, input_ids: Tensor, position_ids: Tensor, mask: Tensor, past: Any, use_cache: bool
+    ) -> tuple[Tensor, list[KeyValue], list[Tensor]]:
+        x = self.embed(input_ids)
+        positions = self.position_embeddings(position_ids)
+        present: list[KeyValue] = []
+        hidden = [x]
+        for index, block in enumerate(self.blocks()):
+            if self.recompute and self.training:
+                x = recompute(_hidden_only, block, x, positions, mask)
+            else:
+                x, key_value = block(x, positions, mask, None if past is None else past[index])
+                if use_cache:
+                    present.append(key_value)
+            hidden.append(x)
+        return x, present, hidden
+
+    def prefill_step(
+        self, input_ids: Tensor, position_ids: Tensor, attention_mask: Tensor, past: list[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """One prefill or decode step, the function that backends run and export traces.
+
+        input_ids, position_ids: [batch, tokens]; attention_mask: [batch, past + tokens]; past: key and
+        value of each layer in turn, [batch, key_value_heads, past, head_dim] (past may be 0).
+        Returns the last position's logits, float32 [batch, vocab], and the grown caches.
+        """
+        pairs = [(past[i], past[i + 1]) for i in range(0, len(past), 2)]
+        mask = causal_mask(attention_mask, input_ids.shape[1])
+        x, present, _ = self._run_blocks(input_ids, position_ids, mask, pairs, use_cache=True)
+        logits = self.head().gather(self.head()(self.final_norm(x[:, -1:])))
+        return (logits.astype("float32").squeeze(1), *(tensor for pair in present for tensor in pair))
+
+    def enable_recompute(self) -> None:
+        """Keep only each block's input in training and compute the rest again in backward."""
+        self.recompute = True
+
+    def state(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Every parameter by its hub name, this process's slice, as a numpy array of its stored dtype."""
+        for name, parameter in self.named_parameters():
+            yield name, to_numpy(parameter)
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        max_shard_size: str = "5GB",
+        format: str = "safetensors",
+        overwrite: bool = False,
+    ) -> None:
+        """Write a hub-layout folder: `config.json` and weights, whole or not at all.
+
+        Raises `InputError` where this process holds only a slice.
+        """
+        if self.group.degree > 1:
+            raise InputError("save_pretrained needs the whole model: save shards and run `paddle-glm merge`")
+        with atomic_folder(folder, overwrite=overwrite) as path:
+            save_checkpoint(path, self.state(), max_shard_size=max_shard_size, format=format)
+            stored = {**self.config.to_hub_dict(), "torch_dtype": self.dtype}
+            ModelConfig.from_dict(stored, self.config.family).save_pretrained(path)
+
+
+def mean_loss(logits: Tensor, labels: Tensor, group: TPGroup) -> Tensor:
+    """Mean cross entropy of each label given the tokens before it; 0 where no label counts.
+
+    logits: [batch, tokens, local vocab]; labels: [batch, tokens].
+    """
+    shifted = paddle.concat([labels[:, 1:], paddle.full_like(labels[:, :1], IGNORE_INDEX)], axis=1)
+    loss = vocab_parallel_cross_entropy(logits, shifted, group)
+    return loss.sum() / (shifted != IGNORE_INDEX).astype("float32").sum().clip(min=1.0)
+
+
+def _hidden_only(block: nn.Layer, x: Tensor, positions: Any, mask: Tensor) -> Tensor:
+    # Recomputing a function that returns a nested tuple crashes in backward (Paddle 3.3.1).
+    return block(x, positions, mask)[0]
+
+
+def to_numpy(tensor: Tensor) -> np.ndarray:
+    """numpy array of the same dtype; Paddle hands bfloat16 out as its bits."""
+    array = tensor.numpy()
+    return array.view(ml_dtypes.bfloat16) if tensor.dtype == paddle.bfloat16 else array
+
+
+def from_numpy(array: np.ndarray, dtype: str) -> Tensor:
+    """Tensor of `dtype` (rounded to nearest even) from an array of any float dtype."""
+    kind = np.dtype(ml_dtypes.bfloat16) if dtype == "bfloat16" else np.dtype(dtype)
+    cast = np.ascontiguousarray(array.astype(kind, copy=False))
+    if dtype == "bfloat16":
+        return paddle.to_tensor(cast.view(np.uint16)).view("bfloat16")
+    return paddle.to_tensor(cast)

@@ -1,0 +1,108 @@
+"""Worker: a model over several processes computes what one process does, gradients included.
+
+Prints one JSON line per rank with the largest differences; `test_tensor_parallel.py` judges them.
+"""
+
+import json
+import sys
+
+import numpy as np
+import paddle
+import paddle.distributed as dist
+
+from paddle_glm.config import ModelConfig
+from paddle_glm.families import family_of
+from paddle_glm.models.auto import AutoModel
+from paddle_glm.parallel import init_parallel
+from paddle_glm.parallel.ops import all_reduce
+from paddle_glm.parallel.random import seed_group, sharded_rng
+
+# 161 words do not divide by 2 or 4; 2 key/value groups are fewer than 4 ranks.
+SIZES = {
+    "num_layers": 2, "hidden_size": 64, "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 16,
+    "ffn_hidden_size": 96, "vocab_size": 161, "max_sequence_length": 64,
+}  # fmt: skip
+
+
+def worst(pairs):
+    return max(float(np.abs(np.asarray(a) - np.asarray(b)).max()) for a, b in pairs)
+
+
+def batch():
+    generator = np.random.default_rng(0)
+    ids = generator.integers(3, 161, (3, 20))
+    labels = np.where(np.arange(20) < 6, -100, ids)
+    labels[1, 15:] = -100
+    ids[0, 3], labels[0, 10] = 160, 160  # the last word, next to the padding
+    return paddle.to_tensor(ids), paddle.to_tensor(labels)
+
+
+def compare(config, group):
+    """Largest differences from one process: logits, loss, gradients (with and without recompute)."""
+    single = AutoModel.from_config(config, seed=7)
+    shared = AutoModel.from_config(config, group=group, seed=7)
+    ids, labels = batch()
+    table = family_of(config).parameters(config)
+    mask = paddle.to_tensor((np.arange(20) >= np.array([[0], [3], [7]])).astype("int64"))
+    out = {
+        "logits": worst([(shared(ids, attention_mask=mask).logits, single(ids, attention_mask=mask).logits)])
+    }
+    prefill = shared(ids[:, :9], use_cache=True)
+    out["decode"] = worst(
+        [(shared(ids[:, 9:], past_key_values=prefill.past_key_values).logits, single(ids).logits[:, 9:])]
+    )
+    single.train(), shared.train()
+    expected = single(ids, labels=labels).loss
+    expected.backward()
+    gradients = {name: parameter.grad.numpy() for name, parameter in single.named_parameters()}
+    for recompute in (False, True):
+        shared.recompute = recompute
+        loss = shared(ids, labels=labels).loss
+        loss.backward()
+        own = [
+            (p.grad.numpy(), table[name].sharding.split(gradients[name], group.rank, group.degree))
+            for name, p in shared.named_parameters()
+        ]
+        out[f"loss_{recompute}"] = worst([(loss, expected)])
+        out[f"gradient_{recompute}"] = worst(own)
+        shared.clear_gradients()
+    return out
+
+
+def dropout(config, group):
+    """Replicated activations are dropped alike on all ranks, cut ones are not."""
+    seed_group(3, group)
+    with sharded_rng(group):
+        cut = paddle.rand([8])
+    whole = paddle.rand([8])
+    import dataclasses
+
+    config = dataclasses.replace(config, hidden_dropout=0.3, attention_dropout=0.3)
+    model = AutoModel.from_config(config, group=group, seed=7)
+    model.train()
+    model.enable_recompute()
+    ids, labels = batch()
+    loss = model(ids, labels=labels).loss
+    loss.backward()
+    norm = model.transformer.encoder.final_layernorm.weight.grad
+    spread = {}
+    for name, value in {"cut": cut, "whole": whole, "loss": loss.reshape([1]), "gradient": norm}.items():
+        mean = all_reduce(value, group) / group.degree
+        spread[name] = float((value - mean).abs().max())
+    return spread
+
+
+def main():
+    degree = int(sys.argv[1])
+    mesh = init_parallel(degree)
+    config = ModelConfig(**SIZES)
+    out = {"rank": dist.get_rank(), "tensor": mesh.tensor.degree, "data": mesh.data.degree}
+    out |= compare(config, mesh.tensor)
+    out["dropout"] = dropout(config, mesh.tensor)
+    if mesh.data.degree > 1:
+        out["data_sum"] = float(all_reduce(paddle.to_tensor([float(dist.get_rank())]), mesh.data))
+    print("RESULT", json.dumps(out), flush=True)
+    dist.barrier()
+
+
+main()

@@ -1,0 +1,32 @@
+"""Tensor parallelism in real processes: logits and every gradient equal one process's."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.distributed.launch import launch
+
+WORKER = Path(__file__).with_name("check_model.py")
+
+
+def results(output: str) -> list[dict]:
+    return [json.loads(line.split("RESULT ", 1)[1]) for line in output.splitlines() if "RESULT " in line]
+
+
+@pytest.mark.parametrize(("processes", "degree"), [(2, 2), (4, 4), (4, 2)])
+def test_processes_compute_what_one_does(processes: int, degree: int, tmp_path: Path) -> None:
+    done = launch(WORKER, processes, tmp_path, str(degree))
+    assert done.returncode == 0, done.stdout
+    ranks = {result["rank"]: result for result in results(done.stdout)}
+    assert set(ranks) == set(range(processes)), done.stdout
+    for rank, result in ranks.items():
+        assert (result["tensor"], result["data"]) == (degree, processes // degree)
+        for name in ("logits", "decode", "loss_False", "loss_True", "gradient_False", "gradient_True"):
+            assert result[name] < 1e-5, (rank, name, result[name])
+        spread = result["dropout"]
+        assert spread["whole"] < 1e-7 and spread["loss"] < 1e-6 and spread["gradient"] < 1e-6, spread
+        assert spread["cut"] > 1e-3, "sharded regions must draw different numbers on each rank"
+        if processes > degree:
+            # The data group of rank r holds r and its counterpart in the other model.
+            assert result["data_sum"] == sum(range(rank % degree, processes, degree))
