@@ -27,7 +27,7 @@ _HUB_KEYS = {
     "pad_token_id": "pad_token_id",
     "dtype": "torch_dtype",
 }
-# What every released ChatGLM2 and ChatGLM3 checkpoint says; a file that says otherwise is another architecture.
+# What every released ChatGLM2 and ChatGLM3 checkpoint says; another value is another architecture.
 _FIXED = {
     "rmsnorm": True,
     "post_layer_norm": True,

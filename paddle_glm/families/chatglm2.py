@@ -55,7 +55,7 @@ def parameters(config: ModelConfig) -> dict[str, ParameterSpec]:
 
 
 def step_inputs(input_ids: np.ndarray, attention_mask: np.ndarray) -> dict[str, np.ndarray]:
-    """Positions count the real tokens before each token, and are 0 on padding (the hub tokenizer's `_pad`)."""
+    """Positions count the real tokens before each token; padding has 0 (the hub tokenizer's `_pad`)."""
     positions = np.maximum(attention_mask.cumsum(axis=1) - 1, 0)[:, -input_ids.shape[1] :]
     return {
         "input_ids": input_ids.astype(np.int64),

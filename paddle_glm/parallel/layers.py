@@ -59,7 +59,7 @@ class ColumnLinear(nn.Layer):
 
 
 class RowLinear(nn.Layer):
-    """Input features are cut over the group: x [..., in_local] -> [..., out] (whole, the sum over the group)."""
+    """Input features are cut over the group: x [..., in_local] -> [..., out] (summed over the group)."""
 
     def __init__(self, out_features: int, sharding: Sharding, group: TPGroup, dtype: str) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class VocabEmbedding(nn.Layer):
 
 
 class VocabHead(nn.Layer):
-    """Hidden states [..., hidden] -> logits: `forward` gives the local slice, `gather` the whole vocabulary."""
+    """Hidden states [..., hidden] -> logits: `forward` gives the local slice, `gather` all words."""
 
     def __init__(self, hidden_size: int, sharding: Sharding, group: TPGroup, dtype: str) -> None:
         super().__init__()
