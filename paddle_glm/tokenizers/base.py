@@ -190,10 +190,10 @@ class Tokenizer(ABC):
         text gives a batch of one).
         """
         single = isinstance(text, str)
-        texts: Sequence[str] = [text] if isinstance(text, str) else text
-        pairs = [text_pair] if text_pair is None or isinstance(text_pair, str) else text_pair
-        if text_pair is None:
-            pairs = [None] * len(texts)
+        texts = [text] if isinstance(text, str) else list(text)
+        pairs: list[str | None] = [None] * len(texts)
+        if text_pair is not None:
+            pairs = [text_pair] if isinstance(text_pair, str) else list(text_pair)
         if len(pairs) != len(texts):
             raise InputError(f"{len(texts)} texts but {len(pairs)} text_pair: give one for each")
         sequences = [

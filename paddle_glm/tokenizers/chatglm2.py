@@ -36,7 +36,7 @@ class ChatGLM2Tokenizer(Tokenizer):
         "do_lower_case": False,
         "tokenizer_class": "ChatGLMTokenizer",
     }
-    commands = COMMANDS
+    commands: ClassVar[tuple[str, ...]] = COMMANDS
 
     def __init__(self, model_file: str | Path, config: Mapping[str, Any] | None = None) -> None:
         super().__init__(model_file, config)
