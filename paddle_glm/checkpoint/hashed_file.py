@@ -1,0 +1,81 @@
+"""Files that are hashed while they are written, so that a manifest needs no second pass over them."""
+
+import io
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import xxhash
+
+from paddle_glm.checkpoint.tensors import CHUNK_BYTES
+
+SIDECAR_SUFFIX = ".xxh3-of"
+
+
+class HashedFile:
+    """A new file, written once from start to end.
+
+    Closing leaves a small sidecar with size and digest beside it. `folder.finish` collects the sidecars
+    of all processes into the manifest and removes them.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._hash = xxhash.xxh3_128()
+        self._size = 0
+        self._file = io.FileIO(path, "w")
+
+    def write(self, data: Any) -> int:
+        """Write all bytes of a buffer; returns their number."""
+        view = memoryview(data).cast("B")
+        for start in range(0, len(view), CHUNK_BYTES):
+            block = view[start : start + CHUNK_BYTES]
+            self._hash.update(block)
+            while block:
+                block = block[self._file.write(block) :]
+        self._size += len(view)
+        return len(view)
+
+    def tell(self) -> int:
+        return self._size
+
+    def flush(self) -> None:
+        """Nothing is buffered here; zipfile asks for it."""
+
+    def __enter__(self) -> "HashedFile":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        if error is None:
+            record = {"size": self._size, "xxh3_128": self._hash.hexdigest()}
+            sidecar_of(self.path).write_text(json.dumps(record), encoding="utf-8")
+
+
+def sidecar_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}{SIDECAR_SUFFIX}")
+
+
+def digest_of(path: Path) -> str:
+    """xxh3_128 of a file's bytes, in hexadecimal."""
+    digest = xxhash.xxh3_128()
+    with open(path, "rb", buffering=0) as file:
+        while block := file.read(CHUNK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def take_record(path: Path) -> dict[str, Any]:
+    """Size and digest of a finished file: from its sidecar, which is removed, or by reading the file."""
+    size = os.path.getsize(path)
+    sidecar = sidecar_of(path)
+    if sidecar.exists():
+        record = json.loads(sidecar.read_text(encoding="utf-8"))
+        sidecar.unlink()
+        if record["size"] == size:
+            return record
+    return {"size": size, "xxh3_128": digest_of(path)}

@@ -1,0 +1,94 @@
+"""Writing weights: hub folders of either format, and tensor-parallel shards."""
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from paddle_glm.checkpoint.io import SAFETENSORS, TORCH, tp_shard_name
+from paddle_glm.checkpoint.tensor_file import Progress, write_safetensors
+from paddle_glm.checkpoint.tensors import LazyTensor, as_lazy
+from paddle_glm.checkpoint.torch_file import write_torch
+from paddle_glm.errors import InputError
+
+FORMATS = ("safetensors", "bin")
+DEFAULT_SHARD_SIZE = "5GB"
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+          "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}  # fmt: skip
+
+
+def parse_size(size: str | int) -> int:
+    """Bytes of "5GB" (powers of 1000), "5GiB" (powers of 1024) or a plain number."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(size))
+    if match is None or match[2].upper() not in _UNITS or float(match[1]) <= 0:
+        raise InputError(
+            f"size {size!r} is not understood: expected a number and a unit, such as 5GB or 500MiB"
+        )
+    return max(1, int(float(match[1]) * _UNITS[match[2].upper()]))
+
+
+def save_checkpoint(
+    folder: Path,
+    tensors: Iterable[tuple[str, Any]],
+    max_shard_size: str | int = DEFAULT_SHARD_SIZE,
+    file_format: str = "safetensors",
+    progress: Progress | None = None,
+) -> None:
+    """Write full tensors into `folder` (a temporary one of `atomic_folder`) in the hub's layout.
+
+    tensors: (name, array or LazyTensor); lazy ones are made one at a time while they are written.
+    One file, or numbered files of at most `max_shard_size` and an index; a larger tensor has its own.
+    """
+    if file_format not in FORMATS:
+        raise InputError(f"format {file_format!r} is unknown: expected one of {', '.join(FORMATS)}")
+    stem, suffix = (SAFETENSORS, ".safetensors") if file_format == "safetensors" else (TORCH, ".bin")
+    write = write_safetensors if file_format == "safetensors" else write_torch
+    groups = _grouped(_lazies(tensors), parse_size(max_shard_size))
+    if len(groups) == 1:
+        write(folder / f"{stem}{suffix}", groups[0], progress)
+        return
+    weight_map = {}
+    for number, group in enumerate(groups, start=1):
+        name = f"{stem}-{number:05d}-of-{len(groups):05d}{suffix}"
+        write(folder / name, group, progress)
+        weight_map.update(dict.fromkeys(group, name))
+    total = sum(tensor.nbytes for group in groups for tensor in group.values())
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+    text = json.dumps(index, ensure_ascii=False, indent=2)
+    (folder / f"{stem}{suffix}.index.json").write_text(text + "\n", encoding="utf-8")
+
+
+def save_tp_shard(
+    folder: Path, rank: int, degree: int, tensors: Iterable[tuple[str, Any]], progress: Progress | None = None
+) -> Path:
+    """Write what `rank` of `degree` holds (hub layout, already cut) into `folder`; returns the file."""
+    if not 0 <= rank < degree:
+        raise InputError(
+            f"rank {rank} is outside tensor_parallel_degree {degree}: expected 0 to {degree - 1}"
+        )
+    path = Path(folder) / tp_shard_name(rank, degree)
+    write_safetensors(path, _lazies(tensors), progress)
+    return path
+
+
+def _lazies(tensors: Iterable[tuple[str, Any]]) -> dict[str, LazyTensor]:
+    lazies: dict[str, LazyTensor] = {}
+    for name, tensor in tensors:
+        if name in lazies:
+            raise InputError(f"tensor {name!r} is given twice")
+        lazies[name] = as_lazy(tensor)
+    return lazies
+
+
+def _grouped(tensors: dict[str, LazyTensor], limit: int) -> list[dict[str, LazyTensor]]:
+    """Neighbouring tensors packed into groups of at most `limit` bytes; at least one group."""
+    groups: list[dict[str, LazyTensor]] = [{}]
+    size = 0
+    for name, tensor in tensors.items():
+        if groups[-1] and size + tensor.nbytes > limit:
+            groups.append({})
+            size = 0
+        groups[-1][name] = tensor
+        size += tensor.nbytes
+    return groups

@@ -1,0 +1,219 @@
+"""Torch `.bin` files without torch: memory-mapped in, streamed out.
+
+torch.save writes an uncompressed zip: `data.pkl` (the pickled dict, tensors as views of storages that it
+names by persistent ids) and one entry `data/KEY` per storage, aligned to 64 bytes.
+"""
+
+import struct
+import zipfile
+from collections import OrderedDict
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from paddle_glm.checkpoint.hashed_file import HashedFile
+from paddle_glm.checkpoint.safe_pickle import safe_loads
+from paddle_glm.checkpoint.tensor_file import Progress, map_file, write_chunks
+from paddle_glm.checkpoint.tensors import DTYPES, LazyTensor, dtype_name
+from paddle_glm.errors import InputError
+
+_STORAGES = {
+    "DoubleStorage": "F64",
+    "FloatStorage": "F32",
+    "HalfStorage": "F16",
+    "BFloat16Storage": "BF16",
+    "LongStorage": "I64",
+    "IntStorage": "I32",
+    "ShortStorage": "I16",
+    "CharStorage": "I8",
+    "ByteStorage": "U8",
+    "BoolStorage": "BOOL",
+}
+_STORAGE_OF = {dtype: storage for storage, dtype in _STORAGES.items()}
+# Names and shapes of a few thousand tensors take well below a MiB.
+_MAX_PICKLE_BYTES = 256 << 20
+_ALIGNMENT = 64
+_LOCAL_HEADER = struct.Struct("<4s5H3I2H")
+_ZIP64_EXTRA = 20
+
+
+class _Storage(NamedTuple):
+    """The class of a storage: its elements' dtype."""
+
+    dtype: np.dtype
+
+
+def open_torch(path: Path) -> dict[str, np.ndarray]:
+    """Read-only views of every tensor in a `.bin` file; only the pickled names and shapes are read.
+
+    Raises InputError where the file is not a zip of torch's, is damaged, compressed, or its pickle
+    names anything but tensors.
+    """
+    data = map_file(path)
+    entries = _zip_entries(path, data)
+    roots = [name for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
+    if len(roots) != 1:
+        raise InputError(f"{path} is not a torch checkpoint: the zip has {len(roots)} data.pkl, expected one")
+    prefix = roots[0].removesuffix("data.pkl")
+    if (order := entries.get(prefix + "byteorder")) is not None and order.tobytes() != b"little":
+        raise InputError(f"{path} has byte order {order.tobytes()!r}: only little-endian files are read")
+    pickled = entries[roots[0]]
+    if pickled.size > _MAX_PICKLE_BYTES:
+        raise InputError(f"{path}: data.pkl has {pickled.size} bytes, far more than names and shapes need")
+
+    def storage(identifier: Any) -> np.ndarray:
+        kind, storage_class, key, _, numel = identifier
+        if kind != "storage" or not isinstance(storage_class, _Storage) or type(numel) is not int:
+            raise InputError(f"{path} holds an unknown kind of storage: {identifier!r:.200}")
+        raw = entries.get(f"{prefix}data/{key}")
+        if raw is None or raw.size != numel * storage_class.dtype.itemsize:
+            size = "missing" if raw is None else f"{raw.size} bytes long"
+            raise InputError(f"{path}: storage {key!r} of {numel} elements is {size}: the file is damaged")
+        return np.frombuffer(raw, storage_class.dtype)
+
+    tensors = safe_loads(pickled.tobytes(), str(path), _ALLOWED, storage)
+    if not isinstance(tensors, dict):
+        raise InputError(f"{path} holds a {type(tensors).__name__}, expected a dict of tensors")
+    for name, tensor in tensors.items():
+        if not isinstance(name, str) or not isinstance(tensor, np.ndarray):
+            raise InputError(
+                f"{path}: {name!r:.100} is a {type(tensor).__name__}, expected a name and a tensor"
+            )
+    return dict(tensors)
+
+
+def write_torch(path: Path, tensors: Mapping[str, LazyTensor], progress: Progress | None = None) -> None:
+    """Write a `.bin` file that torch.load(weights_only=True) reads, tensor by tensor, hashing on the way."""
+    root = path.stem
+    # HashedFile cannot seek, so zipfile puts sizes and checksums behind each entry, as torch does.
+    with HashedFile(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        _write_entry(archive, file, f"{root}/data.pkl", pickled_dict(tensors))
+        _write_entry(archive, file, f"{root}/byteorder", b"little")
+        for key, (name, tensor) in enumerate(tensors.items()):
+            info = _entry_info(file, f"{root}/data/{key}")
+            with archive.open(info, "w", force_zip64=True) as entry:
+                write_chunks(entry, name, tensor, progress)
+        _write_entry(archive, file, f"{root}/version", b"3\n")
+
+
+def pickled_dict(tensors: Mapping[str, LazyTensor]) -> bytes:
+    """The pickle (protocol 2) of a dict of contiguous tensors, storage i belonging to the i-th tensor."""
+    out = [b"\x80\x02}("]
+    for key, (name, tensor) in enumerate(tensors.items()):
+        storage = _STORAGE_OF[dtype_name(tensor.dtype)].encode()
+        strides = [prod(tensor.shape[axis + 1 :]) for axis in range(len(tensor.shape))]
+        out += [_text(name), b"ctorch._utils\n_rebuild_tensor_v2\n("]
+        out += [b"(", _text("storage"), b"ctorch\n", storage, b"\n", _text(str(key)), _text("cpu")]
+        out += [_number(prod(tensor.shape)), b"tQ"]
+        out += [_number(0), b"(", *map(_number, tensor.shape), b"t(", *map(_number, strides), b"t"]
+        out += [b"\x89ccollections\nOrderedDict\n)RtR"]
+    return b"".join([*out, b"u."])
+
+
+def _rebuild_tensor(
+    storage: Any,
+    offset: Any,
+    size: Any,
+    stride: Any,
+    requires_grad: Any = False,
+    hooks: Any = None,
+    metadata: Any = None,
+) -> np.ndarray:
+    """torch._utils._rebuild_tensor_v2: a strided view of a storage, with bounds checked."""
+    if not isinstance(storage, np.ndarray) or not isinstance(size, tuple) or not isinstance(stride, tuple):
+        raise TypeError("a tensor without a storage, size or stride")
+    numbers = (offset, *size, *stride)
+    if len(size) != len(stride) or not all(type(number) is int and number >= 0 for number in numbers):
+        raise ValueError(f"a tensor of offset {offset}, size {size}, stride {stride}")
+    last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
+    if prod(size) == 0:
+        return np.empty(size, storage.dtype)
+    if last >= storage.size:
+        raise ValueError(f"a tensor that reaches element {last} of a storage of {storage.size}")
+    strides = tuple(step * storage.itemsize for step in stride)
+    return np.lib.stride_tricks.as_strided(storage[offset:], size, strides, writeable=False)
+
+
+def _rebuild_parameter(data: Any, requires_grad: Any = True, hooks: Any = None) -> np.ndarray:
+    """torch._utils._rebuild_parameter: the tensor itself."""
+    if not isinstance(data, np.ndarray):
+        raise TypeError("a parameter without a tensor")
+    return data
+
+
+def _ordered_dict(*arguments: Any) -> OrderedDict:
+    if arguments:
+        raise TypeError("an OrderedDict made from arguments")
+    return OrderedDict()
+
+
+_ALLOWED: dict[tuple[str, str], Any] = {
+    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+    ("collections", "OrderedDict"): _ordered_dict,
+    **{("torch", name): _Storage(DTYPES[dtype]) for name, dtype in _STORAGES.items()},
+}
+
+
+def _zip_entries(path: Path, data: np.ndarray) -> dict[str, np.ndarray]:
+    """The bytes of every entry of an uncompressed zip, as views."""
+    if data[:2].tobytes() == b"\x80\x02":
+        raise InputError(
+            f"{path} is in torch's format from before version 1.6: with torch, load it and save it again, "
+            "torch.save(torch.load(FILE, weights_only=True), FILE)"
+        )
+    try:
+        with zipfile.ZipFile(path) as archive:
+            infos = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error) as error:
+        raise InputError(
+            f"{path} is not a torch checkpoint, or truncated ({error}): download it again"
+        ) from error
+    entries: dict[str, np.ndarray] = {}
+    for info in infos:
+        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.filename in entries:
+            raise InputError(
+                f"{path}: entry {info.filename!r} is compressed, encrypted or there twice: refused"
+            )
+        entries[info.filename] = _entry_bytes(path, data, info)
+    return entries
+
+
+def _entry_bytes(path: Path, data: np.ndarray, info: zipfile.ZipInfo) -> np.ndarray:
+    header = data[max(info.header_offset, 0) :][: _LOCAL_HEADER.size].tobytes()
+    if len(header) < _LOCAL_HEADER.size or not header.startswith(b"PK\x03\x04"):
+        raise InputError(f"{path}: entry {info.filename!r} has no header: the file is damaged")
+    *_, name_length, extra_length = _LOCAL_HEADER.unpack(header)
+    start = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
+    if info.file_size != info.compress_size or start + info.file_size > data.size:
+        raise InputError(f"{path}: entry {info.filename!r} reaches beyond the file: it is damaged")
+    return data[start : start + info.file_size]
+
+
+def _entry_info(file: HashedFile, name: str) -> zipfile.ZipInfo:
+    """An entry whose data begin at a multiple of 64: torch pads with the extra field "FB" in the same way."""
+    info = zipfile.ZipInfo(name)
+    unpadded = file.tell() + _LOCAL_HEADER.size + len(name.encode()) + _ZIP64_EXTRA + 4
+    padding = -unpadded % _ALIGNMENT
+    info.extra = struct.pack("<2sH", b"FB", padding) + b"Z" * padding
+    return info
+
+
+def _write_entry(archive: zipfile.ZipFile, file: HashedFile, name: str, data: bytes) -> None:
+    with archive.open(_entry_info(file, name), "w", force_zip64=True) as entry:
+        entry.write(data)
+
+
+def _text(text: str) -> bytes:
+    encoded = text.encode("utf-8")
+    return b"X" + struct.pack("<I", len(encoded)) + encoded
+
+
+def _number(number: int) -> bytes:
+    if number < 2**31:
+        return b"J" + struct.pack("<i", number)
+    encoded = number.to_bytes(number.bit_length() // 8 + 1, "little", signed=True)
+    return b"\x8a" + bytes([len(encoded)]) + encoded
