@@ -140,14 +140,17 @@ class Tokenizer(ABC):
 
         Off by default: a user who types `<|system|>` must not be able to speak in that role.
         """
-        if not isinstance(text, str):
-            raise InputError(f"cannot tokenize {text!r}: expected text, not {type(text).__name__}")
+        check_text(text)
         if not encode_special_tokens:
             return self.pieces(text)
         tokens: list[str] = []
         for part in re.split(f"({'|'.join(map(re.escape, self.commands))})", text):
             tokens += [part] if part in self.commands else self.pieces(part)
         return tokens
+
+    def text_ids(self, text: str, encode_special_tokens: bool = False) -> list[int]:
+        """Ids of the pieces of one text, without special tokens around it."""
+        return self.convert_tokens_to_ids(self.tokenize(text, encode_special_tokens))
 
     def encode(
         self,
@@ -159,11 +162,8 @@ class Tokenizer(ABC):
         encode_special_tokens: bool = False,
     ) -> list[int]:
         """Ids of a text, or of a pair. Truncation cuts on the right and counts the special tokens."""
-
-        def to_ids(part: str) -> list[int]:
-            return self.convert_tokens_to_ids(self.tokenize(part, encode_special_tokens))
-
-        first, second = to_ids(text), None if text_pair is None else to_ids(text_pair)
+        first = self.text_ids(text, encode_special_tokens)
+        second = None if text_pair is None else self.text_ids(text_pair, encode_special_tokens)
         if truncation:
             if max_length is None:
                 raise InputError("truncation=True needs max_length, the number of tokens to keep")
@@ -321,6 +321,11 @@ def as_tensors(batch: Mapping[str, Any], kind: str) -> Encoding:
 
         return Encoding({name: paddle.to_tensor(array) for name, array in arrays.items()})
     return Encoding(arrays)
+
+
+def check_text(text: Any) -> None:
+    if not isinstance(text, str):
+        raise InputError(f"cannot tokenize {text!r}: expected text, not {type(text).__name__}")
 
 
 def _as_list(ids: Any) -> Any:

@@ -18,7 +18,7 @@ from paddle_glm.chat import (
     render,
 )
 from paddle_glm.errors import InputError
-from paddle_glm.tokenizers.base import Encoding, Tokenizer, as_tensors
+from paddle_glm.tokenizers.base import Encoding, Tokenizer, as_tensors, check_text
 
 COMMANDS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
@@ -80,6 +80,14 @@ class ChatGLM2Tokenizer(Tokenizer):
 
     def pieces(self, text: str) -> list[str]:
         return self.sp_model.encode(text, out_type=str)
+
+    def text_ids(self, text: str, encode_special_tokens: bool = False) -> list[int]:
+        # SentencePiece's own ids: three times as fast as piece by piece, and a trained model in which
+        # "sop" happens to be a piece cannot turn that text into the command.
+        if encode_special_tokens:
+            return super().text_ids(text, encode_special_tokens)
+        check_text(text)
+        return self.sp_model.encode(text)
 
     def convert_token_to_id(self, token: str) -> int:
         index = self.special_tokens.get(token)
