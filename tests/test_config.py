@@ -20,7 +20,8 @@ HUB = {
     "fp32_residual_connection": False, "hidden_dropout": 0.0, "hidden_size": 4096, "kv_channels": 128,
     "layernorm_epsilon": 1e-05, "multi_query_attention": True, "multi_query_group_num": 2,
     "num_attention_heads": 32, "num_layers": 28, "original_rope": True, "padded_vocab_size": 65024,
-    "post_layer_norm": True, "rmsnorm": True, "seq_length": 32768, "use_cache": True, "torch_dtype": "float16",
+    "post_layer_norm": True, "rmsnorm": True, "seq_length": 32768, "use_cache": True,
+    "torch_dtype": "float16",
     "tie_word_embeddings": False, "eos_token_id": 2, "pad_token_id": 0,
 }  # fmt: skip
 

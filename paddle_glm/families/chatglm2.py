@@ -1,5 +1,7 @@
 """ChatGLM2 and ChatGLM3: the parameter table, positions and prompts."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from paddle_glm.chat import CHATGLM2, CHATGLM3
@@ -64,27 +66,26 @@ def step_inputs(input_ids: np.ndarray, attention_mask: np.ndarray) -> dict[str, 
     }
 
 
-_SHARED = {
-    "parameters": parameters,
-    "step_inputs": step_inputs,
-    "model": "paddle_glm.models.chatglm2:ChatGLM2Model",
-    "ignored": (r"transformer\.rotary_pos_emb\.inv_freq",),
-}
+_CHATGLM2 = Family(
+    name="chatglm2",
+    title="ChatGLM2-6B",
+    parameters=parameters,
+    step_inputs=step_inputs,
+    template=CHATGLM2,
+    model="paddle_glm.models.chatglm2:ChatGLM2Model",
+    tokenizer="paddle_glm.tokenizers.chatglm2:ChatGLM2Tokenizer",
+    ignored=(r"transformer\.rotary_pos_emb\.inv_freq",),
+    half_precision_positions=True,
+)
 
 FAMILIES = {
-    "chatglm2": Family(
-        name="chatglm2",
-        title="ChatGLM2-6B",
-        template=CHATGLM2,
-        tokenizer="paddle_glm.tokenizers.chatglm2:ChatGLM2Tokenizer",
-        half_precision_positions=True,
-        **_SHARED,
-    ),
-    "chatglm3": Family(
+    "chatglm2": _CHATGLM2,
+    "chatglm3": replace(
+        _CHATGLM2,
         name="chatglm3",
         title="ChatGLM3-6B",
         template=CHATGLM3,
         tokenizer="paddle_glm.tokenizers.chatglm2:ChatGLM3Tokenizer",
-        **_SHARED,
+        half_precision_positions=False,
     ),
 }

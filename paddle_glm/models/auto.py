@@ -35,7 +35,7 @@ class AutoModel:
             dtype = _TAGS[checkpoint.dtype(next(iter(checkpoint.names())))]
         model = _empty(config, dtype, group)
         for name, parameter in model.named_parameters():
-            parameter.copy_(from_numpy(checkpoint.read(name, group.rank, group.degree), dtype), True)
+            parameter.set_value(from_numpy(checkpoint.read(name, group.rank, group.degree), dtype))
         return model
 
     @staticmethod
@@ -52,7 +52,7 @@ class AutoModel:
         for name, parameter in model.named_parameters():
             spec = table[name]
             whole = initial_value(name, spec.shape, seed)
-            parameter.copy_(from_numpy(spec.sharding.split(whole, group.rank, group.degree), dtype), True)
+            parameter.set_value(from_numpy(spec.sharding.split(whole, group.rank, group.degree), dtype))
         return model
 
 

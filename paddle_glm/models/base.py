@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import paddle
 from paddle import Tensor, nn
 from paddle.distributed.fleet.utils import recompute
 
-from paddle_glm.checkpoint import atomic_folder, save_checkpoint
+from paddle_glm.checkpoint import LazyTensor, atomic_folder, save_checkpoint
 from paddle_glm.config import DTYPES, ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.families import family_of
@@ -159,6 +160,12 @@ class CausalLM(nn.Layer):
         for name, parameter in self.named_parameters():
             yield name, to_numpy(parameter)
 
+    def lazy_state(self) -> Iterator[tuple[str, LazyTensor]]:
+        """`state` for writers: a parameter is copied out of Paddle when it is written, one at a time."""
+        for name, parameter in self.named_parameters():
+            kind = np.dtype(ml_dtypes.bfloat16 if self.dtype == "bfloat16" else self.dtype)
+            yield name, LazyTensor(kind, tuple(parameter.shape), partial(_whole, parameter))
+
     def save_pretrained(
         self,
         folder: str | Path,
@@ -173,7 +180,7 @@ class CausalLM(nn.Layer):
         if self.group.degree > 1:
             raise InputError("save_pretrained needs the whole model: save shards and run `paddle-glm merge`")
         with atomic_folder(folder, overwrite=overwrite) as path:
-            save_checkpoint(path, self.state(), max_shard_size=max_shard_size, format=format)
+            save_checkpoint(path, self.lazy_state(), max_shard_size=max_shard_size, file_format=format)
             stored = {**self.config.to_hub_dict(), "torch_dtype": self.dtype}
             ModelConfig.from_dict(stored, self.config.family).save_pretrained(path)
 
@@ -191,6 +198,10 @@ def mean_loss(logits: Tensor, labels: Tensor, group: TPGroup) -> Tensor:
 def _hidden_only(block: nn.Layer, x: Tensor, positions: Any, mask: Tensor) -> Tensor:
     # Recomputing a function that returns a nested tuple crashes in backward (Paddle 3.3.1).
     return block(x, positions, mask)[0]
+
+
+def _whole(parameter: Tensor) -> list[np.ndarray]:
+    return [to_numpy(parameter)]
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:

@@ -23,24 +23,18 @@ def install() -> None:
         return
 
     def new_process_group(
-        backend: str,
-        store: Any,
-        rank: int,
-        world_size: int,
-        group_name: str,
-        *args: Any,
-        group_id: int = 0,
-        **kwargs: Any,
+        backend: str, store: Any, rank: int, world_size: int, group_name: str, pg_options: Any, **kwargs: Any
     ) -> Any:
+        group_id = kwargs.get("group_id", 0)
         if backend == "gloo" and group_id != 0:
             default = collective._get_default_group()
             if world_size == default.nranks:
                 return default.process_group
             store = _private_store(store, rank, f"{group_name}_{group_id}")
-        return original(backend, store, rank, world_size, group_name, *args, group_id=group_id, **kwargs)
+        return original(backend, store, rank, world_size, group_name, pg_options, **kwargs)
 
     new_process_group._paddle_glm = True  # type: ignore[attr-defined]
-    collective._new_process_group_impl = new_process_group
+    collective._new_process_group_impl = new_process_group  # type: ignore[assignment]
 
 
 def _private_store(default: Any, rank: int, name: str) -> Any:

@@ -4,6 +4,8 @@ Weights are [out_features, in_features], as hub checkpoints store them, so nothi
 between file, memory and file. At degree 1 these are plain layers.
 """
 
+from typing import Any
+
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
@@ -21,7 +23,7 @@ from paddle_glm.sharding import Sharding
 _ZEROS = nn.initializer.Constant(0.0)
 
 
-def new_parameter(layer: nn.Layer, shape: tuple[int, ...], dtype: str, distributed: bool = False) -> Tensor:
+def new_parameter(layer: nn.Layer, shape: tuple[int, ...], dtype: Any, distributed: bool = False) -> Any:
     """A zero parameter of `shape`, to be filled from a checkpoint; `distributed` marks a slice for fleet."""
     parameter = layer.create_parameter(list(shape), dtype=dtype, default_initializer=_ZEROS)
     parameter.is_distributed = distributed
@@ -48,7 +50,11 @@ class ColumnLinear(nn.Layer):
         out_features = sum(part.size for part in sharding.parts)
         shape = sharding.local_shape((out_features, in_features), group.rank, group.degree)
         self.group = group
-        self.shared = tuple(item for item in sharding.shared_ranges(group.rank, group.degree) if item[2] > 1)
+        self.shared = tuple(
+            (start, stop, copies)
+            for start, stop, copies in sharding.shared_ranges(group.rank, group.degree)
+            if stop is not None and copies > 1
+        )
         self.weight = new_parameter(self, shape, dtype, group.degree > 1)
         self.bias = new_parameter(self, shape[:1], dtype, group.degree > 1) if bias else None
 

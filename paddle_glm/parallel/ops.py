@@ -16,7 +16,7 @@ from paddle_glm.parallel.group import TPGroup
 IGNORE_INDEX = -100
 
 
-def all_reduce(x: Tensor, group: TPGroup, op: int = dist.ReduceOp.SUM) -> Tensor:
+def all_reduce(x: Tensor, group: TPGroup, op: Any = dist.ReduceOp.SUM) -> Tensor:
     """`x` reduced over the group, as a new tensor of the same shape and dtype.
 
     Half precision goes through float32 on CPU: gloo adds the bit patterns of float16, and sums

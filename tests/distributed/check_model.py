@@ -3,8 +3,10 @@
 Prints one JSON line per rank with the largest differences; `test_tensor_parallel.py` judges them.
 """
 
+import dataclasses
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import paddle
@@ -69,14 +71,33 @@ def compare(config, group):
     return out
 
 
+def against_the_original(folder, group):
+    """Largest differences from the original's logits and gradients, loading only this rank's slices."""
+    expected = np.load(Path(folder) / "loss.npz")
+    model = AutoModel.from_pretrained(Path(folder) / "hf_fp16_sharded", group=group)
+    table = model.family.parameters(model.config)
+    ids, labels = (paddle.to_tensor(expected[name]) for name in ("input_ids", "labels"))
+    logits = model(ids).logits
+    model.train()
+    loss = model(ids, labels=labels).loss
+    loss.backward()
+    gradients = [
+        (p.grad, table[name].sharding.split(expected[f"grad::{name}"], group.rank, group.degree))
+        for name, p in model.named_parameters()
+    ]
+    return {
+        "logits": worst([(logits, expected["logits"])]),
+        "loss": worst([(loss, expected["loss"])]),
+        "gradient": worst(gradients),
+    }
+
+
 def dropout(config, group):
     """Replicated activations are dropped alike on all ranks, cut ones are not."""
     seed_group(3, group)
     with sharded_rng(group):
         cut = paddle.rand([8])
     whole = paddle.rand([8])
-    import dataclasses
-
     config = dataclasses.replace(config, hidden_dropout=0.3, attention_dropout=0.3)
     model = AutoModel.from_config(config, group=group, seed=7)
     model.train()
@@ -99,6 +120,8 @@ def main():
     out = {"rank": dist.get_rank(), "tensor": mesh.tensor.degree, "data": mesh.data.degree}
     out |= compare(config, mesh.tensor)
     out["dropout"] = dropout(config, mesh.tensor)
+    if len(sys.argv) > 2:
+        out["original"] = against_the_original(sys.argv[2], mesh.tensor)
     if mesh.data.degree > 1:
         out["data_sum"] = float(all_reduce(paddle.to_tensor([float(dist.get_rank())]), mesh.data))
     print("RESULT", json.dumps(out), flush=True)

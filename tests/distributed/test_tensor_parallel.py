@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.distributed.launch import launch
+from tests.paths import SHARED
 
 WORKER = Path(__file__).with_name("check_model.py")
 
@@ -16,7 +17,9 @@ def results(output: str) -> list[dict]:
 
 @pytest.mark.parametrize(("processes", "degree"), [(2, 2), (4, 4), (4, 2)])
 def test_processes_compute_what_one_does(processes: int, degree: int, tmp_path: Path) -> None:
-    done = launch(WORKER, processes, tmp_path, str(degree))
+    # The numbers of the originals come on top where they are present.
+    folder = SHARED / "reference" / "chatglm2_6b_tiny_seed0"
+    done = launch(WORKER, processes, tmp_path, str(degree), *([str(folder)] if folder.exists() else []))
     assert done.returncode == 0, done.stdout
     ranks = {result["rank"]: result for result in results(done.stdout)}
     assert set(ranks) == set(range(processes)), done.stdout
@@ -27,6 +30,8 @@ def test_processes_compute_what_one_does(processes: int, degree: int, tmp_path: 
         spread = result["dropout"]
         assert spread["whole"] < 1e-7 and spread["loss"] < 1e-6 and spread["gradient"] < 1e-6, spread
         assert spread["cut"] > 1e-3, "sharded regions must draw different numbers on each rank"
+        if folder.exists():
+            assert result["original"]["logits"] < 1e-5 and result["original"]["gradient"] < 5e-6, result
         if processes > degree:
             # The data group of rank r holds r and its counterpart in the other model.
             assert result["data_sum"] == sum(range(rank % degree, processes, degree))
