@@ -44,13 +44,16 @@ class HashedFile:
     def flush(self) -> None:
         """Nothing is buffered here; zipfile asks for it."""
 
+    def close(self) -> None:
+        self._file.close()
+
     def __enter__(self) -> "HashedFile":
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        self.close()
         if error is None:
             record = {"size": self._size, "xxh3_128": self._hash.hexdigest()}
             sidecar_of(self.path).write_text(json.dumps(record), encoding="utf-8")

@@ -1,0 +1,132 @@
+"""How fast `merge` is beside `cp` of the same bytes, and how much memory it takes.
+
+    python benchmarks/merge.py --size-gb 12.5 --folder /tmp/merge_benchmark
+
+Writes four tensor-parallel shards in ChatGLM2-6B's shapes (fewer layers for a smaller size), then copies
+and merges them, each in a process of its own, with the source dropped from the page cache before.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from paddle_glm.checkpoint import LazyTensor, atomic_folder, save_tp_shard  # noqa: E402
+from paddle_glm.config import ModelConfig  # noqa: E402
+from paddle_glm.families import family_of  # noqa: E402
+
+BLOCK = np.random.default_rng(0).integers(0, 2**16, 1 << 21, np.uint16).view(np.float16)
+
+
+def random_chunks(count: int, seed: int) -> Iterator[np.ndarray]:
+    """`count` float16 values of random bits, cheap enough not to be what is measured."""
+    while count:
+        block = np.roll(BLOCK, seed)[:count]
+        yield block
+        count -= block.size
+        seed += 1
+
+
+def make_shards(folder: Path, layers: int, degree: int) -> int:
+    """Write synthetic shards; returns their bytes."""
+    config = replace(ModelConfig(dtype="float16"), num_layers=layers)
+    table = family_of(config).parameters(config)
+    total = 0
+    with atomic_folder(folder) as temporary:
+        config.save_pretrained(temporary)
+        for rank in range(degree):
+            tensors = {}
+            for number, (name, spec) in enumerate(table.items()):
+                shape = spec.sharding.local_shape(spec.shape, rank, degree)
+                count, seed = int(np.prod(shape)), rank * len(table) + number
+                tensors[name] = LazyTensor(BLOCK.dtype, shape, lambda c=count, s=seed: random_chunks(c, s))
+            total += sum(tensor.nbytes for tensor in tensors.values())
+            save_tp_shard(temporary, rank, degree, tensors.items())
+    return total
+
+
+def layers_for(size_gb: float) -> int:
+    """Layers of ChatGLM2-6B in float16 that come to about `size_gb`."""
+    config = ModelConfig()
+    table = family_of(config).parameters(config)
+    layer = sum(int(np.prod(spec.shape)) for name, spec in table.items() if ".layers.0." in name)
+    rest = 2 * config.vocab_size * config.hidden_size
+    return max(1, round((size_gb * 1e9 / 2 - rest) / layer))
+
+
+def drop_from_cache(folder: Path) -> None:
+    for path in folder.iterdir():
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
+
+
+def timed(command: list[str]) -> tuple[float, int]:
+    """Seconds of a command, and the peak of its anonymous memory in bytes (the page cache apart)."""
+    start = time.perf_counter()
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    peak = 0
+    while process.poll() is None:
+        peak = max(peak, anonymous_bytes(process.pid))
+        time.sleep(0.01)
+    if process.returncode:
+        raise SystemExit(f"{command} failed with exit code {process.returncode}")
+    return time.perf_counter() - start, peak
+
+
+def anonymous_bytes(pid: int) -> int:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    values = [line.split()[1] for line in status.splitlines() if line.startswith("RssAnon")]
+    return int(values[0]) * 1024 if values else 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size-gb", type=float, default=2.0)
+    parser.add_argument("--degree", type=int, default=4)
+    parser.add_argument("--folder", type=Path, default=Path("/tmp/merge_benchmark"))
+    parser.add_argument("--rounds", type=int, default=1, help="repeat, since disks are noisy")
+    args = parser.parse_args()
+    args.folder.mkdir(parents=True)
+    source, copy, merged = args.folder / "shards", args.folder / "copy", args.folder / "merged"
+    merge = [sys.executable, "-m", "paddle_glm.main", "merge", "--model_name_or_path", str(source)]
+    commands = {
+        "cp": (["cp", "-r", str(source), str(copy)], copy),
+        "cp and sync": (["sh", "-c", f"cp -r {source} {copy} && sync {copy}/* {copy}"], copy),
+        "merge": ([*merge, "--merge_model_path", str(merged)], merged),
+    }
+    try:
+        total = make_shards(source, layers_for(args.size_gb), args.degree)
+        print(f"{total / 1e9:.2f} GB in {args.degree} shards")
+        for number in range(args.rounds):
+            for name, (command, target) in commands.items():
+                # What an earlier step left to write back must not slow this one.
+                os.sync()
+                drop_from_cache(source)
+                seconds, peak = timed(command)
+                shutil.rmtree(target)
+                speed = f"{total / seconds / 1e9:.2f} GB/s"
+                print(
+                    f"round {number}: {name:12} {seconds:6.1f} s  {speed}  anonymous {peak / 2**20:.0f} MiB",
+                    flush=True,
+                )
+    finally:
+        shutil.rmtree(args.folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""From a folder of any format and tensor-parallel degree to any other, streaming.
+
+Weights are memory-mapped and written in pieces of a few MiB, so that memory does not grow with the model.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from paddle_glm.checkpoint.folder import atomic_folder
+from paddle_glm.checkpoint.io import Checkpoint, open_checkpoint
+from paddle_glm.checkpoint.save import DEFAULT_SHARD_SIZE, save_checkpoint, save_tp_shard
+from paddle_glm.checkpoint.tensor_file import Progress
+from paddle_glm.checkpoint.tensors import DTYPES, FLOAT_NAMES
+from paddle_glm.errors import InputError
+
+# What belongs to the model beside its weights; a trainer's own state stays behind.
+COMPANIONS = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "tokenizer.model",
+    "ice_text.model",
+    "*.py",
+)
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What was written: bytes of weights, and seconds until they were safely on disk."""
+
+    bytes: int
+    seconds: float
+
+    def __str__(self) -> str:
+        speed = self.bytes / max(self.seconds, 1e-9) / 1e9
+        return f"{self.bytes / 1e9:.3g} GB in {self.seconds:.1f} s ({speed:.2f} GB/s)"
+
+
+def reshard(
+    source: Path | str,
+    target: Path | str,
+    degree: int = 1,
+    dtype: str | None = None,
+    max_shard_size: str | int = DEFAULT_SHARD_SIZE,
+    file_format: str = "safetensors",
+    overwrite: bool = False,
+    family: str | None = None,
+) -> Transfer:
+    """Write the model in `source` (hub folder or shards of any degree) to the new folder `target`.
+
+    degree: 1 for a hub folder of full tensors, otherwise one file per tensor-parallel rank.
+    dtype: "float32", "float16" or "bfloat16" to cast floating point weights to; None keeps every bit.
+    Raises InputError where the source does not fit its config.json, or where the target is in use.
+    """
+    checkpoint = open_checkpoint(source, family)
+    checkpoint.validate()
+    _check_apart(checkpoint.folder, Path(target))
+    if degree < 1 or (degree > 1 and file_format != "safetensors"):
+        raise InputError(
+            f"tensor_parallel_degree {degree} as {file_format}: expected 1, or more as safetensors"
+        )
+    cast = _float_dtype(dtype)
+    start = time.perf_counter()
+    ranks = [
+        {name: checkpoint.lazy(name, rank, degree, cast) for name in checkpoint.names()}
+        for rank in range(degree)
+    ]
+    total = sum(tensor.nbytes for tensors in ranks for tensor in tensors.values())
+    _check_space(Path(target), total)
+    with atomic_folder(target, overwrite) as folder:
+        with _progress_bar(total) as progress:
+            if degree == 1:
+                save_checkpoint(folder, ranks[0].items(), max_shard_size, file_format, progress)
+            else:
+                for rank, tensors in enumerate(ranks):
+                    save_tp_shard(folder, rank, degree, tensors.items(), progress)
+        _copy_companions(checkpoint, folder, dtype)
+    return Transfer(total, time.perf_counter() - start)
+
+
+def _float_dtype(name: str | None) -> np.dtype | None:
+    if name is None:
+        return None
+    if name not in FLOAT_NAMES:
+        raise InputError(f"dtype {name!r} is unknown: expected one of {', '.join(FLOAT_NAMES)}")
+    return DTYPES[FLOAT_NAMES[name]]
+
+
+def _check_apart(source: Path, target: Path) -> None:
+    """Replacing the target would remove a source that lies inside it."""
+    inner, outer = Path(os.path.realpath(source)), Path(os.path.realpath(target))
+    if outer in inner.parents:
+        raise InputError(f"{target} holds the source {source}: choose a folder beside it")
+
+
+def _check_space(target: Path, needed: int) -> None:
+    """Fail before hours of work, not after; the folder is written beside the one it replaces."""
+    existing = next(parent for parent in Path(os.path.realpath(target)).parents if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise InputError(f"{existing} has {free / 1e9:.1f} GB free, {target} needs {needed / 1e9:.1f} GB")
+
+
+def _copy_companions(checkpoint: Checkpoint, folder: Path, dtype: str | None) -> None:
+    for pattern in COMPANIONS:
+        for path in checkpoint.folder.glob(pattern):
+            shutil.copyfile(path, folder / path.name)
+    if dtype is not None and dtype != checkpoint.config.dtype:
+        replace(checkpoint.config, dtype=dtype).save_pretrained(folder)
+
+
+@contextmanager
+def _progress_bar(total: int) -> Iterator[Progress]:
+    """A bar with GB/s on a terminal, nothing elsewhere."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit="B", unit_scale=True, disable=None, mininterval=0.5) as bar:
+        yield bar.update

@@ -1,0 +1,32 @@
+"""`paddle-glm convert`: a checkpoint of any format to another format."""
+
+import argparse
+
+from paddle_glm.checkpoint.reshard import reshard
+from paddle_glm.checkpoint.save import FORMATS
+from paddle_glm.commands.merge import add_common_arguments
+
+HELP = "write a checkpoint in another format, dtype or tensor-parallel degree"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model_name_or_path", required=True, help="model folder of any format")
+    parser.add_argument("--output_path", required=True, help="folder to write")
+    parser.add_argument(
+        "--format", choices=FORMATS, default=FORMATS[0], help="file format (default: %(default)s)"
+    )
+    add_common_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    written = reshard(
+        args.model_name_or_path,
+        args.output_path,
+        degree=args.tensor_parallel_degree,
+        dtype=args.dtype,
+        max_shard_size=args.max_shard_size,
+        file_format=args.format,
+        overwrite=args.overwrite,
+        family=args.family,
+    )
+    print(f"{args.output_path}: {written}")

@@ -1,0 +1,49 @@
+"""`paddle-glm merge`: tensor-parallel shards to one model folder, or to another degree."""
+
+import argparse
+
+from paddle_glm.checkpoint.reshard import reshard
+from paddle_glm.checkpoint.save import DEFAULT_SHARD_SIZE
+from paddle_glm.checkpoint.tensors import FLOAT_NAMES
+from paddle_glm.families import family_names
+
+HELP = "merge tensor-parallel shards into one model folder, or cut them for another degree"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model_name_or_path", required=True, help="folder of shards, of any degree")
+    parser.add_argument("--merge_model_path", required=True, help="folder to write")
+    add_common_arguments(parser)
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags that `convert` takes too."""
+    parser.add_argument(
+        "--tensor_parallel_degree",
+        type=int,
+        default=1,
+        help="write shards for this many ranks; 1 writes full tensors (default: %(default)s)",
+    )
+    parser.add_argument("--dtype", choices=list(FLOAT_NAMES), help="cast weights (default: keep every bit)")
+    parser.add_argument(
+        "--max_shard_size",
+        default=DEFAULT_SHARD_SIZE,
+        help="largest file of a full folder (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--family", choices=family_names(), help="what the model is, where its files do not say"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a folder that this program wrote")
+
+
+def run(args: argparse.Namespace) -> None:
+    written = reshard(
+        args.model_name_or_path,
+        args.merge_model_path,
+        degree=args.tensor_parallel_degree,
+        dtype=args.dtype,
+        max_shard_size=args.max_shard_size,
+        overwrite=args.overwrite,
+        family=args.family,
+    )
+    print(f"{args.merge_model_path}: {written}")
