@@ -1,0 +1,85 @@
+"""What the model wrote -> the assistant's messages, whole or while it arrives."""
+
+import ast
+from typing import Any
+
+from paddle_glm.chat import Message, RoleTemplate, Template, parse_response
+
+
+def parse_messages(template: Template, text: str) -> list[Message]:
+    """The decoded text of an answer -> one message, or several where the model took the turn again.
+
+    ChatGLM3 writes its role token between a remark and the tool call that follows it.
+    """
+    parts = [text]
+    if isinstance(template, RoleTemplate):
+        parts = text.split(dict(template.roles)[template.reply_role])
+    return [parse_response(template, part) for part in parts]
+
+
+def visible_text(messages: list[Message]) -> str:
+    """What a reader of the answer sees: the messages' contents, one after another."""
+    return "\n".join(message["content"] for message in messages)
+
+
+def tool_call(message: Message) -> dict[str, Any]:
+    """ChatGLM3's call of a tool: `{"name", "parameters"}`, or `{"name", "content"}` for another content.
+
+    The model writes a fenced block holding `tool_call(name=value, ...)`. The original evaluates it as
+    Python; here only literals are read, and a block that holds anything else is given back as text.
+    """
+    name, content = message["metadata"], message["content"]
+    try:
+        call = ast.parse("\n".join(content.split("\n")[1:-1]).strip(), mode="eval").body
+        if not isinstance(call, ast.Call) or call.args or not isinstance(call.func, ast.Name):
+            return {"name": name, "content": content}
+        values = {word.arg: ast.literal_eval(word.value) for word in call.keywords if word.arg}
+    except (SyntaxError, ValueError):
+        return {"name": name, "content": content}
+    return {"name": name, "parameters": values}
+
+
+class ResponseStream:
+    """Pieces of the model's text -> pieces of the visible text; joined, they are that of the whole answer.
+
+    Held back: a header line until its line break, white space that may be the answer's end, and what
+    may be the beginning of a text that the template replaces.
+    """
+
+    def __init__(self, template: Template) -> None:
+        self.template = template
+        self.raw = ""
+        self.given = ""
+
+    def push(self, text: str) -> str:
+        """Take more of the model's text; returns the visible text that is certain by now, often empty."""
+        self.raw += text
+        messages = parse_messages(self.template, self.raw)
+        if isinstance(self.template, RoleTemplate):
+            token = dict(self.template.roles)[self.template.reply_role]
+            if "\n" not in self.raw.rpartition(token)[2]:
+                messages.pop()
+        visible = visible_text(messages)
+        return self._give(visible[: len(visible) - self._open(visible)])
+
+    def finish(self) -> str:
+        """The rest."""
+        return self._give(visible_text(self.messages()))
+
+    def messages(self) -> list[Message]:
+        return parse_messages(self.template, self.raw)
+
+    def _give(self, visible: str) -> str:
+        piece = visible[len(self.given) :]
+        self.given += piece
+        return piece
+
+    def _open(self, visible: str) -> int:
+        """Length of the longest end of `visible` that begins a text to be replaced."""
+        lengths = [
+            size
+            for old, _ in self.template.replacements
+            for size in range(1, len(old))
+            if visible.endswith(old[:size])
+        ]
+        return max(lengths, default=0)

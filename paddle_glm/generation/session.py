@@ -1,0 +1,121 @@
+"""From messages to streamed text, and from a batch of prompts to their answers' ids."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+
+from paddle_glm.chat import Message, PromptTokenizer, Template, render
+from paddle_glm.generation.loop import StepBackend, generate
+from paddle_glm.generation.params import GenerationParams
+from paddle_glm.generation.response import ResponseStream
+from paddle_glm.generation.stream import TextStream
+
+
+class ChatTokenizer(PromptTokenizer, Protocol):
+    """What a session asks of a tokenizer: `paddle_glm.tokenizers.Tokenizer` is one."""
+
+    @property
+    def template(self) -> Template: ...
+
+    def decode(self, ids: list[int]) -> str: ...
+
+
+@dataclass(frozen=True)
+class Reply:
+    """How an answer ended: its messages (several where ChatGLM3 calls a tool after a remark).
+
+    finish_reason: "stop" for an end token, "length" where the length was reached.
+    """
+
+    messages: list[Message]
+    finish_reason: str
+    prompt_tokens: int
+    answer_tokens: int
+
+
+def stop_ids(template: Template, tokenizer: PromptTokenizer) -> tuple[int, ...]:
+    return tuple(tokenizer.get_command(token) for token in template.stop_tokens)
+
+
+def with_special_ids(
+    params: GenerationParams, tokenizer: PromptTokenizer, template: Template
+) -> GenerationParams:
+    """`params` with the tokenizer's padding id, and the template's end tokens unless some are set."""
+    ends = params.eos_token_ids or stop_ids(template, tokenizer)
+    return replace(params, eos_token_ids=ends, pad_token_id=tokenizer.pad_token_id)
+
+
+def pad_left(sequences: Sequence[Sequence[int]], pad: int) -> tuple[np.ndarray, np.ndarray]:
+    """input_ids and attention_mask, int64 [batch, longest]."""
+    width = max(map(len, sequences))
+    ids = np.full((len(sequences), width), pad, dtype=np.int64)
+    mask = np.zeros_like(ids)
+    for row, sequence in enumerate(sequences):
+        ids[row, width - len(sequence) :] = sequence
+        mask[row, width - len(sequence) :] = 1
+    return ids, mask
+
+
+def complete(
+    backend: StepBackend, prompts: Sequence[Sequence[int]], params: GenerationParams
+) -> list[list[int]]:
+    """The answers' ids of a batch of prompts, each without its end token and what follows."""
+    ids, mask = pad_left(prompts, params.pad_token_id)
+    columns = np.stack(list(generate(backend, ids, mask, params)), axis=1)
+    return [_until_end(row.tolist(), params.eos_token_ids) for row in columns]
+
+
+def _until_end(ids: list[int], ends: tuple[int, ...]) -> list[int]:
+    return ids[: next((place for place, token in enumerate(ids) if token in ends), len(ids))]
+
+
+class ChatSession:
+    """Answers conversations over one backend; the conversation itself stays with the caller."""
+
+    def __init__(
+        self,
+        backend: StepBackend,
+        tokenizer: ChatTokenizer,
+        params: GenerationParams | None = None,
+        template: Template | None = None,
+    ) -> None:
+        self.backend = backend
+        self.tokenizer = tokenizer
+        self.template = template or tokenizer.template
+        self.params = with_special_ids(params or GenerationParams(), tokenizer, self.template)
+        self.reply: Reply | None = None
+
+    def stream(self, messages: Sequence[Message]) -> Iterator[str]:
+        """Yield the answer to `messages` in pieces, never half a character.
+
+        When it is over, `reply` holds the messages to append to the conversation. Raises `InputError`
+        for a conversation that cannot be rendered or that leaves no room for an answer.
+        """
+        self.reply = None
+        prompt = render(self.template, self.tokenizer, messages).input_ids
+        steps = generate(self.backend, *pad_left([prompt], self.params.pad_token_id), self.params)
+        return self._stream(steps, len(prompt))
+
+    def answer(self, messages: Sequence[Message]) -> Reply:
+        """The whole answer at once."""
+        for _ in self.stream(messages):
+            pass
+        assert self.reply is not None
+        return self.reply
+
+    def _stream(self, steps: Iterator[np.ndarray], prompt_tokens: int) -> Iterator[str]:
+        text, response = TextStream(self.tokenizer.decode), ResponseStream(self.template)
+        finish_reason = "length"
+        for column in steps:
+            token = int(column[0])
+            if token in self.params.eos_token_ids:
+                finish_reason = "stop"
+                break
+            if piece := response.push(text.push([token])):
+                yield piece
+        rest = response.push(text.finish()) + response.finish()
+        self.reply = Reply(response.messages(), finish_reason, prompt_tokens, len(text.ids))
+        if rest:
+            yield rest
