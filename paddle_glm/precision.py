@@ -1,5 +1,8 @@
 """Which dtype a model computes in."""
 
+from contextlib import AbstractContextManager
+from typing import Any
+
 import paddle
 
 _HALF = (paddle.float16, paddle.bfloat16)
@@ -14,3 +17,11 @@ def compute_dtype(stored: paddle.dtype) -> paddle.dtype:
     if stored in _HALF and paddle.get_device() == "cpu":
         return paddle.float32
     return stored
+
+
+def full_precision() -> AbstractContextManager[Any]:
+    """Inside, automatic mixed precision leaves float32 alone: for norms, softmax and the loss.
+
+    At level O2 it would otherwise cast the inputs of every operation to half precision.
+    """
+    return paddle.amp.auto_cast(enable=False)

@@ -8,6 +8,7 @@ from paddle import Tensor
 
 from paddle_glm.parallel.group import TPGroup
 from paddle_glm.parallel.random import sharded_rng
+from paddle_glm.precision import full_precision
 
 # Added to a masked score before the float32 softmax, where exp underflows to exactly 0.
 MASKED = -1e9
@@ -46,11 +47,12 @@ def grouped_query_attention(
     heads, groups, head_dim = query.shape[1], key.shape[1], query.shape[3]
     # The heads of a group are stacked as more queries, so that keys need not be repeated.
     stacked = (query * (1.0 / math.sqrt(head_dim))).reshape([0, groups, -1, head_dim])
-    scores = paddle.matmul(stacked, key, transpose_y=True).astype("float32")
+    scores = paddle.matmul(stacked, key, transpose_y=True)
     # (batch, groups, heads / groups * tokens, total) -> (batch, groups, heads / groups, tokens, total)
     tokens, total = mask.shape[2], mask.shape[3]
-    scores = scores.reshape([0, groups, heads // groups, tokens, total]) + mask.unsqueeze(1)
-    weights = F.softmax(scores, axis=-1)
+    scores = scores.reshape([0, groups, heads // groups, tokens, total])
+    with full_precision():
+        weights = F.softmax(scores.astype("float32") + mask.unsqueeze(1), axis=-1)
     if dropout:
         with sharded_rng(group):
             weights = F.dropout(weights, dropout)

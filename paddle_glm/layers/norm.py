@@ -4,6 +4,7 @@ import paddle
 from paddle import Tensor, nn
 
 from paddle_glm.parallel.layers import new_parameter
+from paddle_glm.precision import full_precision
 
 
 class RMSNorm(nn.Layer):
@@ -15,6 +16,7 @@ class RMSNorm(nn.Layer):
         self.weight = new_parameter(self, (size,), dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x.astype("float32")
-        scale = paddle.rsqrt(wide.square().mean(axis=-1, keepdim=True) + self.epsilon)
-        return (wide * scale * self.weight.astype("float32")).astype(x.dtype)
+        with full_precision():
+            wide = x.astype("float32")
+            scale = paddle.rsqrt(wide.square().mean(axis=-1, keepdim=True) + self.epsilon)
+            return (wide * scale * self.weight.astype("float32")).astype(x.dtype)

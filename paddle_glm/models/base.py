@@ -20,6 +20,7 @@ from paddle_glm.layers.attention import additive_mask, causal_mask
 from paddle_glm.parallel import SINGLE, TPGroup
 from paddle_glm.parallel.layers import VocabHead
 from paddle_glm.parallel.ops import IGNORE_INDEX, vocab_parallel_cross_entropy
+from paddle_glm.precision import full_precision
 
 KeyValue = tuple[Tensor, Tensor]
 
@@ -191,8 +192,9 @@ def mean_loss(logits: Tensor, labels: Tensor, group: TPGroup) -> Tensor:
     logits: [batch, tokens, local vocab]; labels: [batch, tokens].
     """
     shifted = paddle.concat([labels[:, 1:], paddle.full_like(labels[:, :1], IGNORE_INDEX)], axis=1)
-    loss = vocab_parallel_cross_entropy(logits, shifted, group)
-    return loss.sum() / (shifted != IGNORE_INDEX).astype("float32").sum().clip(min=1.0)
+    with full_precision():
+        loss = vocab_parallel_cross_entropy(logits, shifted, group)
+        return loss.sum() / (shifted != IGNORE_INDEX).astype("float32").sum().clip(min=1.0)
 
 
 def _hidden_only(block: nn.Layer, x: Tensor, positions: Any, mask: Tensor) -> Tensor:
