@@ -1,0 +1,273 @@
+"""Arguments of `finetune`: PaddleNLP's names, with THUDM's as aliases where its guides use them.
+
+A YAML or JSON file may come first; what follows on the command line wins.
+"""
+
+# ruff: noqa: UP045 (PaddleNLP's parser reads `Optional[X]`, not `X | None`)
+
+import difflib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, NoReturn, Optional
+
+import paddle
+from paddlenlp.trainer import PdArgumentParser, TrainingArguments
+from paddlenlp.utils.log import logger
+
+from paddle_glm.errors import InputError
+from paddle_glm.parallel import Mesh, check_degree, init_parallel, world_size
+
+# THUDM's name -> ours.
+ALIASES = {
+    "max_source_length": "src_length",
+    "max_target_length": "tgt_length",
+    "predict_with_generate": "do_generation",
+}
+
+# What PaddleNLP's Trainer knows besides data and tensor parallelism; it has no meaning for this trainer.
+_UNSUPPORTED = (
+    "sharding",
+    "sharding_degree",
+    "sharding_parallel_degree",
+    "pipeline_parallel_degree",
+    "sep_parallel_degree",
+    "context_parallel_degree",
+    "expert_parallel_degree",
+    "sequence_parallel",
+    "use_expert_parallel",
+    "enable_auto_parallel",
+    "distributed_dataloader",
+    "to_static",
+    "unified_checkpoint",
+    "use_async_save",
+    "save_on_each_node",
+    "flatten_param_grads",
+    "amp_master_grad",
+    "ignore_data_skip",
+    "ignore_load_lr_and_optim",
+    "ignore_save_lr_and_optim",
+    "skip_data_intervals",
+)
+
+
+def _option(default: Any, text: str) -> Any:
+    """A field whose help text is `text`."""
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class ModelArguments:
+    """Which model to start from."""
+
+    model_name_or_path: str = field(metadata={"help": "folder: hub layout, merged, or tensor-parallel shards"})
+    family: Optional[str] = _option(None, "model family, where config.json cannot tell (chatglm2 or chatglm3)")
+
+
+@dataclass
+class DataArguments:
+    """Which rows to train on, and how they become ids."""
+
+    task_name_or_path: Optional[str] = _option(None, "folder with train and dev files, or one data file")
+    train_file: Optional[str] = _option(None, "JSON or JSON-lines file to train on; wins over the folder's")
+    validation_file: Optional[str] = _option(None, "JSON or JSON-lines file to evaluate on")
+    test_file: Optional[str] = _option(None, "JSON or JSON-lines file to evaluate on after training")
+    prompt_column: Optional[str] = _option(None, "key of the question in a row; guessed from known names")
+    response_column: Optional[str] = _option(None, "key of the answer in a row; guessed from known names")
+    history_column: Optional[str] = _option(None, "key of the earlier [question, answer] pairs in a row")
+    src_length: int = _option(128, "longest prompt in tokens; longer ones are cut as the originals cut them")
+    tgt_length: int = _option(128, "longest answer in tokens, in training and in generation")
+    zero_padding: bool = _option(False, "pack several rows into one sequence of src_length + tgt_length tokens")
+    do_generation: bool = _option(False, "evaluate by generating answers too: ROUGE-1/2/L and BLEU-4")
+
+
+@dataclass
+class FinetuneArguments(TrainingArguments):
+    """PaddleNLP's training arguments, with defaults and checks that fit finetuning ChatGLM.
+
+    Making an instance joins the launcher's processes (`mesh`) and chooses the device.
+    """
+
+    output_dir: str = field(metadata={"help": "where checkpoints, logs and the final model go"})
+    device: Optional[str] = _option(None, "cpu or gpu; the GPU is taken where there is one")
+    tensor_parallel_degree: int = _option(1, "processes that share one model")
+    group_by_length: bool = _option(False, "put rows of similar length into one batch")
+    report_to: str = _option("visualdl", "visualdl (a log in logging_dir) or none")
+    logging_dir: Optional[str] = _option(None, "folder of the VisualDL log; default output_dir/runs")
+    resume_from_checkpoint: Optional[str] = _option(
+        None, "folder of a checkpoint, or True for the newest complete one (taken by itself where there is one)"
+    )
+
+    def __post_init__(self) -> None:
+        logger.set_level("INFO")  # its default prints every argument and property at the start
+        self._check()
+        self.device = _choose_device(self.device)
+        self._choose_precision()
+        self.mesh: Mesh = init_parallel(self.tensor_parallel_degree)
+        if self.logging_dir is None:
+            self.logging_dir = str(Path(self.output_dir).expanduser() / "runs")
+        # PaddleNLP's own VisualDL callback logs booleans as hyperparameters, which VisualDL refuses.
+        self.visualdl, self.report_to = self.report_to == "visualdl", "none"
+        if self.do_eval and self.evaluation_strategy == "no":
+            self.evaluation_strategy = "steps"
+        if self.greater_is_better is None and (self.metric_for_best_model or "").endswith("perplexity"):
+            self.greater_is_better = False  # PaddleNLP thinks of the loss alone
+        # PaddleNLP would start fleet for a degree above 1, whose groups, wrappers and clipping do not
+        # fit gloo and shared rows: it sees data parallelism, and the trainer does the rest by `mesh`.
+        degree, self.tensor_parallel_degree = self.tensor_parallel_degree, -1
+        try:
+            super().__post_init__()
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        self.tensor_parallel_degree = degree
+
+    def _check(self) -> None:
+        defaults = {item.name: item.default for item in fields(TrainingArguments)}
+        for name in _UNSUPPORTED:
+            if getattr(self, name) != defaults[name]:
+                raise InputError(
+                    f"--{name} {getattr(self, name)} is not supported: finetune combines data and tensor "
+                    f"parallelism (--tensor_parallel_degree); leave --{name} out"
+                )
+        if self.tensor_parallel_degree == -1:  # PaddleNLP's way to say "none"
+            self.tensor_parallel_degree = 1
+        check_degree(self.tensor_parallel_degree, world_size())
+        if self.report_to not in ("visualdl", "none"):
+            raise InputError(f"--report_to {self.report_to}: expected visualdl or none")
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name} {getattr(self, name)}: expected at least 1")
+
+    def _choose_precision(self) -> None:
+        """On CPU half precision has no kernels: float32 is used, and said once."""
+        if self.device == "cpu" and (self.fp16 or self.bf16):
+            name = "--fp16" if self.fp16 else "--bf16"
+            if _is_first_process():
+                logger.warning(f"{name} has no CPU kernels in Paddle: training in float32")
+            self.fp16 = self.bf16 = False
+
+    @property
+    def dtype(self) -> str:
+        """The dtype that weights are held in: half precision with float32 master weights at O2."""
+        if self.fp16_opt_level == "O2" and (self.fp16 or self.bf16):
+            return "float16" if self.fp16 else "bfloat16"
+        return "float32"
+
+    @property
+    def dataset_rank(self) -> int:
+        """Which share of the rows this process reads: the processes of one model read the same."""
+        return self.mesh.data.rank
+
+    @property
+    def dataset_world_size(self) -> int:
+        return self.mesh.data.degree
+
+
+def _is_first_process() -> bool:
+    return paddle.distributed.get_rank() == 0
+
+
+def _choose_device(wanted: str | None) -> str:
+    """`cpu` or `gpu`, set as Paddle's current device; raises `InputError` where it is missing."""
+    has_gpu = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
+    device = wanted or ("gpu" if has_gpu else "cpu")
+    if device not in ("cpu", "gpu"):
+        raise InputError(f"--device {device}: expected cpu or gpu")
+    if device == "gpu" and not has_gpu:
+        raise InputError("--device gpu: this Paddle sees no GPU; leave the flag out or install paddlepaddle-gpu")
+    paddle.set_device(device)
+    return device
+
+
+class _Parser(PdArgumentParser):
+    """PaddleNLP's parser, with errors as `InputError` and no abbreviated names."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"finetune: {message}")
+
+
+def _parser() -> _Parser:
+    return _Parser(
+        (ModelArguments, DataArguments, FinetuneArguments),
+        prog="paddle-glm finetune",
+        usage="%(prog)s [FILE.yaml|FILE.json] --model_name_or_path M --task_name_or_path DATA --output_dir OUT ...",
+        description=__doc__,
+        allow_abbrev=False,
+    )
+
+
+def _known_names() -> set[str]:
+    classes = (ModelArguments, DataArguments, FinetuneArguments)
+    return {item.name for cls in classes for item in fields(cls) if item.init} | set(ALIASES)
+
+
+def _check_name(name: str, where: str) -> None:
+    """Raise `InputError` with the nearest known name where `name` is none."""
+    known = _known_names()
+    if name in known or (name.startswith("no_") and name[3:] in known):
+        return
+    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
+    hint = f": did you mean {near[0]!r}?" if near else " (see `paddle-glm finetune --help`)"
+    raise InputError(f"{where}: unknown argument {name!r}{hint}")
+
+
+def read_file(path: str | Path) -> list[str]:
+    """A YAML or JSON file of arguments as command line words, names checked.
+
+    Raises `InputError` where the file is missing, is no mapping, or has an unknown key.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; expected a YAML or JSON file of arguments")
+    text = path.read_text(encoding="utf-8")
+    try:
+        if path.suffix == ".json":
+            values = json.loads(text)
+        else:
+            import yaml
+
+            values = yaml.safe_load(text)
+    except Exception as error:  # yaml's and json's errors have no common class
+        raise InputError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: expected a mapping of argument names to values")
+    words: list[str] = []
+    for name, value in values.items():
+        _check_name(str(name), str(path))
+        if value is None:
+            continue
+        items = value if isinstance(value, list) else [value]
+        words += [f"--{name}", *(str(item) for item in items)]
+    return words
+
+
+def _canonical(words: Sequence[str]) -> list[str]:
+    """Words with names checked and aliases resolved; a negative number is no name."""
+    result: list[str] = []
+    for word in words:
+        if not word.startswith("--"):
+            result.append(word)
+            continue
+        name, equals, value = word[2:].partition("=")
+        name = name.replace("-", "_")
+        if name != "help":
+            _check_name(name, "finetune")
+        result.append(f"--{ALIASES.get(name, name)}{equals}{value}")
+    return result
+
+
+def parse(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, FinetuneArguments]:
+    """Arguments of `paddle-glm finetune`; raises `InputError` for anything that cannot be used.
+
+    argv: words after the command; the first may be a YAML or JSON file, whose values the rest override.
+    """
+    words = list(argv)
+    if words and words[0].endswith((".yaml", ".yml", ".json")):
+        words = read_file(words[0]) + words[1:]
+    parser = _parser()
+    model, data, training = parser.parse_args_into_dataclasses(_canonical(words), look_for_args_file=False)
+    for name in ("src_length", "tgt_length"):
+        if getattr(data, name) < 1:
+            raise InputError(f"--{name} {getattr(data, name)}: expected at least 1")
+    return model, data, training

@@ -1,0 +1,115 @@
+"""What is logged while training, and where to: speed, memory, a file of JSON lines, VisualDL."""
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import paddle
+from paddle import Tensor
+from paddlenlp.trainer import TrainerCallback
+
+from paddle_glm.parallel import TPGroup
+from paddle_glm.parallel.ops import all_reduce
+
+LOG_FILE = "train_log.jsonl"
+
+
+def peak_memory_mb() -> float:
+    """Most memory this process has held, in MiB: the GPU's where there is one, else resident memory."""
+    if paddle.get_device() != "cpu":
+        return paddle.device.cuda.max_memory_allocated() / 2**20
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+class SpeedCallback(TrainerCallback):
+    """Adds `tokens_per_second` and `peak_memory_mb` to what is logged.
+
+    Time is counted within optimizer steps, so evaluation and saving do not slow the number. Tokens are
+    real ones (no padding), summed over data-parallel processes.
+    """
+
+    def __init__(self, data: TPGroup) -> None:
+        self._data = data
+        self._tokens: Tensor | None = None
+        self._seconds = 0.0
+        self._started = 0.0
+
+    def count(self, tokens: Tensor) -> None:
+        """Tokens of one batch, an integer scalar; not read before it is logged, so a GPU need not wait."""
+        self._tokens = tokens if self._tokens is None else self._tokens + tokens
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._started = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._seconds += time.perf_counter() - self._started
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any) -> None:
+        if "loss" not in logs or self._tokens is None or self._seconds == 0.0:
+            return
+        tokens = self._tokens.astype("int64").reshape([1])
+        if self._data.degree > 1:
+            tokens = all_reduce(tokens, self._data)
+        logs["tokens_per_second"] = round(int(tokens) / self._seconds, 1)
+        logs["peak_memory_mb"] = round(peak_memory_mb(), 1)
+        self._tokens, self._seconds = None, 0.0
+
+
+class LogFileCallback(TrainerCallback):
+    """Appends what is logged to `train_log.jsonl` in output_dir, one object per line, on the first process.
+
+    A resumed run continues the file: lines past the step that it resumes from are dropped first.
+    """
+
+    _KEYS = ("loss", "learning_rate", "grad_norm", "tokens_per_second", "peak_memory_mb")
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not state.is_world_process_zero:
+            return
+        self._path = Path(args.output_dir) / LOG_FILE
+        kept = []
+        if state.global_step and self._path.is_file():
+            lines = self._path.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
+        self._path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any) -> None:
+        if not state.is_world_process_zero or not hasattr(self, "_path"):
+            return
+        if "loss" in logs:
+            record = {key: logs[key] for key in self._KEYS if key in logs}
+        else:
+            record = {key: value for key, value in logs.items() if key.startswith(("eval_", "test_"))}
+        if record:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": state.global_step, **record}) + "\n")
+
+
+class VisualDLCallback(TrainerCallback):
+    """Scalars for VisualDL (`visualdl --logdir output_dir/runs`), written by the first process."""
+
+    _writer: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            from visualdl import LogWriter
+
+            self._writer = LogWriter(logdir=args.logging_dir)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any) -> None:
+        if self._writer is None:
+            return
+        for name, value in logs.items():
+            if isinstance(value, (int, float)):
+                split, _, rest = name.partition("_")
+                tag = f"{split}/{rest}" if split in ("eval", "test") else f"train/{name}"
+                self._writer.add_scalar(tag, value, state.global_step)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None

@@ -1,0 +1,267 @@
+"""Training checkpoints: everything that continues a run bit for bit, written whole or not at all.
+
+A `checkpoint-N` folder holds the weights (a hub layout from one process, shards from several), the
+optimizer's tensors per tensor-parallel rank, the random state per process, the schedule and the
+Trainer's state: safetensors and JSON only, so that resuming never unpickles.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+import paddle.distributed as dist
+from paddle import Tensor
+from paddle.base import framework
+from paddlenlp.trainer.trainer_callback import TrainerState
+from paddlenlp.utils.log import logger
+
+from paddle_glm.checkpoint import (
+    LazyTensor,
+    begin,
+    finish,
+    is_complete,
+    latest_complete,
+    open_checkpoint,
+    save_checkpoint,
+    save_tp_shard,
+    temporary_of,
+)
+from paddle_glm.checkpoint.folder import MANIFEST
+from paddle_glm.checkpoint.tensor_file import open_safetensors, write_safetensors
+from paddle_glm.checkpoint.tensors import DTYPES, FLOAT_NAMES
+from paddle_glm.errors import InputError
+from paddle_glm.models.base import CausalLM, from_numpy, to_numpy
+from paddle_glm.parallel import Mesh, world_size
+from paddle_glm.training.rng import rng_state, set_rng_state
+
+PREFIX = "checkpoint-"
+TRAINER_STATE = "trainer_state.json"
+SCHEDULE = "schedule.json"
+
+
+def barrier() -> None:
+    """Wait for every process of the run."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def find_resume(output_dir: Path, wanted: str | None, overwrite: bool) -> Path | None:
+    """The checkpoint to continue from, or None.
+
+    wanted: a folder, "True" for the newest complete one of `output_dir`, "False" for none, or None: the
+    newest complete one unless `overwrite`. Raises `InputError` where what is wanted is not there whole.
+    """
+    if wanted is not None and wanted.lower() not in ("true", "false"):
+        folder = Path(wanted)
+        if not is_complete(folder):
+            raise InputError(f"--resume_from_checkpoint {wanted}: no complete checkpoint (its {MANIFEST} tells)")
+        return folder
+    if (wanted or "").lower() == "false" or (wanted is None and overwrite):
+        return None
+    for folder in sorted(output_dir.glob(f"{PREFIX}*")):
+        if not is_complete(folder):
+            logger.warning(f"{folder} is incomplete: ignored")
+    newest = latest_complete(output_dir, PREFIX)
+    if newest is None and wanted is not None:
+        raise InputError(f"--resume_from_checkpoint True: {output_dir} holds no complete {PREFIX}N folder")
+    return newest
+
+
+def remove_checkpoints(output_dir: Path) -> None:
+    """Forget earlier runs: a later resume must not take their checkpoints for this run's."""
+    for folder in output_dir.glob(f"{PREFIX}*"):
+        if re.fullmatch(rf"{PREFIX}\d+", folder.name):
+            shutil.rmtree(folder)
+
+
+def remove_old_checkpoints(output_dir: Path, limit: int | None, best: str | None) -> None:
+    """Keep `limit` complete checkpoints: the newest, the best, then the next newest; None keeps all.
+
+    With a limit of 1 and a best one that is not the newest, two stay.
+    """
+    if not limit or limit < 1:
+        return
+    pattern = re.compile(rf"{PREFIX}(\d+)")
+    steps = {int(match[1]): path for path in output_dir.iterdir() if (match := pattern.fullmatch(path.name))}
+    found = [path for _, path in sorted(steps.items(), reverse=True) if is_complete(path)]
+    best_name = Path(best).name if best else None
+    fixed = [path for path in found if path == found[0] or path.name == best_name]
+    others = [path for path in found if path not in fixed]
+    for folder in others[max(limit - len(fixed), 0) :]:
+        logger.info(f"removing {folder}: save_total_limit is {limit}")
+        # The manifest goes first, so that what a crash leaves is seen as incomplete.
+        (folder / MANIFEST).unlink()
+        shutil.rmtree(folder)
+
+
+def save_weights(folder: Path, model: CausalLM, tokenizer: Any) -> None:
+    """This process's slices; from the first rank also the configuration and the tokenizer.
+
+    One process writes a hub layout (`model.safetensors`), several write one shard each.
+    """
+    group = model.group
+    if group.degree == 1:
+        save_checkpoint(folder, _lazy(model.named_parameters()))
+    else:
+        save_tp_shard(folder, group.rank, group.degree, _lazy(model.named_parameters()))
+    if group.rank == 0:
+        replace(model.config, dtype=model.dtype).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+def load_weights(folder: Path, model: CausalLM) -> None:
+    """Fill the model's parameters, in place, from any folder of its family and any degree."""
+    checkpoint = open_checkpoint(folder)
+    for name, parameter in model.named_parameters():
+        values = checkpoint.read(name, model.group.rank, model.group.degree)
+        parameter.copy_(from_numpy(values, model.dtype), True)
+
+
+def save_final(output_dir: Path, model: CausalLM, tokenizer: Any, mesh: Mesh) -> None:
+    """The trained model into output_dir itself, beside its checkpoints.
+
+    Files are written aside and moved in one by one, the manifest last: without it the folder is not
+    complete. Weights of an earlier run are removed.
+    """
+    aside = output_dir / "final"
+    temporary = _begin_together(aside)
+    if mesh.data.rank == 0:
+        save_weights(temporary, model, tokenizer)
+    barrier()
+    if dist.get_rank() == 0:
+        finish(temporary, aside)
+        (output_dir / MANIFEST).unlink(missing_ok=True)
+        for old in output_dir.glob("model*.safetensors*"):
+            old.unlink()
+        for path in sorted(aside.iterdir(), key=lambda path: path.name == MANIFEST):
+            os.replace(path, output_dir / path.name)
+        aside.rmdir()
+    barrier()
+
+
+def save_training(folder: Path, trainer: Any) -> None:
+    """Write a whole checkpoint together with the other processes; `trainer` is a `FinetuneTrainer`."""
+    temporary = _begin_together(folder)
+    mesh: Mesh = trainer.args.mesh
+    if mesh.data.rank == 0:
+        save_weights(temporary, trainer.model, trainer.tokenizer)
+        tensors = _lazy(optimizer_tensors(trainer.optimizer, trainer.model))
+        write_safetensors(temporary / _optimizer_file(mesh), dict(tensors))
+    _write_json(temporary / f"rng-{dist.get_rank():05d}.json", rng_state())
+    if dist.get_rank() == 0:
+        trainer.state.save_to_json(str(temporary / TRAINER_STATE))
+        _write_json(temporary / SCHEDULE, _schedule(trainer))
+        _write_json(temporary / "training_args.json", trainer.args.to_sanitized_dict())
+    barrier()
+    if dist.get_rank() == 0:
+        finish(temporary, folder)
+    barrier()
+
+
+def load_training(folder: Path, trainer: Any) -> None:
+    """Fill the optimizer, schedule and loss scaler from a checkpoint of as many processes.
+
+    Raises `InputError` where the processes or the parameters are others.
+    """
+    mesh: Mesh = trainer.args.mesh
+    schedule = json.loads((folder / SCHEDULE).read_text(encoding="utf-8"))
+    written = (schedule["tensor_parallel_degree"], schedule["data_parallel_degree"])
+    if written != (mesh.tensor.degree, mesh.data.degree):
+        raise InputError(
+            f"{folder} was written with tensor_parallel_degree {written[0]} and data_parallel_degree "
+            f"{written[1]}, this run has {mesh.tensor.degree} and {mesh.data.degree}: resume with the same, "
+            f"or start anew with --model_name_or_path {folder}"
+        )
+    stored = open_safetensors(folder / _optimizer_file(mesh))
+    wanted = dict(optimizer_tensors(trainer.optimizer, trainer.model))
+    if stored.keys() != wanted.keys():
+        raise InputError(f"{folder}: its optimizer state is not this optimizer's: {sorted(stored.keys() ^ wanted.keys())[:5]}")
+    for name, tensor in wanted.items():
+        tensor.copy_(from_numpy(np.array(stored[name]), _dtype_name(tensor)), True)
+    trainer.lr_scheduler.set_state_dict(schedule["scheduler"])
+    if trainer.do_grad_scaling:
+        scaler = schedule["scaler"]
+        trainer.scaler.load_state_dict({**scaler, "scale": np.array(scaler["scale"], dtype=np.float32)})
+
+
+def load_rng(folder: Path) -> None:
+    """Put this process's random generators where they were when the checkpoint was written."""
+    set_rng_state(json.loads((folder / f"rng-{dist.get_rank():05d}.json").read_text(encoding="utf-8")))
+
+
+def saved_step(folder: Path) -> int:
+    """The optimizer steps that a checkpoint's run had made."""
+    return TrainerState.load_from_json(str(folder / TRAINER_STATE)).global_step
+
+
+def optimizer_tensors(optimizer: Any, model: CausalLM) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of AdamW's state as (`parameter's hub name / what`, tensor).
+
+    Paddle makes them at the first step only, and names them by counters that differ between runs; here
+    they are made at once and named after the model's parameters.
+    """
+    parameters = [parameter for parameter in model.parameters() if not parameter.stop_gradient]
+    optimizer._create_accumulators(framework.default_main_program().global_block(), parameters)
+    masters = optimizer._master_weights
+    for name, parameter in model.named_parameters():
+        if parameter.stop_gradient:
+            continue
+        master = masters.get(parameter.name)
+        if master is not None:
+            yield f"{name}/master", master
+        key = parameter.name if master is None else master.name
+        for kind, accumulators in optimizer._accumulators.items():
+            if key in accumulators:
+                yield f"{name}/{kind}", accumulators[key]
+
+
+def _lazy(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, LazyTensor]]:
+    """Tensors that leave the device one at a time, while they are written."""
+    for name, tensor in tensors:
+        kind = DTYPES[FLOAT_NAMES[_dtype_name(tensor)]]
+        yield name, LazyTensor(kind, tuple(tensor.shape), lambda tensor=tensor: [to_numpy(tensor)])
+
+
+def _begin_together(folder: Path) -> Path:
+    """The temporary folder for `folder`, made by the first process, known to all."""
+    if dist.get_rank() == 0:
+        begin(folder, overwrite=True)
+    barrier()
+    return temporary_of(folder)
+
+
+def _dtype_name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("paddle.")
+
+
+def _optimizer_file(mesh: Mesh) -> str:
+    return f"optimizer-tp{mesh.tensor.rank:02d}-of-{mesh.tensor.degree:02d}.safetensors"
+
+
+def _schedule(trainer: Any) -> dict[str, Any]:
+    mesh: Mesh = trainer.args.mesh
+    scaler = trainer.scaler.state_dict() if trainer.do_grad_scaling else None
+    return {
+        "tensor_parallel_degree": mesh.tensor.degree,
+        "data_parallel_degree": mesh.data.degree,
+        "scheduler": trainer.lr_scheduler.state_dict(),
+        "scaler": scaler and {**scaler, "scale": np.asarray(scaler["scale"]).tolist()},
+    }
+
+
+def _write_json(path: Path, values: Any) -> None:
+    path.write_text(json.dumps(values, default=_plain) + "\n", encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    """numpy and Paddle scalars, which state dicts may hold, as Python's."""
+    if isinstance(value, (np.generic, np.ndarray, paddle.Tensor)):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")

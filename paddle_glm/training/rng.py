@@ -1,0 +1,48 @@
+"""Random state as plain JSON: Python, numpy, Paddle's CPU and device generators, and its tracker."""
+
+import random
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle.base import core
+from paddle.distributed.fleet.meta_parallel.parallel_layers.random import get_rng_state_tracker
+
+
+def rng_state() -> dict[str, Any]:
+    """Every generator of this process, as values that JSON can hold."""
+    python = random.getstate()
+    numpy: Any = np.random.get_state()
+    tracker = get_rng_state_tracker().get_states_tracker()
+    return {
+        "python": [python[0], list(python[1]), python[2]],
+        "numpy": [numpy[0], numpy[1].tolist(), *numpy[2:]],
+        "cpu": core.default_cpu_generator().get_state().__getstate__(),
+        "device": _plain(paddle.get_rng_state()),
+        "tracker": {name: _plain(states) for name, states in tracker.items()},
+    }
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Put every generator into the state that `rng_state` gave, in this process or an earlier one."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+    core.default_cpu_generator().set_state(_restored([state["cpu"]])[0])
+    paddle.set_rng_state(_restored(state["device"]))
+    tracker = get_rng_state_tracker()
+    tracker.set_states_tracker({name: _restored(states) for name, states in state["tracker"].items()})
+
+
+def _plain(states: list[Any]) -> list[Any]:
+    """Paddle's GeneratorState objects as tuples of integers and lists of them."""
+    return [state.__getstate__() for state in states]
+
+
+def _restored(states: list[Any]) -> list[Any]:
+    kind = type(core.default_cpu_generator().get_state())
+    restored = [kind.__new__(kind) for _ in states]
+    for state, values in zip(restored, states, strict=True):
+        state.__setstate__(tuple(values))
+    return restored

@@ -1,0 +1,254 @@
+"""PaddleNLP's training loop around our model, data order, parallelism and checkpoints.
+
+The Trainer's loop, callbacks and schedules are used as they are. What is replaced, and why: its
+parallel wrappers and optimizer need fleet, whose groups and clipping do not fit gloo and rows that
+several ranks share; its checkpoints are pickles without atomicity; its evaluation gathers logits.
+"""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import Tensor
+from paddlenlp.trainer import Trainer
+from paddlenlp.trainer.trainer_callback import TrainerState
+from paddlenlp.trainer.trainer_utils import EvalLoopOutput, TrainOutput
+from paddlenlp.utils.log import logger
+
+from paddle_glm.errors import InputError
+from paddle_glm.families import family_of
+from paddle_glm.models.base import CausalLM
+from paddle_glm.parallel.random import seed_group
+from paddle_glm.training import checkpointing
+from paddle_glm.training.arguments import FinetuneArguments
+from paddle_glm.training.callbacks import LogFileCallback, SpeedCallback, VisualDLCallback
+from paddle_glm.training.evaluation import evaluate_tokens
+from paddle_glm.training.gradients import GroupClip, GroupScaler, average_gradients
+from paddle_glm.training.sampler import EvalSampler, TrainSampler
+
+Batch = Mapping[str, Tensor]
+# Seeds of data-parallel ranks lie this far apart: farther than any tensor-parallel degree.
+_SEED_STEP = 10_000
+
+
+class FinetuneTrainer(Trainer):
+    """Trains a `CausalLM` with data and tensor parallelism.
+
+    answer_metrics: called at every evaluation, on every process, for metrics of generated answers
+        (`rouge-1`, ...); None to evaluate the loss, perplexity and token accuracy alone.
+    """
+
+    args: FinetuneArguments
+    model: CausalLM
+
+    def __init__(
+        self,
+        model: CausalLM,
+        args: FinetuneArguments,
+        data_collator: Callable[[list[Any]], dict[str, Any]],
+        tokenizer: Any,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        answer_metrics: Callable[[Any], dict[str, float]] | None = None,
+    ) -> None:
+        self.speed = SpeedCallback(args.mesh.data)
+        callbacks = [self.speed, LogFileCallback()] + ([VisualDLCallback()] if args.visualdl else [])
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=_Collator(data_collator),
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            tokenizer=tokenizer,
+            callbacks=callbacks,
+        )
+        self.answer_metrics = answer_metrics
+        self._resume: Path | None = None
+        self._rng_pending = False
+        self.clip: GroupClip | None = None
+        self._seed()
+        if args.recompute:
+            model.enable_recompute()
+
+    def _seed(self) -> None:
+        """Dropout is alike where a model's processes hold copies, and differs between data ranks."""
+        seed = self.args.seed + _SEED_STEP * self.args.mesh.data.rank
+        random.seed(seed)
+        np.random.seed(seed)
+        seed_group(seed, self.args.mesh.tensor)
+
+    # The loop.
+
+    def train(self, resume_from_checkpoint: str | Path | None = None, **kwargs: Any) -> Any:
+        """Train, continuing bit for bit from a checkpoint folder where one is given."""
+        self._resume = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        self._rng_pending = self._resume is not None
+        # The mean loss that is reported at the end is over this run's steps.
+        self._skip_global_steps = checkpointing.saved_step(self._resume) if self._resume else 0
+        wants_best, self.args.load_best_model_at_end = self.args.load_best_model_at_end, False
+        result = super().train(str(self._resume) if self._resume else None, **kwargs)
+        self.args.load_best_model_at_end = wants_best
+        if wants_best and self.state.best_model_checkpoint:
+            folder = Path(self.args.output_dir) / Path(self.state.best_model_checkpoint).name
+            logger.info(f"loading the best model: {folder} ({self.state.best_metric})")
+            checkpointing.load_weights(folder, self.model)
+        return result
+
+    def _inner_training_loop(self, args: Any, model: Any, train: Any, length: Any, max_steps: int, *rest: Any) -> Any:
+        if self._resume is not None and self._skip_global_steps >= max_steps:
+            # The Trainer would make one step too many before it notices.
+            logger.info(f"{self._resume} has made all of the {max_steps} steps already: nothing left to train")
+            self.state = TrainerState.load_from_json(str(self._resume / checkpointing.TRAINER_STATE))
+            self.is_in_train = False
+            return TrainOutput(self.state.global_step, 0.0, {})
+        return super()._inner_training_loop(args, model, train, length, max_steps, *rest)
+
+    def training_step(self, model: CausalLM, inputs: Batch, step_control: int = 0) -> Tensor:
+        """Forward and backward of one batch; its loss divided by the accumulation steps, detached."""
+        if self._rng_pending and self._resume is not None:
+            checkpointing.load_rng(self._resume)
+            self._rng_pending = False
+        self.speed.count(inputs["attention_mask"].astype("bool").sum())
+        loss = super().training_step(model, inputs)
+        if (step_control + 1) % self.args.gradient_accumulation_steps == 0:
+            average_gradients(model.parameters(), self.args.mesh.data)
+        return loss
+
+    def compute_loss(self, model: CausalLM, inputs: Batch, return_outputs: bool = False) -> Any:
+        output = model(**inputs)
+        return (output.loss, output) if return_outputs else output.loss
+
+    def log(self, logs: dict[str, float], **kwargs: Any) -> None:
+        if "loss" in logs and self.clip is not None and self.clip.norm is not None:
+            logs["grad_norm"] = float(self.clip.norm)
+        super().log(logs, **kwargs)
+
+    # Model and optimizer.
+
+    def _wrap_model(self, model: CausalLM, training: bool = True) -> CausalLM:
+        return model  # it holds its slices and communicates by itself
+
+    def _wrap_amp_model(self, args: FinetuneArguments, model: CausalLM) -> None:
+        """Half precision on a GPU: at O2 the model's weights are half and mind their own precision."""
+        self.amp_dtype = "float16" if args.fp16 else "bfloat16"
+        self.enable_autocast_context_manager = args.fp16_opt_level != "O2"
+        self.do_grad_scaling = args.fp16
+        self.scaler = GroupScaler(args.scale_loss, args.mesh.tensor)
+
+    def create_optimizer(self, lr_scheduler: Any = None) -> Any:
+        """AdamW with decay for all but norms and biases, float32 master weights, and `GroupClip`."""
+        names = {parameter.name: name for name, parameter in self.model.named_parameters()}
+        decayed = {key for key, name in names.items() if not any(part in name for part in ("bias", "norm"))}
+        if self.args.max_grad_norm > 0:
+            specs = family_of(self.model.config).parameters(self.model.config)
+            self.clip = GroupClip(self.args.max_grad_norm, specs, names, self.args.mesh.tensor)
+        kind, options = Trainer.get_optimizer_cls_and_kwargs(self.args)
+        self.optimizer = kind(
+            learning_rate=lr_scheduler or self.lr_scheduler,
+            apply_decay_param_fun=decayed.__contains__,
+            parameters=self.model.parameters(),
+            weight_decay=self.args.weight_decay,
+            grad_clip=self.clip,
+            multi_precision=self.args.dtype != "float32",
+            **options,
+        )
+        return self.optimizer
+
+    # Data.
+
+    def _get_train_sampler(self) -> TrainSampler:
+        args = self.args
+        sampler = TrainSampler(
+            self.train_dataset,
+            args.per_device_train_batch_size,
+            ranks=args.dataset_world_size,
+            rank=args.dataset_rank,
+            seed=args.seed,
+            accumulation=args.gradient_accumulation_steps,
+            drop_last=args.dataloader_drop_last,
+            lengths=self.train_dataset.lengths if args.group_by_length else None,
+        )
+        if self._resume is not None:
+            steps = max(len(sampler) // args.gradient_accumulation_steps, 1)
+            epoch, done = divmod(checkpointing.saved_step(self._resume), steps)
+            sampler.skip(epoch, done * args.gradient_accumulation_steps)
+        return sampler
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> EvalSampler:
+        args = self.args
+        batch, ranks, rank = args.per_device_eval_batch_size, args.dataset_world_size, args.dataset_rank
+        return EvalSampler(eval_dataset, batch, ranks, rank, args.max_evaluate_steps)
+
+    # Evaluation.
+
+    def evaluation_loop(
+        self, dataloader: Any, description: str, metric_key_prefix: str = "eval", **_: Any
+    ) -> EvalLoopOutput:
+        """Loss, perplexity and token accuracy over all rows, and the metrics of generated answers."""
+        self.callback_handler.eval_dataloader = dataloader
+        self.model.eval()
+        batches = self._watched(dataloader)
+        metrics = evaluate_tokens(self.model, batches, self.args.mesh.data)
+        if self.answer_metrics is not None:
+            metrics.update(self.answer_metrics(dataloader.dataset))
+        self.model.train()
+        named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        return EvalLoopOutput(None, None, named, len(dataloader.dataset))
+
+    def _watched(self, dataloader: Any) -> Any:
+        for batch in dataloader:
+            yield batch
+            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+
+    # Checkpoints.
+
+    def _save_checkpoint(self, model: CausalLM, metrics: Mapping[str, float] | None = None) -> None:
+        output_dir = Path(self.args.output_dir)
+        folder = output_dir / f"{checkpointing.PREFIX}{self.state.global_step}"
+        self._remember_best(folder, metrics)
+        checkpointing.save_training(folder, self)
+        if paddle.distributed.get_rank() == 0:
+            best, limit = self.state.best_model_checkpoint, self.args.save_total_limit
+            checkpointing.remove_old_checkpoints(output_dir, limit, best)
+
+    def _remember_best(self, folder: Path, metrics: Mapping[str, float] | None) -> None:
+        wanted = self.args.metric_for_best_model
+        if metrics is None or wanted is None:
+            return
+        name = wanted if wanted.startswith("eval_") else f"eval_{wanted}"
+        if name not in metrics:
+            known = ", ".join(sorted(key.removeprefix("eval_") for key in metrics))
+            raise InputError(f"--metric_for_best_model {wanted}: evaluation gives {known}")
+        value, best = metrics[name], self.state.best_metric
+        better = best is None or (value > best if self.args.greater_is_better else value < best)
+        if better:
+            self.state.best_metric, self.state.best_model_checkpoint = value, str(folder)
+
+    def save_model(self, output_dir: str | None = None, merge_tensor_parallel: bool = False) -> None:
+        """The trained weights into output_dir, complete when its manifest is there."""
+        folder = Path(output_dir or self.args.output_dir)
+        checkpointing.save_final(folder, self.model, self.tokenizer, self.args.mesh)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str | None = None) -> None:
+        if resume_from_checkpoint:
+            checkpointing.load_weights(Path(resume_from_checkpoint), self.model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint:
+            checkpointing.load_training(Path(checkpoint), self)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Left to the first training step: the Trainer forgets it when an epoch has just ended."""
+
+
+class _Collator:
+    """The collator, given nothing for batches that a resumed run skips."""
+
+    def __init__(self, collate: Callable[[list[Any]], dict[str, Any]]) -> None:
+        self._collate = collate
+
+    def __call__(self, rows: Sequence[Any]) -> dict[str, Any]:
+        return self._collate(list(rows)) if rows else {"skipped": np.zeros(1, dtype=np.int64)}
