@@ -1,0 +1,235 @@
+"""Conversations to token ids: one sample per row, optionally several rows packed into one sequence."""
+
+from __future__ import annotations
+
+import bisect
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from paddle_glm.chat import Rendered, Template, render
+from paddle_glm.errors import InputError
+from paddle_glm.tokenizers.base import Tokenizer
+from paddle_glm.training.readers import Example
+
+logger = logging.getLogger(__name__)
+
+IGNORED = -100
+_SHOW_PROGRESS_FROM = 20_000  # rows; fewer take less than two seconds
+
+
+def longest_sample(src_length: int, tgt_length: int) -> int:
+    """Tokens of the longest training sample: question, answer and what ends it."""
+    return src_length + tgt_length + 1
+
+
+class SupervisedDataset:
+    """Training samples `{"input_ids", "labels"}`, int64 arrays of one length, rendered up front.
+
+    Labels stand under their own ids (the model shifts) and are -100 where there is nothing to learn.
+    Rows are cut to `src_length` and `tgt_length` as the family's original script cuts them; a row that
+    has no answer left is dropped with a warning.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        template: Template,
+        tokenizer: Tokenizer,
+        src_length: int,
+        tgt_length: int,
+        progress: bool = True,
+    ) -> None:
+        _check_lengths(src_length, tgt_length)
+        self.samples: list[dict[str, np.ndarray]] = []
+        for example in _progress(examples, "tokenizing", progress):
+            rendered = _render(example, template, tokenizer, src_length, tgt_length)
+            if any(rendered.loss_mask):
+                self.samples.append(
+                    {
+                        "input_ids": np.asarray(rendered.input_ids, dtype=np.int64),
+                        "labels": np.asarray(rendered.labels(IGNORED), dtype=np.int64),
+                    }
+                )
+        dropped = len(examples) - len(self.samples)
+        reason = f"have no answer left within src_length {src_length} and tgt_length {tgt_length}"
+        if not self.samples:
+            raise InputError(
+                f"all {len(examples)} rows {reason}: raise them, and check that rows have answers"
+            )
+        if dropped:
+            logger.warning("left out %d of %d rows that %s", dropped, len(examples), reason)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        return self.samples[index]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each sample, for length-grouped sampling."""
+        return [len(sample["input_ids"]) for sample in self.samples]
+
+
+class GenerationDataset:
+    """Prompts to be answered, `{"input_ids": int64 array}`, and the answers to compare with.
+
+    `references` are cut to `tgt_length` as the originals cut labels for evaluation: two of those tokens
+    go to what stands before the answer there. None where a row has no answer.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        template: Template,
+        tokenizer: Tokenizer,
+        src_length: int,
+        tgt_length: int,
+        progress: bool = True,
+    ) -> None:
+        _check_lengths(src_length, tgt_length)
+        self.prompts: list[np.ndarray] = []
+        self.references: list[str | None] = []
+        room = max(tgt_length - len(tokenizer.build_inputs_with_special_tokens([])), 0)
+        for example in _progress(examples, "tokenizing", progress):
+            question = Example(example.question, example.origin)
+            ids = _render(question, template, tokenizer, src_length, tgt_length).input_ids
+            self.prompts.append(np.asarray(ids, dtype=np.int64))
+            answer = example.answer
+            self.references.append(answer and tokenizer.decode(tokenizer.text_ids(answer)[:room]).strip())
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        return {"input_ids": self.prompts[index]}
+
+    @property
+    def lengths(self) -> list[int]:
+        return [len(prompt) for prompt in self.prompts]
+
+
+class PackedDataset:
+    """Several samples in one sequence of at most `max_length` tokens, for fewer padding tokens.
+
+    Adds `position_ids`, which restart in every sample, and `segment_ids` (1, 2, ... per sample), from
+    which the collator makes a mask that keeps samples apart. The first label of each sample is -100:
+    in a shifted loss it would be predicted from the sample before.
+    """
+
+    def __init__(self, dataset: SupervisedDataset, max_length: int) -> None:
+        self.dataset = dataset
+        self.bins = pack(dataset.lengths, max_length)
+
+    def __len__(self) -> int:
+        return len(self.bins)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        samples = [self.dataset[row] for row in self.bins[index]]
+        lengths = [len(sample["input_ids"]) for sample in samples]
+        labels = [np.concatenate(([IGNORED], sample["labels"][1:])) for sample in samples]
+        return {
+            "input_ids": np.concatenate([sample["input_ids"] for sample in samples]),
+            "labels": np.concatenate(labels),
+            "position_ids": np.concatenate([np.arange(length) for length in lengths]),
+            "segment_ids": np.repeat(np.arange(1, len(samples) + 1), lengths),
+        }
+
+    @property
+    def lengths(self) -> list[int]:
+        return [sum(len(self.dataset[row]["input_ids"]) for row in rows) for rows in self.bins]
+
+
+def pack(lengths: Sequence[int], limit: int) -> list[list[int]]:
+    """Indices of `lengths` in bins whose sums are at most `limit`: best fit, longest first.
+
+    Deterministic. Raises InputError if one length alone is above the limit.
+    """
+    longest = max(lengths, default=0)
+    if longest > limit:
+        raise InputError(
+            f"a sample of {longest} tokens does not fit into a packed row of {limit}: "
+            "raise its length or lower src_length and tgt_length"
+        )
+    bins: list[list[int]] = []
+    room: list[tuple[int, int]] = []  # (tokens free, bin), sorted
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        place = bisect.bisect_left(room, (lengths[index], -1))
+        if place == len(room):
+            bins.append([])
+            free, chosen = limit, len(bins) - 1
+        else:
+            free, chosen = room.pop(place)
+        bins[chosen].append(index)
+        bisect.insort(room, (free - lengths[index], chosen))
+    return bins
+
+
+class Collator:
+    """Rows of unequal lengths to one batch of int64 arrays [batch, length].
+
+    Pads to the batch's longest row, rounded up to `pad_to_multiple_of`: on the right for training
+    (labels -100), on the left for generation (`side="left"`). Gives `attention_mask` (1 = real token)
+    and `position_ids` (0 on padding). For packed rows the mask is boolean [batch, 1, length, length],
+    True where a query may attend: to earlier tokens of its own sample, padding among itself.
+    """
+
+    def __init__(self, pad_token_id: int, pad_to_multiple_of: int | None = None, side: str = "right") -> None:
+        if side not in ("left", "right"):
+            raise InputError(f"side={side!r} is unknown: expected 'left' or 'right'")
+        self.fillers = {"input_ids": pad_token_id, "labels": IGNORED}
+        self.multiple = pad_to_multiple_of or 1
+        self.left = side == "left"
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
+        """An empty list of rows (a batch that a resumed run skips) gives an empty batch."""
+        if not rows:
+            return {}
+        longest = max(len(row["input_ids"]) for row in rows)
+        length = -(-longest // self.multiple) * self.multiple
+        batch = {name: self._stack([row[name] for row in rows], length, name) for name in rows[0]}
+        ones = [np.ones(len(row["input_ids"])) for row in rows]
+        batch["attention_mask"] = self._stack(ones, length, "attention_mask")
+        if "position_ids" not in batch:
+            batch["position_ids"] = np.maximum(batch["attention_mask"].cumsum(axis=1) - 1, 0)
+            batch["position_ids"] *= batch["attention_mask"]
+        segments = batch.pop("segment_ids", None)
+        if segments is not None:
+            batch["attention_mask"] = block_mask(segments)
+        return batch
+
+    def _stack(self, rows: Sequence[Any], length: int, name: str) -> np.ndarray:
+        out = np.full((len(rows), length), self.fillers.get(name, 0), dtype=np.int64)
+        for target, row in zip(out, rows, strict=True):
+            start = length - len(row) if self.left else 0
+            target[start : start + len(row)] = row
+        return out
+
+
+def block_mask(segments: np.ndarray) -> np.ndarray:
+    """segment ids [b, t] -> bool [b, 1, t, t]: True where the key is in the query's segment, not after it."""
+    same = segments[:, None, :, None] == segments[:, None, None, :]  # (b, 1, query, key)
+    return same & np.tri(segments.shape[1], dtype=bool)
+
+
+def _render(
+    example: Example, template: Template, tokenizer: Tokenizer, src_length: int, tgt_length: int
+) -> Rendered:
+    try:
+        return render(template, tokenizer, example.messages, src_length, tgt_length)
+    except InputError as error:
+        raise InputError(f"{example.origin}: {error}") from error
+
+
+def _check_lengths(src_length: int, tgt_length: int) -> None:
+    for name, value in (("src_length", src_length), ("tgt_length", tgt_length)):
+        if value < 1:
+            raise InputError(f"{name} is {value}: expected a positive number of tokens")
+
+
+def _progress(examples: Sequence[Example], title: str, wanted: bool) -> Any:
+    return tqdm(examples, desc=title, disable=not wanted or len(examples) < _SHOW_PROGRESS_FROM)
