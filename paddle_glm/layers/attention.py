@@ -14,19 +14,24 @@ from paddle_glm.precision import full_precision
 MASKED = -1e9
 
 
+def length_of(tensor: Tensor, axis: int) -> int | Tensor:
+    """The size along `axis`: an int, or in a static graph what it will be when the graph runs."""
+    return tensor.shape[axis] if paddle.in_dynamic_mode() else paddle.shape(tensor)[axis]
+
+
 def causal_mask(attention_mask: Tensor, tokens: int | Tensor) -> Tensor:
     """The additive float32 mask [batch, 1, tokens, total] of the last `tokens` of `total` positions.
 
     attention_mask: [batch, total], 1 for real tokens. A query on padding attends to everything, as in
     the original (`get_masks` of modeling_chatglm.py); its output is never used.
     """
-    total = attention_mask.shape[1]
+    total = length_of(attention_mask, 1)
     keys = paddle.arange(total, dtype="int64")
-    queries = keys[total - tokens :]
+    queries = paddle.arange(tokens, dtype="int64") + (total - tokens)
     causal = keys.unsqueeze(0) <= queries.unsqueeze(1)  # (tokens, total)
     real = attention_mask.astype("bool")
     allowed = paddle.logical_and(causal.unsqueeze(0), real.unsqueeze(1))  # (batch, tokens, total)
-    padding = paddle.logical_not(real[:, total - tokens :]).unsqueeze(2)
+    padding = paddle.logical_not(paddle.index_select(real, queries, axis=1)).unsqueeze(2)
     return additive_mask(paddle.logical_or(allowed, padding).unsqueeze(1))
 
 
@@ -49,7 +54,7 @@ def grouped_query_attention(
     stacked = (query * (1.0 / math.sqrt(head_dim))).reshape([0, groups, -1, head_dim])
     scores = paddle.matmul(stacked, key, transpose_y=True)
     # (batch, groups, heads / groups * tokens, total) -> (batch, groups, heads / groups, tokens, total)
-    tokens, total = mask.shape[2], mask.shape[3]
+    tokens, total = length_of(mask, 2), length_of(mask, 3)
     scores = scores.reshape([0, groups, heads // groups, tokens, total])
     with full_precision():
         weights = F.softmax(scores.astype("float32") + mask.unsqueeze(1), axis=-1)

@@ -16,7 +16,7 @@ from paddle_glm.checkpoint import LazyTensor, atomic_folder, save_checkpoint
 from paddle_glm.config import DTYPES, ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.families import family_of
-from paddle_glm.layers.attention import additive_mask, causal_mask
+from paddle_glm.layers.attention import additive_mask, causal_mask, length_of
 from paddle_glm.parallel import SINGLE, TPGroup
 from paddle_glm.parallel.layers import VocabHead
 from paddle_glm.parallel.ops import IGNORE_INDEX, vocab_parallel_cross_entropy
@@ -147,7 +147,7 @@ class CausalLM(nn.Layer):
         Returns the last position's logits, float32 [batch, vocab], and the grown caches.
         """
         pairs = [(past[i], past[i + 1]) for i in range(0, len(past), 2)]
-        mask = causal_mask(attention_mask, input_ids.shape[1])
+        mask = causal_mask(attention_mask, length_of(input_ids, 1))
         x, present, _ = self._run_blocks(input_ids, position_ids, mask, pairs, use_cache=True)
         logits = self.head().gather(self.head()(self.final_norm(x[:, -1:])))
         return (logits.astype("float32").squeeze(1), *(tensor for pair in present for tensor in pair))
