@@ -65,7 +65,7 @@ def test_wide_beams_find_the_best_answer_that_may_end(seed, length_penalty):
 
 
 def textbook(backend, prompt, params):
-    """Beam search over whole sequences without a cache; the answers' bookkeeping as transformers writes it."""
+    """Beam search over whole sequences, without a cache, with transformers' bookkeeping of answers."""
     count, ends = params.num_beams, params.eos_token_ids
     open_beams, answers = [((), 0.0)], []
 

@@ -1,0 +1,96 @@
+"""What every backend shares: the attention mask, positions, and the contract with the generation loop."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from paddle_glm.config import ModelConfig
+from paddle_glm.errors import InputError
+from paddle_glm.families import family_of
+
+DEVICES = ("cpu", "gpu")
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """Where and how a backend computes; an option that a backend has no use for is an error there.
+
+    dtype: of a model folder's weights in memory. prefix: of an exported folder's file names.
+    threads: of the CPU; 0 leaves the choice to the engine.
+    """
+
+    device: str = "cpu"
+    device_id: int = 0
+    threads: int = 0
+    dtype: str = "float32"
+    prefix: str = "chatglm"
+
+    def __post_init__(self) -> None:
+        if self.device not in DEVICES:
+            raise InputError(f"device {self.device!r} is not one of {', '.join(DEVICES)}")
+        if self.threads < 0 or self.device_id < 0:
+            raise InputError(f"threads {self.threads} and device_id {self.device_id} must not be negative")
+
+
+class Backend(ABC):
+    """One model and its key/value cache, advanced step by step.
+
+    This class keeps the attention mask and asks the family for positions; a subclass computes, holds the
+    cache, and reorders it. See `paddle_glm.generation.loop.StepBackend` for what callers may expect.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.config = config
+        self.step_inputs = family_of(config).step_inputs
+        self._mask = np.zeros((0, 0), dtype=np.int64)
+
+    @classmethod
+    @abstractmethod
+    def open(cls, folder: Path, options: EngineOptions) -> "Backend":
+        """Load a folder; raises `InputError` where it is no folder for this backend."""
+
+    @property
+    def max_length(self) -> int | None:
+        return self.config.max_sequence_length
+
+    def prefill(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
+        """Begin anew with int64 [batch, length]; logits float32 [batch, vocab] of the last column."""
+        low, high = int(input_ids.min()), int(input_ids.max())
+        if low < 0 or high >= self.config.vocab_size:
+            raise InputError(
+                f"token id {low if low < 0 else high} is outside the model's vocabulary of "
+                f"{self.config.vocab_size}: does the tokenizer belong to this model?"
+            )
+        self.reset(len(input_ids))
+        self._mask = attention_mask
+        return self.run(self.step_inputs(input_ids, self._mask))
+
+    def decode(self, tokens: np.ndarray) -> np.ndarray:
+        """Append int64 [batch]; logits float32 [batch, vocab]."""
+        self._mask = np.pad(self._mask, ((0, 0), (0, 1)), constant_values=1)
+        return self.run(self.step_inputs(tokens[:, None], self._mask))
+
+    def select(self, rows: np.ndarray) -> None:
+        """Row i becomes what row `rows[i]` was; rows may repeat or be left out."""
+        if rows.size == len(self._mask) and (rows == np.arange(rows.size)).all():
+            return
+        self._mask = self._mask[rows]
+        self.select_cache(rows)
+
+    def agree(self, values: np.ndarray) -> np.ndarray:
+        """The int64 values of the process that decides; a process alone decides."""
+        return values
+
+    @abstractmethod
+    def reset(self, batch: int) -> None:
+        """Make the cache empty, for `batch` rows."""
+
+    @abstractmethod
+    def run(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        """One step over the family's named inputs and the cache, which grows; float32 [batch, vocab]."""
+
+    @abstractmethod
+    def select_cache(self, rows: np.ndarray) -> None:
+        """Reorder the cache's rows, int64 [new batch]."""

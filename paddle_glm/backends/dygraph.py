@@ -1,0 +1,51 @@
+"""A model in this process, or one process's part of a tensor-parallel model."""
+
+from pathlib import Path
+
+import numpy as np
+import paddle
+
+from paddle_glm.backends.base import Backend, EngineOptions
+from paddle_glm.errors import InputError
+from paddle_glm.models.auto import AutoModel
+from paddle_glm.models.base import CausalLM
+from paddle_glm.parallel.ops import broadcast_array
+from paddle_glm.precision import compute_dtype
+from paddle_glm.sharding import Column, Part
+
+
+class DygraphBackend(Backend):
+    """Runs `model.prefill_step`. Above degree 1, every process of the group makes the same calls."""
+
+    def __init__(self, model: CausalLM) -> None:
+        super().__init__(model.config)
+        self.model = model
+        config, group = model.config, model.group
+        rows = config.num_key_value_heads * config.head_dim
+        local = Column(Part(rows, config.num_key_value_heads)).local_shape((rows,), group.rank, group.degree)
+        self._cache_shape = (local[0] // config.head_dim, 0, config.head_dim)
+        self._past: list[paddle.Tensor] = []
+
+    @classmethod
+    def open(cls, folder: Path, options: EngineOptions) -> "DygraphBackend":
+        paddle.set_device(options.device if options.device == "cpu" else f"gpu:{options.device_id}")
+        return cls(AutoModel.from_pretrained(folder, dtype=options.dtype))
+
+    def reset(self, batch: int) -> None:
+        if self.model.training:
+            raise InputError("the model is in training mode, where it drops out at random: call model.eval()")
+        empty = paddle.zeros([batch, *self._cache_shape], dtype=compute_dtype(self.model.stored_dtype))
+        self._past = [empty] * (2 * self.config.num_layers)
+
+    def run(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        tensors = {name: paddle.to_tensor(array) for name, array in inputs.items()}
+        with paddle.no_grad():
+            logits, *self._past = self.model.prefill_step(**tensors, past=self._past)
+        return logits.numpy()
+
+    def select_cache(self, rows: np.ndarray) -> None:
+        index = paddle.to_tensor(rows)
+        self._past = [paddle.index_select(tensor, index, axis=0) for tensor in self._past]
+
+    def agree(self, values: np.ndarray) -> np.ndarray:
+        return broadcast_array(values, self.model.group)
