@@ -186,9 +186,6 @@ class Collator:
         self.left = side == "left"
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
-        """An empty list of rows (a batch that a resumed run skips) gives an empty batch."""
-        if not rows:
-            return {}
         longest = max(len(row["input_ids"]) for row in rows)
         length = -(-longest // self.multiple) * self.multiple
         batch = {name: self._stack([row[name] for row in rows], length, name) for name in rows[0]}

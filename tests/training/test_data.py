@@ -126,7 +126,6 @@ def test_training_batches_are_padded_on_the_right(dataset, tokenizer):
         assert (batch["labels"][row, size:] == IGNORED).all()
         assert not batch["position_ids"][row, size:].any()
         assert batch["attention_mask"][row].tolist() == [1] * size + [0] * (length - size)
-    assert collator([]) == {}
     with pytest.raises(InputError, match="'middle'"):
         Collator(0, side="middle")
 
@@ -204,6 +203,35 @@ def test_first_label_of_a_packed_sample_is_ignored():
 def test_block_mask():
     mask = block_mask(np.array([[1, 1, 2, 0]]))
     assert mask[0, 0].astype(int).tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+
+
+def test_a_packed_batch_has_the_loss_of_its_samples(dataset, tokenizer):
+    import paddle
+
+    from paddle_glm import AutoModel
+    from paddle_glm.config import ModelConfig
+
+    config = ModelConfig(
+        num_layers=2,
+        hidden_size=32,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        ffn_hidden_size=48,
+        vocab_size=len(tokenizer),
+        max_sequence_length=256,
+    )
+    model = AutoModel.from_config(config, seed=1)
+    model.eval()
+
+    def total_loss(rows):
+        loader = paddle.io.DataLoader(rows, batch_size=len(rows), collate_fn=Collator(tokenizer.pad_token_id))
+        (batch,) = list(loader)
+        return float(model(**batch).loss) * int((batch["labels"][:, 1:] != IGNORED).sum())
+
+    packed = PackedDataset(dataset, sum(dataset.lengths))
+    assert len(packed) == 1
+    assert total_loss(packed) == pytest.approx(total_loss(dataset), rel=1e-5)
 
 
 def test_real_rows_pack_well():
