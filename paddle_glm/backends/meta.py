@@ -1,0 +1,123 @@
+"""`generation_meta.json`: all that a program needs to answer from an exported graph.
+
+The exporter writes it; Python and C++ read it, so that prompts, ids and shapes are spelled once.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from paddle_glm.chat import Template, template_from_dict
+from paddle_glm.errors import InputError
+from paddle_glm.generation.params import GenerationParams
+
+FILE_NAME = "generation_meta.json"
+FORMAT_VERSION = 1
+# Those of GenerationParams that belong to a tokenizer or to one call, not to a model.
+_NOT_DEFAULTS = ("eos_token_ids", "pad_token_id", "seed", "max_new_tokens")
+
+
+@dataclass(frozen=True)
+class TensorMeta:
+    """An input or output of the graph; -1 in `shape` is a size that each step chooses."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class GenerationMeta:
+    """Graph, model, prompt and sampling of one exported folder.
+
+    inputs: the family's step inputs, then key and value cache of each layer in turn; outputs: the last
+        position's logits [batch, vocab], then the grown caches in the same order.
+    files: name -> size in bytes, of the graph and its weights.
+    special_tokens: name -> id; stop_token_ids end an answer. sampling: defaults of `GenerationParams`.
+    """
+
+    family: str
+    prefix: str
+    stored_dtype: str
+    num_layers: int
+    num_key_value_heads: int
+    head_dim: int
+    vocab_size: int
+    max_sequence_length: int
+    inputs: tuple[TensorMeta, ...]
+    outputs: tuple[TensorMeta, ...]
+    files: Mapping[str, int]
+    template: Mapping[str, Any]
+    tokenizer_file: str
+    special_tokens: Mapping[str, int]
+    stop_token_ids: tuple[int, ...]
+    eos_token_id: int
+    pad_token_id: int
+    bos_token_id: int
+    unk_token_id: int | None
+    sampling: Mapping[str, Any] = field(default_factory=lambda: sampling_defaults(GenerationParams()))
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def cache(self) -> tuple[TensorMeta, ...]:
+        """The inputs that hold the past: two for each layer, at the end."""
+        return self.inputs[len(self.inputs) - 2 * self.num_layers :]
+
+    def chat_template(self) -> Template:
+        return template_from_dict(dict(self.template))
+
+    def params(self) -> GenerationParams:
+        """The sampling defaults with the model's end and padding ids."""
+        ids = {"eos_token_ids": self.stop_token_ids, "pad_token_id": self.pad_token_id}
+        return GenerationParams.from_values({**self.sampling, **ids})
+
+    def write(self, folder: Path) -> None:
+        text = json.dumps(asdict(self), ensure_ascii=False, indent=1)
+        (folder / FILE_NAME).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path, prefix: str | None = None) -> "GenerationMeta":
+        """The meta data of an exported folder, after checking that its files are whole.
+
+        Raises `InputError` where the folder, a file or a key is missing, a file is cut off, the format
+        is another version's, or the graph has another name than `prefix`.
+        """
+        path = folder / FILE_NAME
+        if not path.is_file():
+            raise InputError(f"{path} not found: {folder} is no exported folder (`paddle-glm export` makes one)")
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{path} is not valid JSON ({error}): export the model again") from error
+        meta = cls._from_dict(values, path)
+        if prefix is not None and prefix != meta.prefix:
+            raise InputError(f"{folder} holds the graph {meta.prefix!r}, not {prefix!r}: check --model_prefix")
+        for name, size in meta.files.items():
+            found = (folder / name).stat().st_size if (folder / name).is_file() else None
+            if found != size:
+                state = "is missing" if found is None else f"has {found} bytes of {size}"
+                raise InputError(f"{folder / name} {state}: copy or export the folder again")
+        return meta
+
+    @classmethod
+    def _from_dict(cls, values: Any, path: Path) -> "GenerationMeta":
+        version = values.get("format_version") if isinstance(values, dict) else None
+        if version != FORMAT_VERSION:
+            raise InputError(
+                f"{path} has format version {version!r}, this program reads {FORMAT_VERSION}: "
+                "export the model again with this version"
+            )
+        wrong = {option.name for option in fields(cls)} ^ set(values)
+        if wrong:
+            raise InputError(f"{path} lacks or does not know {', '.join(sorted(wrong))}: export the model again")
+        tensors = {
+            side: tuple(TensorMeta(one["name"], one["dtype"], tuple(one["shape"])) for one in values[side])
+            for side in ("inputs", "outputs")
+        }
+        return cls(**{**values, **tensors, "stop_token_ids": tuple(values["stop_token_ids"])})
+
+
+def sampling_defaults(params: GenerationParams) -> dict[str, Any]:
+    return {name: value for name, value in asdict(params).items() if name not in _NOT_DEFAULTS}

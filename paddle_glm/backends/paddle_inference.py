@@ -1,0 +1,62 @@
+"""An exported graph on Paddle Inference."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import paddle
+from paddle import inference
+
+from paddle_glm.backends.base import Backend, EngineOptions
+from paddle_glm.backends.meta import GenerationMeta
+from paddle_glm.config import ModelConfig
+
+_GPU_MEMORY_MB = 256  # the pool's first size; it grows
+
+
+class PaddleInferenceBackend(Backend):
+    """Feeds a predictor step by step; the cache goes from its outputs to its inputs."""
+
+    def __init__(self, folder: Path, options: EngineOptions) -> None:
+        self.meta = GenerationMeta.read(folder, options.prefix)
+        super().__init__(ModelConfig.from_pretrained(folder, self.meta.family))
+        paddle.set_device("cpu" if options.device == "cpu" else f"gpu:{options.device_id}")
+        self._predictor = inference.create_predictor(_configure(folder, self.meta, options))
+        self._past: list[paddle.Tensor] = []
+
+    @classmethod
+    def open(cls, folder: Path, options: EngineOptions) -> "PaddleInferenceBackend":
+        return cls(folder, options)
+
+    def reset(self, batch: int) -> None:
+        self._past = [
+            paddle.zeros([batch, one.shape[1], 0, one.shape[3]], dtype=one.dtype) for one in self.meta.cache
+        ]
+
+    def run(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        steps = self.meta.inputs[: len(self.meta.inputs) - len(self._past)]
+        logits, *past = self._predictor.run([paddle.to_tensor(inputs[one.name]) for one in steps] + self._past)
+        # The predictor's outputs share its memory, which the next step overwrites.
+        self._past = [tensor.clone() for tensor in past]
+        return logits.numpy()
+
+    def select_cache(self, rows: np.ndarray) -> None:
+        index = paddle.to_tensor(rows)
+        self._past = [paddle.index_select(tensor, index, axis=0) for tensor in self._past]
+
+
+def _configure(folder: Path, meta: GenerationMeta, options: EngineOptions) -> inference.Config:
+    config = inference.Config(str(folder / f"{meta.prefix}.json"), str(folder / f"{meta.prefix}.pdiparams"))
+    config.disable_glog_info()
+    if options.device == "gpu":
+        config.enable_use_gpu(_GPU_MEMORY_MB, options.device_id)
+    else:
+        config.disable_gpu()
+        # oneDNN compiles its kernels anew for each length of the cache: 3-5 times slower.
+        config.disable_mkldnn()
+        config.set_cpu_math_library_num_threads(options.threads or _usable_threads())
+    return config
+
+
+def _usable_threads() -> int:
+    return int(os.environ.get("OMP_NUM_THREADS", 0)) or len(os.sched_getaffinity(0))
