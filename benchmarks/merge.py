@@ -37,9 +37,8 @@ def random_chunks(count: int, seed: int) -> Iterator[np.ndarray]:
         seed += 1
 
 
-def make_shards(folder: Path, layers: int, degree: int) -> int:
-    """Write synthetic shards; returns their bytes."""
-    config = replace(ModelConfig(dtype="float16"), num_layers=layers)
+def make_shards(folder: Path, config: ModelConfig, degree: int) -> int:
+    """Write synthetic float16 shards; returns their bytes."""
     table = family_of(config).parameters(config)
     total = 0
     with atomic_folder(folder) as temporary:
@@ -109,8 +108,9 @@ def main() -> None:
         "cp and sync": (["sh", "-c", f"cp -r {source} {copy} && sync {copy}/* {copy}"], copy),
         "merge": ([*merge, "--merge_model_path", str(merged)], merged),
     }
+    config = replace(ModelConfig(dtype="float16"), num_layers=layers_for(args.size_gb))
     try:
-        total = make_shards(source, layers_for(args.size_gb), args.degree)
+        total = make_shards(source, config, args.degree)
         print(f"{total / 1e9:.2f} GB in {args.degree} shards")
         for number in range(args.rounds):
             for name, (command, target) in commands.items():

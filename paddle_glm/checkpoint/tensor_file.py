@@ -29,6 +29,8 @@ def map_file(path: Path) -> np.ndarray:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except ValueError as error:
             raise InputError(f"{path} is empty: the download or save was cut off") from error
+    # Tensors are read from start to end: doubles the kernel's read-ahead.
+    mapped.madvise(mmap.MADV_SEQUENTIAL)
     return np.frombuffer(mapped, np.uint8)
 
 

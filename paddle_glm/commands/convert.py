@@ -12,9 +12,7 @@ HELP = "write a checkpoint in another format, dtype or tensor-parallel degree"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model_name_or_path", required=True, help="model folder of any format")
     parser.add_argument("--output_path", required=True, help="folder to write")
-    parser.add_argument(
-        "--format", choices=FORMATS, default=FORMATS[0], help="file format (default: %(default)s)"
-    )
+    parser.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="file format")
     add_common_arguments(parser)
 
 

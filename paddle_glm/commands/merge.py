@@ -22,13 +22,13 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         "--tensor_parallel_degree",
         type=int,
         default=1,
-        help="write shards for this many ranks; 1 writes full tensors (default: %(default)s)",
+        help="write shards for this many ranks; 1 writes full tensors",
     )
     parser.add_argument("--dtype", choices=list(FLOAT_NAMES), help="cast weights (default: keep every bit)")
     parser.add_argument(
         "--max_shard_size",
         default=DEFAULT_SHARD_SIZE,
-        help="largest file of a full folder (default: %(default)s)",
+        help="largest file of a full folder",
     )
     parser.add_argument(
         "--family", choices=family_names(), help="what the model is, where its files do not say"
