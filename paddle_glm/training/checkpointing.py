@@ -74,11 +74,19 @@ def find_resume(output_dir: Path, wanted: str | None, overwrite: bool) -> Path |
     return newest
 
 
-def remove_checkpoints(output_dir: Path) -> None:
-    """Forget earlier runs: a later resume must not take their checkpoints for this run's."""
-    for folder in output_dir.glob(f"{PREFIX}*"):
-        if re.fullmatch(rf"{PREFIX}\d+", folder.name):
-            shutil.rmtree(folder)
+def start(output_dir: Path, resume: Path | None, overwrite: bool) -> None:
+    """Prepare output_dir for a run, on the first process.
+
+    With `overwrite` and nothing to resume, checkpoints of an earlier run go: a later resume must not
+    take them for this run's.
+    """
+    if dist.get_rank() == 0:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        if overwrite and resume is None:
+            for folder in output_dir.glob(f"{PREFIX}*"):
+                if re.fullmatch(rf"{PREFIX}\d+", folder.name):
+                    shutil.rmtree(folder)
+    barrier()
 
 
 def remove_old_checkpoints(output_dir: Path, limit: int | None, best: str | None) -> None:

@@ -37,8 +37,8 @@ _SEED_STEP = 10_000
 class FinetuneTrainer(Trainer):
     """Trains a `CausalLM` with data and tensor parallelism.
 
-    answer_metrics: called at every evaluation, on every process, for metrics of generated answers
-        (`rouge-1`, ...); None to evaluate the loss, perplexity and token accuracy alone.
+    answer_metrics: called at every evaluation, on every process, with the rows and the most batches
+        (-1: all), for metrics of generated answers (`rouge-1`, ...); None to leave those out.
     """
 
     args: FinetuneArguments
@@ -52,7 +52,7 @@ class FinetuneTrainer(Trainer):
         tokenizer: Any,
         train_dataset: Any = None,
         eval_dataset: Any = None,
-        answer_metrics: Callable[[Any], dict[str, float]] | None = None,
+        answer_metrics: Callable[[Any, int], dict[str, float]] | None = None,
     ) -> None:
         self.speed = SpeedCallback(args.mesh.data)
         callbacks = [self.speed, LogFileCallback()] + ([VisualDLCallback()] if args.visualdl else [])
@@ -68,6 +68,7 @@ class FinetuneTrainer(Trainer):
         self.answer_metrics = answer_metrics
         self._resume: Path | None = None
         self._rng_pending = False
+        self._measured: tuple[int, dict[str, float]] | None = None
         self.clip: GroupClip | None = None
         self._seed()
         if args.recompute:
@@ -92,10 +93,16 @@ class FinetuneTrainer(Trainer):
         result = super().train(str(self._resume) if self._resume else None, **kwargs)
         self.args.load_best_model_at_end = wants_best
         if wants_best and self.state.best_model_checkpoint:
-            folder = Path(self.args.output_dir) / Path(self.state.best_model_checkpoint).name
-            logger.info(f"loading the best model: {folder} ({self.state.best_metric})")
-            checkpointing.load_weights(folder, self.model)
+            self._load_best()
         return result
+
+    def _load_best(self) -> None:
+        """Weights of the best checkpoint; measured again unless they are the last ones."""
+        folder = Path(self.args.output_dir) / Path(self.state.best_model_checkpoint).name
+        logger.info(f"loading the best model: {folder} ({self.state.best_metric})")
+        checkpointing.load_weights(folder, self.model)
+        if checkpointing.saved_step(folder) != self.state.global_step:
+            self._measured = None
 
     def _inner_training_loop(self, args: Any, model: Any, train: Any, length: Any, max_steps: int, *rest: Any) -> Any:
         if self._resume is not None and self._skip_global_steps >= max_steps:
@@ -111,7 +118,7 @@ class FinetuneTrainer(Trainer):
         if self._rng_pending and self._resume is not None:
             checkpointing.load_rng(self._resume)
             self._rng_pending = False
-        self.speed.count(inputs["attention_mask"].astype("bool").sum())
+        self.speed.count((inputs["input_ids"] != self.tokenizer.pad_token_id).sum())
         loss = super().training_step(model, inputs)
         if (step_control + 1) % self.args.gradient_accumulation_steps == 0:
             average_gradients(model.parameters(), self.args.mesh.data)
@@ -193,10 +200,22 @@ class FinetuneTrainer(Trainer):
         batches = self._watched(dataloader)
         metrics = evaluate_tokens(self.model, batches, self.args.mesh.data)
         if self.answer_metrics is not None:
-            metrics.update(self.answer_metrics(dataloader.dataset))
+            metrics.update(self.answer_metrics(dataloader.dataset, self.args.max_evaluate_steps))
         self.model.train()
         named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         return EvalLoopOutput(None, None, named, len(dataloader.dataset))
+
+    def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
+        metrics = super().evaluate(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        if metric_key_prefix == "eval":
+            self._measured = (self.state.global_step, metrics)
+        return metrics
+
+    def final_metrics(self) -> dict[str, float]:
+        """The metrics of the weights as they are, without measuring them twice."""
+        if self._measured is not None and self._measured[0] == self.state.global_step:
+            return self._measured[1]
+        return self.evaluate()
 
     def _watched(self, dataloader: Any) -> Any:
         for batch in dataloader:

@@ -1,0 +1,73 @@
+"""`paddle-glm finetune`: supervised finetuning with data and tensor parallelism."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+HELP = "train a model on rows of questions and answers"
+
+
+def run_argv(argv: Sequence[str]) -> int:
+    """Parse `argv` (a YAML or JSON file may come first), train, evaluate, save; returns 0.
+
+    Under the launcher every process runs this, and ends in `leave`. Raises `InputError` for arguments,
+    folders and rows that cannot be used.
+    """
+    from paddle_glm.errors import InputError
+    from paddle_glm.parallel.leave import leave
+    from paddle_glm.training.arguments import parse
+
+    model_args, data_args, args = parse(argv)
+    if not (args.do_train or args.do_eval):
+        raise InputError("nothing to do: give --do_train, --do_eval or both")
+    _finetune(model_args, data_args, args)
+    leave(0)
+    return 0
+
+
+def _finetune(model_args, data_args, args) -> None:
+    from paddle_glm.models.auto import AutoModel
+    from paddle_glm.tokenizers import AutoTokenizer
+    from paddle_glm.training import checkpointing, rows
+    from paddle_glm.training.data import Collator
+    from paddle_glm.training.evaluation import AnswerMetrics
+    from paddle_glm.training.trainer import FinetuneTrainer
+
+    output_dir = Path(args.output_dir)
+    path, family = model_args.model_name_or_path, model_args.family
+    resume = None
+    if args.do_train:
+        resume = checkpointing.find_resume(output_dir, args.resume_from_checkpoint, args.overwrite_output_dir)
+        checkpointing.start(output_dir, resume, args.overwrite_output_dir)
+    tokenizer = AutoTokenizer.from_pretrained(path, family=family)
+    data = rows.load(data_args, args, tokenizer)
+    model = AutoModel.from_pretrained(path, dtype=args.dtype, group=args.mesh.tensor, family=family)
+    answers = None
+    if data_args.do_generation:
+        batch, length = args.per_device_eval_batch_size, data_args.tgt_length
+        watched = args.process_index == 0 and not args.disable_tqdm
+        answers = AnswerMetrics(model, tokenizer, batch, length, args.mesh.data, progress=watched)
+    trainer = FinetuneTrainer(
+        model=model,
+        args=args,
+        data_collator=Collator(tokenizer.pad_token_id),
+        tokenizer=tokenizer,
+        train_dataset=data.train,
+        eval_dataset=data.validation,
+        answer_metrics=answers,
+    )
+    if args.do_train:
+        result = trainer.train(resume)
+        trainer.save_model()
+        _report(trainer, "train", result.metrics)
+    if data.validation is not None:
+        _report(trainer, "eval", trainer.final_metrics())
+    if data.test is not None:
+        _report(trainer, "test", trainer.evaluate(data.test, metric_key_prefix="test"))
+
+
+def _report(trainer, split: str, metrics: dict) -> None:
+    """Metrics to the log and to `SPLIT_results.json` in output_dir, by the first process."""
+    if not metrics:
+        return
+    trainer.log_metrics(split, metrics)
+    trainer.save_metrics(split, metrics)
