@@ -6,6 +6,7 @@ import importlib
 import os
 import pkgutil
 import sys
+import warnings
 from collections.abc import Sequence
 from types import ModuleType
 from typing import NoReturn
@@ -16,6 +17,9 @@ from paddle_glm.version import __version__
 
 # The order of the work, for --help; commands not named here follow alphabetically.
 CHAIN = ("tiny", "convert", "finetune", "merge", "predict", "evaluate", "export", "infer", "chat")
+
+# What importing paddle and paddlenlp warns of, on every machine, and nobody here can act on.
+NOISE = ("No ccache found", "Setuptools is replacing distutils")
 
 INTRO = """ChatGLM on PaddlePaddle: from raw rows to answers.
 
@@ -105,6 +109,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     traceback of the first two kinds too.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
+    for noise in NOISE:
+        warnings.filterwarnings("ignore", message=noise)
     try:
         if not argv or argv[0] in ("-h", "--help", "help"):
             print(overview())

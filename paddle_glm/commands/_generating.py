@@ -1,0 +1,107 @@
+"""Flags and set-up that the commands share which let a model answer rows."""
+
+import argparse
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from paddle_glm.errors import InputError
+from paddle_glm.families import family_names
+from paddle_glm.generation.params import GenerationParams
+
+if TYPE_CHECKING:
+    from paddle_glm.backends.dygraph import DygraphBackend
+    from paddle_glm.tokenizers import Tokenizer
+
+# Rows are answered with the most likely token, as PaddleNLP's predict_generation.py does (top_k=1).
+GREEDY = GenerationParams(do_sample=False)
+_FLAGS = (
+    *("do_sample", "temperature", "top_k", "top_p", "repetition_penalty"),
+    *("num_beams", "length_penalty", "seed"),
+)
+
+
+def boolean(text: str) -> bool:
+    """`--flag`, `--flag True` and `--flag false` all work, as in PaddleNLP's scripts."""
+    values = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if text.lower() not in values:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return values[text.lower()]
+
+
+def positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return int(text)
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which model, where it computes, and how rows become prompts."""
+    parser.add_argument(
+        "--model_name_or_path", required=True, help="hub folder, merged folder or folder of shards"
+    )
+    parser.add_argument(
+        "--family", choices=family_names(), help="what the model is, where its files do not say"
+    )
+    parser.add_argument("--device", choices=("cpu", "gpu"), help="default: the GPU where there is one")
+    parser.add_argument(
+        "--dtype",
+        default="auto",
+        choices=("auto", "float32", "float16", "bfloat16"),
+        help="of the weights in memory; auto keeps the files' own",
+    )
+    parser.add_argument("--batch_size", type=positive, default=8, help="rows answered together")
+    parser.add_argument(
+        "--src_length", type=positive, default=128, help="most tokens of a prompt; longer ones are cut"
+    )
+    parser.add_argument("--tgt_length", type=positive, default=128, help="most tokens of an answer")
+    for name, meaning in (("prompt", "question"), ("response", "answer"), ("history", "earlier rounds")):
+        parser.add_argument(f"--{name}_column", help=f"key of the {meaning}; common names are recognised")
+
+
+def add_generation_arguments(parser: argparse.ArgumentParser, defaults: GenerationParams = GREEDY) -> None:
+    """One flag per field of GenerationParams that makes sense for rows, with its own help text."""
+    by_name = {option.name: option for option in fields(GenerationParams)}
+    for name in _FLAGS:
+        default = getattr(defaults, name)
+        kind: Any = boolean if isinstance(default, bool) else (int if default is None else type(default))
+        optional = {"nargs": "?", "const": True} if kind is boolean else {}
+        text = by_name[name].metadata["help"]
+        parser.add_argument(f"--{name}", type=kind, default=default, help=text, **optional)
+
+
+def generation_params(args: argparse.Namespace) -> GenerationParams:
+    """The flags of `add_generation_arguments`, and `--tgt_length` as the length of answers."""
+    values = {name: getattr(args, name) for name in _FLAGS}
+    return GenerationParams(max_new_tokens=args.tgt_length, **values)
+
+
+def columns_of(args: argparse.Namespace) -> Any:
+    """The columns named by flags, or None to recognise them."""
+    from paddle_glm.training.readers import Columns
+
+    if args.prompt_column is None:
+        if args.response_column or args.history_column:
+            raise InputError("--response_column and --history_column need --prompt_column")
+        return None
+    return Columns(args.prompt_column, args.response_column, args.history_column)
+
+
+def open_model(args: argparse.Namespace) -> "tuple[DygraphBackend, Tokenizer]":
+    """The model over all processes that the launcher started (one without it), and its tokenizer."""
+    import paddle
+
+    from paddle_glm.backends.dygraph import DygraphBackend
+    from paddle_glm.models.auto import AutoModel
+    from paddle_glm.parallel import init_parallel
+    from paddle_glm.tokenizers import AutoTokenizer
+
+    if args.device is not None:
+        if args.device == "gpu" and not paddle.is_compiled_with_cuda():
+            raise InputError(
+                "--device gpu: this paddlepaddle computes on CPUs only; install paddlepaddle-gpu"
+            )
+        paddle.set_device(args.device)
+    tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path, args.family)
+    group = init_parallel().tensor
+    model = AutoModel.from_pretrained(args.model_name_or_path, args.dtype, group, args.family)
+    return DygraphBackend(model), tokenizer

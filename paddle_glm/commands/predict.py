@@ -1,0 +1,69 @@
+"""`paddle-glm predict`: answers the rows of a file, in one process or over tensor-parallel ones."""
+
+import argparse
+import json
+from pathlib import Path
+
+from paddle_glm.commands import _generating as generating
+
+HELP = "answer the rows of a file with a model folder of any kind, shards under the launcher too"
+
+# What PaddleNLP's predict_generation.py asks where no file is given.
+QUESTIONS = ("你好", "晚上睡不着应该怎么办")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    generating.add_model_arguments(parser)
+    parser.add_argument("--data_file", help="JSON or JSON lines to answer; two common questions without it")
+    parser.add_argument(
+        "--predict_file", default="prediction.json", help="gets a line {src, tgt, output} per row"
+    )
+    parser.add_argument(
+        "--merge_tensor_parallel_path", help="write the model to this folder too, in one piece"
+    )
+    generating.add_generation_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    from paddle_glm.parallel.leave import leave
+    from paddle_glm.training.answers import answer_in_order
+    from paddle_glm.training.data import GenerationDataset
+    from paddle_glm.training.readers import Example, load_rows
+
+    params = generating.generation_params(args)
+    if args.data_file:
+        examples = load_rows(args.data_file, generating.columns_of(args), answers=False)
+    else:
+        examples = [Example(({"role": "user", "content": text},)) for text in QUESTIONS]
+    backend, tokenizer = generating.open_model(args)
+    dataset = GenerationDataset(examples, tokenizer.template, tokenizer, args.src_length, args.tgt_length)
+    first = backend.model.group.rank == 0
+    answers = answer_in_order(backend, tokenizer, dataset.prompts, params, args.batch_size)
+    rows = (answer for batch in answers for answer in batch)
+    if first:
+        _write(Path(args.predict_file), examples, rows)
+    else:
+        for _ in rows:  # the other processes compute their part of every step
+            pass
+    if first and args.merge_tensor_parallel_path:
+        _merge(args)
+    leave()
+
+
+def _write(path: Path, examples, answers) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        for example, answer in zip(examples, answers, strict=True):
+            question = example.question[-1]["content"]
+            print(f"{question}\n{answer}\n", flush=True)
+            row = {"src": question, "tgt": example.answer or "", "output": answer}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.flush()
+    print(f"{path}: {len(examples)} answers")
+
+
+def _merge(args: argparse.Namespace) -> None:
+    from paddle_glm.checkpoint.reshard import reshard
+
+    written = reshard(args.model_name_or_path, args.merge_tensor_parallel_path, family=args.family)
+    print(f"{args.merge_tensor_parallel_path}: {written}")

@@ -1,0 +1,11 @@
+"""Scores a model on rows with answers: the same as `paddle-glm evaluate`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from paddle_glm.main import main
+
+if __name__ == "__main__":
+    raise SystemExit(main(["evaluate", *sys.argv[1:]]))
