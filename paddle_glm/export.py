@@ -115,7 +115,7 @@ def _tensors(model: CausalLM) -> tuple[tuple[TensorMeta, ...], tuple[TensorMeta,
 
 
 def _save_graph(model: CausalLM, inputs: tuple[TensorMeta, ...], path: Path) -> None:
-    specs = [InputSpec(one.shape, one.dtype, one.name) for one in inputs]
+    specs = [InputSpec(one.shape, getattr(paddle, one.dtype), one.name) for one in inputs]
     count = len(inputs) - 2 * model.config.num_layers
     with paddle.no_grad():
         static = paddle.jit.to_static(

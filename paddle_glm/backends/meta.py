@@ -86,14 +86,14 @@ class GenerationMeta:
         """
         path = folder / FILE_NAME
         if not path.is_file():
-            raise InputError(f"{path} not found: {folder} is no exported folder (`paddle-glm export` makes one)")
+            raise InputError(f"{path} not found: expected a folder that `paddle-glm export` wrote")
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise InputError(f"{path} is not valid JSON ({error}): export the model again") from error
         meta = cls._from_dict(values, path)
         if prefix is not None and prefix != meta.prefix:
-            raise InputError(f"{folder} holds the graph {meta.prefix!r}, not {prefix!r}: check --model_prefix")
+            raise InputError(f"{folder} holds the graph {meta.prefix!r}, not {prefix!r} (--model_prefix)")
         for name, size in meta.files.items():
             found = (folder / name).stat().st_size if (folder / name).is_file() else None
             if found != size:
@@ -111,7 +111,7 @@ class GenerationMeta:
             )
         wrong = {option.name for option in fields(cls)} ^ set(values)
         if wrong:
-            raise InputError(f"{path} lacks or does not know {', '.join(sorted(wrong))}: export the model again")
+            raise InputError(f"{path}: missing or unknown {', '.join(sorted(wrong))}; export the model again")
         tensors = {
             side: tuple(TensorMeta(one["name"], one["dtype"], tuple(one["shape"])) for one in values[side])
             for side in ("inputs", "outputs")

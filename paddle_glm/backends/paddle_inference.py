@@ -30,12 +30,14 @@ class PaddleInferenceBackend(Backend):
 
     def reset(self, batch: int) -> None:
         self._past = [
-            paddle.zeros([batch, one.shape[1], 0, one.shape[3]], dtype=one.dtype) for one in self.meta.cache
+            paddle.zeros([batch, one.shape[1], 0, one.shape[3]], dtype=getattr(paddle, one.dtype))
+            for one in self.meta.cache
         ]
 
     def run(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
         steps = self.meta.inputs[: len(self.meta.inputs) - len(self._past)]
-        logits, *past = self._predictor.run([paddle.to_tensor(inputs[one.name]) for one in steps] + self._past)
+        tensors = [paddle.to_tensor(inputs[one.name]) for one in steps]
+        logits, *past = self._predictor.run(tensors + self._past)
         # The predictor's outputs share its memory, which the next step overwrites.
         self._past = [tensor.clone() for tensor in past]
         return logits.numpy()

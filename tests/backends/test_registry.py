@@ -1,0 +1,15 @@
+import pytest
+
+from paddle_glm.backends import EngineOptions, open_backend
+from paddle_glm.errors import InputError
+
+
+def test_an_unknown_backend_lists_the_known(tmp_path):
+    with pytest.raises(InputError, match="'tensorflow' is unknown: expected one of dygraph, paddle"):
+        open_backend("tensorflow", tmp_path)
+
+
+@pytest.mark.parametrize(("name", "value"), [("device", "tpu"), ("threads", -1), ("device_id", -1)])
+def test_options_that_cannot_work(name, value):
+    with pytest.raises(InputError, match=str(value)):
+        EngineOptions(**{name: value})
