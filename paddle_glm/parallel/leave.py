@@ -29,5 +29,5 @@ def leave(code: int = 0) -> None:
         for other in range(1, dist.get_world_size()):
             store.wait(f"paddle_glm/left/{other}")
     else:
-        store.set(f"paddle_glm/left/{rank}", b"1")
+        store.set(f"paddle_glm/left/{rank}", "1")
     os._exit(code)

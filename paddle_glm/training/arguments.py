@@ -51,6 +51,8 @@ _UNSUPPORTED = (
     "skip_data_intervals",
 )
 
+_SIZES = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
+
 
 def _option(default: Any, text: str) -> Any:
     """A field whose help text is `text`."""
@@ -61,8 +63,8 @@ def _option(default: Any, text: str) -> Any:
 class ModelArguments:
     """Which model to start from."""
 
-    model_name_or_path: str = field(metadata={"help": "folder: hub layout, merged, or tensor-parallel shards"})
-    family: Optional[str] = _option(None, "model family, where config.json cannot tell (chatglm2 or chatglm3)")
+    model_name_or_path: str = field(metadata={"help": "folder: hub layout, merged, or shards"})
+    family: Optional[str] = _option(None, "what the model is, where its files do not say")
 
 
 @dataclass
@@ -78,7 +80,7 @@ class DataArguments:
     history_column: Optional[str] = _option(None, "key of the earlier [question, answer] pairs in a row")
     src_length: int = _option(128, "longest prompt in tokens; longer ones are cut as the originals cut them")
     tgt_length: int = _option(128, "longest answer in tokens, in training and in generation")
-    zero_padding: bool = _option(False, "pack several rows into one sequence of src_length + tgt_length tokens")
+    zero_padding: bool = _option(False, "pack several rows into one sequence, for less padding")
     do_generation: bool = _option(False, "evaluate by generating answers too: ROUGE-1/2/L and BLEU-4")
 
 
@@ -96,7 +98,8 @@ class FinetuneArguments(TrainingArguments):
     report_to: str = _option("visualdl", "visualdl (a log in logging_dir) or none")
     logging_dir: Optional[str] = _option(None, "folder of the VisualDL log; default output_dir/runs")
     resume_from_checkpoint: Optional[str] = _option(
-        None, "folder of a checkpoint, or True for the newest complete one (taken by itself where there is one)"
+        None,
+        "folder of a checkpoint, or True: the newest complete one (taken by default)",
     )
 
     def __post_init__(self) -> None:
@@ -109,9 +112,10 @@ class FinetuneArguments(TrainingArguments):
             self.logging_dir = str(Path(self.output_dir).expanduser() / "runs")
         # PaddleNLP's own VisualDL callback logs booleans as hyperparameters, which VisualDL refuses.
         self.visualdl, self.report_to = self.report_to == "visualdl", "none"
-        if self.do_eval and self.evaluation_strategy == "no":
+        if self.do_eval and self.evaluation_strategy == "no":  # type: ignore[has-type]
             self.evaluation_strategy = "steps"
-        if self.greater_is_better is None and (self.metric_for_best_model or "").endswith("perplexity"):
+        lower = (self.metric_for_best_model or "").endswith("perplexity")
+        if lower and self.greater_is_better is None:  # type: ignore[has-type]
             self.greater_is_better = False  # PaddleNLP thinks of the loss alone
         # PaddleNLP would start fleet for a degree above 1, whose groups, wrappers and clipping do not
         # fit gloo and shared rows: it sees data parallelism, and the trainer does the rest by `mesh`.
@@ -135,16 +139,18 @@ class FinetuneArguments(TrainingArguments):
         check_degree(self.tensor_parallel_degree, world_size())
         if self.report_to not in ("visualdl", "none"):
             raise InputError(f"--report_to {self.report_to}: expected visualdl or none")
-        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+        for name in _SIZES:
             if getattr(self, name) < 1:
                 raise InputError(f"--{name} {getattr(self, name)}: expected at least 1")
 
     def _choose_precision(self) -> None:
         """On CPU half precision has no kernels: float32 is used, and said once."""
-        if self.device == "cpu" and (self.fp16 or self.bf16):
-            name = "--fp16" if self.fp16 else "--bf16"
+        half = [name for name in ("fp16", "bf16") if getattr(self, name)]
+        if len(half) > 1:
+            raise InputError("--fp16 and --bf16 exclude each other: give one")
+        if self.device == "cpu" and half:
             if _is_first_process():
-                logger.warning(f"{name} has no CPU kernels in Paddle: training in float32")
+                logger.warning(f"--{half[0]}: Paddle has no CPU kernels for it, training in float32")
             self.fp16 = self.bf16 = False
 
     @property
@@ -175,7 +181,7 @@ def _choose_device(wanted: str | None) -> str:
     if device not in ("cpu", "gpu"):
         raise InputError(f"--device {device}: expected cpu or gpu")
     if device == "gpu" and not has_gpu:
-        raise InputError("--device gpu: this Paddle sees no GPU; leave the flag out or install paddlepaddle-gpu")
+        raise InputError("--device gpu: Paddle sees no GPU; leave the flag out or install paddlepaddle-gpu")
     paddle.set_device(device)
     if device == "cpu":
         # Strided views cost more than they save there: steps are 12 to 24 % faster without.
@@ -194,7 +200,7 @@ def _parser() -> _Parser:
     return _Parser(
         (ModelArguments, DataArguments, FinetuneArguments),
         prog="paddle-glm finetune",
-        usage="%(prog)s [FILE.yaml|FILE.json] --model_name_or_path M --task_name_or_path DATA --output_dir OUT ...",
+        usage="%(prog)s [FILE.yaml|FILE.json] --model_name_or_path M --task_name_or_path D --output_dir O",
         description=__doc__,
         allow_abbrev=False,
     )
@@ -269,7 +275,11 @@ def parse(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, FinetuneA
     if words and words[0].endswith((".yaml", ".yml", ".json")):
         words = read_file(words[0]) + words[1:]
     parser = _parser()
-    model, data, training = parser.parse_args_into_dataclasses(_canonical(words), look_for_args_file=False)
+    canonical = _canonical(words)
+    _, rest = parser.parse_known_args(canonical)
+    if rest:
+        raise InputError(f"finetune: {' '.join(rest)!r} belongs to no argument")
+    model, data, training = parser.parse_args_into_dataclasses(canonical, look_for_args_file=False)
     for name in ("src_length", "tgt_length"):
         if getattr(data, name) < 1:
             raise InputError(f"--{name} {getattr(data, name)}: expected at least 1")

@@ -11,6 +11,7 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def find_resume(output_dir: Path, wanted: str | None, overwrite: bool) -> Path |
     if wanted is not None and wanted.lower() not in ("true", "false"):
         folder = Path(wanted)
         if not is_complete(folder):
-            raise InputError(f"--resume_from_checkpoint {wanted}: no complete checkpoint (its {MANIFEST} tells)")
+            raise InputError(f"--resume_from_checkpoint {wanted}: no complete checkpoint there")
         return folder
     if (wanted or "").lower() == "false" or (wanted is None and overwrite):
         return None
@@ -129,7 +130,7 @@ def load_weights(folder: Path, model: CausalLM) -> None:
     checkpoint = open_checkpoint(folder)
     for name, parameter in model.named_parameters():
         values = checkpoint.read(name, model.group.rank, model.group.degree)
-        parameter.copy_(from_numpy(values, model.dtype), True)
+        parameter.set_value(from_numpy(values, model.dtype))
 
 
 def save_final(output_dir: Path, model: CausalLM, tokenizer: Any, mesh: Mesh) -> None:
@@ -190,9 +191,10 @@ def load_training(folder: Path, trainer: Any) -> None:
     stored = open_safetensors(folder / _optimizer_file(mesh))
     wanted = dict(optimizer_tensors(trainer.optimizer, trainer.model))
     if stored.keys() != wanted.keys():
-        raise InputError(f"{folder}: its optimizer state is not this optimizer's: {sorted(stored.keys() ^ wanted.keys())[:5]}")
+        odd = ", ".join(sorted(stored.keys() ^ wanted.keys())[:5])
+        raise InputError(f"{folder} holds the state of another optimizer or model: {odd}")
     for name, tensor in wanted.items():
-        tensor.copy_(from_numpy(np.array(stored[name]), _dtype_name(tensor)), True)
+        tensor.set_value(from_numpy(np.array(stored[name]), _dtype_name(tensor)))
     trainer.lr_scheduler.set_state_dict(schedule["scheduler"])
     if trainer.do_grad_scaling:
         scaler = schedule["scaler"]
@@ -234,7 +236,11 @@ def _lazy(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, LazyTens
     """Tensors that leave the device one at a time, while they are written."""
     for name, tensor in tensors:
         kind = DTYPES[FLOAT_NAMES[_dtype_name(tensor)]]
-        yield name, LazyTensor(kind, tuple(tensor.shape), lambda tensor=tensor: [to_numpy(tensor)])
+        yield name, LazyTensor(kind, tuple(tensor.shape), partial(_chunks, tensor))
+
+
+def _chunks(tensor: Tensor) -> list[np.ndarray]:
+    return [to_numpy(tensor)]
 
 
 def _begin_together(folder: Path) -> Path:

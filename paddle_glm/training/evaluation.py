@@ -2,25 +2,21 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 
+import numpy as np
 import paddle
 import paddle.distributed as dist
 from paddle import Tensor
-from tqdm.auto import tqdm
 
 from paddle_glm.backends.dygraph import DygraphBackend
 from paddle_glm.generation.params import GenerationParams
-from paddle_glm.generation.response import parse_messages, visible_text
-from paddle_glm.generation.session import complete, with_special_ids
 from paddle_glm.models.base import CausalLM
 from paddle_glm.parallel import SINGLE, TPGroup
 from paddle_glm.parallel.ops import IGNORE_INDEX, all_reduce, vocab_parallel_cross_entropy
 from paddle_glm.tokenizers.base import Tokenizer
-from paddle_glm.training.data import GenerationDataset
+from paddle_glm.training.answers import answer_all
 from paddle_glm.training.metrics import score
 from paddle_glm.training.rows import EvaluationRows
-from paddle_glm.training.sampler import EvalSampler
 
 
 @paddle.no_grad()
@@ -37,8 +33,8 @@ def evaluate_tokens(
         totals += token_totals(model(**inputs).logits, batch["labels"])
     if data.degree > 1:
         totals = all_reduce(totals, data)
-    loss, correct, count = totals.tolist()
-    loss, accuracy = loss / max(count, 1), correct / max(count, 1)
+    summed, correct, count = (float(total) for total in totals.numpy())
+    loss, accuracy = summed / max(count, 1), correct / max(count, 1)
     return {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "accuracy": accuracy}
 
 
@@ -72,34 +68,27 @@ class AnswerMetrics:
         progress: bool = False,
     ) -> None:
         self.backend = DygraphBackend(model)
-        self.tokenizer, self.batch_size, self.data = tokenizer, batch_size, data
-        self.progress = progress
-        params = GenerationParams(do_sample=False, max_new_tokens=tgt_length)
-        self.params = with_special_ids(params, tokenizer, tokenizer.template)
+        self.tokenizer, self.batch_size, self.data, self.progress = tokenizer, batch_size, data, progress
+        self.params = GenerationParams(do_sample=False, max_new_tokens=tgt_length)
 
     def __call__(self, rows: EvaluationRows, limit: int = -1) -> dict[str, float]:
         """limit: batches per data-parallel process, -1 for all."""
         if rows.answers is None:
             return {}
-        answers = self.answer(rows.answers, limit)
-        places = sorted(answers)
-        references = [rows.answers.references[place] or "" for place in places]
-        return score([answers[place] for place in places], references)
+        count = len(rows.answers)
+        if limit >= 0:
+            count = min(count, limit * self.batch_size * self.data.degree)
+        answers = self.answer(rows.answers.prompts[:count])
+        return score(answers, [reference or "" for reference in rows.answers.references[:count]])
 
-    def answer(self, prompts: GenerationDataset, limit: int = -1) -> dict[int, str]:
-        """The text of the answer to each prompt, by the prompt's place."""
-        mine: dict[int, str] = {}
-        sampler = EvalSampler(prompts, self.batch_size, self.data.degree, self.data.rank, limit)
-        for places in tqdm(sampler, desc="answering", disable=not self.progress, leave=False):
-            ids = complete(self.backend, [prompts.prompts[place] for place in places], self.params)
-            mine.update(zip(places, (self.text(tokens) for tokens in ids), strict=True))
-        if self.data.degree == 1:
+    def answer(self, prompts: list[np.ndarray]) -> list[str]:
+        """The text of the answer to each prompt (int64 ids), on every process."""
+        degree, rank = self.data.degree, self.data.rank
+        mine = answer_all(
+            self.backend, self.tokenizer, prompts[rank::degree], self.params, self.batch_size, self.progress
+        )
+        if degree == 1:
             return mine
-        parts: list[dict[int, str]] = []
+        parts: list[list[str]] = []
         dist.all_gather_object(parts, mine, group=self.data.handle)
-        return {place: text for part in parts for place, text in part.items()}
-
-    def text(self, ids: list[int]) -> str:
-        """The answer without special tokens and without the replacements that are made for display."""
-        template = replace(self.tokenizer.template, replacements=())
-        return visible_text(parse_messages(template, self.tokenizer.decode(ids, skip_special_tokens=True)))
+        return [parts[place % degree][place // degree] for place in range(len(prompts))]

@@ -58,8 +58,8 @@ def load(data: DataArguments, args: FinetuneArguments, tokenizer: Tokenizer) -> 
     make = _Maker(data, tokenizer, progress=args.process_index == 0)
     return Rows(
         train=make.training(train) if args.do_train else None,
-        validation=validation and make.evaluation(validation),
-        test=test and make.evaluation(test),
+        validation=make.evaluation(validation),
+        test=make.evaluation(test),
     )
 
 
@@ -84,7 +84,9 @@ class _Maker:
             return samples
         return PackedDataset(samples, longest_sample(self.data.src_length, self.data.tgt_length))
 
-    def evaluation(self, examples: list[Example]) -> EvaluationRows:
+    def evaluation(self, examples: list[Example] | None) -> EvaluationRows | None:
+        if examples is None:
+            return None
         answers = self._render(GenerationDataset, examples) if self.data.do_generation else None
         return EvaluationRows(self._render(SupervisedDataset, examples), answers)
 

@@ -74,7 +74,9 @@ class TrainSampler(DistributedBatchSampler):
         # that is not full stays at the end.
         full = len(order) // self.batch_size
         batches = order[: full * self.batch_size].reshape(full, self.batch_size)
-        return np.concatenate([batches[random.permutation(full)].reshape(-1), order[full * self.batch_size :]])
+        return np.concatenate(
+            [batches[random.permutation(full)].reshape(-1), order[full * self.batch_size :]]
+        )
 
 
 class EvalSampler(DistributedBatchSampler):

@@ -14,7 +14,7 @@ import numpy as np
 import paddle
 from paddle import Tensor
 from paddlenlp.trainer import Trainer
-from paddlenlp.trainer.trainer_callback import TrainerState
+from paddlenlp.trainer.trainer_callback import TrainerControl, TrainerState
 from paddlenlp.trainer.trainer_utils import EvalLoopOutput, TrainOutput
 from paddlenlp.utils.log import logger
 
@@ -43,6 +43,7 @@ class FinetuneTrainer(Trainer):
 
     args: FinetuneArguments
     model: CausalLM
+    control: TrainerControl
 
     def __init__(
         self,
@@ -104,10 +105,12 @@ class FinetuneTrainer(Trainer):
         if checkpointing.saved_step(folder) != self.state.global_step:
             self._measured = None
 
-    def _inner_training_loop(self, args: Any, model: Any, train: Any, length: Any, max_steps: int, *rest: Any) -> Any:
+    def _inner_training_loop(
+        self, args: Any, model: Any, train: Any, length: Any, max_steps: int, *rest: Any
+    ) -> Any:
         if self._resume is not None and self._skip_global_steps >= max_steps:
             # The Trainer would make one step too many before it notices.
-            logger.info(f"{self._resume} has made all of the {max_steps} steps already: nothing left to train")
+            logger.info(f"{self._resume} has made all {max_steps} steps: nothing left to train")
             self.state = TrainerState.load_from_json(str(self._resume / checkpointing.TRAINER_STATE))
             self.is_in_train = False
             return TrainOutput(self.state.global_step, 0.0, {})

@@ -1,0 +1,201 @@
+"""The flags: the guides' commands as they stand, files, aliases, and errors that help."""
+
+import json
+
+import pytest
+
+from paddle_glm.errors import InputError
+from paddle_glm.training.arguments import parse
+from tests.paths import ROOT
+
+# PaddleNLP's two ChatGLM commands, but for paths, and for the four processes that they are launched with.
+GUIDE_A = [
+    "--model_name_or_path",
+    "M",
+    "--task_name_or_path",
+    "AdvertiseGen/",
+    "--max_steps",
+    "3000",
+    "--learning_rate",
+    "3e-5",
+    "--warmup_steps",
+    "20",
+    "--eval_steps",
+    "100",
+    "--logging_steps",
+    "1",
+    "--save_steps",
+    "1000",
+    "--save_total_limit",
+    "1",
+    "--output_dir",
+    "./checkpoints/chatglm-6b",
+    "--src_length",
+    "64",
+    "--tgt_length",
+    "64",
+    "--per_device_eval_batch_size",
+    "4",
+    "--per_device_train_batch_size",
+    "4",
+    "--gradient_accumulation_steps",
+    "32",
+    "--fp16",
+    "--fp16_opt_level",
+    "O2",
+    "--recompute",
+    "True",
+    "--do_train",
+    "--do_eval",
+    "--tensor_parallel_degree",
+    "4",
+    "--do_generation",
+    "True",
+]
+GUIDE_B = [
+    "--model_name_or_path",
+    "M",
+    "--task_name_or_path",
+    "school_math_0.25M",
+    "--num_train_epochs",
+    "2",
+    "--learning_rate",
+    "3e-5",
+    "--warmup_ratio",
+    "0.03",
+    "--eval_steps",
+    "500",
+    "--logging_steps",
+    "1",
+    "--save_steps",
+    "500",
+    "--save_total_limit",
+    "1",
+    "--output_dir",
+    "./checkpoints/chatglm-6b",
+    "--src_length",
+    "128",
+    "--tgt_length",
+    "512",
+    "--per_device_eval_batch_size",
+    "4",
+    "--per_device_train_batch_size",
+    "4",
+    "--gradient_accumulation_steps",
+    "32",
+    "--fp16",
+    "--fp16_opt_level",
+    "O2",
+    "--recompute",
+    "True",
+    "--do_train",
+    "--do_eval",
+    "--disable_tqdm",
+    "True",
+    "--metric_for_best_model",
+    "accuracy",
+    "--load_best_model_at_end",
+    "True",
+    "--do_generation",
+    "False",
+    "--tensor_parallel_degree",
+    "4",
+]
+LEAST = ["--model_name_or_path", "M", "--output_dir", "out"]
+ALONE = ["--tensor_parallel_degree", "1"]
+
+
+def test_guide_command_a():
+    model, data, args = parse([*GUIDE_A, *ALONE])
+    assert model.model_name_or_path == "M"
+    assert (data.task_name_or_path, data.src_length, data.tgt_length) == ("AdvertiseGen/", 64, 64)
+    assert data.do_generation and args.do_train and args.do_eval and args.recompute
+    assert (args.max_steps, args.eval_steps, args.save_steps, args.save_total_limit) == (3000, 100, 1000, 1)
+    assert args.evaluation_strategy.value == "steps"
+    assert args.device == "cpu" and not args.fp16 and args.dtype == "float32"
+
+
+def test_guide_command_b():
+    _, data, args = parse([*GUIDE_B, *ALONE])
+    assert not data.do_generation and args.load_best_model_at_end and args.disable_tqdm
+    assert args.metric_for_best_model == "accuracy" and args.greater_is_better
+
+
+def test_four_ways_need_four_processes():
+    with pytest.raises(InputError, match=r"tensor_parallel_degree 4.*--nproc_per_node 4"):
+        parse(GUIDE_A)
+
+
+def test_thudm_names():
+    flags = "--max_source_length 9 --max_target_length=7 --predict_with_generate --prompt_column q --response_column a"
+    _, data, _ = parse([*LEAST, *flags.split(), "--train_file", "t.json"])
+    assert (data.src_length, data.tgt_length, data.do_generation) == (9, 7, True)
+    assert (data.prompt_column, data.response_column, data.train_file) == ("q", "a", "t.json")
+
+
+@pytest.mark.parametrize("suffix", ["yaml", "json"])
+def test_the_command_line_wins_over_a_file(tmp_path, suffix):
+    values = {
+        "model_name_or_path": "M",
+        "output_dir": "out",
+        "max_steps": 5,
+        "do_train": True,
+        "src_length": 11,
+    }
+    values |= {"learning_rate": 1e-4, "seed": None, "max_target_length": 12}
+    path = tmp_path / f"run.{suffix}"
+    path.write_text(json.dumps(values), encoding="utf-8")  # JSON is YAML, too
+    _, data, args = parse([str(path), "--max_steps", "7"])
+    assert (args.max_steps, args.do_train, args.learning_rate, args.seed) == (7, True, 1e-4, 42)
+    assert (data.src_length, data.tgt_length) == (11, 12)
+
+
+def test_yaml_exponents_without_a_point_are_numbers(tmp_path):
+    (tmp_path / "run.yaml").write_text("model_name_or_path: M\noutput_dir: out\nlearning_rate: 3e-5\n")
+    assert parse([str(tmp_path / "run.yaml")])[2].learning_rate == 3e-5
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--max_stepz", "3"], r"'max_stepz': did you mean 'max_steps'\?"),
+        (["--max_step", "3"], "did you mean 'max_steps'"),
+        (["--max_steps", "many"], "--max_steps.*many"),
+        (["--sharding", "stage1"], "--sharding stage1 is not supported"),
+        (["--pipeline_parallel_degree", "2"], "pipeline_parallel_degree 2 is not supported"),
+        (["--src_length", "0"], "src_length"),
+        (["--gradient_accumulation_steps", "0"], "gradient_accumulation_steps"),
+        (["--device", "abacus"], "abacus"),
+        (["--fp16", "--bf16"], "fp16"),
+        (["--report_to", "wandb"], "wandb"),
+        (["--do_eval", "--eval_steps", "3", "--save_steps", "4", "--load_best_model_at_end"], "multiple"),
+        (["surprise"], "surprise"),
+    ],
+)
+def test_what_cannot_be_used_is_an_error(words, message):
+    with pytest.raises(InputError, match=message):
+        parse([*LEAST, *words])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("max_stepz: 3", "max_stepz.*max_steps"), ("- 1", "mapping"), ("a: [", "cannot be read")],
+)
+def test_a_bad_file_is_an_error(tmp_path, text, message):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=f"{path.name}.*{message}"):
+        parse([str(path)])
+
+
+def test_a_missing_file_is_an_error():
+    with pytest.raises(InputError, match="nowhere.yaml: no such file"):
+        parse(["nowhere.yaml"])
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "configs").glob("*/*.yaml")), ids=lambda path: path.parent.name
+)
+def test_shipped_files_parse(path):
+    _, data, args = parse([str(path), *ALONE])
+    assert args.do_train and args.do_eval and data.task_name_or_path

@@ -1,0 +1,179 @@
+"""`paddle-glm finetune` in one process: what it trains, measures, logs and writes."""
+
+import json
+
+import numpy as np
+import pytest
+
+from paddle_glm.checkpoint import is_complete
+from tests.paths import ROOT
+from tests.training.runs import finetune, largest_difference, losses, read_log, write_rows
+
+SMALL = (
+    "--src_length 24 --tgt_length 16 --per_device_train_batch_size 4 --learning_rate 3e-3 --disable_tqdm True"
+)
+SMALL = SMALL.split()
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_rows, tmp_path_factory):
+    return write_rows(tmp_path_factory.mktemp("rows"), tiny_rows)
+
+
+@pytest.fixture
+def run(tiny_checkpoint, folder, tmp_path):
+    """Runs with a tiny model and data; gives the output folder."""
+
+    def start(*words, name="out", data=folder):
+        out = tmp_path / name
+        paths = ("--model_name_or_path", tiny_checkpoint, "--task_name_or_path", data, "--output_dir", out)
+        assert finetune(*words, *paths) == 0
+        return out
+
+    return start
+
+
+def test_a_run_learns_and_leaves_all_that_is_needed(run):
+    flags = "--do_train --do_eval --max_steps 12 --logging_steps 1 --eval_steps 6 --save_steps 4 --save_total_limit 2"
+    out = run(*SMALL, *flags.split(), "--max_grad_norm", "0.5")
+    history = losses(out)
+    assert len(history) == 12 and history[-1] < history[0] - 0.5
+    record = read_log(out)[0]
+    assert record["tokens_per_second"] > 0 and record["peak_memory_mb"] > 100
+    assert record["grad_norm"] > 0.5 and record["learning_rate"] > 0
+    evaluation = [line for line in read_log(out) if "eval_loss" in line]
+    assert [line["step"] for line in evaluation] == [6, 12]
+    last = evaluation[-1]
+    assert last["eval_perplexity"] == pytest.approx(np.exp(last["eval_loss"]))
+    assert 0 <= last["eval_accuracy"] <= 1
+    assert sorted(path.name for path in out.glob("checkpoint-*")) == ["checkpoint-12", "checkpoint-8"]
+    assert is_complete(out) and all(is_complete(path) for path in out.glob("checkpoint-*"))
+    assert largest_difference(out, out / "checkpoint-12") == 0
+    assert list((out / "runs").glob("vdlrecords*.log"))
+    assert {"config.json", "tokenizer.model", "model.safetensors"} <= {path.name for path in out.iterdir()}
+    results = json.loads((out / "all_results.json").read_text())
+    assert results["eval_loss"] == last["eval_loss"] and "train_loss" in results
+
+
+def test_the_best_weights_are_kept_and_loaded(run):
+    # So large a rate makes every later step worse than the first.
+    flags = "--do_train --do_eval --max_steps 3 --logging_steps 1 --eval_steps 1 --save_steps 1 --save_total_limit 1"
+    best = "--metric_for_best_model loss --load_best_model_at_end True --learning_rate 0.3 --lr_scheduler_type constant"
+    out = run(*SMALL, *flags.split(), *best.split())
+    measured = [line["eval_loss"] for line in read_log(out) if "eval_loss" in line]
+    number = int(np.argmin(measured)) + 1
+    kept = sorted(path.name for path in out.glob("checkpoint-*"))
+    assert kept == sorted({f"checkpoint-{number}", "checkpoint-3"})
+    assert largest_difference(out, out / f"checkpoint-{number}") == 0
+    assert json.loads((out / "eval_results.json").read_text())["eval_loss"] == pytest.approx(min(measured))
+
+
+def test_an_unknown_metric_is_an_error(tiny_checkpoint, folder, tmp_path, capfd):
+    flags = [
+        "--do_train",
+        "--do_eval",
+        "--max_steps",
+        "1",
+        "--eval_steps",
+        "1",
+        "--save_steps",
+        "1",
+        "--metric_for_best_model",
+        "beauty",
+    ]
+    paths = [
+        "--model_name_or_path",
+        tiny_checkpoint,
+        "--task_name_or_path",
+        folder,
+        "--output_dir",
+        tmp_path / "o",
+    ]
+    assert finetune(*SMALL, *flags, *paths) == 2
+    assert "--metric_for_best_model beauty: evaluation gives accuracy" in capfd.readouterr().err
+
+
+def test_generated_answers_are_scored(run):
+    flags = (
+        "--do_train --do_eval --do_generation --max_steps 1 --per_device_eval_batch_size 2 --recompute True"
+    )
+    out = run(*SMALL, *flags.split())
+    results = json.loads((out / "eval_results.json").read_text())
+    assert {f"eval_{name}" for name in ("rouge-1", "rouge-2", "rouge-l", "bleu-4")} <= results.keys()
+
+
+def test_rows_with_answers_score_full_marks(tiny_checkpoint, folder):
+    """A model that gives the reference back: what is generated is compared with the right row."""
+    from paddle_glm.parallel import SINGLE
+    from paddle_glm.tokenizers import AutoTokenizer
+    from paddle_glm.training import evaluation
+    from paddle_glm.training.data import GenerationDataset, SupervisedDataset
+    from paddle_glm.training.readers import load_rows
+    from paddle_glm.training.rows import EvaluationRows
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
+    examples = load_rows(folder / "dev.json")
+    sizes = (tokenizer.template, tokenizer, 64, 64)
+    rows = EvaluationRows(SupervisedDataset(examples, *sizes), GenerationDataset(examples, *sizes))
+    metrics = evaluation.AnswerMetrics.__new__(evaluation.AnswerMetrics)
+    metrics.data, metrics.batch_size = SINGLE, 2
+    metrics.answer = lambda prompts: rows.answers.references[: len(prompts)]
+    assert metrics(rows)["rouge-l"] == pytest.approx(100)
+    assert metrics(rows, limit=1)["bleu-4"] == pytest.approx(100)
+
+
+def test_packing_and_grouping(run):
+    common = ["--do_train", "--max_steps", "3", "--logging_steps", "1", "--save_strategy", "no"]
+    packed = run(*SMALL, *common, "--zero_padding", "--per_device_train_batch_size", "2", name="packed")
+    grouped = run(*SMALL, *common, "--group_by_length", name="grouped")
+    assert len(losses(packed)) == len(losses(grouped)) == 3
+
+
+def test_evaluation_alone_changes_nothing(run, tiny_checkpoint):
+    out = run(*SMALL, "--do_eval")
+    results = json.loads((out / "all_results.json").read_text())
+    assert results["eval_loss"] == pytest.approx(np.log(520), abs=0.2)  # an untrained model over 520 words
+    assert not (out / "model.safetensors").exists()
+
+
+def test_rows_are_held_out_and_a_test_file_is_measured(run, folder, tiny_rows, tmp_path):
+    data = tmp_path / "only.json"
+    data.write_text(json.dumps(tiny_rows, ensure_ascii=False), encoding="utf-8")
+    flags = "--do_train --do_eval --max_steps 1 --prompt_column content --response_column summary --save_strategy no"
+    out = run(*SMALL, *flags.split(), "--test_file", folder / "dev.json", data=data)
+    results = json.loads((out / "all_results.json").read_text())
+    assert {"eval_loss", "test_loss", "test_accuracy"} <= results.keys()
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "configs" / "tiny").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_shipped_tiny_files_run(run, path):
+    out = run(
+        path, "--max_steps", 2, "--eval_steps", 2, "--save_steps", 2, "--tgt_length", 12, "--logging_steps", 1
+    )
+    assert len(losses(out)) == 2 and is_complete(out)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "nothing to do"),
+        (["--do_train", "--train_file", "nowhere.json"], "nowhere.json"),
+        (["--do_train", "--prompt_column", "content"], "belong together"),
+        (["--do_train", "--resume_from_checkpoint", "nowhere"], "no complete checkpoint"),
+        (["--do_train", "--resume_from_checkpoint", "True"], "holds no complete checkpoint"),
+    ],
+)
+def test_what_cannot_work_is_one_line(tiny_checkpoint, folder, tmp_path, capfd, words, message):
+    paths = [
+        "--model_name_or_path",
+        tiny_checkpoint,
+        "--task_name_or_path",
+        folder,
+        "--output_dir",
+        tmp_path / "o",
+    ]
+    assert finetune(*SMALL, *paths, *words) == 2
+    error = capfd.readouterr().err
+    assert message in error and "Traceback" not in error
