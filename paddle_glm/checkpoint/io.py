@@ -19,6 +19,7 @@ from paddle_glm.sharding import REPLICATED, Copy, Sharding, apply
 
 SAFETENSORS, TORCH = "model", "pytorch_model"
 _TP_NAME = re.compile(r"model-tp(\d+)-of-(\d+)\.safetensors")
+_FULL_NAME = re.compile(r"(model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)")
 _NUMBERED = re.compile(r".*-(\d+)-of-(\d+)\.\w+")
 _LISTED = 10
 
@@ -30,8 +31,9 @@ def tp_shard_name(rank: int, degree: int) -> str:
 def open_checkpoint(folder: Path | str, family: str | None = None) -> "Checkpoint":
     """Open a hub folder (safetensors or `.bin`, one file or many, with or without index) or TP shards.
 
-    Only headers are read. Raises InputError where no weights are found, files are missing or
-    damaged, or the folder's manifest says that they are not whole.
+    Only headers are read. Where a hub folder has both formats, safetensors are taken. Raises InputError
+    where no weights are found, files are missing or damaged, the folder's manifest says that they are
+    not whole, or it holds shards beside full weights.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -39,6 +41,10 @@ def open_checkpoint(folder: Path | str, family: str | None = None) -> "Checkpoin
     check_sizes(folder)
     shard_files = _tp_files(folder)
     if shard_files:
+        if beside := [path.name for path in folder.iterdir() if _FULL_NAME.fullmatch(path.name)]:
+            raise InputError(
+                f"{folder} holds tensor-parallel shards beside {_some(beside)}: keep one of them"
+            )
         return Checkpoint(folder, [open_safetensors(path) for path in shard_files], family)
     files, index = _hub_files(folder)
     tensors: dict[str, np.ndarray] = {}

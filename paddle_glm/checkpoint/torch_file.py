@@ -131,8 +131,11 @@ def _rebuild_tensor(
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
     if prod(size) == 0:
         return np.empty(size, storage.dtype)
-    if last >= storage.size:
-        raise ValueError(f"a tensor that reaches element {last} of a storage of {storage.size}")
+    # The second condition keeps a stride of 0 from claiming more memory than the file has bytes.
+    if last >= storage.size or prod(size) > storage.size:
+        raise ValueError(
+            f"a tensor of size {size}, stride {stride}, offset {offset} in {storage.size} elements"
+        )
     strides = tuple(step * storage.itemsize for step in stride)
     return np.lib.stride_tricks.as_strided(storage[offset:], size, strides, writeable=False)
 

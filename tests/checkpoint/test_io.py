@@ -287,6 +287,10 @@ def test_shards_that_do_not_belong_together(tmp_path: Path, full: Path) -> None:
     shutil.copy(tmp_path / "kept", four / "model-tp00-of-02.safetensors")
     with pytest.raises(InputError, match=r"different tensor-parallel degrees \[2, 4\]"):
         open_checkpoint(four)
+    shutil.copy(full / "model.safetensors", two / "model.safetensors")
+    shutil.copy(tmp_path / "kept", two / "model-tp00-of-02.safetensors")
+    with pytest.raises(InputError, match=r"shards beside model\.safetensors: keep one of them"):
+        open_checkpoint(two)
     with pytest.raises(InputError, match="is not a folder"):
         open_checkpoint(tmp_path / "kept")
 
