@@ -15,17 +15,19 @@ DEVICES = ("cpu", "gpu")
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """Where and how a backend computes; an option that a backend has no use for is an error there.
+    """Where and how a backend computes.
 
-    dtype: of a model folder's weights in memory. prefix: of an exported folder's file names.
-    threads: of the CPU; 0 leaves the choice to the engine.
+    threads: of the CPU; 0 takes OMP_NUM_THREADS, or all that this process may use. dtype, family: of a
+    model folder; family None takes what its files say. prefix: the graph's name that an exported folder
+    must have; None takes any.
     """
 
     device: str = "cpu"
     device_id: int = 0
     threads: int = 0
     dtype: str = "float32"
-    prefix: str = "chatglm"
+    family: str | None = None
+    prefix: str | None = None
 
     def __post_init__(self) -> None:
         if self.device not in DEVICES:

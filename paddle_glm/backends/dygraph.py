@@ -6,6 +6,7 @@ import numpy as np
 import paddle
 
 from paddle_glm.backends.base import Backend, EngineOptions
+from paddle_glm.backends.device import set_device
 from paddle_glm.errors import InputError
 from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.base import CausalLM
@@ -28,8 +29,8 @@ class DygraphBackend(Backend):
 
     @classmethod
     def open(cls, folder: Path, options: EngineOptions) -> "DygraphBackend":
-        paddle.set_device(options.device if options.device == "cpu" else f"gpu:{options.device_id}")
-        return cls(AutoModel.from_pretrained(folder, dtype=options.dtype))
+        set_device(options)
+        return cls(AutoModel.from_pretrained(folder, dtype=options.dtype, family=options.family))
 
     def reset(self, batch: int) -> None:
         if self.model.training:

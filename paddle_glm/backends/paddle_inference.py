@@ -1,6 +1,5 @@
 """An exported graph on Paddle Inference."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +7,7 @@ import paddle
 from paddle import inference
 
 from paddle_glm.backends.base import Backend, EngineOptions
+from paddle_glm.backends.device import set_device
 from paddle_glm.backends.meta import GenerationMeta
 from paddle_glm.config import ModelConfig
 
@@ -20,8 +20,8 @@ class PaddleInferenceBackend(Backend):
     def __init__(self, folder: Path, options: EngineOptions) -> None:
         self.meta = GenerationMeta.read(folder, options.prefix)
         super().__init__(ModelConfig.from_pretrained(folder, self.meta.family))
-        paddle.set_device("cpu" if options.device == "cpu" else f"gpu:{options.device_id}")
-        self._predictor = inference.create_predictor(_configure(folder, self.meta, options))
+        self.threads = set_device(options)
+        self._predictor = inference.create_predictor(_configure(folder, self.meta, options, self.threads))
         self._past: list[paddle.Tensor] = []
 
     @classmethod
@@ -47,7 +47,7 @@ class PaddleInferenceBackend(Backend):
         self._past = [paddle.index_select(tensor, index, axis=0) for tensor in self._past]
 
 
-def _configure(folder: Path, meta: GenerationMeta, options: EngineOptions) -> inference.Config:
+def _configure(folder: Path, meta: GenerationMeta, options: EngineOptions, threads: int) -> inference.Config:
     config = inference.Config(str(folder / f"{meta.prefix}.json"), str(folder / f"{meta.prefix}.pdiparams"))
     config.disable_glog_info()
     if options.device == "gpu":
@@ -56,9 +56,5 @@ def _configure(folder: Path, meta: GenerationMeta, options: EngineOptions) -> in
         config.disable_gpu()
         # oneDNN compiles its kernels anew for each length of the cache: 3-5 times slower.
         config.disable_mkldnn()
-        config.set_cpu_math_library_num_threads(options.threads or _usable_threads())
+        config.set_cpu_math_library_num_threads(threads)
     return config
-
-
-def _usable_threads() -> int:
-    return int(os.environ.get("OMP_NUM_THREADS", 0)) or len(os.sched_getaffinity(0))

@@ -1,0 +1,40 @@
+"""A folder, exported or not, as something that answers."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from paddle_glm.backends import Backend, EngineOptions, open_backend
+from paddle_glm.backends.meta import FILE_NAME, GenerationMeta
+from paddle_glm.errors import InputError
+from paddle_glm.generation import GenerationParams
+from paddle_glm.tokenizers import AutoTokenizer, Tokenizer
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A backend, its tokenizer, and the sampling defaults of the folder they came from."""
+
+    backend: Backend
+    tokenizer: Tokenizer
+    params: GenerationParams
+
+
+def open_engine(
+    folder: str | Path, options: EngineOptions | None = None, backend: str | None = None
+) -> Engine:
+    """Open an exported folder with an inference engine, or a model folder with dygraph.
+
+    backend: a name of `BACKENDS`; None takes "paddle" for an exported folder. Raises `InputError` where
+    the folder is missing, damaged, or not of the kind that the backend opens.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise InputError(f"{path} not found: expected a model folder or one that `paddle-glm export` wrote")
+    exported = (path / FILE_NAME).is_file()
+    name = backend or ("paddle" if exported else "dygraph")
+    if exported and name == "dygraph":
+        raise InputError(f"{path} is an exported folder: backend 'dygraph' opens the model it was made from")
+    params = GenerationMeta.read(path).params() if exported else GenerationParams()
+    family = options.family if options else None
+    tokenizer = AutoTokenizer.from_pretrained(path, family)
+    return Engine(open_backend(name, path, options), tokenizer, params)

@@ -1,0 +1,74 @@
+"""The sampling flags of every command, from the fields of GenerationParams: one default, one help text."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+from paddle_glm.errors import InputError
+from paddle_glm.generation.params import GenerationParams
+
+# PaddleNLP's names for how the next token is chosen.
+STRATEGIES = ("greedy_search", "sampling", "beam_search")
+GREEDY = GenerationParams(do_sample=False)
+# Those that a tokenizer gives.
+_NOT_FLAGS = ("eos_token_ids", "pad_token_id")
+_SAMPLING_ONLY = {"temperature", "top_k", "top_p"}
+
+
+def boolean(text: str) -> bool:
+    """`--flag`, `--flag True` and `--flag false` all work, as in PaddleNLP's scripts."""
+    values = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if text.lower() not in values:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return values[text.lower()]
+
+
+def add_sampling_arguments(
+    parser: argparse.ArgumentParser, defaults: GenerationParams, leave_out: Sequence[str] = ()
+) -> None:
+    """A flag per field of GenerationParams but `leave_out`, and `--decode_strategy`.
+
+    Flags that are not given leave no trace in the namespace, so that `sampling_params` can take a
+    model's own defaults for them; `defaults` is what the help text says.
+    """
+    parser.add_argument(
+        "--decode_strategy",
+        choices=STRATEGIES,
+        default=argparse.SUPPRESS,
+        help="how each token is chosen (default: beam_search with --num_beams, sampling with --temperature, "
+        f"--top_k or --top_p, else {'sampling' if defaults.do_sample else 'greedy_search'})",
+    )
+    for option in fields(GenerationParams):
+        if option.name in (*_NOT_FLAGS, *leave_out):
+            continue
+        default = getattr(defaults, option.name)
+        kind: Any = boolean if isinstance(default, bool) else (int if default is None else type(default))
+        optional: dict[str, Any] = {"nargs": "?", "const": True} if kind is boolean else {}
+        text = f"{option.metadata['help']} (default: {'none' if default is None else default})"
+        parser.add_argument(f"--{option.name}", type=kind, default=argparse.SUPPRESS, help=text, **optional)
+
+
+def sampling_params(args: argparse.Namespace, defaults: GenerationParams, **values: Any) -> GenerationParams:
+    """`defaults` with the flags that were given, then `values`.
+
+    More than one beam turns sampling off; a flag that only sampling heeds turns it on, unless the flags
+    say how tokens are chosen. Raises `InputError` for flags that contradict each other.
+    """
+    names = [option.name for option in fields(GenerationParams) if option.name not in _NOT_FLAGS]
+    given = {name: getattr(args, name) for name in names if hasattr(args, name)}
+    strategy = getattr(args, "decode_strategy", None)
+    beams = given.get("num_beams", defaults.num_beams)
+    if strategy is not None and given.get("do_sample", strategy == "sampling") != (strategy == "sampling"):
+        raise InputError(f"--decode_strategy {strategy} and --do_sample {given['do_sample']}: give one")
+    if strategy == "beam_search" and beams < 2:
+        raise InputError(f"--decode_strategy beam_search needs --num_beams of at least 2, not {beams}")
+    if strategy == "greedy_search" and beams > 1:
+        raise InputError(f"--num_beams {beams} is beam search, not greedy_search: leave one of them out")
+    if strategy is not None:
+        given["do_sample"] = strategy == "sampling"
+    elif beams > 1:
+        given.setdefault("do_sample", False)
+    elif not _SAMPLING_ONLY.isdisjoint(given):
+        given.setdefault("do_sample", True)
+    return defaults.updated({**given, **values})

@@ -1,0 +1,51 @@
+"""`paddle-glm export`: a model folder to the static graph that infer, the servers and C++ run."""
+
+import argparse
+import os
+from pathlib import Path
+
+from paddle_glm.config import DTYPES
+from paddle_glm.families import family_names
+
+HELP = "write a model as a static graph with its tokenizer, for Paddle Inference and C++"
+PREFIX = "chatglm"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model_name_or_path", required=True, help="hub folder, merged folder or folder of shards"
+    )
+    parser.add_argument(
+        "--output_path",
+        required=True,
+        help="folder to write; PaddleNLP's spelling FOLDER/PREFIX is understood for the prefix below",
+    )
+    parser.add_argument("--model_prefix", default=PREFIX, help="what the graph's files are called")
+    parser.add_argument("--dtype", default="float32", choices=DTYPES, help="of the stored weights")
+    parser.add_argument(
+        "--family", choices=family_names(), help="what the model is, where its files do not say"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a folder that this program wrote")
+
+
+def output_folder(output_path: str, prefix: str) -> Path:
+    """`DIR/chatglm` and `DIR` both name the folder `DIR`."""
+    path = Path(output_path)
+    return path.parent if path.name == prefix else path
+
+
+def run(args: argparse.Namespace) -> None:
+    # Paddle warns that a graph's arange writes into no given tensor, which nobody asked it to.
+    os.environ.setdefault("GLOG_minloglevel", "2")
+
+    from paddle_glm.export import export_model
+    from paddle_glm.models.auto import AutoModel
+    from paddle_glm.tokenizers import AutoTokenizer
+
+    folder = output_folder(args.output_path, args.model_prefix)
+    tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path, args.family)
+    model = AutoModel.from_pretrained(args.model_name_or_path, args.dtype, family=args.family)
+    meta = export_model(model, tokenizer, folder, args.model_prefix, overwrite=args.overwrite)
+    megabytes = sum(meta.files.values()) / 1e6
+    print(f"{folder}: {meta.family}, {meta.num_layers} layers, {meta.stored_dtype}, {megabytes:.1f} MB")
+    print(f"answer with it: paddle-glm infer --model_path {folder} --model_prefix {args.model_prefix}")

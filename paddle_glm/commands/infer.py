@@ -1,0 +1,104 @@
+"""`paddle-glm infer`: answers prompts or the rows of a file from an exported graph."""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from paddle_glm.backends import BACKENDS, EngineOptions
+from paddle_glm.commands._sampling import GREEDY, add_sampling_arguments, sampling_params
+from paddle_glm.errors import InputError
+
+if TYPE_CHECKING:
+    from paddle_glm.backends.folder import Engine
+    from paddle_glm.generation import GenerationParams
+    from paddle_glm.training.readers import Example
+
+HELP = "answer prompts or rows of a file from an exported graph"
+# What is asked where neither a prompt nor a file is given, as PaddleNLP's script does.
+QUESTIONS = ("你好", "晚上睡不着应该怎么办")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model_path", required=True, help="folder that `paddle-glm export` wrote")
+    parser.add_argument("--model_prefix", help="name of the graph in it (default: the one that is there)")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "gpu"), help="where to compute")
+    parser.add_argument("--device_id", type=int, default=0, help="which GPU")
+    parser.add_argument("--cpu_threads", type=int, default=0, help="0 takes all that may be used")
+    engines = [name for name in BACKENDS if name != "dygraph"]
+    parser.add_argument("--backend", default="paddle", choices=engines, help="inference engine")
+    parser.add_argument("--batch_size", type=int, default=2, help="prompts answered together")
+    parser.add_argument("--src_length", type=int, default=64, help="most tokens of a prompt; longer are cut")
+    parser.add_argument("--tgt_length", type=int, default=64, help="most tokens of an answer")
+    parser.add_argument("--max_length", type=int, default=2048, help="most tokens of both together")
+    parser.add_argument("--prompt", action="append", help="a question; may be given several times")
+    parser.add_argument("--data_file", help="JSON or JSON lines with questions, as for predict")
+    parser.add_argument("--output_file", help="gets a line {src, tgt, output} per question")
+    add_sampling_arguments(parser, GREEDY, leave_out=("max_length", "max_new_tokens"))
+
+
+def run(args: argparse.Namespace) -> None:
+    from paddle_glm.backends.folder import open_engine
+
+    for name in ("batch_size", "src_length", "tgt_length", "max_length"):
+        if getattr(args, name) < 1:
+            raise InputError(f"--{name} {getattr(args, name)}: expected at least 1")
+    params = sampling_params(args, GREEDY, max_length=args.max_length)
+    examples = _examples(args)
+    options = EngineOptions(args.device, args.device_id, args.cpu_threads, prefix=args.model_prefix)
+    started = time.perf_counter()
+    engine = open_engine(args.model_path, options, args.backend)
+    loaded = time.perf_counter()
+    rows, tokens = [], 0
+    for example, text, count in answers(engine, examples, params, args):
+        question = example.question[-1]["content"]
+        print(f"问：{question}\n答：{text}\n", flush=True)
+        rows.append({"src": question, "tgt": example.answer or "", "output": text})
+        tokens += count
+    seconds = time.perf_counter() - loaded
+    print(
+        f"{len(rows)} answers, {tokens} tokens in {seconds:.2f} s ({tokens / seconds:.1f} tokens/s); "
+        f"loaded in {loaded - started:.2f} s"
+    )
+    if args.output_file:
+        path = Path(args.output_file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+        path.write_text("".join(lines), encoding="utf-8")
+        print(f"{path}: {len(rows)} answers")
+
+
+def answers(
+    engine: "Engine", examples: "Sequence[Example]", params: "GenerationParams", args: argparse.Namespace
+) -> "Iterator[tuple[Example, str, int]]":
+    """Each example with the text that a reader sees and its number of tokens, batch by batch."""
+    from paddle_glm.chat import render
+    from paddle_glm.generation import complete
+    from paddle_glm.generation.response import parse_messages, visible_text
+    from paddle_glm.generation.session import with_special_ids
+
+    template = engine.tokenizer.template
+    params = with_special_ids(params, engine.tokenizer, template)
+    for start in range(0, len(examples), args.batch_size):
+        batch = examples[start : start + args.batch_size]
+        prompts = [
+            render(template, engine.tokenizer, example.question, args.src_length).input_ids
+            for example in batch
+        ]
+        room = params.last_length(max(map(len, prompts)), engine.backend.max_length) - max(map(len, prompts))
+        limited = params.updated({"max_new_tokens": min(args.tgt_length, room)})
+        for example, ids in zip(batch, complete(engine.backend, prompts, limited), strict=True):
+            text = visible_text(parse_messages(template, engine.tokenizer.decode(ids)))
+            yield example, text, len(ids)
+
+
+def _examples(args: argparse.Namespace) -> "list[Example]":
+    from paddle_glm.training.readers import Example, load_rows
+
+    if args.prompt and args.data_file:
+        raise InputError("--prompt and --data_file: give one of them")
+    if args.data_file:
+        return load_rows(args.data_file, answers=False)
+    return [Example(({"role": "user", "content": text},)) for text in args.prompt or QUESTIONS]

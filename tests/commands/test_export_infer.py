@@ -1,0 +1,131 @@
+"""export, infer and chat as commands, over one tiny model."""
+
+import builtins
+import json
+
+import pytest
+
+from paddle_glm.commands import chat, export
+from paddle_glm.generation import ChatSession, GenerationParams
+from paddle_glm.main import main
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_checkpoint, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("commands") / "exported"
+    assert (
+        main(["export", "--model_name_or_path", str(tiny_checkpoint), "--output_path", f"{folder}/chatglm"])
+        == 0
+    )
+    return folder
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("given", "prefix", "folder"),
+    [("out/chatglm", "chatglm", "out"), ("out", "chatglm", "out"), ("out/", "chatglm", "out"),
+     ("a/out", "chatglm", "a/out"), ("a/out/glm", "glm", "a/out")],
+)  # fmt: skip
+def test_both_spellings_of_the_output(given, prefix, folder):
+    assert str(export.output_folder(given, prefix)) == folder
+
+
+def test_the_folder_holds_all_that_is_needed(exported):
+    names = {path.name for path in exported.iterdir()}
+    assert names >= {
+        "chatglm.json",
+        "chatglm.pdiparams",
+        "generation_meta.json",
+        "tokenizer.model",
+        "config.json",
+    }
+
+
+def test_infer_answers_as_predict_does(exported, tiny_checkpoint, tiny_rows, tmp_path):
+    rows = tmp_path / "rows.json"
+    rows.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in tiny_rows[:5]), encoding="utf-8")
+    sizes = ["--src_length", "24", "--tgt_length", "12", "--batch_size", "2", "--data_file", str(rows)]
+    for more in ([], ["--num_beams", "2"]):
+        inferred, predicted = tmp_path / "inferred", tmp_path / "predicted"
+        infer = ["infer", "--model_path", str(exported), "--model_prefix", "chatglm", "--device", "cpu"]
+        assert main([*infer, "--output_file", str(inferred), *sizes, *more]) == 0
+        predict = ["predict", "--model_name_or_path", str(tiny_checkpoint), "--predict_file", str(predicted)]
+        assert main([*predict, *sizes, *more]) == 0
+        assert lines(inferred) == lines(predicted)
+        assert [row["tgt"] for row in lines(inferred)] == [row["summary"] for row in tiny_rows[:5]]
+
+
+def test_infer_asks_common_questions_without_a_prompt(exported, capsys):
+    assert main(["infer", "--model_path", str(exported), "--tgt_length", "4", "--cpu_threads", "1"]) == 0
+    output = capsys.readouterr().out
+    assert "问：你好\n答：" in output
+    assert "2 answers" in output and "tokens/s" in output
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [(["--model_prefix", "other"], "not 'other'"),
+     (["--prompt", "a", "--data_file", "b"], "give one of them"),
+     (["--batch_size", "0"], "--batch_size 0"), (["--max_length", "3"], "leaves no room"),
+     (["--device", "gpu"], "GPUs can be used"), (["--data_file", "nowhere.json"], "nowhere.json")],
+)  # fmt: skip
+def test_errors_are_one_line(exported, capsys, flags, message):
+    assert main(["infer", "--model_path", str(exported), *flags]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("paddle-glm: error: ") and error.count("\n") == 1
+
+
+def test_exporting_onto_a_folder_in_use_needs_overwrite(exported, tiny_checkpoint, capsys):
+    again = ["export", "--model_name_or_path", str(tiny_checkpoint), "--output_path", str(exported)]
+    assert main(again) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert main([*again, "--overwrite", "--dtype", "bfloat16"]) == 0
+    assert "bfloat16" in capsys.readouterr().out
+
+
+def test_chat_answers_until_stop(exported, tiny_checkpoint, capsys, monkeypatch):
+    for folder in (exported, tiny_checkpoint):
+        questions = iter(["你好", "", "再见", "clear", "你好", "stop", "not read"])
+        monkeypatch.setattr(builtins, "input", lambda _, questions=questions: next(questions))
+        command = ["chat", "--model_path", str(folder), "--max_new_tokens", "6", "--do_sample", "False"]
+        assert main(command) == 0
+        output = capsys.readouterr().out
+        answers = [text.split("\n")[0] for text in output.split("ChatGLM：")[1:]]
+        assert len(answers) == 3
+        assert answers[0] == answers[2]
+        assert next(questions) == "not read"
+
+
+class Recorder(ChatSession):
+    """Keeps what it was asked; can be interrupted as by Ctrl-C."""
+
+    interrupted = False
+
+    def stream(self, messages):
+        self.asked = messages
+        yield from super().stream(messages)
+        if self.interrupted:
+            raise KeyboardInterrupt
+
+
+def test_a_round_that_failed_is_left_out(tiny_checkpoint, monkeypatch, capsys):
+    from paddle_glm.backends.folder import open_engine
+
+    engine = open_engine(tiny_checkpoint)
+    session = Recorder(engine.backend, engine.tokenizer, GenerationParams(do_sample=False, max_length=60))
+    script = iter([("一", False), ("二" * 80, False), ("三", True), ("四", False), ("stop", False)])
+
+    def ask(_):
+        question, session.interrupted = next(script)
+        return question
+
+    monkeypatch.setattr(builtins, "input", ask)
+    chat.converse(session, [{"role": "system", "content": "短"}])
+    assert "leaves no room" in capsys.readouterr().out
+    questions = [message["content"] for message in session.asked if message["role"] == "user"]
+    assert questions == ["一", "四"]
+    assert session.asked[0]["role"] == "system"
