@@ -246,6 +246,8 @@ def _chunks(tensor: Tensor) -> list[np.ndarray]:
 def _begin_together(folder: Path) -> Path:
     """The temporary folder for `folder`, made by the first process, known to all."""
     if dist.get_rank() == 0:
+        if folder.is_dir() and not is_complete(folder):
+            shutil.rmtree(folder)  # what a copy or a removal that broke off left behind
         begin(folder, overwrite=True)
     barrier()
     return temporary_of(folder)

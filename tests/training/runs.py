@@ -18,9 +18,9 @@ def write_rows(folder: Path, rows: list[dict], dev: int = 6) -> Path:
     return folder
 
 
-def finetune(*words: object) -> int:
-    """The exit code of `paddle-glm finetune` in this process."""
-    return main(["finetune", *map(str, words)])
+def finetune(flags: str, *words: object) -> int:
+    """The exit code of `paddle-glm finetune` in this process; `words` may hold spaces, `flags` are split."""
+    return main(["finetune", *flags.split(), *map(str, words)])
 
 
 def read_log(folder: Path) -> list[dict]:

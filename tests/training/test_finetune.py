@@ -9,10 +9,11 @@ from paddle_glm.checkpoint import is_complete
 from tests.paths import ROOT
 from tests.training.runs import finetune, largest_difference, losses, read_log, write_rows
 
-SMALL = (
-    "--src_length 24 --tgt_length 16 --per_device_train_batch_size 4 --learning_rate 3e-3 --disable_tqdm True"
-)
-SMALL = SMALL.split()
+SMALL = """
+    --src_length 24 --tgt_length 16 --per_device_train_batch_size 4 --learning_rate 3e-3 --logging_steps 1
+    --disable_tqdm True
+"""
+TINY = ["sft", "sft_best", "sft_packed"]
 
 
 @pytest.fixture(scope="module")
@@ -21,21 +22,26 @@ def folder(tiny_rows, tmp_path_factory):
 
 
 @pytest.fixture
-def run(tiny_checkpoint, folder, tmp_path):
-    """Runs with a tiny model and data; gives the output folder."""
+def paths(tiny_checkpoint, folder, tmp_path):
+    """Flags that name a tiny model and data, and where the output goes."""
+    words = ("--model_name_or_path", tiny_checkpoint, "--task_name_or_path", folder)
+    return (*words, "--output_dir", tmp_path / "out")
 
-    def start(*words, name="out", data=folder):
-        out = tmp_path / name
-        paths = ("--model_name_or_path", tiny_checkpoint, "--task_name_or_path", data, "--output_dir", out)
-        assert finetune(*words, *paths) == 0
-        return out
+
+@pytest.fixture
+def run(paths, tmp_path):
+    """Runs that succeed; gives the output folder."""
+
+    def start(flags, *words, name="out"):
+        assert finetune(SMALL + flags, *paths, "--output_dir", tmp_path / name, *words) == 0
+        return tmp_path / name
 
     return start
 
 
 def test_a_run_learns_and_leaves_all_that_is_needed(run):
-    flags = "--do_train --do_eval --max_steps 12 --logging_steps 1 --eval_steps 6 --save_steps 4 --save_total_limit 2"
-    out = run(*SMALL, *flags.split(), "--max_grad_norm", "0.5")
+    steps = "--max_steps 12 --eval_steps 6 --save_steps 4 --save_total_limit 2"
+    out = run(f"--do_train --do_eval {steps} --max_grad_norm 0.5")
     history = losses(out)
     assert len(history) == 12 and history[-1] < history[0] - 0.5
     record = read_log(out)[0]
@@ -57,9 +63,11 @@ def test_a_run_learns_and_leaves_all_that_is_needed(run):
 
 def test_the_best_weights_are_kept_and_loaded(run):
     # So large a rate makes every later step worse than the first.
-    flags = "--do_train --do_eval --max_steps 3 --logging_steps 1 --eval_steps 1 --save_steps 1 --save_total_limit 1"
-    best = "--metric_for_best_model loss --load_best_model_at_end True --learning_rate 0.3 --lr_scheduler_type constant"
-    out = run(*SMALL, *flags.split(), *best.split())
+    steps = "--max_steps 3 --eval_steps 1 --save_steps 1 --save_total_limit 1"
+    rate = "--learning_rate 0.3 --lr_scheduler_type constant"
+    out = run(
+        f"--do_train --do_eval {steps} {rate} --metric_for_best_model loss --load_best_model_at_end True"
+    )
     measured = [line["eval_loss"] for line in read_log(out) if "eval_loss" in line]
     number = int(np.argmin(measured)) + 1
     kept = sorted(path.name for path in out.glob("checkpoint-*"))
@@ -68,36 +76,14 @@ def test_the_best_weights_are_kept_and_loaded(run):
     assert json.loads((out / "eval_results.json").read_text())["eval_loss"] == pytest.approx(min(measured))
 
 
-def test_an_unknown_metric_is_an_error(tiny_checkpoint, folder, tmp_path, capfd):
-    flags = [
-        "--do_train",
-        "--do_eval",
-        "--max_steps",
-        "1",
-        "--eval_steps",
-        "1",
-        "--save_steps",
-        "1",
-        "--metric_for_best_model",
-        "beauty",
-    ]
-    paths = [
-        "--model_name_or_path",
-        tiny_checkpoint,
-        "--task_name_or_path",
-        folder,
-        "--output_dir",
-        tmp_path / "o",
-    ]
-    assert finetune(*SMALL, *flags, *paths) == 2
+def test_an_unknown_metric_is_an_error(paths, capfd):
+    flags = "--do_train --do_eval --max_steps 1 --eval_steps 1 --save_steps 1 --metric_for_best_model beauty"
+    assert finetune(SMALL + flags, *paths) == 2
     assert "--metric_for_best_model beauty: evaluation gives accuracy" in capfd.readouterr().err
 
 
 def test_generated_answers_are_scored(run):
-    flags = (
-        "--do_train --do_eval --do_generation --max_steps 1 --per_device_eval_batch_size 2 --recompute True"
-    )
-    out = run(*SMALL, *flags.split())
+    out = run("--do_train --do_eval --do_generation --max_steps 1 --recompute True")
     results = json.loads((out / "eval_results.json").read_text())
     assert {f"eval_{name}" for name in ("rouge-1", "rouge-2", "rouge-l", "bleu-4")} <= results.keys()
 
@@ -123,14 +109,14 @@ def test_rows_with_answers_score_full_marks(tiny_checkpoint, folder):
 
 
 def test_packing_and_grouping(run):
-    common = ["--do_train", "--max_steps", "3", "--logging_steps", "1", "--save_strategy", "no"]
-    packed = run(*SMALL, *common, "--zero_padding", "--per_device_train_batch_size", "2", name="packed")
-    grouped = run(*SMALL, *common, "--group_by_length", name="grouped")
+    common = "--do_train --max_steps 3 --save_strategy no"
+    packed = run(f"{common} --zero_padding --per_device_train_batch_size 2", name="packed")
+    grouped = run(f"{common} --group_by_length", name="grouped")
     assert len(losses(packed)) == len(losses(grouped)) == 3
 
 
-def test_evaluation_alone_changes_nothing(run, tiny_checkpoint):
-    out = run(*SMALL, "--do_eval")
+def test_evaluation_alone_changes_nothing(run):
+    out = run("--do_eval")
     results = json.loads((out / "all_results.json").read_text())
     assert results["eval_loss"] == pytest.approx(np.log(520), abs=0.2)  # an untrained model over 520 words
     assert not (out / "model.safetensors").exists()
@@ -139,41 +125,39 @@ def test_evaluation_alone_changes_nothing(run, tiny_checkpoint):
 def test_rows_are_held_out_and_a_test_file_is_measured(run, folder, tiny_rows, tmp_path):
     data = tmp_path / "only.json"
     data.write_text(json.dumps(tiny_rows, ensure_ascii=False), encoding="utf-8")
-    flags = "--do_train --do_eval --max_steps 1 --prompt_column content --response_column summary --save_strategy no"
-    out = run(*SMALL, *flags.split(), "--test_file", folder / "dev.json", data=data)
+    flags = "--do_train --do_eval --max_steps 1 --prompt_column content --response_column summary"
+    out = run(flags, "--task_name_or_path", data, "--test_file", folder / "dev.json")
     results = json.loads((out / "all_results.json").read_text())
     assert {"eval_loss", "test_loss", "test_accuracy"} <= results.keys()
 
 
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "configs" / "tiny").glob("*.yaml")), ids=lambda path: path.stem
-)
-def test_shipped_tiny_files_run(run, path):
-    out = run(
-        path, "--max_steps", 2, "--eval_steps", 2, "--save_steps", 2, "--tgt_length", 12, "--logging_steps", 1
-    )
-    assert len(losses(out)) == 2 and is_complete(out)
+@pytest.mark.parametrize("name", TINY)
+def test_shipped_tiny_files_run(paths, tmp_path, name):
+    short = "--max_steps 2 --eval_steps 2 --save_steps 2 --tgt_length 12 --logging_steps 1"
+    file = ROOT / "configs" / "tiny" / f"{name}.yaml"
+    assert finetune(f"{file} {short}", *paths) == 0
+    assert len(losses(tmp_path / "out")) == 2 and is_complete(tmp_path / "out")
+
+
+def test_every_tiny_file_is_run():
+    assert sorted(path.stem for path in (ROOT / "configs" / "tiny").iterdir()) == [
+        "sft",
+        "sft_best",
+        "sft_packed",
+    ]
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("flags", "message"),
     [
-        ([], "nothing to do"),
-        (["--do_train", "--train_file", "nowhere.json"], "nowhere.json"),
-        (["--do_train", "--prompt_column", "content"], "belong together"),
-        (["--do_train", "--resume_from_checkpoint", "nowhere"], "no complete checkpoint"),
-        (["--do_train", "--resume_from_checkpoint", "True"], "holds no complete checkpoint"),
+        ("", "nothing to do"),
+        ("--do_train --train_file nowhere.json", "nowhere.json"),
+        ("--do_train --prompt_column content", "belong together"),
+        ("--do_train --resume_from_checkpoint nowhere", "no complete checkpoint"),
+        ("--do_train --resume_from_checkpoint True", "holds no complete checkpoint"),
     ],
 )
-def test_what_cannot_work_is_one_line(tiny_checkpoint, folder, tmp_path, capfd, words, message):
-    paths = [
-        "--model_name_or_path",
-        tiny_checkpoint,
-        "--task_name_or_path",
-        folder,
-        "--output_dir",
-        tmp_path / "o",
-    ]
-    assert finetune(*SMALL, *paths, *words) == 2
+def test_what_cannot_work_is_one_line(paths, capfd, flags, message):
+    assert finetune(SMALL + flags, *paths) == 2
     error = capfd.readouterr().err
     assert message in error and "Traceback" not in error

@@ -1,5 +1,7 @@
 """The order of rows: whole, reproducible, the same for any number of processes, resumable."""
 
+from itertools import chain
+
 import numpy as np
 import pytest
 
@@ -16,7 +18,7 @@ def batches(rows, batch, ranks=1, rank=0, accumulation=1, epoch=0, **options):
 
 def test_an_epoch_holds_every_row_once():
     drawn = batches(23, 4)
-    assert sorted(sum(drawn, [])) == list(range(23))
+    assert sorted(chain(*drawn)) == list(range(23))
     assert [len(batch) for batch in drawn] == [4, 4, 4, 4, 4, 3]
 
 
@@ -39,7 +41,7 @@ def test_batches_that_fill_no_step_are_left_out():
 def test_less_than_one_step_is_read_whole_by_equal_ranks():
     drawn = [batches(5, 2, ranks=2, rank=rank, accumulation=8) for rank in range(2)]
     assert len(drawn[0]) == len(drawn[1]) == 2
-    assert set(sum(drawn[0] + drawn[1], [])) == set(range(5))
+    assert set(chain(*drawn[0], *drawn[1])) == set(range(5))
 
 
 def test_drop_last():
@@ -59,7 +61,7 @@ def test_skipped_batches_are_empty_in_their_epoch_alone():
 def test_grouped_rows_have_similar_lengths():
     lengths = np.random.default_rng(0).integers(5, 200, 400).tolist()
     grouped = batches(400, 8, lengths=lengths)
-    assert sorted(sum(grouped, [])) == list(range(400))
+    assert sorted(chain(*grouped)) == list(range(400))
     padding = [
         sum(max(lengths[row] for row in batch) - lengths[row] for batch in drawn for row in batch)
         for drawn in (grouped, batches(400, 8))
@@ -72,4 +74,4 @@ def test_grouped_rows_have_similar_lengths():
 @pytest.mark.parametrize(("limit", "expected"), [(-1, 10), (2, 8)])
 def test_evaluation_reads_every_row_once(limit, expected):
     drawn = [list(EvalSampler(range(10), 2, 2, rank, limit)) for rank in range(2)]
-    assert sorted(sum(drawn[0] + drawn[1], [])) == list(range(expected))
+    assert sorted(chain(*drawn[0], *drawn[1])) == list(range(expected))
