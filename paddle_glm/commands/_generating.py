@@ -1,9 +1,9 @@
 """Flags and set-up that the commands share which let a model answer rows."""
 
 import argparse
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from paddle_glm.commands._sampling import GREEDY, add_sampling_arguments, sampling_params
 from paddle_glm.errors import InputError
 from paddle_glm.families import family_names
 from paddle_glm.generation.params import GenerationParams
@@ -12,20 +12,8 @@ if TYPE_CHECKING:
     from paddle_glm.backends.dygraph import DygraphBackend
     from paddle_glm.tokenizers import Tokenizer
 
-# Rows are answered with the most likely token, as PaddleNLP's predict_generation.py does (top_k=1).
-GREEDY = GenerationParams(do_sample=False)
-_FLAGS = (
-    *("do_sample", "temperature", "top_k", "top_p", "repetition_penalty"),
-    *("num_beams", "length_penalty", "seed"),
-)
-
-
-def boolean(text: str) -> bool:
-    """`--flag`, `--flag True` and `--flag false` all work, as in PaddleNLP's scripts."""
-    values = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-    if text.lower() not in values:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
-    return values[text.lower()]
+# A model's answer to a row has a length of its own flag.
+_OWN_LENGTH = ("max_length", "max_new_tokens")
 
 
 def positive(text: str) -> int:
@@ -58,21 +46,14 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}_column", help=f"key of the {meaning}; common names are recognised")
 
 
-def add_generation_arguments(parser: argparse.ArgumentParser, defaults: GenerationParams = GREEDY) -> None:
-    """One flag per field of GenerationParams that makes sense for rows, with its own help text."""
-    by_name = {option.name: option for option in fields(GenerationParams)}
-    for name in _FLAGS:
-        default = getattr(defaults, name)
-        kind: Any = boolean if isinstance(default, bool) else (int if default is None else type(default))
-        optional = {"nargs": "?", "const": True} if kind is boolean else {}
-        text = by_name[name].metadata["help"]
-        parser.add_argument(f"--{name}", type=kind, default=default, help=text, **optional)
+def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
+    """Rows are answered with the most likely token by default, as PaddleNLP's predict_generation.py does."""
+    add_sampling_arguments(parser, GREEDY, leave_out=_OWN_LENGTH)
 
 
 def generation_params(args: argparse.Namespace) -> GenerationParams:
     """The flags of `add_generation_arguments`, and `--tgt_length` as the length of answers."""
-    values = {name: getattr(args, name) for name in _FLAGS}
-    return GenerationParams(max_new_tokens=args.tgt_length, **values)
+    return sampling_params(args, GREEDY, max_new_tokens=args.tgt_length)
 
 
 def columns_of(args: argparse.Namespace) -> Any:
