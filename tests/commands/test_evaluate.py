@@ -69,7 +69,7 @@ def test_baseline_is_shown_beside(tiny_checkpoint, data, tmp_path, capsys):
 def test_two_processes_score_alike(tiny_checkpoint, data, tmp_path):
     reshard(tiny_checkpoint, tmp_path / "shards", degree=2)
     assert main(command(tmp_path / "shards", data, tmp_path / "one")) == 0
-    flags = command(tmp_path / "shards", data, tmp_path / "two")
+    flags = command(tmp_path / "shards", data, tmp_path / "two")[1:]
     done = launch(ROOT / "tools" / "evaluate_generation.py", 2, tmp_path / "log", *flags)
     assert done.returncode == 0, done.stdout
     (one, one_rows), (two, two_rows) = load(tmp_path / "one"), load(tmp_path / "two")
