@@ -11,7 +11,9 @@ SHARED = Path(os.environ.get("PADDLE_GLM_SHARED", ROOT.parent / "shared"))
 
 def _existing(path: Path) -> Path:
     if not path.exists():
-        pytest.skip(f"{path.name} not found under {SHARED}: set PADDLE_GLM_SHARED to the folder that holds it")
+        pytest.skip(
+            f"{path.name} not found under {SHARED}: set PADDLE_GLM_SHARED to the folder that holds it"
+        )
     return path
 
 

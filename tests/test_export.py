@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from paddle_glm.backends import EngineOptions, open_backend
-from paddle_glm.backends.dygraph import DygraphBackend
 from paddle_glm.backends.meta import FILE_NAME, GenerationMeta
 from paddle_glm.chat import CHATGLM2
 from paddle_glm.errors import InputError
 from paddle_glm.export import export_model
 from paddle_glm.generation import ChatSession, GenerationParams, complete
 from paddle_glm.models.auto import AutoModel
+from paddle_glm.models.dygraph import DygraphBackend
 from paddle_glm.tokenizers import AutoTokenizer
 from tests.paths import reference
 

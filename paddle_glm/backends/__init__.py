@@ -10,7 +10,7 @@ __all__ = ["BACKENDS", "Backend", "EngineOptions", "open_backend"]
 
 # Name -> "module:class". "dygraph" opens model folders, the others exported ones.
 BACKENDS = {
-    "dygraph": "paddle_glm.backends.dygraph:DygraphBackend",
+    "dygraph": "paddle_glm.models.dygraph:DygraphBackend",
     "paddle": "paddle_glm.backends.paddle_inference:PaddleInferenceBackend",
 }
 

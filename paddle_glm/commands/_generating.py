@@ -9,7 +9,7 @@ from paddle_glm.families import family_names
 from paddle_glm.generation.params import GenerationParams
 
 if TYPE_CHECKING:
-    from paddle_glm.backends.dygraph import DygraphBackend
+    from paddle_glm.models.dygraph import DygraphBackend
     from paddle_glm.tokenizers import Tokenizer
 
 # A model's answer to a row has a length of its own flag.
@@ -71,8 +71,8 @@ def open_model(args: argparse.Namespace) -> "tuple[DygraphBackend, Tokenizer]":
     """The model over all processes that the launcher started (one without it), and its tokenizer."""
     import paddle
 
-    from paddle_glm.backends.dygraph import DygraphBackend
     from paddle_glm.models.auto import AutoModel
+    from paddle_glm.models.dygraph import DygraphBackend
     from paddle_glm.parallel import init_parallel
     from paddle_glm.tokenizers import AutoTokenizer
 

@@ -11,7 +11,7 @@ from paddle_glm.commands import _generating as generating
 from paddle_glm.errors import InputError
 
 if TYPE_CHECKING:
-    from paddle_glm.backends.dygraph import DygraphBackend
+    from paddle_glm.models.dygraph import DygraphBackend
     from paddle_glm.tokenizers import Tokenizer
     from paddle_glm.training.readers import Example
 

@@ -17,6 +17,7 @@ from paddle_glm.config import DTYPES, ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.families import family_of
 from paddle_glm.layers.attention import additive_mask, causal_mask, length_of
+from paddle_glm.models.answering import Answering
 from paddle_glm.parallel import SINGLE, TPGroup
 from paddle_glm.parallel.layers import VocabHead
 from paddle_glm.parallel.ops import IGNORE_INDEX, vocab_parallel_cross_entropy
@@ -42,7 +43,7 @@ class CausalLMOutput:
     hidden_states: tuple[Tensor, ...] | None = None
 
 
-class CausalLM(nn.Layer):
+class CausalLM(Answering, nn.Layer):
     """A decoder-only language model whose subclass names its parts.
 
     A subclass gives `embed`, `blocks`, `position_embeddings`, `final_norm` and `head`; a block maps

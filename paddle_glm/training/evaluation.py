@@ -8,9 +8,9 @@ import paddle
 import paddle.distributed as dist
 from paddle import Tensor
 
-from paddle_glm.backends.dygraph import DygraphBackend
 from paddle_glm.generation.params import GenerationParams
 from paddle_glm.models.base import CausalLM
+from paddle_glm.models.dygraph import DygraphBackend
 from paddle_glm.parallel import SINGLE, TPGroup
 from paddle_glm.parallel.ops import IGNORE_INDEX, all_reduce, vocab_parallel_cross_entropy
 from paddle_glm.tokenizers.base import Tokenizer

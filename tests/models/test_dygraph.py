@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from paddle_glm.backends.dygraph import DygraphBackend
 from paddle_glm.errors import InputError
 from paddle_glm.generation import GenerationParams, generate
 from paddle_glm.models.auto import AutoModel
+from paddle_glm.models.dygraph import DygraphBackend
 from tests.paths import reference
 
 MODELS = ("chatglm2_6b_tiny_seed0", "chatglm2_6b_v1_tiny_seed0", "chatglm3_6b_tiny_seed0")

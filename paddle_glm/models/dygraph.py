@@ -1,6 +1,9 @@
 """A model in this process, or one process's part of a tensor-parallel model."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import paddle
@@ -8,11 +11,12 @@ import paddle
 from paddle_glm.backends.base import Backend, EngineOptions
 from paddle_glm.backends.device import set_device
 from paddle_glm.errors import InputError
-from paddle_glm.models.auto import AutoModel
-from paddle_glm.models.base import CausalLM
 from paddle_glm.parallel.ops import broadcast_array
 from paddle_glm.precision import compute_dtype
 from paddle_glm.sharding import Column, Part
+
+if TYPE_CHECKING:
+    from paddle_glm.models.base import CausalLM
 
 
 class DygraphBackend(Backend):
@@ -28,7 +32,9 @@ class DygraphBackend(Backend):
         self._past: list[paddle.Tensor] = []
 
     @classmethod
-    def open(cls, folder: Path, options: EngineOptions) -> "DygraphBackend":
+    def open(cls, folder: Path, options: EngineOptions) -> DygraphBackend:
+        from paddle_glm.models.auto import AutoModel  # models answer through this backend
+
         set_device(options)
         return cls(AutoModel.from_pretrained(folder, dtype=options.dtype, family=options.family))
 
