@@ -123,6 +123,6 @@ def table(results: Mapping[str, Any], baseline: Mapping[str, Any] | None = None)
     lines = [f"{'metric':<12}" + "".join(f"{title:>12}" for title in titles)]
     for name in results:
         values = [column.get(name, float("nan")) for column in columns]
-        shown = [f"{value:>12}" if isinstance(value, int) else f"{value:>12.4g}" for value in values]
+        shown = [f"{value:>12}" if isinstance(value, int) else f"{value:>12.4f}" for value in values]
         lines.append(f"{name:<12}" + "".join(shown))
     return "\n".join(lines)

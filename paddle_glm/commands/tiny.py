@@ -9,7 +9,7 @@ HELP = "make a small data set, tokenizer and untrained model to try the chain wi
 
 SIZES = {
     "vocab_size": (1200, "SentencePiece pieces of the tokenizer"),
-    "num_layers": (4, "transformer blocks"),
+    "num_layers": (2, "transformer blocks"),
     "hidden_size": (128, "width of the model"),
     "num_attention_heads": (4, "attention heads; the tensor parallel degree has to divide them"),
     "num_key_value_heads": (2, "key and value groups"),

@@ -22,7 +22,7 @@ def write_checkpoint(
     texts: Iterable[str],
     family: str = "chatglm2",
     vocab_size: int = 1200,
-    num_layers: int = 4,
+    num_layers: int = 2,
     hidden_size: int = 128,
     num_attention_heads: int = 4,
     num_key_value_heads: int = 2,

@@ -53,7 +53,7 @@ def test_files_and_scores(tiny_checkpoint, tiny_rows, data, tmp_path, capsys):
     # Nothing is learnt yet: about one in 520 tokens.
     assert results["loss"] == pytest.approx(math.log(520), rel=0.05)
     assert results["perplexity"] == pytest.approx(math.exp(results["loss"]))
-    assert f"perplexity  {results['perplexity']:>12.4g}" in capsys.readouterr().out
+    assert f"perplexity  {results['perplexity']:>12.4f}" in capsys.readouterr().out
 
 
 def test_baseline_is_shown_beside(tiny_checkpoint, data, tmp_path, capsys):
