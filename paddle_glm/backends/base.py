@@ -1,5 +1,7 @@
 """What every backend shares: the attention mask, positions, and the contract with the generation loop."""
 
+import os
+import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,8 @@ from paddle_glm.errors import InputError
 from paddle_glm.families import family_of
 
 DEVICES = ("cpu", "gpu")
+# Paddle writes 1 into this variable when it is imported without it, so it is read before that.
+_THREADS = None if "paddle" in sys.modules else os.environ.get("OMP_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -35,18 +39,22 @@ class EngineOptions:
         if self.threads < 0 or self.device_id < 0:
             raise InputError(f"threads {self.threads} and device_id {self.device_id} must not be negative")
 
+    def usable_threads(self) -> int:
+        """The number of CPU threads to compute with."""
+        return self.threads or int(_THREADS or 0) or len(os.sched_getaffinity(0))
+
 
 class Backend(ABC):
     """One model and its key/value cache, advanced step by step.
 
-    This class keeps the attention mask and asks the family for positions; a subclass computes, holds the
-    cache, and reorders it. See `paddle_glm.generation.loop.StepBackend` for what callers may expect.
+    This class keeps all tokens and their mask and asks the family for positions; a subclass computes, holds
+    the cache, and reorders it. See `paddle_glm.generation.loop.StepBackend` for what callers may expect.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
-        self.step_inputs = family_of(config).step_inputs
-        self._mask = np.zeros((0, 0), dtype=np.int64)
+        self.family = family_of(config)
+        self._ids = self._mask = np.zeros((0, 0), dtype=np.int64)
 
     @classmethod
     @abstractmethod
@@ -66,24 +74,28 @@ class Backend(ABC):
                 f"{self.config.vocab_size}: does the tokenizer belong to this model?"
             )
         self.reset(len(input_ids))
-        self._mask = attention_mask
-        return self.run(self.step_inputs(input_ids, self._mask))
+        self._ids, self._mask = input_ids, attention_mask
+        return self._step(input_ids.shape[1])
 
     def decode(self, tokens: np.ndarray) -> np.ndarray:
         """Append int64 [batch]; logits float32 [batch, vocab]."""
+        self._ids = np.concatenate([self._ids, tokens[:, None]], axis=1)
         self._mask = np.pad(self._mask, ((0, 0), (0, 1)), constant_values=1)
-        return self.run(self.step_inputs(tokens[:, None], self._mask))
+        return self._step(1)
 
     def select(self, rows: np.ndarray) -> None:
         """Row i becomes what row `rows[i]` was; rows may repeat or be left out."""
         if rows.size == len(self._mask) and (rows == np.arange(rows.size)).all():
             return
-        self._mask = self._mask[rows]
+        self._ids, self._mask = self._ids[rows], self._mask[rows]
         self.select_cache(rows)
 
     def agree(self, values: np.ndarray) -> np.ndarray:
         """The int64 values of the process that decides; a process alone decides."""
         return values
+
+    def _step(self, tokens: int) -> np.ndarray:
+        return self.run(self.family.step_inputs(self.config, self._ids, self._mask, tokens))
 
     @abstractmethod
     def reset(self, batch: int) -> None:

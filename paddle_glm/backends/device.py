@@ -1,15 +1,13 @@
 """Where Paddle computes."""
 
-import os
-
 import paddle
 
 from paddle_glm.backends.base import EngineOptions
 from paddle_glm.errors import InputError
 
 
-def set_device(options: EngineOptions) -> int:
-    """Make the device Paddle's own, and return the number of CPU threads to use.
+def set_device(options: EngineOptions) -> None:
+    """Make Paddle compute on the device, with the number of CPU threads.
 
     Raises `InputError` for a GPU that this installation or machine does not have.
     """
@@ -23,7 +21,5 @@ def set_device(options: EngineOptions) -> int:
                 "installed, and CUDA_VISIBLE_DEVICES name the card)"
             )
         paddle.set_device(f"gpu:{options.device_id}")
-    threads = options.threads or int(os.environ.get("OMP_NUM_THREADS", 0)) or len(os.sched_getaffinity(0))
-    if options.threads:
-        paddle.base.core.set_num_threads(threads)
-    return threads
+    # Paddle computes with one thread unless it is told otherwise.
+    paddle.base.core.set_num_threads(options.usable_threads())

@@ -20,8 +20,8 @@ class PaddleInferenceBackend(Backend):
     def __init__(self, folder: Path, options: EngineOptions) -> None:
         self.meta = GenerationMeta.read(folder, options.prefix)
         super().__init__(ModelConfig.from_pretrained(folder, self.meta.family))
-        self.threads = set_device(options)
-        self._predictor = inference.create_predictor(_configure(folder, self.meta, options, self.threads))
+        set_device(options)
+        self._predictor = inference.create_predictor(_configure(folder, self.meta, options))
         self._past: list[paddle.Tensor] = []
 
     @classmethod
@@ -47,7 +47,7 @@ class PaddleInferenceBackend(Backend):
         self._past = [paddle.index_select(tensor, index, axis=0) for tensor in self._past]
 
 
-def _configure(folder: Path, meta: GenerationMeta, options: EngineOptions, threads: int) -> inference.Config:
+def _configure(folder: Path, meta: GenerationMeta, options: EngineOptions) -> inference.Config:
     config = inference.Config(str(folder / f"{meta.prefix}.json"), str(folder / f"{meta.prefix}.pdiparams"))
     config.disable_glog_info()
     if options.device == "gpu":
@@ -56,5 +56,5 @@ def _configure(folder: Path, meta: GenerationMeta, options: EngineOptions, threa
         config.disable_gpu()
         # oneDNN compiles its kernels anew for each length of the cache: 3-5 times slower.
         config.disable_mkldnn()
-        config.set_cpu_math_library_num_threads(threads)
+        config.set_cpu_math_library_num_threads(options.usable_threads())
     return config

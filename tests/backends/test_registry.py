@@ -13,3 +13,8 @@ def test_an_unknown_backend_lists_the_known(tmp_path):
 def test_options_that_cannot_work(name, value):
     with pytest.raises(InputError, match=str(value)):
         EngineOptions(**{name: value})
+
+
+def test_threads_that_are_asked_for_are_used():
+    assert EngineOptions(threads=3).usable_threads() == 3
+    assert EngineOptions().usable_threads() >= 1
