@@ -99,7 +99,7 @@ class Plan:
         words += ["--model_name_or_path", self.path("model"), "--task_name_or_path", str(self.data)]
         words += ["--output_dir", self.path("trained"), *self.lengths]
         if self.max_steps is not None:
-            words += ["--max_steps", str(self.max_steps)]
+            words += ["--max_steps", f"{self.max_steps}", "--logging_steps", f"{min(self.max_steps, 10)}"]
         return Link(f"{PROCESSES} processes train one model together (tensor parallelism)", words)
 
     def plot(self) -> Link:
@@ -253,9 +253,12 @@ def farewell(plan: Plan, seconds: Mapping[str, float], scores: Mapping[str, Mapp
         "bash tools/quickstart.sh --data FOLDER_WITH_TRAIN_AND_DEV_JSON",
         f"{command} --help",
     ]
-    files = [
-        f"  {plan.path(name)}" for name in ("loss.png", "after/generated_predictions.txt", "summary.json")
-    ]
-    return "\n".join(
-        ["", "Time", *times, "", "To look at", *files, "", "To go on", *(f"  {line}" for line in going_on)]
-    )
+    table_lines = [f"  {line}" for line in table(scores["after"], scores["before"]).splitlines()]
+    names = ("loss.png", "after/generated_predictions.txt", "summary.json")
+    sections = {
+        "Time": times,
+        "Scores on held-out rows": table_lines,
+        "To look at": [f"  {plan.path(name)}" for name in names],
+        "To go on": [f"  {line}" for line in going_on],
+    }
+    return "\n".join(line for title, lines in sections.items() for line in ("", title, *lines))

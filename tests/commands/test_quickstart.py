@@ -44,7 +44,7 @@ def test_a_failing_link_shows_the_end_of_its_log(tmp_path, capfd):
     quickstart.make_anew(tmp_path / "run")
     code = "import sys; print('hello'); sys.stderr.write('line\\n' * 50 + 'the reason'); sys.exit(3)"
     link = quickstart.Link("fails", [sys.executable, "-c", code])
-    with pytest.raises(InputError, match="(?s)merge failed with exit code 3.*the reason") as failure:
+    with pytest.raises(InputError, match=r"(?s)merge failed with exit code 3.*the reason") as failure:
         quickstart.run_link("merge", link, tmp_path / "run")
     assert str(failure.value).count("line") == 14
     assert "  hello\n" in capfd.readouterr().out
