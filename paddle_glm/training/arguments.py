@@ -26,7 +26,7 @@ ALIASES = {
     "predict_with_generate": "do_generation",
 }
 
-# What PaddleNLP's Trainer knows besides data and tensor parallelism; it has no meaning for this trainer.
+# What PaddleNLP's Trainer knows and this trainer does not do: an error rather than no effect.
 _UNSUPPORTED = (
     "sharding",
     "sharding_degree",
@@ -49,6 +49,20 @@ _UNSUPPORTED = (
     "ignore_load_lr_and_optim",
     "ignore_save_lr_and_optim",
     "skip_data_intervals",
+    "tensor_parallel_config",
+    "sequence_parallel_config",
+    "pipeline_parallel_config",
+    "sharding_parallel_config",
+    "data_parallel_config",
+    "save_sharded_model",
+    "load_sharded_model",
+    "offload_optim",
+    "refined_recompute",
+    "count_trained_tokens",
+    "ordered_save_group_size",
+    "optim",
+    "wandb_api_key",
+    "wandb_http_proxy",
 )
 
 _SIZES = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
@@ -131,8 +145,8 @@ class FinetuneArguments(TrainingArguments):
         for name in _UNSUPPORTED:
             if getattr(self, name) != defaults[name]:
                 raise InputError(
-                    f"--{name} {getattr(self, name)} is not supported: finetune combines data and tensor "
-                    f"parallelism (--tensor_parallel_degree); leave --{name} out"
+                    f"--{name} {getattr(self, name)} is not supported: leave it out (finetune trains with "
+                    "AdamW, and combines data parallelism with --tensor_parallel_degree)"
                 )
         if self.tensor_parallel_degree == -1:  # PaddleNLP's way to say "none"
             self.tensor_parallel_degree = 1

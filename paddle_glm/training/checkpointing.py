@@ -72,6 +72,8 @@ def find_resume(output_dir: Path, wanted: str | None, overwrite: bool) -> Path |
     newest = latest_complete(output_dir, PREFIX)
     if newest is None and wanted is not None:
         raise InputError(f"--resume_from_checkpoint True: {output_dir} holds no complete {PREFIX}N folder")
+    if newest is not None:
+        logger.info(f"continuing from {newest} (--overwrite_output_dir starts anew)")
     return newest
 
 

@@ -25,20 +25,23 @@ def average_gradients(parameters: list[Tensor], group: TPGroup) -> None:
     if group.degree == 1:
         return
     bucket: list[Tensor] = []
+    size = 0
     for parameter in parameters:
         if parameter.grad is None:
             continue
         bucket.append(parameter.grad)
-        if sum(grad.size for grad in bucket) >= _BUCKET:
+        size += parameter.grad.size
+        if size >= _BUCKET:
             _average(bucket, group)
-            bucket = []
+            bucket, size = [], 0
     if bucket:
         _average(bucket, group)
 
 
 def _average(grads: list[Tensor], group: TPGroup) -> None:
     with paddle.no_grad():
-        flat = all_reduce(paddle.concat([grad.flatten() for grad in grads]), group) / group.degree
+        # Divided first: a sum of scaled float16 gradients could overflow where their mean does not.
+        flat = all_reduce(paddle.concat([grad.flatten() for grad in grads]) / group.degree, group)
         for grad, mean in zip(grads, flat.split([grad.size for grad in grads]), strict=True):
             grad.set_value(mean.reshape(grad.shape).astype(grad.dtype))
 

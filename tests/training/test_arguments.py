@@ -121,5 +121,5 @@ def test_a_missing_file_is_an_error():
     "path", sorted((ROOT / "configs").glob("*/*.yaml")), ids=lambda path: path.parent.name
 )
 def test_shipped_files_parse(path):
-    _, data, args = parse([str(path), *ALONE])
-    assert args.do_train and args.do_eval and data.task_name_or_path
+    _, data, args = parse([str(path), *LEAST, *ALONE])
+    assert args.do_train and args.do_eval and data.src_length
