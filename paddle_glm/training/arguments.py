@@ -28,6 +28,8 @@ ALIASES = {
 
 # What PaddleNLP's Trainer knows and this trainer does not do: an error rather than no effect.
 _UNSUPPORTED = (
+    "do_predict",
+    "do_export",
     "sharding",
     "sharding_degree",
     "sharding_parallel_degree",
@@ -106,6 +108,7 @@ class FinetuneArguments(TrainingArguments):
     """
 
     output_dir: str = field(metadata={"help": "where checkpoints, logs and the final model go"})
+    overwrite_output_dir: bool = _option(False, "start anew: checkpoints of an earlier run are removed")
     device: Optional[str] = _option(None, "cpu or gpu; the GPU is taken where there is one")
     tensor_parallel_degree: int = _option(1, "processes that share one model")
     group_by_length: bool = _option(False, "put rows of similar length into one batch")

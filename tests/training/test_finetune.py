@@ -112,7 +112,9 @@ def test_packing_and_grouping(run):
     common = "--do_train --max_steps 3 --save_strategy no"
     packed = run(f"{common} --zero_padding --per_device_train_batch_size 2", name="packed")
     grouped = run(f"{common} --group_by_length", name="grouped")
+    workers = run(f"{common} --group_by_length --dataloader_num_workers 2", name="workers")
     assert len(losses(packed)) == len(losses(grouped)) == 3
+    assert losses(workers) == losses(grouped)
 
 
 def test_evaluation_alone_changes_nothing(run):
@@ -133,7 +135,8 @@ def test_rows_are_held_out_and_a_test_file_is_measured(run, folder, tiny_rows, t
 
 @pytest.mark.parametrize("file", TINY, ids=lambda file: file.stem)
 def test_shipped_tiny_files_run(paths, tmp_path, file):
-    short = "--max_steps 2 --eval_steps 2 --save_steps 2 --tgt_length 12 --logging_steps 1 --tensor_parallel_degree 1"
+    short = "--max_steps 2 --eval_steps 2 --save_steps 2 --logging_steps 1 --tgt_length 12"
+    short += " --tensor_parallel_degree 1"
     assert finetune(f"{file} {short}", *paths) == 0
     assert len(losses(tmp_path / "out")) == 2 and is_complete(tmp_path / "out")
 
