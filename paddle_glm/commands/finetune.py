@@ -2,6 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from paddle_glm.training.arguments import DataArguments, FinetuneArguments, ModelArguments
+    from paddle_glm.training.trainer import FinetuneTrainer
 
 HELP = "train a model on rows of questions and answers"
 
@@ -24,7 +29,7 @@ def run_argv(argv: Sequence[str]) -> int:
     return 0
 
 
-def _finetune(model_args, data_args, args) -> None:
+def _finetune(model_args: "ModelArguments", data_args: "DataArguments", args: "FinetuneArguments") -> None:
     from paddle_glm.models.auto import AutoModel
     from paddle_glm.tokenizers import AutoTokenizer
     from paddle_glm.training import checkpointing, rows
@@ -65,7 +70,7 @@ def _finetune(model_args, data_args, args) -> None:
         _report(trainer, "test", trainer.evaluate(data.test, metric_key_prefix="test"))
 
 
-def _report(trainer, split: str, metrics: dict) -> None:
+def _report(trainer: "FinetuneTrainer", split: str, metrics: dict[str, float]) -> None:
     """Metrics to the log and to `SPLIT_results.json` in output_dir, by the first process."""
     if not metrics:
         return

@@ -1,0 +1,1 @@
+"""Rows to samples, PaddleNLP's Trainer over our groups, checkpoints, metrics; alone imports paddlenlp."""
