@@ -76,6 +76,16 @@ def test_the_graph_decodes_as_the_original_does(name, tiny_checkpoint, tmp_path)
         logits = graph.decode(golden[f"step{step}_next"])
 
 
+def test_the_cache_outlives_the_step_that_made_it(exported):
+    graph = open_backend("paddle", exported)
+    ids = np.array([[5, 6, 7, 8, 9]])
+    graph.prefill(ids, np.ones_like(ids))
+    kept = list(graph._past)
+    before = [tensor.numpy().copy() for tensor in kept]
+    graph.prefill(ids + 20, np.ones_like(ids))
+    assert all((tensor.numpy() == old).all() for tensor, old in zip(kept, before, strict=True))
+
+
 def test_weights_are_stored_in_the_dtype_asked_for(pair):
     model, folder = pair
     count = sum(int(np.prod(parameter.shape)) for parameter in model.parameters())

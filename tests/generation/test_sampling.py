@@ -71,6 +71,13 @@ def test_the_token_that_passes_the_threshold_stays():
         assert ids.tolist() == list(range(kept)), top_p
 
 
+def test_a_mass_that_equals_the_threshold_is_enough():
+    logits = np.log(2.0) * np.array([2, 1, 1])  # probabilities 1/2, 1/4, 1/4
+    for top_p, kept in [(0.5, 1), (0.75, 2)]:
+        ids, _ = candidates(logits, GenerationParams(temperature=1.0, top_k=0, top_p=top_p))
+        assert ids.size == kept
+
+
 def test_ties_with_the_kth_stay_and_lower_ids_come_first():
     logits = np.array([1.0, 3.0, 2.0, 2.0, 0.0, 2.0])
     assert best_ids(logits, 2).tolist() == [1, 2, 3, 5]

@@ -77,6 +77,13 @@ def test_spaces_between_pieces_stay(tmp_path_factory):
     assert "".join(pieces) + rest == model.decode(ids) == "the fox   jumps  over"
 
 
+def test_a_decoder_that_drops_all_leading_spaces():
+    """As SentencePiece models with `remove_extra_whitespaces` do: tokens of spaces are no context."""
+    tokens = ["a", " ", " ", "b", " ", "c"]
+    pieces, rest = pieces_of(lambda ids: "".join(tokens[token] for token in ids).lstrip(" "), list(range(6)))
+    assert "".join(pieces) + rest == "a  b c"
+
+
 def test_cost_is_linear_even_for_bytes_that_never_become_text():
     decoded = 0
 
