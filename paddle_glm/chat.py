@@ -8,12 +8,15 @@ the tokenizer. Nothing here imports paddle or sentencepiece.
 from __future__ import annotations
 
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Protocol
 
 from paddle_glm.errors import InputError
+
+_CHINESE = "[\u4e00-\u9fff]"
 
 Message = dict[str, Any]
 """`{"role": "user" | "assistant" | "system", "content": str}`; ChatGLM3 has `metadata` and `tools` too."""
@@ -53,7 +56,8 @@ class Template(ABC):
     """How a family writes a conversation.
 
     `end_token` closes an answer in training; generation stops at any of `stop_tokens`;
-    `replacements` are applied to what the model answers (the originals' `process_response`).
+    `replacements` are applied to what the model answers, then each of `wide_punctuation`, (narrow, wide),
+    where it stands beside a Chinese character (the originals' `process_response`).
     """
 
     layout: ClassVar[str]
@@ -63,6 +67,7 @@ class Template(ABC):
     end_token: str
     stop_tokens: tuple[str, ...]
     replacements: tuple[tuple[str, str], ...]
+    wide_punctuation: tuple[tuple[str, str], ...]
 
     @abstractmethod
     def render(
@@ -82,10 +87,14 @@ class Template(ABC):
         """A JSON value that `template_from_dict` and the C++ program read."""
         return {"layout": self.layout, **asdict(self)}
 
-    def _clean(self, text: str) -> str:
+    def clean(self, text: str) -> str:
+        """A text of the model as a reader is to see it."""
         text = text.strip()
         for old, new in self.replacements:
             text = text.replace(old, new)
+        for narrow, wide in self.wide_punctuation:
+            text = re.sub(f"({_CHINESE}){re.escape(narrow)}", rf"\1{wide}", text)
+            text = re.sub(f"{re.escape(narrow)}({_CHINESE})", rf"{wide}\1", text)
         return text
 
 
@@ -150,7 +159,7 @@ class RoundTemplate(Template):
         return Rendered(source + target, mask + [int(token != pad) for token in target])
 
     def parse_response(self, text: str) -> Message:
-        return {"role": "assistant", "content": self._clean(text)}
+        return {"role": "assistant", "content": self.clean(text)}
 
     def _split(self, messages: Sequence[Message]) -> tuple[str, list[tuple[str, str]], str | None]:
         """Messages -> last question, (question, answer) pairs before it, last answer or None."""
@@ -232,7 +241,7 @@ class RoleTemplate(Template):
         return {
             "role": self.reply_role,
             "metadata": metadata,
-            "content": self._clean(content if line_break else text),
+            "content": self.clean(content if line_break else text),
         }
 
     def _role_token(self, role: str) -> str:
@@ -244,13 +253,34 @@ class RoleTemplate(Template):
         )
 
 
+_REPLACEMENTS = (("[[训练时间]]", "2023年"),)
+
+CHATGLM = RoundTemplate(
+    name="chatglm",
+    prefix_tokens=(),
+    suffix_tokens=("[gMASK]", "<sop>"),
+    end_token="<eop>",
+    stop_tokens=("<eop>",),
+    replacements=_REPLACEMENTS,
+    # Its SentencePiece model makes these narrow.
+    wide_punctuation=((",", "，"), ("!", "！"), (":", "："), (";", "；"), ("?", "？")),
+    first_round=0,
+    question="[Round {round}]\n问：{query}\n答：",
+    answer="{response}\n",
+    lone_question="{query}",
+    source_reserved=1,
+    target_reserved=2,
+    trained_suffix=1,
+)
+
 CHATGLM2 = RoundTemplate(
     name="chatglm2",
     prefix_tokens=("[gMASK]", "sop"),
     suffix_tokens=(),
     end_token="<eos>",
     stop_tokens=("<eos>",),
-    replacements=(("[[训练时间]]", "2023年"),),
+    replacements=_REPLACEMENTS,
+    wide_punctuation=(),
     first_round=1,
     question="[Round {round}]\n\n问：{query}\n\n答：",
     answer="{response}\n\n",
@@ -265,7 +295,8 @@ CHATGLM3 = RoleTemplate(
     prefix_tokens=("[gMASK]", "sop"),
     end_token="<eos>",
     stop_tokens=("<eos>", "<|user|>", "<|observation|>"),
-    replacements=(("[[训练时间]]", "2023年"),),
+    replacements=_REPLACEMENTS,
+    wide_punctuation=(),
     roles=(
         ("system", "<|system|>"),
         ("user", "<|user|>"),

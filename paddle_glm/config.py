@@ -1,54 +1,114 @@
 """The architecture of one model, and the only place that reads foreign configuration keys."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from paddle_glm import paddlenlp_config
 from paddle_glm.errors import InputError
 
 DTYPES = ("float32", "float16", "bfloat16")
-
-# Our field -> the key that THUDM's config.json uses, for the multi-query families (ChatGLM2, ChatGLM3).
-_HUB_KEYS = {
-    "num_layers": "num_layers",
-    "hidden_size": "hidden_size",
-    "num_attention_heads": "num_attention_heads",
-    "head_dim": "kv_channels",
-    "ffn_hidden_size": "ffn_hidden_size",
-    "vocab_size": "padded_vocab_size",
-    "max_sequence_length": "seq_length",
-    "layernorm_epsilon": "layernorm_epsilon",
-    "add_qkv_bias": "add_qkv_bias",
-    "hidden_dropout": "hidden_dropout",
-    "attention_dropout": "attention_dropout",
-    "eos_token_id": "eos_token_id",
-    "pad_token_id": "pad_token_id",
-    "dtype": "torch_dtype",
-}
-# What every released ChatGLM2 and ChatGLM3 checkpoint says; another value is another architecture.
-_FIXED = {
-    "rmsnorm": True,
-    "post_layer_norm": True,
-    "add_bias_linear": False,
-    "apply_residual_connection_post_layernorm": False,
-    "fp32_residual_connection": False,
-    "original_rope": True,
-    "tie_word_embeddings": False,
-    "quantization_bit": 0,
-    "pre_seq_len": None,
-    "rope_ratio": 1,
-}
 FAMILY_KEY = "paddle_glm_family"
+
+
+@dataclass(frozen=True)
+class _Architecture:
+    """How the configuration files of one architecture spell ours.
+
+    keys: our field -> the file's key. fixed: keys of which every released checkpoint says the same;
+    another value is another architecture. optional: our fields whose key may be missing. derive: a
+    file's values -> fields that stand there in another form; express: the inverse.
+    """
+
+    title: str
+    class_name: str
+    keys: Mapping[str, str]
+    fixed: Mapping[str, Any]
+    optional: frozenset[str]
+    derive: Callable[[Mapping[str, Any]], dict[str, Any]]
+    express: "Callable[[ModelConfig], dict[str, Any]]"
+
+
+def _same(*names: str) -> dict[str, str]:
+    """Keys that are spelled as our fields are."""
+    return {name: name for name in names}
+
+
+def _groups(values: Mapping[str, Any]) -> dict[str, Any]:
+    if not values.get("multi_query_attention", True):
+        return {"num_key_value_heads": values["num_attention_heads"]}
+    return {"num_key_value_heads": values.get("multi_query_group_num", 1)}
+
+
+def _heads(values: Mapping[str, Any]) -> dict[str, Any]:
+    hidden, heads = values["hidden_size"], values["num_attention_heads"]
+    if not (isinstance(hidden, int) and isinstance(heads, int) and heads > 0):
+        return {}  # ModelConfig names which of them is wrong
+    if hidden % heads:
+        raise InputError(f"hidden_size {hidden} is not a multiple of num_attention_heads {heads}")
+    return {"num_key_value_heads": heads, "head_dim": hidden // heads}
+
+
+_GROUPED = _Architecture(
+    title="ChatGLM2 or ChatGLM3",
+    class_name="ChatGLMModel",
+    keys={
+        **_same("num_layers", "hidden_size", "num_attention_heads", "ffn_hidden_size", "layernorm_epsilon"),
+        **_same("add_qkv_bias", "hidden_dropout", "attention_dropout", "eos_token_id", "pad_token_id"),
+        "head_dim": "kv_channels",
+        "vocab_size": "padded_vocab_size",
+        "max_sequence_length": "seq_length",
+        "dtype": "torch_dtype",
+    },
+    fixed={
+        "rmsnorm": True,
+        "post_layer_norm": True,
+        "add_bias_linear": False,
+        "apply_residual_connection_post_layernorm": False,
+        "fp32_residual_connection": False,
+        "original_rope": True,
+        "tie_word_embeddings": False,
+        "quantization_bit": 0,
+        "pre_seq_len": None,
+        "rope_ratio": 1,
+    },
+    optional=frozenset(
+        ("add_qkv_bias", "hidden_dropout", "attention_dropout", "eos_token_id", "pad_token_id", "dtype")
+    ),
+    derive=_groups,
+    express=lambda config: {
+        "multi_query_attention": True,
+        "multi_query_group_num": config.num_key_value_heads,
+    },
+)
+_TWO_ROWS = _Architecture(
+    title="ChatGLM-6B",
+    class_name="ChatGLMForConditionalGeneration",
+    keys={
+        **_same("num_layers", "hidden_size", "num_attention_heads", "vocab_size", "max_sequence_length"),
+        **_same("layernorm_epsilon", "position_encoding_2d", "bos_token_id", "eos_token_id", "pad_token_id"),
+        **_same("mask_token_id", "gmask_token_id"),
+        "ffn_hidden_size": "inner_hidden_size",
+        "dtype": "torch_dtype",
+    },
+    fixed={"tie_word_embeddings": True, "quantization_bit": 0, "pre_seq_len": None},
+    optional=frozenset(("mask_token_id", "gmask_token_id", "pad_token_id", "dtype")),
+    derive=_heads,
+    express=lambda config: {},
+)
+_ARCHITECTURES = {"chatglm": _TWO_ROWS, "chatglm2": _GROUPED, "chatglm3": _GROUPED}
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """Sizes and switches of a model; `from_pretrained` reads a folder's `config.json`.
 
-    The defaults are those of ChatGLM2-6B. `hub` keeps the keys of the original file which the
-    architecture does not need (`auto_map`, `architectures`, ...), so that saving gives them back.
+    The defaults are those of ChatGLM2-6B. Ids of special tokens are None where the architecture has no
+    use for them, or its files do not name them (the first releases of ChatGLM-6B). `hub` keeps the keys
+    of the original file which the architecture does not need (`auto_map`, `architectures`, ...), so that
+    saving gives them back.
     """
 
     family: str = "chatglm2"
@@ -62,10 +122,14 @@ class ModelConfig:
     max_sequence_length: int = 32768
     layernorm_epsilon: float = 1e-5
     add_qkv_bias: bool = True
+    position_encoding_2d: bool = False
     hidden_dropout: float = 0.0
     attention_dropout: float = 0.0
+    bos_token_id: int | None = None
     eos_token_id: int = 2
     pad_token_id: int = 0
+    mask_token_id: int | None = None
+    gmask_token_id: int | None = None
     dtype: str = "float32"
     hub: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
@@ -85,29 +149,29 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], family: str | None = None) -> "ModelConfig":
-        """Read a hub `config.json` given as a mapping.
+        """Read a `config.json` of the hub or of PaddleNLP given as a mapping.
 
         Raises `InputError` for a missing key, or for a switch that names another architecture.
         """
-        if family is None:
-            family = _family_of(values)
-        missing = [key for key in _HUB_KEYS.values() if key not in values and key not in _OPTIONAL]
+        if paddlenlp_config.is_paddlenlp(values):
+            values = paddlenlp_config.to_hub(values)
+        family = family or _family_of(values)
+        known = _architecture(family)
+        missing = [
+            key for name, key in known.keys.items() if name not in known.optional and key not in values
+        ]
         if missing:
-            raise InputError(
-                f"config.json lacks {', '.join(missing)}: is it a ChatGLM2 or ChatGLM3 checkpoint?"
-            )
-        for key, expected in _FIXED.items():
+            raise InputError(f"config.json lacks {', '.join(missing)}: is it a {known.title} checkpoint?")
+        for key, expected in known.fixed.items():
             if values.get(key, expected) not in (expected, None):
                 raise InputError(f"config.json says {key} = {values[key]!r}; only {expected!r} is supported")
-        known = {name: values[key] for name, key in _HUB_KEYS.items() if values.get(key) is not None}
-        groups = values.get("multi_query_group_num", 1)
-        known["num_key_value_heads"] = (
-            groups if values.get("multi_query_attention", True) else known["num_attention_heads"]
-        )
+        read = {name: values[key] for name, key in known.keys.items() if values.get(key) is not None}
         rest = {
-            key: value for key, value in values.items() if key not in _HUB_KEYS.values() and key != FAMILY_KEY
+            key: value
+            for key, value in values.items()
+            if key not in known.keys.values() and key != FAMILY_KEY
         }
-        return cls(family=family, hub=rest, **known)
+        return cls(family=family, hub=rest, **read, **known.derive(values))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, family: str | None = None) -> "ModelConfig":
@@ -128,34 +192,36 @@ class ModelConfig:
 
     def to_hub_dict(self) -> dict[str, Any]:
         """The keys of THUDM's `config.json`, with the original's other keys given back."""
-        out = {"architectures": ["ChatGLMModel"], "model_type": "chatglm", **_FIXED, **self.hub}
-        out.update({key: getattr(self, name) for name, key in _HUB_KEYS.items()})
-        out["multi_query_attention"] = True
-        out["multi_query_group_num"] = self.num_key_value_heads
-        out[FAMILY_KEY] = self.family
-        return out
+        known = _architecture(self.family)
+        out = {"architectures": [known.class_name], "model_type": "chatglm", **known.fixed, **self.hub}
+        own = {key: getattr(self, name) for name, key in known.keys.items()}
+        out.update({key: value for key, value in own.items() if value is not None})
+        return {**out, **known.express(self), FAMILY_KEY: self.family}
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `folder/config.json`."""
-        text = json.dumps(self.to_hub_dict(), ensure_ascii=False, indent=2)
-        (Path(folder) / "config.json").write_text(text + "\n", encoding="utf-8")
+        _write_json(Path(folder) / "config.json", self.to_hub_dict())
+
+    def save_for_paddlenlp(self, folder: str | Path, tensor_parallel_degree: int = 1) -> None:
+        """Write `folder/config.json` with PaddleNLP's keys, beside shards of the given degree."""
+        values = paddlenlp_config.from_hub(self.to_hub_dict(), tensor_parallel_degree)
+        _write_json(Path(folder) / "config.json", values)
 
 
-_OPTIONAL = {
-    "hidden_dropout",
-    "attention_dropout",
-    "eos_token_id",
-    "pad_token_id",
-    "torch_dtype",
-    "add_qkv_bias",
-}
-assert {f.name for f in fields(ModelConfig)} >= set(_HUB_KEYS)
+def _architecture(family: str) -> _Architecture:
+    if family not in _ARCHITECTURES:
+        raise InputError(f"unknown model family {family!r}: expected one of {', '.join(_ARCHITECTURES)}")
+    return _ARCHITECTURES[family]
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(values, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON ({error}): download it again") from error
     if not isinstance(values, dict):
         raise InputError(f"{path} holds a {type(values).__name__}, expected an object")

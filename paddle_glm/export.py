@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import paddle
 from paddle import Tensor, nn
 from paddle.static import InputSpec
@@ -98,8 +97,9 @@ class StepGraph(nn.Layer):
 def _tensors(model: CausalLM) -> tuple[tuple[TensorMeta, ...], tuple[TensorMeta, ...]]:
     """Inputs and outputs of the step graph, in order."""
     config = model.config
-    one = np.zeros((1, 1), dtype=np.int64)
-    steps = tuple(TensorMeta(name, "int64", (-1, -1)) for name in model.family.step_inputs(one, one + 1))
+    steps = tuple(
+        TensorMeta(name, "int64", shape) for name, shape in model.family.step_shapes(config).items()
+    )
     dtype = str(compute_dtype(model.stored_dtype)).removeprefix("paddle.")
     shape = (-1, config.num_key_value_heads, -1, config.head_dim)
 

@@ -3,57 +3,21 @@
 import json
 
 import pytest
-import sentencepiece
 
 from paddle_glm.chat import (
+    CHATGLM,
     CHATGLM2,
     CHATGLM3,
-    RoundTemplate,
     from_history,
     parse_response,
     render,
     template_from_dict,
 )
 from paddle_glm.errors import InputError
+from paddle_glm.tokenizers.chatglm import ChatGLMTokenizer
 from paddle_glm.tokenizers.chatglm2 import ChatGLM2Tokenizer, ChatGLM3Tokenizer
 from tests.paths import data, reference
 from tests.tiny_sentencepiece import write_tiny_model
-
-# ChatGLM-6B's prompts: they stay here until that family is added, and show that a template expresses them.
-CHATGLM_6B = RoundTemplate(
-    name="chatglm",
-    prefix_tokens=(),
-    suffix_tokens=("[gMASK]", "<sop>"),
-    end_token="<eop>",
-    stop_tokens=("<eop>",),
-    replacements=(("[[训练时间]]", "2023年"),),
-    first_round=0,
-    question="[Round {round}]\n问：{query}\n答：",
-    answer="{response}\n",
-    lone_question="{query}",
-    source_reserved=1,
-    target_reserved=2,
-    trained_suffix=1,
-)
-
-
-class OneLineChatGLM6BTokenizer:
-    """Enough of ChatGLM-6B's tokenizer for rows without tabs, line breaks and runs of blanks."""
-
-    pad_token_id = 3
-    commands = {"[gMASK]": 130001, "<sop>": 130004, "<eop>": 130005}  # noqa: RUF012
-
-    def __init__(self):
-        self.sp_model = sentencepiece.SentencePieceProcessor(
-            model_file=str(data("tokenizers/chatglm-6b/ice_text.model"))
-        )
-
-    def encode(self, text, *, add_special_tokens=True):
-        assert not add_special_tokens
-        return self.sp_model.encode(text)
-
-    def get_command(self, token):
-        return self.commands[token]
 
 
 @pytest.fixture(scope="module")
@@ -74,11 +38,10 @@ def three(model_file):
 @pytest.mark.parametrize("family", ["chatglm2_6b", "chatglm_6b"])
 def test_preprocessing_of_fifty_rows(family):
     golden = json.loads(reference("tokenizers/ptuning_preprocess_dev50.json").read_text(encoding="utf-8"))
-    template, tokenizer, spare = CHATGLM2, None, 1
     if family == "chatglm_6b":
-        template, tokenizer, spare = CHATGLM_6B, OneLineChatGLM6BTokenizer(), 0
+        tokenizer, spare = ChatGLMTokenizer(data("tokenizers/chatglm-6b/ice_text.model")), 0
     else:
-        tokenizer = ChatGLM2Tokenizer(data("tokenizers/chatglm2-6b/tokenizer.model"))
+        tokenizer, spare = ChatGLM2Tokenizer(data("tokenizers/chatglm2-6b/tokenizer.model")), 1
     compared = 0
     for case in golden[family]:
         source, target = case["max_source_length"], case["max_target_length"]
@@ -87,7 +50,7 @@ def test_preprocessing_of_fifty_rows(family):
                 {"role": "user", "content": row["content"]},
                 {"role": "assistant", "content": row["summary"]},
             ]
-            rendered = render(template, tokenizer, messages, source, target)
+            rendered = render(tokenizer.template, tokenizer, messages, source, target)
             padding = source + target + spare - len(rendered.input_ids)
             assert rendered.input_ids + [tokenizer.pad_token_id] * padding == ids
             assert rendered.labels() + [-100] * padding == labels
@@ -95,7 +58,7 @@ def test_preprocessing_of_fifty_rows(family):
     assert compared == 100
 
 
-@pytest.mark.parametrize(("template", "name"), [(CHATGLM2, "chatglm2_6b"), (CHATGLM_6B, "chatglm_6b")])
+@pytest.mark.parametrize(("template", "name"), [(CHATGLM2, "chatglm2_6b"), (CHATGLM, "chatglm_6b")])
 def test_prompt_text_with_history(template, name):
     case = json.loads(reference(f"tokenizers/{name}.json").read_text(encoding="utf-8"))["chat_prompt"]
     assert template.prompt(case["query"], case["history"]) == case["prompt"]
@@ -235,7 +198,23 @@ def test_responses():
     assert parse_response(CHATGLM3, "未完")["content"] == "未完"
 
 
-@pytest.mark.parametrize("template", [CHATGLM2, CHATGLM3, CHATGLM_6B])
+@pytest.mark.parametrize(
+    ("answer", "shown"),
+    [
+        ("你好,世界!", "你好，世界！"),
+        ("Hello, world!", "Hello, world!"),
+        ("是吗?Yes, 对:a;b", "是吗？Yes, 对：a;b"),
+        ("1,000;a:b", "1,000;a:b"),
+        (" [[训练时间]],好! \n", "2023年，好！"),
+        ("好,,好,a,好", "好，，好，a，好"),
+    ],
+)
+def test_wide_punctuation_stands_beside_chinese(answer, shown):
+    assert parse_response(CHATGLM, answer)["content"] == shown
+    assert parse_response(CHATGLM2, "你好,世界!")["content"] == "你好,世界!"
+
+
+@pytest.mark.parametrize("template", [CHATGLM, CHATGLM2, CHATGLM3])
 def test_templates_survive_json(template):
     assert template_from_dict(json.loads(json.dumps(template.to_dict()))) == template
 

@@ -21,7 +21,11 @@ class ParameterSpec:
     sharding: Sharding
 
 
-StepInputs = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]
+Positions = Callable[[ModelConfig, np.ndarray, np.ndarray], np.ndarray]
+
+
+def _one_row(config: ModelConfig) -> tuple[int, ...]:
+    return ()
 
 
 @dataclass(frozen=True)
@@ -29,8 +33,9 @@ class Family:
     """A family of checkpoints.
 
     parameters: every parameter by its hub name, for a configuration.
-    step_inputs: `(input_ids [batch, query_length], attention_mask [batch, total_length])`, int64, to the
-        named arrays that one prefill or decode step takes: the only home of positions.
+    positions: `(config, input_ids [batch, total], attention_mask [batch, total])`, int64, to the position of
+        every token, int64 [batch, *position_rows, total]: the only home of positions.
+    position_rows: how many positions a token has; () for a single one.
     ignored: regular expressions of names that a checkpoint may hold and the model does not need.
     model, tokenizer: "module:class", imported when they are needed.
     half_precision_positions: the rotary table of a half precision model is computed in half precision.
@@ -39,12 +44,34 @@ class Family:
     name: str
     title: str
     parameters: Callable[[ModelConfig], dict[str, ParameterSpec]]
-    step_inputs: StepInputs
+    positions: Positions
     template: Template
     model: str
     tokenizer: str
+    position_rows: Callable[[ModelConfig], tuple[int, ...]] = _one_row
     ignored: tuple[str, ...] = ()
     half_precision_positions: bool = False
+
+    def step_inputs(
+        self, config: ModelConfig, input_ids: np.ndarray, attention_mask: np.ndarray, tokens: int
+    ) -> dict[str, np.ndarray]:
+        """The named int64 arrays that a prefill or decode step over the last `tokens` tokens takes.
+
+        input_ids, attention_mask: [batch, total], of all tokens so far, 1 for real ones.
+        """
+        positions = self.positions(config, input_ids, attention_mask)
+        arrays = (input_ids[:, -tokens:], positions[..., -tokens:], attention_mask)
+        return {
+            name: array.astype(np.int64) for name, array in zip(self.step_shapes(config), arrays, strict=True)
+        }
+
+    def step_shapes(self, config: ModelConfig) -> dict[str, tuple[int, ...]]:
+        """The shapes of `step_inputs`; -1 is a size that each step chooses."""
+        return {
+            "input_ids": (-1, -1),
+            "position_ids": (-1, *self.position_rows(config), -1),
+            "attention_mask": (-1, -1),
+        }
 
     def model_class(self) -> Any:
         return _load(self.model)
@@ -54,7 +81,7 @@ class Family:
 
 
 # Name -> module below this package; ChatGLM3 is ChatGLM2 with another template.
-_MODULES = {"chatglm2": "chatglm2", "chatglm3": "chatglm2"}
+_MODULES = {"chatglm": "chatglm", "chatglm2": "chatglm2", "chatglm3": "chatglm2"}
 
 
 def family_names() -> tuple[str, ...]:

@@ -56,21 +56,16 @@ def parameters(config: ModelConfig) -> dict[str, ParameterSpec]:
     return table
 
 
-def step_inputs(input_ids: np.ndarray, attention_mask: np.ndarray) -> dict[str, np.ndarray]:
+def positions(config: ModelConfig, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
     """Positions count the real tokens before each token; padding has 0 (the hub tokenizer's `_pad`)."""
-    positions = np.maximum(attention_mask.cumsum(axis=1) - 1, 0)[:, -input_ids.shape[1] :]
-    return {
-        "input_ids": input_ids.astype(np.int64),
-        "position_ids": positions.astype(np.int64),
-        "attention_mask": attention_mask.astype(np.int64),
-    }
+    return np.maximum(attention_mask.cumsum(axis=1) - 1, 0)
 
 
 _CHATGLM2 = Family(
     name="chatglm2",
     title="ChatGLM2-6B",
     parameters=parameters,
-    step_inputs=step_inputs,
+    positions=positions,
     template=CHATGLM2,
     model="paddle_glm.models.chatglm2:ChatGLM2Model",
     tokenizer="paddle_glm.tokenizers.chatglm2:ChatGLM2Tokenizer",

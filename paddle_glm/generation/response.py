@@ -42,8 +42,8 @@ def tool_call(message: Message) -> dict[str, Any]:
 class ResponseStream:
     """Pieces of the model's text -> pieces of the visible text; joined, they are that of the whole answer.
 
-    Held back: a header line until its line break, white space that may be the answer's end, and what
-    may be the beginning of a text that the template replaces.
+    Held back: a header line until its line break, white space that may be the answer's end, what may be
+    the beginning of a text that the template replaces, and punctuation that the next character may widen.
     """
 
     def __init__(self, template: Template) -> None:
@@ -82,4 +82,5 @@ class ResponseStream:
             for size in range(1, len(old))
             if visible.endswith(old[:size])
         ]
+        lengths += [len(narrow) for narrow, _ in self.template.wide_punctuation if visible.endswith(narrow)]
         return max(lengths, default=0)

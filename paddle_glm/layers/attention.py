@@ -22,17 +22,45 @@ def length_of(tensor: Tensor, axis: int) -> int | Tensor:
 def causal_mask(attention_mask: Tensor, tokens: int | Tensor) -> Tensor:
     """The additive float32 mask [batch, 1, tokens, total] of the last `tokens` of `total` positions.
 
-    attention_mask: [batch, total], 1 for real tokens. A query on padding attends to everything, as in
-    the original (`get_masks` of modeling_chatglm.py); its output is never used.
+    attention_mask: [batch, total], as for `visible_keys`. A query on padding attends to everything, as in
+    the original (`get_masks` of ChatGLM2's modeling_chatglm.py); its output is never used.
+    """
+    visible = visible_keys(attention_mask, tokens)
+    padding = _queries(attention_mask, tokens).logical_not().unsqueeze([1, 3])
+    return additive_mask(paddle.logical_or(visible, padding))
+
+
+def context_mask(attention_mask: Tensor, context: Tensor) -> Tensor:
+    """Like `causal_mask`, but tokens of the context are seen by all: also by those before them.
+
+    context: bool [batch, tokens], of the last tokens; attention_mask: [batch, past + tokens]. All keys of
+    a query on padding are masked, so that they get equal weights, as in the original (ChatGLM-6B's).
+    """
+    return additive_mask(visible_keys(attention_mask, length_of(context, 1), context))
+
+
+def visible_keys(attention_mask: Tensor, tokens: int | Tensor, context: Tensor | None = None) -> Tensor:
+    """bool [batch, 1, tokens, total], True where one of the last `tokens` positions may attend.
+
+    attention_mask: [batch, total], 0 for padding, 1 for real tokens; where several samples are packed in
+    a row 1, 2, ... for the tokens of each. A token sees those of its own sample up to itself, and its
+    context: bool [batch, tokens].
     """
     total = length_of(attention_mask, 1)
     keys = paddle.arange(total, dtype="int64")
     queries = paddle.arange(tokens, dtype="int64") + (total - tokens)
-    causal = keys.unsqueeze(0) <= queries.unsqueeze(1)  # (tokens, total)
-    real = attention_mask.astype("bool")
-    allowed = paddle.logical_and(causal.unsqueeze(0), real.unsqueeze(1))  # (batch, tokens, total)
-    padding = paddle.logical_not(paddle.index_select(real, queries, axis=1)).unsqueeze(2)
-    return additive_mask(paddle.logical_or(allowed, padding).unsqueeze(1))
+    order = (keys.unsqueeze(0) <= queries.unsqueeze(1)).unsqueeze(0)  # (1, tokens, total)
+    if context is not None:
+        past = paddle.ones_like(attention_mask[:, : total - tokens]).astype("bool")
+        order = paddle.logical_or(order, paddle.concat([past, context], axis=1).unsqueeze(1))
+    same = _queries(attention_mask, tokens).unsqueeze(2) == attention_mask.unsqueeze(1)
+    real = (attention_mask > 0).unsqueeze(1)
+    return paddle.logical_and(paddle.logical_and(order, same), real).unsqueeze(1)
+
+
+def _queries(attention_mask: Tensor, tokens: int | Tensor) -> Tensor:
+    """The last `tokens` columns."""
+    return attention_mask[:, length_of(attention_mask, 1) - tokens :]
 
 
 def additive_mask(allowed: Tensor) -> Tensor:
@@ -41,23 +69,30 @@ def additive_mask(allowed: Tensor) -> Tensor:
 
 
 def grouped_query_attention(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, group: TPGroup, dropout: float = 0.0
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor,
+    group: TPGroup,
+    dropout: float = 0.0,
+    headroom: float = 1.0,
 ) -> Tensor:
     """softmax(q k^T / sqrt(head_dim) + mask) v with the softmax in float32.
 
     query: [batch, heads, tokens, head_dim]; key, value: [batch, key_value_heads, total, head_dim], each
-    shared by neighbouring query heads; mask: additive float32, [batch or 1, 1, tokens, total].
+    shared by neighbouring query heads; mask: additive float32, [batch or 1, 1, tokens, total]; headroom:
+    scores are that much smaller until they are float32, where half precision would not hold them.
     Returns [batch, tokens, heads * head_dim].
     """
     heads, groups, head_dim = query.shape[1], key.shape[1], query.shape[3]
     # The heads of a group are stacked as more queries, so that keys need not be repeated.
-    stacked = (query * (1.0 / math.sqrt(head_dim))).reshape([0, groups, -1, head_dim])
+    stacked = (query * (1.0 / (math.sqrt(head_dim) * headroom))).reshape([0, groups, -1, head_dim])
     scores = paddle.matmul(stacked, key, transpose_y=True)
     # (batch, groups, heads / groups * tokens, total) -> (batch, groups, heads / groups, tokens, total)
     tokens, total = length_of(mask, 2), length_of(mask, 3)
     scores = scores.reshape([0, groups, heads // groups, tokens, total])
     with full_precision():
-        weights = F.softmax(scores.astype("float32") + mask.unsqueeze(1), axis=-1)
+        weights = F.softmax(scores.astype("float32") * headroom + mask.unsqueeze(1), axis=-1)
     if dropout:
         with sharded_rng(group):
             weights = F.dropout(weights, dropout)

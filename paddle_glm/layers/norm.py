@@ -1,6 +1,7 @@
-"""Root mean square normalisation (arXiv:1910.07467)."""
+"""Normalisation of the last axis, in float32 whatever the weights are stored in."""
 
 import paddle
+import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from paddle_glm.parallel.layers import new_parameter
@@ -8,7 +9,10 @@ from paddle_glm.precision import full_precision
 
 
 class RMSNorm(nn.Layer):
-    """x [..., size] / sqrt(mean(x^2) + epsilon) * weight, in float32; the result has x's dtype."""
+    """Root mean square normalisation (arXiv:1910.07467).
+
+    x [..., size] / sqrt(mean(x^2) + epsilon) * weight, in float32; the result has x's dtype.
+    """
 
     def __init__(self, size: int, epsilon: float, dtype: str) -> None:
         super().__init__()
@@ -20,3 +24,19 @@ class RMSNorm(nn.Layer):
             wide = x.astype("float32")
             scale = paddle.rsqrt(wide.square().mean(axis=-1, keepdim=True) + self.epsilon)
             return (wide * scale * self.weight.astype("float32")).astype(x.dtype)
+
+
+class LayerNorm(nn.Layer):
+    """(x [..., size] - mean) / sqrt(variance + epsilon) * weight + bias (arXiv:1607.06450), in x's dtype."""
+
+    def __init__(self, size: int, epsilon: float, dtype: str) -> None:
+        super().__init__()
+        self.size, self.epsilon = size, epsilon
+        self.weight = new_parameter(self, (size,), dtype)
+        self.bias = new_parameter(self, (size,), dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with full_precision():
+            weight, bias = self.weight.astype("float32"), self.bias.astype("float32")
+            normal = F.layer_norm(x.astype("float32"), [self.size], weight, bias, self.epsilon)
+            return normal.astype(x.dtype)

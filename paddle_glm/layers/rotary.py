@@ -1,4 +1,4 @@
-"""Rotary position embeddings (arXiv:2104.09864), interleaved, as ChatGLM2 applies them."""
+"""Rotary position embeddings (arXiv:2104.09864): of neighbouring channels, or of the two halves of a part."""
 
 import ml_dtypes
 import numpy as np
@@ -17,9 +17,15 @@ def rotary_table(length: int, size: int, dtype: str = "float32", base: float = 1
     """
     kind = _NUMPY[dtype]
     exponent = np.arange(0, size, 2).astype(kind) / kind(size)
-    theta = kind(1.0) / np.power(kind(base), exponent).astype(kind)
-    angles = np.outer(np.arange(length).astype(kind), theta).astype(kind).astype(np.float32)
-    return np.concatenate([np.cos(angles), np.sin(angles)], axis=1).astype(kind).astype(np.float32)
+    return angle_table(length, kind(1.0) / np.power(kind(base), exponent).astype(kind), dtype)
+
+
+def angle_table(length: int, frequencies: np.ndarray, dtype: str = "float32") -> np.ndarray:
+    """cos and sin of position x frequency, computed in `dtype`: float32 [length, 2 * frequencies]."""
+    kind = _NUMPY[dtype]
+    angles = np.outer(np.arange(length).astype(kind), frequencies.astype(kind)).astype(kind)
+    wide = angles.astype(np.float32)
+    return np.concatenate([np.cos(wide), np.sin(wide)], axis=1).astype(kind).astype(np.float32)
 
 
 def lookup_rotary(table: Tensor, position_ids: Tensor, dtype: paddle.dtype) -> tuple[Tensor, Tensor]:
@@ -40,3 +46,24 @@ def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     even, odd = pairs[..., 0], pairs[..., 1]
     turned = paddle.stack([even * cos - odd * sin, odd * cos + even * sin], axis=-1)
     return paddle.concat([turned.reshape([0, heads, -1, 2 * half]), passing], axis=-1)
+
+
+def lookup_rows(table: Tensor, position_ids: Tensor, dtype: paddle.dtype) -> tuple[Tensor, Tensor]:
+    """table [length, size], position_ids [batch, rows, tokens] -> cos, sin: what `lookup_rotary` gives, for
+    every row, each [batch, 1, tokens, rows, size / 2].
+    """
+    found = F.embedding(position_ids.transpose([0, 2, 1]), table).unsqueeze(1).astype(dtype)
+    cos, sin = found.chunk(2, axis=-1)
+    return cos, sin
+
+
+def apply_rotary_parts(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Each head is as many parts as there are rows of positions; rotate the halves of each by its row.
+
+    x: [batch, heads, tokens, head_dim]; cos, sin: [batch, 1, tokens, rows, head_dim / rows / 2].
+    """
+    heads, head_dim, rows, half = x.shape[1], x.shape[3], cos.shape[3], cos.shape[4]
+    parts = x.reshape([0, heads, -1, rows, 2, half])
+    first, second = parts[..., 0, :], parts[..., 1, :]
+    turned = paddle.stack([first * cos - second * sin, second * cos + first * sin], axis=-2)
+    return turned.reshape([0, heads, -1, head_dim])

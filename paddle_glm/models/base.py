@@ -69,6 +69,14 @@ class CausalLM(Answering, nn.Layer):
     def position_embeddings(self, position_ids: Tensor) -> Any:
         raise NotImplementedError
 
+    def attention_mask(self, input_ids: Tensor, position_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The additive mask of a step over `input_ids`; a family that reads both ways has another one."""
+        return causal_mask(attention_mask, length_of(input_ids, 1))
+
+    def default_positions(self, input_ids: Tensor, attention_mask: Tensor, past: int) -> Tensor:
+        """The positions of tokens behind `past` cached ones."""
+        return paddle.arange(past, past + input_ids.shape[1]).unsqueeze(0).expand(input_ids.shape)
+
     def final_norm(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
@@ -88,24 +96,23 @@ class CausalLM(Answering, nn.Layer):
         """Run the model.
 
         input_ids: int64 [batch, tokens].
-        position_ids: int64 [batch, tokens]; counts on from the cache's length when absent.
-        attention_mask: int [batch, past + tokens], 1 for real tokens; or bool [batch, 1, tokens,
-            past + tokens], True where a query may attend (packed sequences). All real when absent.
+        position_ids: int64 [batch, tokens], or [batch, 2, tokens] where a family has two rows; those of
+            `default_positions` when absent.
+        attention_mask: int [batch, past + tokens], 0 for padding, 1 for real tokens, 1, 2, ... for those
+            of each sample in a packed sequence; or bool [batch, 1, tokens, past + tokens], True where a
+            query may attend. All real when absent.
         labels: int64 [batch, tokens] aligned with input_ids; each is predicted from the tokens
             before it; -100 is left out.
         """
-        tokens = input_ids.shape[1]
-        past_length = 0 if past_key_values is None else past_key_values[0][0].shape[2]
-        if position_ids is None:
-            position_ids = (
-                paddle.arange(past_length, past_length + tokens).unsqueeze(0).expand(input_ids.shape)
-            )
+        past = 0 if past_key_values is None else past_key_values[0][0].shape[2]
         if attention_mask is None:
-            attention_mask = paddle.ones([input_ids.shape[0], past_length + tokens], dtype="int64")
+            attention_mask = paddle.ones([input_ids.shape[0], past + input_ids.shape[1]], dtype="int64")
+        if position_ids is None:
+            position_ids = self.default_positions(input_ids, attention_mask, past)
         if attention_mask.ndim == 4:
             mask = additive_mask(attention_mask)
         else:
-            mask = causal_mask(attention_mask, tokens)
+            mask = self.attention_mask(input_ids, position_ids, attention_mask)
         x, present, hidden = self._run_blocks(input_ids, position_ids, mask, past_key_values, use_cache)
         local = self.head()(self.final_norm(x))
         loss = None if labels is None else mean_loss(local, labels, self.group)
@@ -143,12 +150,12 @@ class CausalLM(Answering, nn.Layer):
     ) -> tuple[Tensor, ...]:
         """One prefill or decode step, the function that backends run and export traces.
 
-        input_ids, position_ids: [batch, tokens]; attention_mask: [batch, past + tokens]; past: key and
-        value of each layer in turn, [batch, key_value_heads, past, head_dim] (past may be 0).
+        input_ids, position_ids, attention_mask: the family's `step_inputs`; past: key and value of each
+        layer in turn, [batch, key_value_heads, past, head_dim] (past may be 0).
         Returns the last position's logits, float32 [batch, vocab], and the grown caches.
         """
         pairs = [(past[i], past[i + 1]) for i in range(0, len(past), 2)]
-        mask = causal_mask(attention_mask, length_of(input_ids, 1))
+        mask = self.attention_mask(input_ids, position_ids, attention_mask)
         x, present, _ = self._run_blocks(input_ids, position_ids, mask, pairs, use_cache=True)
         logits = self.head().gather(self.head()(self.final_norm(x[:, -1:])))
         return (logits.astype("float32").squeeze(1), *(tensor for pair in present for tensor in pair))

@@ -65,17 +65,24 @@ class ColumnLinear(nn.Layer):
 
 
 class RowLinear(nn.Layer):
-    """Input features are cut over the group: x [..., in_local] -> [..., out] (summed over the group)."""
+    """Input features are cut over the group: x [..., in_local] -> [..., out] (summed over the group).
 
-    def __init__(self, out_features: int, sharding: Sharding, group: TPGroup, dtype: str) -> None:
+    The bias is whole on every process and added once, to the sum.
+    """
+
+    def __init__(
+        self, out_features: int, sharding: Sharding, group: TPGroup, dtype: str, bias: bool = False
+    ) -> None:
         super().__init__()
         in_features = sum(part.size for part in sharding.parts)
         shape = sharding.local_shape((out_features, in_features), group.rank, group.degree)
         self.group = group
         self.weight = new_parameter(self, shape, dtype, group.degree > 1)
+        self.bias = new_parameter(self, (out_features,), dtype) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return reduce_from_group(linear(x, self.weight), self.group)
+        y = reduce_from_group(linear(x, self.weight), self.group)
+        return y if self.bias is None else y + self.bias.astype(y.dtype)
 
 
 class VocabEmbedding(nn.Layer):
@@ -100,13 +107,23 @@ class VocabEmbedding(nn.Layer):
 
 
 class VocabHead(nn.Layer):
-    """Hidden states [..., hidden] -> logits: `forward` gives the local slice, `gather` all words."""
+    """Hidden states [..., hidden] -> logits: `forward` gives the local slice, `gather` all words.
 
-    def __init__(self, hidden_size: int, sharding: Sharding, group: TPGroup, dtype: str) -> None:
+    tied: the embedding whose weight the head shares; it is cut alike.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        sharding: Sharding,
+        group: TPGroup,
+        dtype: str,
+        tied: VocabEmbedding | None = None,
+    ) -> None:
         super().__init__()
         self.group, self.vocab_size = group, sum(part.size for part in sharding.parts)
         shape = sharding.local_shape((self.vocab_size, hidden_size), group.rank, group.degree)
-        self.weight = new_parameter(self, shape, dtype, group.degree > 1)
+        self.weight = new_parameter(self, shape, dtype, group.degree > 1) if tied is None else tied.weight
         # The rows that pad an indivisible vocabulary stand at the end: on the last ranks.
         held = (group.rank + 1) * shape[0] - self.vocab_size
         self.padding = min(max(held, 0), shape[0])

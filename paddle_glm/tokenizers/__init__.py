@@ -31,14 +31,20 @@ class AutoTokenizer:
 
 
 def family_of_folder(folder: Path) -> str:
-    """What our own key says, else config.json, else a family's name in the hub's tokenizer_config.json."""
+    """What our own key says, else config.json, else the tokenizer's file and the hub's tokenizer_config.json."""
     values = read_config(folder)
     if FAMILY_KEY in values:
         return values[FAMILY_KEY]
     if (folder / "config.json").is_file():
         return ModelConfig.from_pretrained(folder).family
     text = json.dumps(values).lower()
-    for name in reversed(family_names()):
+    files = {name: get_family(name).tokenizer_class().vocab_file for name in family_names()}
+    candidates = [name for name, file in files.items() if (folder / file).is_file()]
+    if not candidates:
+        raise InputError(f"{folder} holds no tokenizer: expected {' or '.join(sorted(set(files.values())))}")
+    if len(candidates) == 1:
+        return candidates[0]
+    for name in reversed(candidates):
         if name in text:
             return name
     raise InputError(

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 from sentencepiece import SentencePieceProcessor
 
-from paddle_glm.chat import Template
+from paddle_glm.chat import RoundTemplate, Template
 from paddle_glm.config import FAMILY_KEY
 from paddle_glm.errors import InputError
 
@@ -97,6 +97,12 @@ class Tokenizer(ABC):
         self, first: list[int], second: list[int] | None = None
     ) -> list[int]:
         """Ids of a text, or of a question and its answer, with the special tokens that the model expects."""
+
+    def build_prompt(self, query: str, history: Sequence[tuple[str, str]] | None = None) -> str:
+        """The text of all rounds, ending where the model is to answer `query`."""
+        if not isinstance(self.template, RoundTemplate):
+            raise InputError(f"{self.family} has no prompt text: use build_chat_input, which gives ids")
+        return self.template.prompt(query, history or ())
 
     # -- ids ----------------------------------------------------------------------------------
 

@@ -12,7 +12,6 @@ from paddle_glm.chat import (
     CHATGLM3,
     Message,
     RoleTemplate,
-    RoundTemplate,
     Template,
     from_history,
     render,
@@ -108,12 +107,6 @@ class ChatGLM2Tokenizer(Tokenizer):
         """`[gMASK] sop first`, or `[gMASK] sop first second <eos>`."""
         ids = [self.get_command("[gMASK]"), self.get_command("sop"), *first]
         return ids if second is None else [*ids, *second, self.eos_token_id]
-
-    def build_prompt(self, query: str, history: Sequence[tuple[str, str]] | None = None) -> str:
-        """The text of all rounds, ending where the model is to answer `query`."""
-        if not isinstance(self.template, RoundTemplate):
-            raise InputError(f"{self.family} has no prompt text: use build_chat_input, which gives ids")
-        return self.template.prompt(query, history or ())
 
 
 class ChatGLM3Tokenizer(ChatGLM2Tokenizer):

@@ -71,7 +71,8 @@ def test_left_padded_batch(model: CausalLM, folder: Path) -> None:
     out = model(*tensors(path, "input_ids", "position_ids", "attention_mask"), use_cache=True)
     assert difference(out.logits, expected["logits"]) < LOGITS
     assert cache_difference(out.past_key_values, expected) < RELATIVE
-    given = model.family.step_inputs(expected["input_ids"], expected["attention_mask"])
+    ids, mask = expected["input_ids"], expected["attention_mask"]
+    given = model.family.step_inputs(model.config, ids, mask, ids.shape[1])
     np.testing.assert_array_equal(given["position_ids"], expected["position_ids"])
 
 
@@ -91,7 +92,8 @@ def test_every_decode_step(model: CausalLM, folder: Path, name: str) -> None:
             if mask_name in expected
             else np.ones((batch, past[0].shape[2] + ids.shape[1]), np.int64)
         )
-        inputs = model.family.step_inputs(ids, mask)
+        known = expected["all_ids"][:, : mask.shape[1]]
+        inputs = model.family.step_inputs(model.config, known, mask, ids.shape[1])
         np.testing.assert_array_equal(inputs["position_ids"], expected[f"step{step}_position_ids"])
         with paddle.no_grad():
             logits, *past = model.prefill_step(*(paddle.to_tensor(v) for v in inputs.values()), past)

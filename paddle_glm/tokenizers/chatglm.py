@@ -1,0 +1,181 @@
+"""The tokenizer of ChatGLM-6B (THUDM's tokenization_chatglm.py)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from paddle_glm.chat import CHATGLM, Template
+from paddle_glm.config import ModelConfig
+from paddle_glm.errors import InputError
+from paddle_glm.families.chatglm import two_rows
+from paddle_glm.tokenizers.base import Tokenizer, check_text, read_config
+
+COMMANDS = ("[MASK]", "[gMASK]", "[sMASK]", "<unused_0>", "<sop>", "<eop>", "<ENC>", "<dBLOCK>")
+LINE_BREAK, TAB = "<n>", "<|tab|>"
+LONGEST_BLANK = 80  # runs of 2 to 80 blanks have a piece each
+IMAGE_KEY = "num_image_tokens"
+
+_RUN = re.compile(f" {{2,{LONGEST_BLANK}}}")
+_BLANK = re.compile(r"<\|blank_(\d+)\|>")
+_IMAGE = re.compile(r"<image_(\d+)>")
+
+
+def blank_token(length: int) -> str:
+    return f"<|blank_{length}|>"
+
+
+class ChatGLMTokenizer(Tokenizer):
+    """ids: those of image tokens (20000 in the first releases, none later), then the SentencePiece pieces.
+
+    The commands are control pieces of the model. Line breaks, tabs and runs of blanks are pieces; the
+    model makes full-width punctuation narrow.
+    """
+
+    vocab_file = "ice_text.model"
+    family = "chatglm"
+    template: ClassVar[Template] = CHATGLM
+    hub_config: ClassVar[dict[str, Any]] = {
+        "name_or_path": "THUDM/chatglm-6b",
+        "bos_token": "<sop>",
+        "eos_token": "<eop>",
+        "end_token": "</s>",
+        "gmask_token": "[gMASK]",
+        "mask_token": "[MASK]",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+        "remove_space": False,
+        "do_lower_case": False,
+        "tokenizer_class": "ChatGLMTokenizer",
+    }
+    commands: ClassVar[tuple[str, ...]] = COMMANDS
+
+    def __init__(self, model_file: str | Path, config: Mapping[str, Any] | None = None) -> None:
+        super().__init__(model_file, {IMAGE_KEY: 0, **(config or {})})
+        self.num_image_tokens: int = self.config[IMAGE_KEY]
+        if not isinstance(self.num_image_tokens, int) or self.num_image_tokens < 0:
+            raise InputError(f"{IMAGE_KEY} is {self.num_image_tokens!r}: expected 0 or 20000")
+        unknown = self.sp_model.unk_id()
+        lacking = [token for token in COMMANDS if self.sp_model.piece_to_id(token) == unknown]
+        if lacking or self.sp_model.pad_id() < 0:
+            raise InputError(
+                f"{self.model_file} lacks the pieces {', '.join([*lacking, '<pad>'])}: "
+                "it is not the SentencePiece model of ChatGLM-6B"
+            )
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> ChatGLMTokenizer:
+        """As every tokenizer; where the files do not give the number of image tokens, the model's ids do."""
+        path = Path(folder)
+        model_file = path / cls.vocab_file if path.is_dir() else path
+        tokenizer = cls(model_file, read_config(model_file.parent))
+        if not (model_file.parent / "config.json").is_file():
+            return tokenizer
+        model = ModelConfig.from_pretrained(model_file.parent, cls.family)
+        assert model.bos_token_id is not None  # a key that this architecture's files must have
+        images = model.bos_token_id - tokenizer.bos_token_id + tokenizer.num_image_tokens
+        if images == tokenizer.num_image_tokens:
+            return tokenizer
+        if images < 0 or IMAGE_KEY in read_config(model_file.parent):
+            raise InputError(
+                f"{model_file.parent}: config.json says that <sop> is {model.bos_token_id}, the tokenizer "
+                f"{tokenizer.bos_token_id}: they do not belong together"
+            )
+        return cls(model_file, {**tokenizer.config, IMAGE_KEY: images})
+
+    @cached_property
+    def special_tokens(self) -> dict[str, int]:
+        names = (*COMMANDS, "<pad>", "<unk>", "<s>", "</s>")
+        return {name: self.convert_token_to_id(name) for name in names}
+
+    @property
+    def vocab_size(self) -> int:
+        return self.num_image_tokens + self.sp_model.get_piece_size()
+
+    @property
+    def bos_token_id(self) -> int:
+        return self.get_command("<sop>")
+
+    @property
+    def eos_token_id(self) -> int:
+        return self.get_command("<eop>")
+
+    @property
+    def end_token_id(self) -> int:
+        return self.get_command("</s>")
+
+    @property
+    def pad_token_id(self) -> int:
+        return self.get_command("<pad>")
+
+    @property
+    def unk_token_id(self) -> int:
+        return self.get_command("<unk>")
+
+    @property
+    def mask_token_id(self) -> int:
+        return self.get_command("[MASK]")
+
+    @property
+    def gmask_token_id(self) -> int:
+        return self.get_command("[gMASK]")
+
+    def pieces(self, text: str) -> list[str]:
+        return self.sp_model.encode(_spelled(text), out_type=str)
+
+    def text_ids(self, text: str, encode_special_tokens: bool = False) -> list[int]:
+        if encode_special_tokens:
+            return super().text_ids(text, encode_special_tokens)
+        check_text(text)
+        return [self.num_image_tokens + index for index in self.sp_model.encode(_spelled(text))]
+
+    def convert_token_to_id(self, token: str) -> int:
+        image = _IMAGE.fullmatch(token)
+        return int(image[1]) if image else self.num_image_tokens + self.sp_model.piece_to_id(token)
+
+    def convert_id_to_token(self, index: int) -> str:
+        """The rows that pad a model's vocabulary have no text."""
+        if not 0 <= index < self.vocab_size:
+            return ""
+        piece = index - self.num_image_tokens
+        return f"<image_{index}>" if piece < 0 else self.sp_model.id_to_piece(piece)
+
+    def convert_tokens_to_string(self, tokens: Sequence[str]) -> str:
+        """Control pieces have no text; line breaks, tabs and blanks are written out."""
+        text = self.sp_model.decode_pieces(list(tokens)).replace(LINE_BREAK, "\n").replace(TAB, "\t")
+        return _BLANK.sub(_written_out, text)
+
+    def build_inputs_with_special_tokens(
+        self, first: list[int], second: list[int] | None = None
+    ) -> list[int]:
+        """`first [gMASK] <sop>`, or `first [gMASK] <sop> second <eop>`."""
+        ids = [*first, self.gmask_token_id, self.bos_token_id]
+        return ids if second is None else [*ids, *second, self.eos_token_id]
+
+    def sequence_inputs(self, ids: list[int]) -> dict[str, Any]:
+        """Positions in two rows. The original's mask [1, tokens, tokens] follows from them and ours."""
+        row = np.asarray([ids], dtype=np.int64)
+        blanks = (self.mask_token_id, self.gmask_token_id)  # as here in the original; its model differs
+        positions, _ = two_rows(row, np.ones_like(row, dtype=bool), self.bos_token_id, blanks)
+        return {**super().sequence_inputs(ids), "position_ids": positions[0].tolist()}
+
+    def pad_inputs(self, inputs: Mapping[str, Any], length: int) -> dict[str, Any]:
+        missing = length - len(inputs["input_ids"])
+        rows = [[0] * missing + list(row) for row in inputs["position_ids"]]
+        return {**super().pad_inputs(inputs, length), "position_ids": rows}
+
+
+def _spelled(text: str) -> str:
+    """White space as the names of its pieces."""
+    text = text.replace("\n", LINE_BREAK).replace("\t", TAB)
+    return _RUN.sub(lambda run: blank_token(len(run[0])), text)
+
+
+def _written_out(match: re.Match[str]) -> str:
+    length = int(match[1])
+    return " " * length if 2 <= length <= LONGEST_BLANK else match[0]
