@@ -12,7 +12,7 @@ SIZES = {
     "num_layers": (2, "transformer blocks"),
     "hidden_size": (128, "width of the model"),
     "num_attention_heads": (4, "attention heads; the tensor parallel degree has to divide them"),
-    "num_key_value_heads": (2, "key and value groups"),
+    "num_key_value_heads": (2, "key and value groups, where a family has them"),
     "ffn_hidden_size": (344, "width of the feed-forward layers"),
 }
 

@@ -39,11 +39,10 @@ def write_checkpoint(
     """
     with atomic_folder(folder, overwrite=overwrite) as target, tempfile.TemporaryDirectory() as scratch:
         tokenizer_class = get_family(family).tokenizer_class()
-        model_file = train_tokenizer(
-            _with_prompts(texts), Path(scratch) / tokenizer_class.vocab_file, vocab_size
-        )
+        name = tokenizer_class.vocab_file
+        model_file = train_tokenizer(_with_prompts(texts), Path(scratch) / name, vocab_size, layout=name)
         tokenizer = tokenizer_class.from_pretrained(model_file)
-        config = ModelConfig(
+        wanted = ModelConfig(
             family=family,
             num_layers=num_layers,
             hidden_size=hidden_size,
@@ -53,9 +52,15 @@ def write_checkpoint(
             ffn_hidden_size=ffn_hidden_size,
             vocab_size=-(-tokenizer.vocab_size // _ROUND_TO) * _ROUND_TO,
             max_sequence_length=max_sequence_length,
+            position_encoding_2d=True,
+            bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
+            mask_token_id=tokenizer.get_command("[MASK]"),
+            gmask_token_id=tokenizer.get_command("[gMASK]"),
         )
+        # Only what the family's files can say: one may have neither groups nor ids of its own.
+        config = ModelConfig.from_dict(wanted.to_hub_dict())
         config.save_pretrained(target)
         tokenizer.save_pretrained(target)
         save_checkpoint(target, initial_weights(config, seed))
@@ -68,7 +73,7 @@ def initial_weights(config: ModelConfig, seed: int = 0) -> Iterator[tuple[str, n
     The standard deviation is 0.02, and for the two projections that write into the residual stream
     0.02 / sqrt(2 * num_layers), as in GPT-2: the stream's variance then does not grow with the depth.
     """
-    residual = ("self_attention.dense.weight", "mlp.dense_4h_to_h.weight")
+    residual = ("attention.dense.weight", "mlp.dense_4h_to_h.weight")
     for name, spec in family_of(config).parameters(config).items():
         if len(spec.shape) == 1:
             yield name, np.full(spec.shape, 0.0 if name.endswith("bias") else 1.0, np.float32)

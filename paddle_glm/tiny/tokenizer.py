@@ -1,51 +1,92 @@
-"""Trains a small SentencePiece model that is laid out as ChatGLM2's is."""
+"""Trains a small SentencePiece model that is laid out as a family's is."""
 
 import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from paddle_glm.errors import InputError
+from paddle_glm.tokenizers import chatglm
 
-# 3 control pieces and 256 bytes come before anything learnt.
-RESERVED_PIECES = 259
+_BYTES = 256
 
 
-def train_tokenizer(texts: Iterable[str], path: str | Path, vocab_size: int = 1200) -> Path:
+@dataclass(frozen=True)
+class Layout:
+    """What the SentencePiece models of a family have in common: BPE, a dummy prefix, bytes for unknown
+    characters, `<unk>` 0, `<s>` 1, `</s>` 2, and what is given here.
+
+    symbols: pieces found in texts as they are; controls: pieces that texts cannot spell.
+    """
+
+    normalization: str
+    keeps_blanks: bool
+    pad_id: int = -1
+    symbols: tuple[str, ...] = ()
+    controls: tuple[str, ...] = ()
+
+    @property
+    def reserved(self) -> int:
+        """Pieces that are not learnt."""
+        return 3 + (self.pad_id >= 0) + len(self.symbols) + len(self.controls) + _BYTES
+
+
+# By the file's name. The tokenizers of tokenizer.model append special tokens behind the pieces;
+# ice_text.model holds them, and pieces for line breaks, tabs and runs of blanks.
+LAYOUTS = {
+    "tokenizer.model": Layout(normalization="identity", keeps_blanks=True),
+    "ice_text.model": Layout(
+        normalization="nmt_nfkc",
+        keeps_blanks=False,
+        pad_id=3,
+        symbols=(
+            *(chatglm.LINE_BREAK, chatglm.TAB),
+            *(chatglm.blank_token(length) for length in range(2, chatglm.LONGEST_BLANK + 1)),
+        ),
+        controls=chatglm.COMMANDS,
+    ),
+}
+
+
+def train_tokenizer(
+    texts: Iterable[str], path: str | Path, vocab_size: int = 1200, layout: str = "tokenizer.model"
+) -> Path:
     """Writes a SentencePiece model of at most `vocab_size` pieces, learnt from `texts`, to `path`.
 
-    Settings are those in ChatGLM2-6B's `tokenizer.model`: BPE, bytes for unknown characters, identity
-    normalisation, dummy prefix, `<unk>` 0, `<s>` 1, `</s>` 2, no padding piece. The tokenizer class
-    appends the special tokens behind the pieces. The same texts give the same file.
+    layout: one of LAYOUTS. The same texts give the same file.
 
     Raises InputError where the texts cannot fill the vocabulary.
     """
     import sentencepiece
 
-    if vocab_size <= RESERVED_PIECES:
+    settings = LAYOUTS[layout]
+    if vocab_size <= settings.reserved:
         raise InputError(
-            f"vocab_size {vocab_size} leaves nothing to learn: ask for more than {RESERVED_PIECES}"
+            f"vocab_size {vocab_size} leaves nothing to learn: ask for more than {settings.reserved}"
         )
     # Line breaks stand in no piece, as in the original, so that they become byte pieces.
     lines = [line for text in texts for line in text.splitlines() if line]
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(_without_rare(lines, vocab_size - RESERVED_PIECES)),
+            sentence_iterator=iter(_without_rare(lines, vocab_size - settings.reserved)),
             model_writer=model,
             model_type="bpe",
             vocab_size=vocab_size,
             byte_fallback=True,
             character_coverage=1.0,
-            normalization_rule_name="identity",
+            normalization_rule_name=settings.normalization,
             add_dummy_prefix=True,
-            remove_extra_whitespaces=False,
-            allow_whitespace_only_pieces=True,
+            remove_extra_whitespaces=not settings.keeps_blanks,
+            allow_whitespace_only_pieces=settings.keeps_blanks,
+            user_defined_symbols=list(settings.symbols),
+            control_symbols=list(settings.controls),
             max_sentencepiece_length=16,
             unk_id=0,
             bos_id=1,
             eos_id=2,
-            pad_id=-1,
+            pad_id=settings.pad_id,
             num_threads=1,
             minloglevel=2,
         )

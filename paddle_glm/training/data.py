@@ -27,11 +27,12 @@ def longest_sample(src_length: int, tgt_length: int) -> int:
 
 
 class SupervisedDataset:
-    """Training samples `{"input_ids", "labels"}`, int64 arrays of one length, rendered up front.
+    """Training samples `{"input_ids", "labels", "position_ids"}`, int64 arrays, rendered up front.
 
-    Labels stand under their own ids (the model shifts) and are -100 where there is nothing to learn.
-    Rows are cut to `src_length` and `tgt_length` as the family's original script cuts them; a row that
-    has no answer left is dropped with a warning.
+    position_ids are the tokenizer's, [tokens], or [2, tokens] where a family has two rows. Labels stand
+    under their own ids (the model shifts) and are -100 where there is nothing to learn. Rows are cut to
+    `src_length` and `tgt_length` as the family's original script cuts them; a row that has no answer
+    left is dropped with a warning.
     """
 
     def __init__(
@@ -48,12 +49,8 @@ class SupervisedDataset:
         for example in _progress(examples, "tokenizing", progress):
             rendered = _render(example, template, tokenizer, src_length, tgt_length)
             if any(rendered.loss_mask):
-                self.samples.append(
-                    {
-                        "input_ids": np.asarray(rendered.input_ids, dtype=np.int64),
-                        "labels": np.asarray(rendered.labels(IGNORED), dtype=np.int64),
-                    }
-                )
+                labels = np.asarray(rendered.labels(IGNORED), dtype=np.int64)
+                self.samples.append({**_inputs(tokenizer, rendered.input_ids), "labels": labels})
         dropped = len(examples) - len(self.samples)
         reason = f"have no answer left within src_length {src_length} and tgt_length {tgt_length}"
         if not self.samples:
@@ -76,10 +73,11 @@ class SupervisedDataset:
 
 
 class GenerationDataset:
-    """Prompts to be answered, `{"input_ids": int64 array}`, and the answers to compare with.
+    """Prompts to be answered, `{"input_ids", "position_ids"}`, and the answers to compare with.
 
     `references` are cut to `tgt_length` as the originals cut labels for evaluation: two of those tokens
-    go to what stands before the answer there. None where a row has no answer.
+    go to what stands before the answer there; they are cleaned as the model's answers are. None where a
+    row has no answer.
     """
 
     def __init__(
@@ -92,6 +90,7 @@ class GenerationDataset:
         progress: bool = True,
     ) -> None:
         _check_lengths(src_length, tgt_length)
+        self.tokenizer = tokenizer
         self.prompts: list[np.ndarray] = []
         self.references: list[str | None] = []
         room = max(tgt_length - len(tokenizer.build_inputs_with_special_tokens([])), 0)
@@ -100,13 +99,15 @@ class GenerationDataset:
             ids = _render(question, template, tokenizer, src_length, tgt_length).input_ids
             self.prompts.append(np.asarray(ids, dtype=np.int64))
             answer = example.answer
-            self.references.append(answer and tokenizer.decode(tokenizer.text_ids(answer)[:room]).strip())
+            if answer:
+                answer = template.clean(tokenizer.decode(tokenizer.text_ids(answer)[:room]))
+            self.references.append(answer)
 
     def __len__(self) -> int:
         return len(self.prompts)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        return {"input_ids": self.prompts[index]}
+        return _inputs(self.tokenizer, self.prompts[index].tolist())
 
     @property
     def lengths(self) -> list[int]:
@@ -116,9 +117,9 @@ class GenerationDataset:
 class PackedDataset:
     """Several samples in one sequence of at most `max_length` tokens, for fewer padding tokens.
 
-    Adds `position_ids`, which restart in every sample, and `segment_ids` (1, 2, ... per sample), from
-    which the collator makes a mask that keeps samples apart. The first label of each sample is -100:
-    in a shifted loss it would be predicted from the sample before.
+    `position_ids` restart in every sample; `attention_mask` is 1, 2, ... for the tokens of each, which
+    keeps samples apart. The first label of each sample is -100: in a shifted loss it would be predicted
+    from the sample before.
     """
 
     def __init__(self, dataset: SupervisedDataset, max_length: int) -> None:
@@ -135,8 +136,8 @@ class PackedDataset:
         return {
             "input_ids": np.concatenate([sample["input_ids"] for sample in samples]),
             "labels": np.concatenate(labels),
-            "position_ids": np.concatenate([np.arange(length) for length in lengths]),
-            "segment_ids": np.repeat(np.arange(1, len(samples) + 1), lengths),
+            "position_ids": np.concatenate([sample["position_ids"] for sample in samples], axis=-1),
+            "attention_mask": np.repeat(np.arange(1, len(samples) + 1), lengths),
         }
 
     @property
@@ -170,12 +171,11 @@ def pack(lengths: Sequence[int], limit: int) -> list[list[int]]:
 
 
 class Collator:
-    """Rows of unequal lengths to one batch of int64 arrays [batch, length].
+    """Rows of unequal lengths to one batch of int64 arrays [batch, ..., length].
 
     Pads to the batch's longest row, rounded up to `pad_to_multiple_of`: on the right for training
-    (labels -100), on the left for generation (`side="left"`). Gives `attention_mask` (1 = real token)
-    and `position_ids` (0 on padding). For packed rows the mask is boolean [batch, 1, length, length],
-    True where a query may attend: to earlier tokens of its own sample, padding among itself.
+    (labels -100), on the left for generation (`side="left"`). Gives `attention_mask`: 0 for padding, 1
+    for real tokens, 1, 2, ... for those of each sample in packed rows.
     """
 
     def __init__(self, pad_token_id: int, pad_to_multiple_of: int | None = None, side: str = "right") -> None:
@@ -189,28 +189,25 @@ class Collator:
         longest = max(len(row["input_ids"]) for row in rows)
         length = -(-longest // self.multiple) * self.multiple
         batch = {name: self._stack([row[name] for row in rows], length, name) for name in rows[0]}
-        ones = [np.ones(len(row["input_ids"])) for row in rows]
-        batch["attention_mask"] = self._stack(ones, length, "attention_mask")
-        if "position_ids" not in batch:
-            batch["position_ids"] = np.maximum(batch["attention_mask"].cumsum(axis=1) - 1, 0)
-            batch["position_ids"] *= batch["attention_mask"]
-        segments = batch.pop("segment_ids", None)
-        if segments is not None:
-            batch["attention_mask"] = block_mask(segments)
+        if "attention_mask" not in batch:
+            ones = [np.ones_like(row["input_ids"]) for row in rows]
+            batch["attention_mask"] = self._stack(ones, length, "attention_mask")
         return batch
 
     def _stack(self, rows: Sequence[Any], length: int, name: str) -> np.ndarray:
-        out = np.full((len(rows), length), self.fillers.get(name, 0), dtype=np.int64)
+        shape = (len(rows), *rows[0].shape[:-1], length)
+        out = np.full(shape, self.fillers.get(name, 0), dtype=np.int64)
         for target, row in zip(out, rows, strict=True):
-            start = length - len(row) if self.left else 0
-            target[start : start + len(row)] = row
+            size = row.shape[-1]
+            start = length - size if self.left else 0
+            target[..., start : start + size] = row
         return out
 
 
-def block_mask(segments: np.ndarray) -> np.ndarray:
-    """segment ids [b, t] -> bool [b, 1, t, t]: True where the key is in the query's segment, not after it."""
-    same = segments[:, None, :, None] == segments[:, None, None, :]  # (b, 1, query, key)
-    return same & np.tri(segments.shape[1], dtype=bool)
+def _inputs(tokenizer: Tokenizer, ids: list[int]) -> dict[str, np.ndarray]:
+    """The arrays of one sequence; its mask is all ones until it is padded."""
+    inputs = tokenizer.sequence_inputs(ids)
+    return {name: np.asarray(inputs[name], dtype=np.int64) for name in ("input_ids", "position_ids")}
 
 
 def _render(

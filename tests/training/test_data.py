@@ -4,12 +4,16 @@ import json
 import logging
 
 import numpy as np
+import paddle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from paddle_glm import AutoModel
 from paddle_glm.chat import CHATGLM2, CHATGLM3
+from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
+from paddle_glm.layers.attention import visible_keys
 from paddle_glm.tokenizers.chatglm2 import ChatGLM2Tokenizer, ChatGLM3Tokenizer
 from paddle_glm.training.data import (
     IGNORED,
@@ -17,7 +21,6 @@ from paddle_glm.training.data import (
     GenerationDataset,
     PackedDataset,
     SupervisedDataset,
-    block_mask,
     longest_sample,
     pack,
 )
@@ -135,9 +138,8 @@ def test_packed_batches_keep_samples_apart(dataset, tokenizer):
     assert len(packed) < len(dataset)
     batch = Collator(tokenizer.pad_token_id, pad_to_multiple_of=16)([packed[i] for i in range(len(packed))])
     rows, length = batch["input_ids"].shape
-    assert batch["attention_mask"].shape == (rows, 1, length, length)
-    assert batch["attention_mask"].dtype == bool
-    assert batch["attention_mask"].any(axis=-1).all()  # no query without a key: softmax stays finite
+    assert batch["attention_mask"].shape == (rows, length)
+    visible = visible_keys(paddle.to_tensor(batch["attention_mask"]), length).numpy()
     for row, members in enumerate(packed.bins):
         start = 0
         for index in members:
@@ -145,13 +147,13 @@ def test_packed_batches_keep_samples_apart(dataset, tokenizer):
             np.testing.assert_array_equal(batch["input_ids"][row, start:stop], dataset[index]["input_ids"])
             np.testing.assert_array_equal(batch["position_ids"][row, start:stop], np.arange(stop - start))
             assert batch["labels"][row, start] == IGNORED
-            mask = batch["attention_mask"][row, 0, start:stop]
+            mask = visible[row, 0, start:stop]
             np.testing.assert_array_equal(mask[:, start:stop], np.tri(stop - start, dtype=bool))
             assert not mask[:, :start].any()
             assert not mask[:, stop:].any()
             start = stop
         assert (batch["labels"][row, start:] == IGNORED).all()
-        assert not batch["attention_mask"][row, 0, start:, :start].any()
+        assert not batch["attention_mask"][row, start:].any()
 
 
 class Samples(list):
@@ -167,7 +169,11 @@ class Samples(list):
 def test_packing_loses_nothing(lengths, limit):
     random = np.random.default_rng(len(lengths))
     samples = Samples(
-        {"input_ids": random.integers(0, 99, size), "labels": np.r_[IGNORED, np.arange(1, size)]}
+        {
+            "input_ids": random.integers(0, 99, size),
+            "labels": np.r_[IGNORED, np.arange(1, size)],
+            "position_ids": np.arange(size),
+        }
         for size in lengths
     )
     packed = PackedDataset(samples, limit)
@@ -195,22 +201,13 @@ def test_packing_refuses_what_does_not_fit():
 
 
 def test_first_label_of_a_packed_sample_is_ignored():
-    samples = Samples([{"input_ids": np.arange(3), "labels": np.arange(3)}] * 2)
+    names = ("input_ids", "labels", "position_ids")
+    samples = Samples([{name: np.arange(3) for name in names}] * 2)
     (row,) = [PackedDataset(samples, 6)[0]]
     assert row["labels"].tolist() == [IGNORED, 1, 2, IGNORED, 1, 2]
 
 
-def test_block_mask():
-    mask = block_mask(np.array([[1, 1, 2, 0]]))
-    assert mask[0, 0].astype(int).tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
-
-
 def test_a_packed_batch_has_the_loss_of_its_samples(dataset, tokenizer):
-    import paddle
-
-    from paddle_glm import AutoModel
-    from paddle_glm.config import ModelConfig
-
     config = ModelConfig(
         num_layers=2,
         hidden_size=32,
