@@ -1,14 +1,12 @@
 """`AutoModel`: the model of whatever folder is given."""
 
-import zlib
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from paddle_glm.checkpoint import open_checkpoint
 from paddle_glm.config import ModelConfig
 from paddle_glm.families import family_of
+from paddle_glm.families.initial import initial_value
 from paddle_glm.models.base import CausalLM, from_numpy
 from paddle_glm.parallel import SINGLE, TPGroup
 
@@ -54,14 +52,6 @@ class AutoModel:
             whole = initial_value(name, spec.shape, seed)
             parameter.set_value(from_numpy(spec.sharding.split(whole, group.rank, group.degree), dtype))
         return model
-
-
-def initial_value(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """The float32 array that a fresh parameter starts from."""
-    if len(shape) == 1:
-        return np.full(shape, 0.0 if name.endswith(".bias") else 1.0, np.float32)
-    generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    return generator.standard_normal(shape, np.float32) * np.float32(0.02)
 
 
 def _empty(config: ModelConfig, dtype: str, group: TPGroup) -> CausalLM:

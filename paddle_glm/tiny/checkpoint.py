@@ -1,8 +1,6 @@
 """A small, randomly initialised checkpoint with its tokenizer, laid out as on the hub."""
 
-import math
 import tempfile
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import numpy as np
 from paddle_glm.checkpoint import atomic_folder, save_checkpoint
 from paddle_glm.config import ModelConfig
 from paddle_glm.families import family_of, get_family
+from paddle_glm.families.initial import initial_value
 from paddle_glm.tiny.tokenizer import train_tokenizer
 
 # The embedding gets this many rows more than the tokenizer has ids at least, as the real one has.
@@ -68,20 +67,9 @@ def write_checkpoint(
 
 
 def initial_weights(config: ModelConfig, seed: int = 0) -> Iterator[tuple[str, np.ndarray]]:
-    """(name, float32 array) of every parameter: norms 1, biases 0, matrices normal.
-
-    The standard deviation is 0.02, and for the two projections that write into the residual stream
-    0.02 / sqrt(2 * num_layers), as in GPT-2: the stream's variance then does not grow with the depth.
-    """
-    residual = ("attention.dense.weight", "mlp.dense_4h_to_h.weight")
+    """(name, float32 array) of every parameter, as `AutoModel.from_config` makes them too."""
     for name, spec in family_of(config).parameters(config).items():
-        if len(spec.shape) == 1:
-            yield name, np.full(spec.shape, 0.0 if name.endswith("bias") else 1.0, np.float32)
-            continue
-        # Each parameter has a generator of its own, so that it does not depend on those before it.
-        generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
-        scale = 0.02 / math.sqrt(2 * config.num_layers) if name.endswith(residual) else 0.02
-        yield name, generator.standard_normal(spec.shape, np.float32) * np.float32(scale)
+        yield name, initial_value(name, spec.shape, seed)
 
 
 def _with_prompts(texts: Iterable[str]) -> list[str]:
