@@ -1,68 +1,81 @@
 """Opening checkpoints of every layout, and reading from them what one rank needs."""
 
-import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from paddle_glm.checkpoint.files import find_files, some
 from paddle_glm.checkpoint.folder import check_sizes
+from paddle_glm.checkpoint.paddle_file import open_pdparams
+from paddle_glm.checkpoint.paddlenlp import layout_of, to_hub
 from paddle_glm.checkpoint.tensor_file import open_safetensors
-from paddle_glm.checkpoint.tensors import CHUNK_BYTES, LazyTensor, cast_chunks, dtype_name
+from paddle_glm.checkpoint.tensors import (
+    CHUNK_BYTES,
+    LazyTensor,
+    Stacked,
+    Stored,
+    blocks,
+    cast_chunks,
+    dtype_name,
+)
 from paddle_glm.checkpoint.torch_file import open_torch
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.families import ParameterSpec, family_of
 from paddle_glm.sharding import REPLICATED, Copy, Sharding, apply
 
-SAFETENSORS, TORCH = "model", "pytorch_model"
-_TP_NAME = re.compile(r"model-tp(\d+)-of-(\d+)\.safetensors")
-_FULL_NAME = re.compile(r"(model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)")
-_NUMBERED = re.compile(r".*-(\d+)-of-(\d+)\.\w+")
-_LISTED = 10
-
-
-def tp_shard_name(rank: int, degree: int) -> str:
-    return f"model-tp{rank:02d}-of-{degree:02d}.safetensors"
-
 
 def open_checkpoint(folder: Path | str, family: str | None = None) -> "Checkpoint":
-    """Open a hub folder (safetensors or `.bin`, one file or many, with or without index) or TP shards.
+    """Open a folder of the hub's, of PaddleNLP's or of tensor-parallel shards, whatever its files.
 
-    Only headers are read. Where a hub folder has both formats, safetensors are taken. Raises InputError
-    where no weights are found, files are missing or damaged, the folder's manifest says that they are
-    not whole, or it holds shards beside full weights.
+    Only headers are read. Where a folder has several formats, safetensors are taken before `.bin`, and
+    `.bin` before `.pdparams`. Raises InputError where no weights are found, files are missing or damaged,
+    the folder's manifest says that they are not whole, or it holds shards beside full weights.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder: expected one with weights and config.json")
     check_sizes(folder)
-    shard_files = _tp_files(folder)
-    if shard_files:
-        if beside := [path.name for path in folder.iterdir() if _FULL_NAME.fullmatch(path.name)]:
-            raise InputError(
-                f"{folder} holds tensor-parallel shards beside {_some(beside)}: keep one of them"
-            )
-        return Checkpoint(folder, [open_safetensors(path) for path in shard_files], family)
-    files, index = _hub_files(folder)
+    found = find_files(folder)
+    shards = [_open_shard(folder, files) for files in found.shards]
+    if found.index is not None and (absent := set(found.index) - shards[0].keys()):
+        raise InputError(f"{folder}: the index names {some(absent)}, which its files do not hold")
+    layout = layout_of(shards[0], found.shards[0][0].suffix == ".pdparams")
+    if layout is None:
+        return Checkpoint(folder, shards, family)
+    return Checkpoint(folder, [to_hub(shard, layout) for shard in shards], family, is_paddlenlp=True)
+
+
+def _open_shard(folder: Path, files: list[Path]) -> dict[str, np.ndarray]:
+    openers = {".safetensors": open_safetensors, ".bin": open_torch, ".pdparams": open_pdparams}
     tensors: dict[str, np.ndarray] = {}
     for path in files:
-        opened = open_torch(path) if path.suffix == ".bin" else open_safetensors(path)
+        opened = openers[path.suffix](path)
         if twice := opened.keys() & tensors.keys():
-            raise InputError(f"{folder}: {_some(twice)} in more than one file")
+            raise InputError(f"{folder}: {some(twice)} in more than one file")
         tensors.update(opened)
-    if index is not None and (absent := set(index) - tensors.keys()):
-        raise InputError(f"{folder}: the index names {_some(absent)}, which its files do not hold")
-    return Checkpoint(folder, [tensors], family)
+    return tensors
 
 
 class Checkpoint:
-    """Weights of a folder under their hub names, whatever its format and tensor-parallel degree."""
+    """Weights of a folder under their hub names, whatever its format and tensor-parallel degree.
 
-    def __init__(self, folder: Path, shards: list[dict[str, np.ndarray]], family: str | None = None) -> None:
+    is_paddlenlp: the files have PaddleNLP's names and layout, undone here.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        shards: Sequence[Mapping[str, Stored]],
+        family: str | None = None,
+        is_paddlenlp: bool = False,
+    ) -> None:
         self.folder = folder
+        self.is_paddlenlp = is_paddlenlp
         self._shards = shards
         self._family_name = family
 
@@ -104,7 +117,7 @@ class Checkpoint:
         """
         whole = self._whole(name, rank, degree)
         if whole is not None:
-            return whole
+            return whole[:] if isinstance(whole, Stacked) else whole
         sharding = self._sharding(name)
         shape, sources, steps = self._planned(name, sharding, rank, degree)
         axis = sharding.axis or 0
@@ -130,7 +143,6 @@ class Checkpoint:
         Raises one InputError that lists what is missing, unexpected or of a wrong shape.
         """
         ignored = family_of(self.config).ignored
-        degree = len(self._shards)
         missing: set[str] = set()
         unexpected: set[str] = set()
         wrong: set[str] = set()
@@ -138,8 +150,7 @@ class Checkpoint:
             missing |= self.table.keys() - shard.keys()
             for name, tensor in shard.items():
                 if name in self.table:
-                    spec = self.table[name]
-                    expected = spec.sharding.local_shape(spec.shape, rank, degree)
+                    expected = self._local_shape(name, rank)
                     if tensor.shape != expected:
                         wrong.add(f"{name} {tensor.shape}, expected {expected}")
                     elif tensor.dtype != self._shards[0][name].dtype:
@@ -150,12 +161,21 @@ class Checkpoint:
                     unexpected.add(name)
         found = {"missing": missing, "unexpected": unexpected, "wrong shape or dtype": wrong}
         if any(found.values()):
-            lines = [f"{len(names)} {what}: {_some(names)}" for what, names in found.items() if names]
+            lines = [f"{len(names)} {what}: {some(names)}" for what, names in found.items() if names]
             raise InputError(
                 f"{self.folder} does not fit its config.json ({self.config.family}): {'; '.join(lines)}"
             )
 
-    def _stored(self, name: str) -> list[np.ndarray]:
+    def _local_shape(self, name: str, rank: int) -> tuple[int, ...]:
+        """What the shard of `rank` should hold."""
+        spec, degree = self.table[name], len(self._shards)
+        try:
+            return spec.sharding.local_shape(spec.shape, rank, degree)
+        except InputError as error:
+            message = f"{self.folder} holds {degree} shards, but {error}: are some missing?"
+            raise InputError(message) from error
+
+    def _stored(self, name: str) -> list[Stored]:
         try:
             return [shard[name] for shard in self._shards]
         except KeyError:
@@ -170,7 +190,7 @@ class Checkpoint:
             f"{self.folder}: tensor {name!r} is not one of {self.config.family}, so it cannot be cut"
         )
 
-    def _whole(self, name: str, rank: int, degree: int) -> np.ndarray | None:
+    def _whole(self, name: str, rank: int, degree: int) -> Stored | None:
         """The stored array where it already is what is asked for."""
         stored = self._stored(name)
         if degree == len(stored) and 0 <= rank < degree:
@@ -179,7 +199,8 @@ class Checkpoint:
 
     def _planned(
         self, name: str, sharding: Sharding, rank: int, degree: int
-    ) -> tuple[tuple[int, ...], list[np.ndarray], list[Copy]]:
+    ) -> tuple[tuple[int, ...], list[Any], list[Copy]]:
+        """Shape of the result, what each rank holds (arrays, or what stands in for them), and the copies."""
         sources = self._stored(name)
         full = self.table[name].shape
         for source_rank, source in enumerate(sources):
@@ -191,13 +212,13 @@ class Checkpoint:
     def _chunks(self, name: str, rank: int, degree: int) -> Iterator[np.ndarray]:
         whole = self._whole(name, rank, degree)
         if whole is not None:
-            yield whole
+            yield from blocks(whole)
             return
         sharding = self._sharding(name)
         shape, sources, steps = self._planned(name, sharding, rank, degree)
         if sharding.axis == 0:
             for step in steps:
-                yield sources[step.source_rank][step.source_start : step.source_stop]
+                yield from blocks(sources[step.source_rank][step.source_start : step.source_stop])
             padding = shape[0] - sum(map(_length, steps))
             if padding:
                 yield np.zeros((padding, *shape[1:]), sources[0].dtype)
@@ -215,76 +236,3 @@ class Checkpoint:
 
 def _length(step: Copy) -> int:
     return step.source_stop - step.source_start
-
-
-def _some(names: Iterable[str]) -> str:
-    """The first names in order, and how many more there are."""
-    ordered = sorted(names)
-    more = f" and {len(ordered) - _LISTED} more" if len(ordered) > _LISTED else ""
-    return ", ".join(ordered[:_LISTED]) + more
-
-
-def _tp_files(folder: Path) -> list[Path]:
-    """All ranks' files in order, an empty list where the folder holds none."""
-    found = {}
-    for path in folder.iterdir():
-        if match := _TP_NAME.fullmatch(path.name):
-            found[int(match[1]), int(match[2])] = path
-    degrees = {degree for _, degree in found}
-    if len(degrees) > 1:
-        raise InputError(f"{folder} holds shards of different tensor-parallel degrees {sorted(degrees)}")
-    if not degrees:
-        return []
-    degree = degrees.pop()
-    absent = [tp_shard_name(rank, degree) for rank in range(degree) if (rank, degree) not in found]
-    if absent:
-        raise InputError(f"{folder} lacks {_some(absent)}: copy the shards of all ranks into one folder")
-    return [found[rank, degree] for rank in range(degree)]
-
-
-def _hub_files(folder: Path) -> tuple[list[Path], dict[str, str] | None]:
-    """Weight files of a hub folder and the index's {name: file}, None where it has no index."""
-    for stem, suffix in ((SAFETENSORS, ".safetensors"), (TORCH, ".bin")):
-        index_path = folder / f"{stem}{suffix}.index.json"
-        if index_path.is_file():
-            index = _read_index(index_path)
-            files = [folder / name for name in sorted(set(index.values()))]
-            if absent := [path.name for path in files if not path.is_file()]:
-                raise InputError(
-                    f"{folder} lacks {_some(absent)}, which {index_path.name} names: download again"
-                )
-            return files, index
-        if (folder / f"{stem}{suffix}").is_file():
-            return [folder / f"{stem}{suffix}"], None
-        numbered = sorted(folder.glob(f"{stem}-*-of-*{suffix}"))
-        if numbered:
-            _check_numbers(folder, numbered)
-            return numbered, None
-    raise InputError(
-        f"{folder} holds no weights: expected model.safetensors, pytorch_model.bin, numbered files "
-        f"of either or {tp_shard_name(0, 2)}"
-    )
-
-
-def _check_numbers(folder: Path, numbered: list[Path]) -> None:
-    matches = [match for path in numbered if (match := _NUMBERED.fullmatch(path.name))]
-    present = sorted((int(match[1]), int(match[2])) for match in matches)
-    total = present[-1][1] if present else 0
-    if present != [(number + 1, total) for number in range(total)]:
-        raise InputError(
-            f"{folder} holds {len(numbered)} numbered weight files of {total}: download the rest"
-        )
-
-
-def _read_index(path: Path) -> dict[str, str]:
-    try:
-        index = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is not a weight index ({error!r}): download it again") from error
-    entries = index.items() if isinstance(index, dict) else [("", None)]
-    for name, file in entries:
-        if not isinstance(file, str) or Path(file).name != file:
-            raise InputError(
-                f"{path}: {name!r} is said to be in {file!r}, expected a file name in this folder"
-            )
-    return index

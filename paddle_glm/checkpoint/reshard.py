@@ -14,15 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from paddle_glm.checkpoint.folder import atomic_folder
-from paddle_glm.checkpoint.io import Checkpoint, open_checkpoint
-from paddle_glm.checkpoint.save import DEFAULT_SHARD_SIZE, save_checkpoint, save_tp_shard
+from paddle_glm.checkpoint.io import open_checkpoint
+from paddle_glm.checkpoint.save import DEFAULT_SHARD_SIZE, check_format, save_model
 from paddle_glm.checkpoint.tensor_file import Progress
 from paddle_glm.checkpoint.tensors import DTYPES, FLOAT_NAMES
 from paddle_glm.errors import InputError
 
 # What belongs to the model beside its weights; a trainer's own state stays behind.
 COMPANIONS = (
-    "config.json",
     "generation_config.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -54,20 +53,19 @@ def reshard(
     overwrite: bool = False,
     family: str | None = None,
 ) -> Transfer:
-    """Write the model in `source` (hub folder or shards of any degree) to the new folder `target`.
+    """Write the model in `source` (any folder that `open_checkpoint` reads) to the new folder `target`.
 
-    degree: 1 for a hub folder of full tensors, otherwise one file per tensor-parallel rank.
+    degree: 1 for full tensors, otherwise one file per tensor-parallel rank.
+    file_format: "safetensors" and "bin" have the hub's names and layout, "pdparams" PaddleNLP's.
     dtype: "float32", "float16" or "bfloat16" to cast floating point weights to; None keeps every bit.
     Raises InputError where the source does not fit its config.json, or where the target is in use.
     """
     checkpoint = open_checkpoint(source, family)
     checkpoint.validate()
     _check_apart(checkpoint.folder, Path(target))
-    if degree < 1 or (degree > 1 and file_format != "safetensors"):
-        raise InputError(
-            f"tensor_parallel_degree {degree} as {file_format}: expected 1, or more as safetensors"
-        )
     cast = _float_dtype(dtype)
+    config = checkpoint.config if dtype is None else replace(checkpoint.config, dtype=dtype)
+    check_format(config, degree, file_format)
     start = time.perf_counter()
     ranks = [
         {name: checkpoint.lazy(name, rank, degree, cast) for name in checkpoint.names()}
@@ -77,12 +75,13 @@ def reshard(
     _check_space(Path(target), total)
     with atomic_folder(target, overwrite) as folder:
         with _progress_bar(total) as progress:
-            if degree == 1:
-                save_checkpoint(folder, ranks[0].items(), max_shard_size, file_format, progress)
-            else:
-                for rank, tensors in enumerate(ranks):
-                    save_tp_shard(folder, rank, degree, tensors.items(), progress)
-        _copy_companions(checkpoint, folder, dtype)
+            for rank, tensors in enumerate(ranks):
+                save_model(
+                    folder, config, tensors.items(), rank, degree, file_format, max_shard_size, progress
+                )
+        _copy_companions(checkpoint.folder, folder)
+        if config == checkpoint.config and not checkpoint.is_paddlenlp and file_format != "pdparams":
+            shutil.copyfile(checkpoint.folder / "config.json", folder / "config.json")
     return Transfer(total, time.perf_counter() - start)
 
 
@@ -109,12 +108,10 @@ def _check_space(target: Path, needed: int) -> None:
         raise InputError(f"{existing} has {free / 1e9:.1f} GB free, {target} needs {needed / 1e9:.1f} GB")
 
 
-def _copy_companions(checkpoint: Checkpoint, folder: Path, dtype: str | None) -> None:
+def _copy_companions(source: Path, folder: Path) -> None:
     for pattern in COMPANIONS:
-        for path in checkpoint.folder.glob(pattern):
+        for path in source.glob(pattern):
             shutil.copyfile(path, folder / path.name)
-    if dtype is not None and dtype != checkpoint.config.dtype:
-        replace(checkpoint.config, dtype=dtype).save_pretrained(folder)
 
 
 @contextmanager

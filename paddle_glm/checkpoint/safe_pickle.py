@@ -1,12 +1,13 @@
 """A pickle machine that can only build data.
 
 Python's own unpickler runs whatever a file names. This one interprets the few opcodes that checkpoints
-use, and resolves a global name only in the table that it is given; nothing is ever imported. Memory is
-bounded by a small multiple of the pickle's length: no opcode allocates by a number that it merely claims.
+use (protocols 2 to 4), and resolves a global name only in the table that it is given; nothing is ever
+imported. Bytes are handed out as views of the file, so that tensors stay where they are mapped. Memory
+beside them is bounded whatever the file claims: numbers, texts and the count of operations have limits.
 """
 
-import io
 import pickletools
+import struct
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,106 +15,159 @@ from typing import Any
 from paddle_glm.errors import InputError
 
 Globals = Mapping[tuple[str, str], Any]
+# A tensor takes about 60 operations: room for 16 thousand, and at most some 100 MB of small objects.
+MAX_OPERATIONS = 1_000_000
+MAX_TEXT_BYTES = 1 << 16
+MAX_NUMBER_BYTES = 16
 _MARK = object()
 
-_CONSTANTS: dict[str, Callable[[], Any]] = {
-    "NONE": lambda: None,
-    "NEWTRUE": lambda: True,
-    "NEWFALSE": lambda: False,
-    "EMPTY_DICT": dict,
-    "EMPTY_LIST": list,
-    "EMPTY_TUPLE": tuple,
+_CONSTANTS: dict[int, Callable[[], Any]] = {
+    ord("N"): lambda: None,
+    0x88: lambda: True,
+    0x89: lambda: False,
+    ord("}"): dict,
+    ord("]"): list,
+    ord(")"): tuple,
 }
-_PUSH_ARGUMENT = {
-    "BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "LONG4", "BINFLOAT", "FLOAT",
-    "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "UNICODE", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8",
-}  # fmt: skip
-_PUTS = {"PUT", "BINPUT", "LONG_BINPUT"}
-_GETS = {"GET", "BINGET", "LONG_BINGET"}
-_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+_NUMBERS = {ord("J"): "<i", ord("K"): "<B", ord("M"): "<H", ord("G"): ">d"}
+# Opcode -> bytes of the length that precedes its argument.
+_TEXTS = {ord("X"): 4, 0x8C: 1, 0x8D: 8}
+_BYTES = {ord("B"): 4, ord("C"): 1, 0x8E: 8}
+_PUTS = {ord("q"): 1, ord("r"): 4}
+_GETS = {ord("h"): 1, ord("j"): 4}
+_TUPLES = {0x85: 1, 0x86: 2, 0x87: 3}
+_OPCODES = {operation.code: operation.name for operation in pickletools.opcodes}
+_PROTO, _FRAME, _LONG1, _MEMOIZE, _STOP = 0x80, 0x95, 0x8A, 0x94, ord(".")
 
 
-class _Refused(Exception):
+class Refused(Exception):
     """What a pickle holds is not data of the expected kind."""
 
 
+class Rebuilt:
+    """An object that a pickle makes empty and then fills with a state; subclasses check the state."""
+
+    def set_state(self, state: Any) -> None:
+        raise NotImplementedError
+
+
 class _Machine:
-    def __init__(self, allowed: Globals, persistent_load: Callable[[Any], Any]) -> None:
+    def __init__(self, data: memoryview, allowed: Globals, persistent_load: Callable[[Any], Any]) -> None:
+        self.data = data
+        self.position = 0
         self.allowed = allowed
         self.persistent_load = persistent_load
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
-    def run(self, data: bytes) -> Any:
-        for opcode, argument, _ in pickletools.genops(io.BytesIO(data)):
-            if opcode.name == "STOP":
+    def run(self) -> Any:
+        for _ in range(MAX_OPERATIONS):
+            opcode = self.take(1)[0]
+            if opcode == _STOP:
                 return self.pop()
-            self.step(opcode.name, argument)
-        raise _Refused("it is truncated")
+            if not self.push(opcode):
+                self.build(opcode)
+        raise Refused(f"more than {MAX_OPERATIONS} operations")
 
-    def step(self, name: str, argument: Any) -> None:
-        if name in ("PROTO", "FRAME"):
-            return
-        if name in _PUSH_ARGUMENT:
-            self.stack.append(argument)
-        elif name in _CONSTANTS:
-            self.stack.append(_CONSTANTS[name]())
-        elif name in _PUTS:
-            self.memo[argument] = self.top()
-        elif name == "MEMOIZE":
-            self.memo[len(self.memo)] = self.top()
-        elif name in _GETS:
-            self.stack.append(self.memo[argument])
-        elif name == "MARK":
+    def take(self, count: int) -> memoryview:
+        """The next bytes of the file."""
+        if count > len(self.data) - self.position:
+            raise Refused("an end in the middle of it: it is truncated")
+        self.position += count
+        return self.data[self.position - count : self.position]
+
+    def number(self, size: int) -> int:
+        return int.from_bytes(self.take(size), "little")
+
+    def push(self, opcode: int) -> bool:
+        """Operations that put something on the stack; False for another one."""
+        if opcode in _CONSTANTS:
+            self.stack.append(_CONSTANTS[opcode]())
+        elif opcode in _NUMBERS:
+            format = _NUMBERS[opcode]
+            self.stack.append(struct.unpack(format, self.take(struct.calcsize(format)))[0])
+        elif opcode == _LONG1:
+            size = self.number(1)
+            if size > MAX_NUMBER_BYTES:
+                raise Refused(f"a number of {size} bytes")
+            self.stack.append(int.from_bytes(self.take(size), "little", signed=True))
+        elif opcode in _TEXTS:
+            size = self.number(_TEXTS[opcode])
+            if size > MAX_TEXT_BYTES:
+                raise Refused(f"a text of {size} bytes")
+            self.stack.append(str(self.take(size), "utf-8", "surrogatepass"))
+        elif opcode in _BYTES:
+            self.stack.append(self.take(self.number(_BYTES[opcode])))
+        elif opcode in _GETS:
+            self.stack.append(self.memo[self.number(_GETS[opcode])])
+        elif opcode == ord("("):
             self.stack.append(_MARK)
-        elif name in _TUPLES:
-            count = _TUPLES[name]
-            items = [self.pop() for _ in range(count)]
-            self.stack.append(tuple(reversed(items)))
-        elif name == "TUPLE":
-            self.stack.append(tuple(self.pop_mark()))
         else:
-            self.build(name, argument)
+            return False
+        return True
 
-    def build(self, name: str, argument: Any) -> None:
-        if name == "GLOBAL":
-            self.stack.append(self.resolve(*argument.split(" ", 1)))
-        elif name == "STACK_GLOBAL":
-            attribute, module = self.pop(), self.pop()
-            self.stack.append(self.resolve(module, attribute))
-        elif name == "REDUCE":
+    def build(self, opcode: int) -> None:
+        """Operations on what is on the stack."""
+        if opcode in _PUTS:
+            self.memo[self.number(_PUTS[opcode])] = self.top()
+        elif opcode == _MEMOIZE:
+            self.memo[len(self.memo)] = self.top()
+        elif opcode in _TUPLES:
+            items = [self.pop() for _ in range(_TUPLES[opcode])]
+            self.stack.append(tuple(reversed(items)))
+        elif opcode == ord("t"):
+            self.stack.append(tuple(self.pop_mark()))
+        elif opcode == ord("c"):
+            module, name = self.line(), self.line()
+            self.stack.append(self.resolve(module, name))
+        elif opcode == 0x93:
+            name, module = self.pop(), self.pop()
+            self.stack.append(self.resolve(module, name))
+        elif opcode == ord("R"):
             arguments, function = self.pop(), self.pop()
             self.stack.append(self.call(function, arguments))
-        elif name == "BINPERSID":
+        elif opcode == ord("Q"):
             self.stack.append(self.persistent_load(self.pop()))
-        elif name == "SETITEM":
+        elif opcode == ord("s"):
             value, key = self.pop(), self.pop()
             self.set_items([key, value])
-        elif name == "SETITEMS":
+        elif opcode == ord("u"):
             self.set_items(self.pop_mark())
-        elif name in ("APPEND", "APPENDS"):
-            items = [self.pop()] if name == "APPEND" else self.pop_mark()
+        elif opcode in (ord("a"), ord("e")):
+            items = [self.pop()] if opcode == ord("a") else self.pop_mark()
             target = self.top()
             if type(target) is not list:
-                raise _Refused("an append to something that is no list")
+                raise Refused("an append to something that is no list")
             target.extend(items)
-        elif name == "BUILD":
-            # torch keeps layer versions as attributes of a state dict; they say nothing about weights.
-            self.pop()
-            if type(self.top()) is not OrderedDict:
-                raise _Refused("a state for an object that is no OrderedDict")
+        elif opcode == ord("b"):
+            self.set_state(self.pop())
+        elif opcode == _PROTO:
+            self.take(1)
+        elif opcode == _FRAME:
+            self.take(8)
         else:
-            raise _Refused(f"the pickle operation {name}, which tensors do not need")
+            name = _OPCODES.get(chr(opcode), f"{opcode:#x}")
+            raise Refused(f"the pickle operation {name}, which tensors do not need")
+
+    def line(self) -> str:
+        """A text up to the end of a line: the names of a global."""
+        start = self.position
+        head = bytes(self.data[start : start + 256])
+        end = head.find(b"\n")
+        if end < 0:
+            raise Refused("a name without an end")
+        self.position = start + end + 1
+        return head[:end].decode("utf-8")
 
     def pop(self) -> Any:
         value = self.stack.pop()
         if value is _MARK:
-            raise _Refused("a misplaced mark")
+            raise Refused("a misplaced mark")
         return value
 
     def top(self) -> Any:
         if self.stack[-1] is _MARK:
-            raise _Refused("a misplaced mark")
+            raise Refused("a misplaced mark")
         return self.stack[-1]
 
     def pop_mark(self) -> list[Any]:
@@ -126,38 +180,54 @@ class _Machine:
     def set_items(self, items: list[Any]) -> None:
         target = self.top()
         if type(target) not in (dict, OrderedDict) or len(items) % 2:
-            raise _Refused("an item for something that is no dict")
+            raise Refused("an item for something that is no dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
+            # Hashing a deeply nested tuple would overflow the stack of the interpreter.
+            if type(key) not in (str, int):
+                raise Refused(f"a key that is a {type(key).__name__}")
             target[key] = value
 
+    def set_state(self, state: Any) -> None:
+        target = self.top()
+        if isinstance(target, Rebuilt):
+            target.set_state(state)
+        # torch keeps layer versions as attributes of a state dict; they say nothing about weights.
+        elif type(target) is not OrderedDict:
+            raise Refused("a state for an object that is neither a tensor nor an OrderedDict")
+
     def resolve(self, module: Any, name: Any) -> Any:
+        if type(module) is not str or type(name) is not str:
+            raise Refused("a name that is no text")
         if (module, name) not in self.allowed:
-            raise _Refused(f"the name {module}.{name}")
+            raise Refused(f"the name {ascii(f'{module}.{name}'[:200])[1:-1]}")
         return self.allowed[module, name]
 
     def call(self, function: Any, arguments: Any) -> Any:
         if not any(function is known for known in self.allowed.values()) or not callable(function):
-            raise _Refused("a call of something that is no known function")
-        if not isinstance(arguments, tuple):
-            raise _Refused("a call without a tuple of arguments")
+            raise Refused("a call of something that is no known function")
+        if type(arguments) is not tuple:
+            raise Refused("a call without a tuple of arguments")
         return function(*arguments)
 
 
 def safe_loads(
-    data: bytes, source: str, allowed: Globals, persistent_load: Callable[[Any], Any] | None = None
+    data: bytes | memoryview,
+    source: str,
+    allowed: Globals,
+    persistent_load: Callable[[Any], Any] | None = None,
 ) -> Any:
     """Build the object of a pickle from data and the `allowed` {(module, name): object} alone.
 
-    `source` names the file in errors. Raises InputError naming what was refused, without having
-    executed or imported anything.
+    Bytes in the pickle come out as memoryviews of `data`. `source` names the file in errors. Raises
+    InputError naming what was refused, without having executed or imported anything.
     """
 
     def no_persistent(identifier: Any) -> Any:
-        raise _Refused("a persistent id")
+        raise Refused("a persistent id")
 
     try:
-        return _Machine(allowed, persistent_load or no_persistent).run(data)
-    except _Refused as error:
+        return _Machine(memoryview(data), allowed, persistent_load or no_persistent).run()
+    except Refused as error:
         raise InputError(
             f"{source} is refused: it holds {error}; only tensors are read, nothing is executed"
         ) from error
@@ -173,5 +243,17 @@ def safe_loads(
         RecursionError,
     ) as error:
         raise InputError(
-            f"{source} is not a valid checkpoint ({error}): it is damaged or truncated"
+            f"{source} is not a valid checkpoint ({describe(error)}): it is damaged or truncated"
         ) from error
+
+
+def describe(value: Any) -> str:
+    """A short text for a message about something from a file.
+
+    Containers are named by their type alone: printing one that refers to itself many times takes forever.
+    """
+    if isinstance(value, BaseException):
+        return f"{type(value).__name__}: {value}"[:200]
+    if value is None or type(value) in (str, int, float, bool):
+        return ascii(value)[:100]
+    return f"a {type(value).__name__}"

@@ -1,4 +1,4 @@
-"""Writing weights: hub folders of either format, and tensor-parallel shards."""
+"""Writing weights: full ones of any format, and tensor-parallel shards."""
 
 import json
 import re
@@ -6,13 +6,22 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from paddle_glm.checkpoint.io import SAFETENSORS, TORCH, tp_shard_name
+from paddle_glm.checkpoint.files import NAMES, tp_shard_name
+from paddle_glm.checkpoint.paddle_file import write_pdparams
+from paddle_glm.checkpoint.paddlenlp import check_degree, to_paddlenlp
 from paddle_glm.checkpoint.tensor_file import Progress, write_safetensors
 from paddle_glm.checkpoint.tensors import LazyTensor, as_lazy
 from paddle_glm.checkpoint.torch_file import write_torch
+from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
 
-FORMATS = ("safetensors", "bin")
+_WRITERS = {"safetensors": write_safetensors, "bin": write_torch, "pdparams": write_pdparams}
+FORMATS = tuple(_WRITERS)
+# What command lines say of the formats.
+FORMAT_HELP = (
+    "safetensors: the hub's names and layout; bin: the same as a torch pickle; "
+    "pdparams: PaddleNLP's names and layout, with its config.json"
+)
 DEFAULT_SHARD_SIZE = "5GB"
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
           "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}  # fmt: skip
@@ -28,6 +37,47 @@ def parse_size(size: str | int) -> int:
     return max(1, int(float(match[1]) * _UNITS[match[2].upper()]))
 
 
+def save_model(
+    folder: Path,
+    config: ModelConfig,
+    tensors: Iterable[tuple[str, Any]],
+    rank: int = 0,
+    degree: int = 1,
+    file_format: str = "safetensors",
+    max_shard_size: str | int = DEFAULT_SHARD_SIZE,
+    progress: Progress | None = None,
+) -> None:
+    """Write what one rank of a model holds into `folder`; the first rank writes config.json too.
+
+    tensors: (hub name, array or LazyTensor), already cut for `rank` of `degree`. "pdparams" gives them
+    PaddleNLP's names and layout. Raises InputError for shards in "bin", or shards that PaddleNLP cannot
+    load.
+    """
+    check_format(config, degree, file_format)
+    if file_format == "pdparams":
+        tensors = to_paddlenlp(tensors, config)
+    if degree == 1:
+        save_checkpoint(folder, tensors, max_shard_size, file_format, progress)
+    else:
+        save_tp_shard(folder, rank, degree, tensors, progress, file_format)
+    if rank == 0 and file_format == "pdparams":
+        config.save_for_paddlenlp(folder, degree)
+    elif rank == 0:
+        config.save_pretrained(folder)
+
+
+def check_format(config: ModelConfig, degree: int, file_format: str) -> None:
+    """Raise InputError where a model cannot be written so, before the work."""
+    if file_format not in FORMATS:
+        raise InputError(f"format {file_format!r} is unknown: expected one of {', '.join(FORMATS)}")
+    if degree < 1 or (degree > 1 and file_format == "bin"):
+        raise InputError(
+            f"tensor_parallel_degree {degree} as {file_format}: expected 1, or more in another format"
+        )
+    if degree > 1 and file_format == "pdparams":
+        check_degree(config, degree)
+
+
 def save_checkpoint(
     folder: Path,
     tensors: Iterable[tuple[str, Any]],
@@ -35,15 +85,15 @@ def save_checkpoint(
     file_format: str = "safetensors",
     progress: Progress | None = None,
 ) -> None:
-    """Write full tensors into `folder` (a temporary one of `atomic_folder`) in the hub's layout.
+    """Write full tensors into `folder` (a temporary one of `atomic_folder`) under the names given.
 
     tensors: (name, array or LazyTensor); lazy ones are made one at a time while they are written.
     One file, or numbered files of at most `max_shard_size` and an index; a larger tensor has its own.
     """
     if file_format not in FORMATS:
         raise InputError(f"format {file_format!r} is unknown: expected one of {', '.join(FORMATS)}")
-    stem, suffix = (SAFETENSORS, ".safetensors") if file_format == "safetensors" else (TORCH, ".bin")
-    write = write_safetensors if file_format == "safetensors" else write_torch
+    stem, suffix = NAMES[file_format]
+    write = _WRITERS[file_format]
     groups = _grouped(_lazies(tensors), parse_size(max_shard_size))
     if len(groups) == 1:
         write(folder / f"{stem}{suffix}", groups[0], progress)
@@ -60,15 +110,20 @@ def save_checkpoint(
 
 
 def save_tp_shard(
-    folder: Path, rank: int, degree: int, tensors: Iterable[tuple[str, Any]], progress: Progress | None = None
+    folder: Path,
+    rank: int,
+    degree: int,
+    tensors: Iterable[tuple[str, Any]],
+    progress: Progress | None = None,
+    file_format: str = "safetensors",
 ) -> Path:
-    """Write what `rank` of `degree` holds (hub layout, already cut) into `folder`; returns the file."""
+    """Write what `rank` of `degree` holds, already cut, into `folder`; returns the file."""
     if not 0 <= rank < degree:
         raise InputError(
             f"rank {rank} is outside tensor_parallel_degree {degree}: expected 0 to {degree - 1}"
         )
-    path = Path(folder) / tp_shard_name(rank, degree)
-    write_safetensors(path, _lazies(tensors), progress)
+    path = Path(folder) / tp_shard_name(rank, degree, file_format)
+    _WRITERS[file_format](path, _lazies(tensors), progress)
     return path
 
 

@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from paddle_glm.checkpoint.files import MAX_JSON_BYTES
 from paddle_glm.checkpoint.hashed_file import HashedFile
 from paddle_glm.checkpoint.tensors import DTYPES, LazyTensor, dtype_name, raw_bytes
 from paddle_glm.errors import InputError
 
-# The limit of the reference implementation; a larger one is a damaged file or an attack.
-MAX_HEADER_BYTES = 100_000_000
+# PaddleNLP writes the bits of bfloat16 as U16.
+_READ = {**DTYPES, "U16": np.dtype(np.uint16)}
 Progress = Callable[[int], Any]
 
 
@@ -44,7 +45,7 @@ def open_safetensors(path: Path) -> dict[str, np.ndarray]:
     if data.size < 8:
         raise InputError(f"{path} is truncated: {data.size} bytes, too short for a safetensors file")
     length = int.from_bytes(data[:8].tobytes(), "little")
-    if length > min(MAX_HEADER_BYTES, data.size - 8):
+    if length > min(MAX_JSON_BYTES, data.size - 8):
         raise InputError(f"{path} is truncated or not a safetensors file: its header claims {length} bytes")
     header = _parse_header(path, data[8 : 8 + length].tobytes())
     body = data[8 + length :]
@@ -58,7 +59,8 @@ def open_safetensors(path: Path) -> dict[str, np.ndarray]:
         try:
             tensors[name] = np.frombuffer(body[start:stop], dtype).reshape(shape)
         except ValueError as error:
-            raise InputError(f"{path}: tensor {name!r} has an impossible shape {shape}: {error}") from error
+            shown = f"tensor {name!a:.200} has an impossible shape {shape!s:.100}"
+            raise InputError(f"{path}: {shown}: {error}") from error
     _check_spans(path, spans, body.size)
     return tensors
 
@@ -109,29 +111,30 @@ def _parse_header(path: Path, text: bytes) -> dict[str, Any]:
     try:
         header = json.loads(text, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} has no valid safetensors header ({error}): download it again") from error
+        message = f"{path} has no valid safetensors header ({error!s:.200}): download it again"
+        raise InputError(message) from error
     if not isinstance(header, dict):
         raise InputError(f"{path} has no valid safetensors header: it is a {type(header).__name__}")
     return header
 
 
 def _checked_entry(path: Path, name: str, entry: Any, available: int) -> tuple[int, int, np.dtype, list[int]]:
-    where = f"{path}: tensor {name!r}"
+    where = f"{path}: tensor {name!a:.200}"
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
         raise InputError(f"{where} lacks dtype, shape or data_offsets")
-    dtype = DTYPES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
+    dtype = _READ.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
     if dtype is None:
-        raise InputError(f"{where} has dtype {entry['dtype']!r}: expected one of {', '.join(DTYPES)}")
+        raise InputError(f"{where} has dtype {entry['dtype']!r:.60}: expected one of {', '.join(DTYPES)}")
     shape, offsets = entry["shape"], entry["data_offsets"]
     for numbers in (shape, offsets):
         if not isinstance(numbers, list) or not all(
             type(number) is int and number >= 0 for number in numbers
         ):
             raise InputError(
-                f"{where} has shape {shape} and offsets {offsets}: expected non-negative numbers"
+                f"{where}: shape {shape!s:.100}, offsets {offsets!s:.100}: expected non-negative numbers"
             )
     if len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise InputError(f"{where} has offsets {offsets}: expected [start, stop]")
+        raise InputError(f"{where} has offsets {offsets!s:.100}: expected [start, stop]")
     start, stop = offsets
     if stop > available:
         raise InputError(
@@ -139,7 +142,7 @@ def _checked_entry(path: Path, name: str, entry: Any, available: int) -> tuple[i
         )
     if stop - start != prod(shape) * dtype.itemsize:
         needed = prod(shape) * dtype.itemsize
-        raise InputError(f"{where} has {stop - start} bytes, but shape {shape} needs {needed}")
+        raise InputError(f"{where} has {stop - start} bytes, but shape {shape!s:.100} needs {needed}")
     return start, stop, dtype, shape
 
 
@@ -148,7 +151,7 @@ def _check_spans(path: Path, spans: list[tuple[int, int, str]], available: int) 
     for start, stop, name in sorted(spans):
         if start != reached:
             what = "overlaps another tensor" if start < reached else "leaves a hole before it"
-            raise InputError(f"{path}: tensor {name!r} at bytes {start} to {stop} {what}")
+            raise InputError(f"{path}: tensor {name!a:.200} at bytes {start} to {stop} {what}")
         reached = stop
     if reached != available:
         raise InputError(f"{path}: {available - reached} bytes after the last tensor belong to none")

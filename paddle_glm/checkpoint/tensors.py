@@ -1,6 +1,6 @@
 """Dtypes by their safetensors names, and tensors that are made piece by piece while they are written."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -27,6 +27,8 @@ DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 FLOAT_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 # Large enough for fast writes, small enough to stay in the cache between copying, hashing and writing.
 CHUNK_BYTES = 4 << 20
+# Turning rows into columns reads a strip of every row: wider strips read longer runs.
+_TURNED_BYTES = 32 << 20
 
 
 def dtype_name(dtype: Any) -> str:
@@ -54,12 +56,77 @@ class LazyTensor:
         return prod(self.shape) * self.dtype.itemsize
 
 
+class Stacked:
+    """Arrays one below another, which files keep apart; joined where they are read.
+
+    Stands in for an array of the same shape wherever rows are taken.
+    """
+
+    def __init__(self, pieces: Sequence[np.ndarray]) -> None:
+        self.pieces = tuple(pieces)
+        self.dtype = self.pieces[0].dtype
+        self.itemsize = self.dtype.itemsize
+        self.shape = (sum(piece.shape[0] for piece in self.pieces), *self.pieces[0].shape[1:])
+        if any((piece.dtype, piece.shape[1:]) != (self.dtype, self.shape[1:]) for piece in self.pieces):
+            shapes = ", ".join(f"{piece.dtype} {piece.shape}" for piece in self.pieces)
+            raise InputError(f"parts of one tensor do not fit together: {shapes}")
+
+    def __getitem__(self, rows: slice | tuple[slice]) -> np.ndarray:
+        """Rows start to stop: a view where they lie in one piece."""
+        start, stop, _ = (rows[0] if isinstance(rows, tuple) else rows).indices(self.shape[0])
+        found = []
+        for piece in self.pieces:
+            if start < len(piece) and stop > 0:
+                found.append(piece[max(start, 0) : stop])
+            start, stop = start - len(piece), stop - len(piece)
+        if not found:
+            return self.pieces[0][:0]
+        return found[0] if len(found) == 1 else np.concatenate(found)
+
+
+# What a checkpoint keeps of a tensor.
+Stored = np.ndarray | Stacked
+
+
+def blocks(stored: Stored) -> Iterator[np.ndarray]:
+    """The rows of a tensor in turn: as they lie, or a few MiB at a time where they must be copied."""
+    if isinstance(stored, Stacked):
+        for piece in stored.pieces:
+            yield from blocks(piece)
+    elif stored.flags.c_contiguous or stored.ndim < 2:
+        yield stored
+    else:
+        row_bytes = max(1, stored.nbytes // max(1, len(stored)))
+        rows = max(1, _TURNED_BYTES // row_bytes)
+        for start in range(0, len(stored), rows):
+            yield np.ascontiguousarray(stored[start : start + rows])
+
+
 def as_lazy(tensor: Any) -> LazyTensor:
     """A `LazyTensor` as it is; anything numpy understands as an array, wrapped."""
     if isinstance(tensor, LazyTensor):
         return tensor
     array = np.asarray(tensor)
     return LazyTensor(array.dtype, array.shape, lambda: [array])
+
+
+def turned(tensor: LazyTensor) -> LazyTensor:
+    """The transpose of a two-dimensional tensor; writing it holds the tensor unless it is mapped whole."""
+    return LazyTensor(tensor.dtype, tensor.shape[::-1], lambda: blocks(_whole(tensor).T))
+
+
+def _whole(tensor: LazyTensor) -> np.ndarray:
+    """All chunks of a tensor as one array; no copy where there is one chunk."""
+    size, filled = prod(tensor.shape), 0
+    buffer: np.ndarray | None = None
+    for chunk in tensor.chunks():
+        if chunk.size == size:
+            return chunk.reshape(tensor.shape)
+        if buffer is None:
+            buffer = np.empty(size, tensor.dtype)
+        buffer[filled : filled + chunk.size] = chunk.reshape(-1)
+        filled += chunk.size
+    return np.empty(tensor.shape, tensor.dtype) if buffer is None else buffer.reshape(tensor.shape)
 
 
 def raw_bytes(array: np.ndarray) -> memoryview:

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from paddle_glm.checkpoint.hashed_file import HashedFile
-from paddle_glm.checkpoint.safe_pickle import safe_loads
+from paddle_glm.checkpoint.safe_pickle import describe, safe_loads
 from paddle_glm.checkpoint.tensor_file import Progress, map_file, write_chunks
 from paddle_glm.checkpoint.tensors import DTYPES, LazyTensor, dtype_name
+from paddle_glm.checkpoint.zip_file import LOCAL_HEADER, zip_entries
 from paddle_glm.errors import InputError
 
 _STORAGES = {
@@ -34,9 +35,8 @@ _STORAGES = {
 }
 _STORAGE_OF = {dtype: storage for storage, dtype in _STORAGES.items()}
 # Names and shapes of a few thousand tensors take well below a MiB.
-_MAX_PICKLE_BYTES = 256 << 20
+_MAX_PICKLE_BYTES = 16 << 20
 _ALIGNMENT = 64
-_LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _ZIP64_EXTRA = 20
 
 
@@ -53,35 +53,41 @@ def open_torch(path: Path) -> dict[str, np.ndarray]:
     names anything but tensors.
     """
     data = map_file(path)
-    entries = _zip_entries(path, data)
+    if data[:2].tobytes() == b"\x80\x02":
+        raise InputError(
+            f"{path} is in torch's format from before version 1.6: with torch, load it and save it again, "
+            "torch.save(torch.load(FILE, weights_only=True), FILE)"
+        )
+    entries = zip_entries(path, data)
     roots = [name for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(roots) != 1:
         raise InputError(f"{path} is not a torch checkpoint: the zip has {len(roots)} data.pkl, expected one")
     prefix = roots[0].removesuffix("data.pkl")
-    if (order := entries.get(prefix + "byteorder")) is not None and order.tobytes() != b"little":
-        raise InputError(f"{path} has byte order {order.tobytes()!r}: only little-endian files are read")
+    if (order := entries.get(prefix + "byteorder")) is not None and order[:16].tobytes() != b"little":
+        raise InputError(f"{path} has byte order {order[:16].tobytes()!r}: only little-endian is read")
     pickled = entries[roots[0]]
     if pickled.size > _MAX_PICKLE_BYTES:
         raise InputError(f"{path}: data.pkl has {pickled.size} bytes, far more than names and shapes need")
 
     def storage(identifier: Any) -> np.ndarray:
+        if type(identifier) is not tuple or len(identifier) != 5:
+            raise InputError(f"{path} holds an unknown kind of storage: {describe(identifier)}")
         kind, storage_class, key, _, numel = identifier
-        if kind != "storage" or not isinstance(storage_class, _Storage) or type(numel) is not int:
-            raise InputError(f"{path} holds an unknown kind of storage: {identifier!r:.200}")
+        known = kind == "storage" and isinstance(storage_class, _Storage)
+        if not known or type(key) is not str or type(numel) is not int:
+            raise InputError(f"{path} holds an unknown kind of storage: {describe(kind)}")
         raw = entries.get(f"{prefix}data/{key}")
         if raw is None or raw.size != numel * storage_class.dtype.itemsize:
             size = "missing" if raw is None else f"{raw.size} bytes long"
-            raise InputError(f"{path}: storage {key!r} of {numel} elements is {size}: the file is damaged")
+            raise InputError(f"{path}: storage {key!a} of {numel} elements is {size}: the file is damaged")
         return np.frombuffer(raw, storage_class.dtype)
 
-    tensors = safe_loads(pickled.tobytes(), str(path), _ALLOWED, storage)
+    tensors = safe_loads(pickled.data, str(path), _ALLOWED, storage)
     if not isinstance(tensors, dict):
         raise InputError(f"{path} holds a {type(tensors).__name__}, expected a dict of tensors")
     for name, tensor in tensors.items():
         if not isinstance(name, str) or not isinstance(tensor, np.ndarray):
-            raise InputError(
-                f"{path}: {name!r:.100} is a {type(tensor).__name__}, expected a name and a tensor"
-            )
+            raise InputError(f"{path}: {describe(name)} is {describe(tensor)}, expected a name and a tensor")
     return dict(tensors)
 
 
@@ -127,7 +133,7 @@ def _rebuild_tensor(
         raise TypeError("a tensor without a storage, size or stride")
     numbers = (offset, *size, *stride)
     if len(size) != len(stride) or not all(type(number) is int and number >= 0 for number in numbers):
-        raise ValueError(f"a tensor of offset {offset}, size {size}, stride {stride}")
+        raise ValueError("a tensor whose offset, size or stride are no such numbers")
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
     if prod(size) == 0:
         return np.empty(size, storage.dtype)
@@ -161,45 +167,10 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 }
 
 
-def _zip_entries(path: Path, data: np.ndarray) -> dict[str, np.ndarray]:
-    """The bytes of every entry of an uncompressed zip, as views."""
-    if data[:2].tobytes() == b"\x80\x02":
-        raise InputError(
-            f"{path} is in torch's format from before version 1.6: with torch, load it and save it again, "
-            "torch.save(torch.load(FILE, weights_only=True), FILE)"
-        )
-    try:
-        with zipfile.ZipFile(path) as archive:
-            infos = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error) as error:
-        raise InputError(
-            f"{path} is not a torch checkpoint, or truncated ({error}): download it again"
-        ) from error
-    entries: dict[str, np.ndarray] = {}
-    for info in infos:
-        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.filename in entries:
-            raise InputError(
-                f"{path}: entry {info.filename!r} is compressed, encrypted or there twice: refused"
-            )
-        entries[info.filename] = _entry_bytes(path, data, info)
-    return entries
-
-
-def _entry_bytes(path: Path, data: np.ndarray, info: zipfile.ZipInfo) -> np.ndarray:
-    header = data[max(info.header_offset, 0) :][: _LOCAL_HEADER.size].tobytes()
-    if len(header) < _LOCAL_HEADER.size or not header.startswith(b"PK\x03\x04"):
-        raise InputError(f"{path}: entry {info.filename!r} has no header: the file is damaged")
-    *_, name_length, extra_length = _LOCAL_HEADER.unpack(header)
-    start = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
-    if info.file_size != info.compress_size or start + info.file_size > data.size:
-        raise InputError(f"{path}: entry {info.filename!r} reaches beyond the file: it is damaged")
-    return data[start : start + info.file_size]
-
-
 def _entry_info(file: HashedFile, name: str) -> zipfile.ZipInfo:
     """An entry whose data begin at a multiple of 64: torch pads with the extra field "FB" in the same way."""
     info = zipfile.ZipInfo(name)
-    unpadded = file.tell() + _LOCAL_HEADER.size + len(name.encode()) + _ZIP64_EXTRA + 4
+    unpadded = file.tell() + LOCAL_HEADER.size + len(name.encode()) + _ZIP64_EXTRA + 4
     padding = -unpadded % _ALIGNMENT
     info.extra = struct.pack("<2sH", b"FB", padding) + b"Z" * padding
     return info

@@ -3,16 +3,25 @@
 import argparse
 
 from paddle_glm.checkpoint.reshard import reshard
-from paddle_glm.checkpoint.save import FORMATS
+from paddle_glm.checkpoint.save import FORMAT_HELP, FORMATS
 from paddle_glm.commands.merge import add_common_arguments
 
+# Who reads the result -> the format that they read best.
+WHOSE = {"hub": "safetensors", "paddle": "pdparams"}
 HELP = "write a checkpoint in another format, dtype or tensor-parallel degree"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model_name_or_path", required=True, help="model folder of any format")
+    parser.add_argument(
+        "--model_name_or_path", required=True, help="model folder of any format, the hub's or PaddleNLP's"
+    )
     parser.add_argument("--output_path", required=True, help="folder to write")
-    parser.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="file format")
+    parser.add_argument(
+        "--format",
+        choices=[*WHOSE, *FORMATS],
+        default="hub",
+        help=f"{FORMAT_HELP}. hub is safetensors, paddle is pdparams",
+    )
     add_common_arguments(parser)
 
 
@@ -23,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
         degree=args.tensor_parallel_degree,
         dtype=args.dtype,
         max_shard_size=args.max_shard_size,
-        file_format=args.format,
+        file_format=WHOSE.get(args.format, args.format),
         overwrite=args.overwrite,
         family=args.family,
     )

@@ -3,7 +3,7 @@
 import argparse
 
 from paddle_glm.checkpoint.reshard import reshard
-from paddle_glm.checkpoint.save import DEFAULT_SHARD_SIZE
+from paddle_glm.checkpoint.save import DEFAULT_SHARD_SIZE, FORMAT_HELP, FORMATS
 from paddle_glm.checkpoint.tensors import FLOAT_NAMES
 from paddle_glm.families import family_names
 
@@ -11,8 +11,9 @@ HELP = "merge tensor-parallel shards into one model folder, or cut them for anot
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model_name_or_path", required=True, help="folder of shards, of any degree")
+    parser.add_argument("--model_name_or_path", required=True, help="folder of shards, ours or PaddleNLP's")
     parser.add_argument("--merge_model_path", required=True, help="folder to write")
+    parser.add_argument("--save_format", choices=FORMATS, default=FORMATS[0], help=FORMAT_HELP)
     add_common_arguments(parser)
 
 
@@ -43,6 +44,7 @@ def run(args: argparse.Namespace) -> None:
         degree=args.tensor_parallel_degree,
         dtype=args.dtype,
         max_shard_size=args.max_shard_size,
+        file_format=args.save_format,
         overwrite=args.overwrite,
         family=args.family,
     )
