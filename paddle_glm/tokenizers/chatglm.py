@@ -61,10 +61,11 @@ class ChatGLMTokenizer(Tokenizer):
         if not isinstance(self.num_image_tokens, int) or self.num_image_tokens < 0:
             raise InputError(f"{IMAGE_KEY} is {self.num_image_tokens!r}: expected 0 or 20000")
         unknown = self.sp_model.unk_id()
-        lacking = [token for token in COMMANDS if self.sp_model.piece_to_id(token) == unknown]
-        if lacking or self.sp_model.pad_id() < 0:
+        needed = (*COMMANDS, LINE_BREAK, "<pad>")
+        lacking = [token for token in needed if self.sp_model.piece_to_id(token) == unknown]
+        if lacking:
             raise InputError(
-                f"{self.model_file} lacks the pieces {', '.join([*lacking, '<pad>'])}: "
+                f"{self.model_file} lacks the pieces {', '.join(lacking)}: "
                 "it is not the SentencePiece model of ChatGLM-6B"
             )
 

@@ -24,18 +24,26 @@ SIZES = {
     "num_layers": 2, "hidden_size": 64, "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 16,
     "ffn_hidden_size": 96, "vocab_size": 161, "max_sequence_length": 64,
 }  # fmt: skip
+OWN = {
+    "chatglm": {
+        "num_key_value_heads": 8, "head_dim": 8, "position_encoding_2d": True,
+        "mask_token_id": 150, "gmask_token_id": 151, "bos_token_id": 154,
+    },
+}  # fmt: skip
 
 
 def worst(pairs):
     return max(float(np.abs(np.asarray(a) - np.asarray(b)).max()) for a, b in pairs)
 
 
-def batch():
+def batch(config):
     generator = np.random.default_rng(0)
     ids = generator.integers(3, 161, (3, 20))
     labels = np.where(np.arange(20) < 6, -100, ids)
     labels[1, 15:] = -100
     ids[0, 3], labels[0, 10] = 160, 160  # the last word, next to the padding
+    if config.bos_token_id is not None:
+        ids[:, 8:10] = config.gmask_token_id, config.bos_token_id
     return paddle.to_tensor(ids), paddle.to_tensor(labels)
 
 
@@ -43,16 +51,17 @@ def compare(config, group):
     """Largest differences from one process: logits, loss, gradients (with and without recompute)."""
     single = AutoModel.from_config(config, seed=7)
     shared = AutoModel.from_config(config, group=group, seed=7)
-    ids, labels = batch()
-    table = family_of(config).parameters(config)
-    mask = paddle.to_tensor((np.arange(20) >= np.array([[0], [3], [7]])).astype("int64"))
-    out = {
-        "logits": worst([(shared(ids, attention_mask=mask).logits, single(ids, attention_mask=mask).logits)])
-    }
-    prefill = shared(ids[:, :9], use_cache=True)
-    out["decode"] = worst(
-        [(shared(ids[:, 9:], past_key_values=prefill.past_key_values).logits, single(ids).logits[:, 9:])]
-    )
+    ids, labels = batch(config)
+    family = family_of(config)
+    table = family.parameters(config)
+    mask = (np.arange(20) >= np.array([[0], [3], [7]])).astype("int64")
+    places = paddle.to_tensor(family.positions(config, ids.numpy(), mask))
+    mask = paddle.to_tensor(mask)
+    out = {"logits": worst([(shared(ids, places, mask).logits, single(ids, places, mask).logits)])}
+    places = paddle.to_tensor(family.positions(config, ids.numpy(), np.ones_like(ids)))
+    prefill = shared(ids[:, :10], places[..., :10], use_cache=True)
+    rest = shared(ids[:, 10:], places[..., 10:], past_key_values=prefill.past_key_values)
+    out["decode"] = worst([(rest.logits, single(ids).logits[:, 10:])])
     single.train(), shared.train()
     expected = single(ids, labels=labels).loss
     expected.backward()
@@ -102,10 +111,10 @@ def dropout(config, group):
     model = AutoModel.from_config(config, group=group, seed=7)
     model.train()
     model.enable_recompute()
-    ids, labels = batch()
+    ids, labels = batch(config)
     loss = model(ids, labels=labels).loss
     loss.backward()
-    norm = model.transformer.encoder.final_layernorm.weight.grad
+    (norm,) = [p.grad for name, p in model.named_parameters() if name.endswith("final_layernorm.weight")]
     spread = {}
     for name, value in {"cut": cut, "whole": whole, "loss": loss.reshape([1]), "gradient": norm}.items():
         mean = all_reduce(value, group) / group.degree
@@ -114,14 +123,14 @@ def dropout(config, group):
 
 
 def main():
-    degree = int(sys.argv[1])
+    family, degree = sys.argv[1], int(sys.argv[2])
     mesh = init_parallel(degree)
-    config = ModelConfig(**SIZES)
+    config = ModelConfig(family=family, **{**SIZES, **OWN.get(family, {})})
     out = {"rank": dist.get_rank(), "tensor": mesh.tensor.degree, "data": mesh.data.degree}
     out |= compare(config, mesh.tensor)
     out["dropout"] = dropout(config, mesh.tensor)
-    if len(sys.argv) > 2:
-        out["original"] = against_the_original(sys.argv[2], mesh.tensor)
+    if len(sys.argv) > 3:
+        out["original"] = against_the_original(sys.argv[3], mesh.tensor)
     if mesh.data.degree > 1:
         out["data_sum"] = float(all_reduce(paddle.to_tensor([float(dist.get_rank())]), mesh.data))
     print("RESULT", json.dumps(out), flush=True)

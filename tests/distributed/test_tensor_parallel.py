@@ -15,11 +15,15 @@ def results(output: str) -> list[dict]:
     return [json.loads(line.split("RESULT ", 1)[1]) for line in output.splitlines() if "RESULT " in line]
 
 
-@pytest.mark.parametrize(("processes", "degree"), [(2, 2), (4, 4), (4, 2)])
-def test_processes_compute_what_one_does(processes: int, degree: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("family", "processes", "degree"),
+    [("chatglm2", 2, 2), ("chatglm2", 4, 4), ("chatglm2", 4, 2), ("chatglm", 2, 2), ("chatglm", 4, 4)],
+)
+def test_processes_compute_what_one_does(family: str, processes: int, degree: int, tmp_path: Path) -> None:
     # The numbers of the originals come on top where they are present.
-    folder = SHARED / "reference" / "chatglm2_6b_tiny_seed0"
-    done = launch(WORKER, processes, tmp_path, str(degree), *([str(folder)] if folder.exists() else []))
+    folder = SHARED / "reference" / f"{family}_6b_tiny_seed0"
+    original = [str(folder)] if folder.exists() else []
+    done = launch(WORKER, processes, tmp_path, family, str(degree), *original)
     assert done.returncode == 0, done.stdout
     ranks = {result["rank"]: result for result in results(done.stdout)}
     assert set(ranks) == set(range(processes)), done.stdout

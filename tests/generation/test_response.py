@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paddle_glm.chat import CHATGLM2, CHATGLM3
+from paddle_glm.chat import CHATGLM, CHATGLM2, CHATGLM3
 from paddle_glm.generation.response import ResponseStream, parse_messages, tool_call, visible_text
 
 
@@ -44,10 +44,15 @@ def test_a_tool_call_is_read_and_never_run():
         assert tool_call({**message, "content": content}) == {"name": "get_weather", "content": content}
 
 
-PARTS = st.sampled_from(["\n", " ", "[", "[[训练时间]]", "时间]]", "好", "<|assistant|>", "tool"])
+def test_punctuation_waits_for_what_comes_next():
+    assert streamed(CHATGLM, ["好", ",", "b", "!", "好?"]) == ["好", "，", "b", "", "！好？", ""]
+    assert streamed(CHATGLM, ["a", ",", " b", "?"]) == ["a", "", ", b", "", "?"]
 
 
-@given(st.lists(PARTS), st.sampled_from([CHATGLM2, CHATGLM3]))
+PARTS = st.sampled_from(["\n", " ", "[", "[[训练时间]]", "时间]]", "好", ",", "?!", "<|assistant|>", "tool"])
+
+
+@given(st.lists(PARTS), st.sampled_from([CHATGLM, CHATGLM2, CHATGLM3]))
 def test_pieces_joined_are_the_whole(parts, template):
     pieces = streamed(template, parts)
     assert "".join(pieces) == visible_text(parse_messages(template, "".join(parts)))

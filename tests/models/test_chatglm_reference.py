@@ -17,8 +17,9 @@ from paddle_glm.models.chatglm import RESIDUAL_SCALE, frequencies
 from tests.paths import reference
 
 FOLDERS = ("chatglm_6b_tiny_seed0", "chatglm_6b_early_tiny_seed0")
-LOGITS, GRADIENTS = 1e-5, 1e-5
-# Hidden states and caches, relative to the largest number.
+# Largest differences seen: logits 2.9e-6, loss 0, gradients 4.4e-7.
+LOGITS, GRADIENTS = 1e-5, 2e-6
+# Hidden states reach 35 and caches 6: differences relative to the largest number; 7.5e-7 seen.
 RELATIVE = 2e-6
 
 
