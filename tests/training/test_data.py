@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from paddle_glm import AutoModel
 from paddle_glm.chat import CHATGLM2, CHATGLM3
-from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.layers.attention import visible_keys
+from paddle_glm.tiny.checkpoint import write_checkpoint
+from paddle_glm.tokenizers import AutoTokenizer
+from paddle_glm.tokenizers.chatglm import ChatGLMTokenizer
 from paddle_glm.tokenizers.chatglm2 import ChatGLM2Tokenizer, ChatGLM3Tokenizer
 from paddle_glm.training.data import (
     IGNORED,
@@ -52,16 +54,22 @@ def dataset(tokenizer):
     return SupervisedDataset(EXAMPLES, CHATGLM2, tokenizer, 64, 64)
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "spare"),
+    [
+        ("chatglm-6b/ice_text.model", ChatGLMTokenizer, 0),
+        ("chatglm2-6b/tokenizer.model", ChatGLM2Tokenizer, 1),
+    ],
+)
 @pytest.mark.parametrize("case", [0, 1])
-def test_fifty_rows_as_the_original_preprocesses_them(case):
+def test_fifty_rows_as_the_original_preprocesses_them(name, kind, spare, case):
     golden = json.loads(reference("tokenizers/ptuning_preprocess_dev50.json").read_text(encoding="utf-8"))
-    expected = golden["chatglm2_6b"][case]
+    expected = golden[name.split("/")[0].replace("-", "_")][case]
     source, target = expected["max_source_length"], expected["max_target_length"]
-    tokenizer = ChatGLM2Tokenizer(data("tokenizers/chatglm2-6b/tokenizer.model"))
-    dataset = SupervisedDataset(
-        load_rows(data("AdvertiseGen/dev.json"), limit=50), CHATGLM2, tokenizer, source, target
-    )
-    batch = Collator(tokenizer.pad_token_id, pad_to_multiple_of=longest_sample(source, target))(dataset)
+    tokenizer = kind(data(f"tokenizers/{name}"))
+    rows = load_rows(data("AdvertiseGen/dev.json"), limit=50)
+    dataset = SupervisedDataset(rows, tokenizer.template, tokenizer, source, target)
+    batch = Collator(tokenizer.pad_token_id, pad_to_multiple_of=source + target + spare)(dataset)
     np.testing.assert_array_equal(batch["input_ids"], expected["input_ids"])
     np.testing.assert_array_equal(batch["labels"], expected["labels"])
 
@@ -207,22 +215,19 @@ def test_first_label_of_a_packed_sample_is_ignored():
     assert row["labels"].tolist() == [IGNORED, 1, 2, IGNORED, 1, 2]
 
 
-def test_a_packed_batch_has_the_loss_of_its_samples(dataset, tokenizer):
-    config = ModelConfig(
-        num_layers=2,
-        hidden_size=32,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        ffn_hidden_size=48,
-        vocab_size=len(tokenizer),
-        max_sequence_length=256,
-    )
-    model = AutoModel.from_config(config, seed=1)
-    model.eval()
+@pytest.mark.parametrize("family", ["chatglm", "chatglm2"])
+def test_a_packed_batch_has_the_loss_of_its_samples(family, tmp_path):
+    """Also where a prompt is read in both directions, and positions have two rows."""
+    texts = [message["content"] for row in EXAMPLES for message in row.messages] * 20
+    sizes = {"hidden_size": 32, "ffn_hidden_size": 48, "max_sequence_length": 256}
+    write_checkpoint(tmp_path / "model", texts, family, vocab_size=380, **sizes)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    model = AutoModel.from_pretrained(tmp_path / "model")
+    dataset = SupervisedDataset(EXAMPLES, tokenizer.template, tokenizer, 64, 64)
 
     def total_loss(rows):
-        loader = paddle.io.DataLoader(rows, batch_size=len(rows), collate_fn=Collator(tokenizer.pad_token_id))
+        collate = Collator(tokenizer.pad_token_id, pad_to_multiple_of=8)
+        loader = paddle.io.DataLoader(rows, batch_size=len(rows), collate_fn=collate)
         (batch,) = list(loader)
         return float(model(**batch).loss) * int((batch["labels"][:, 1:] != IGNORED).sum())
 
