@@ -86,3 +86,48 @@ def test_missing_keys_and_files_are_named(tmp_path: Path) -> None:
 def test_an_unknown_family_lists_the_known() -> None:
     with pytest.raises(InputError, match="chatglm2, chatglm3"):
         get_family("gpt")
+
+
+# What THUDM/chatglm-6b's config.json says, and what that of its first releases said otherwise.
+HUB_6B = {
+    "_name_or_path": "THUDM/chatglm-6b", "architectures": ["ChatGLMModel"], "model_type": "chatglm",
+    "auto_map": {"AutoModel": "modeling_chatglm.ChatGLMForConditionalGeneration"},
+    "bos_token_id": 130004, "eos_token_id": 130005, "mask_token_id": 130000, "gmask_token_id": 130001,
+    "pad_token_id": 3, "hidden_size": 4096, "inner_hidden_size": 16384, "layernorm_epsilon": 1e-05,
+    "max_sequence_length": 2048, "num_attention_heads": 32, "num_layers": 28, "position_encoding_2d": True,
+    "torch_dtype": "float16", "transformers_version": "4.23.1", "use_cache": True, "vocab_size": 130528,
+}  # fmt: skip
+FIRST_6B = {"bos_token_id": 150004, "eos_token_id": 150005, "pad_token_id": 20003, "vocab_size": 150528}
+
+
+@pytest.mark.parametrize(("early", "parameters"), [(False, 6_173_286_400), (True, 6_255_206_400)])
+def test_chatglm_6b_of_both_vocabularies(early: bool, parameters: int, tmp_path: Path) -> None:
+    named = {key: value for key, value in HUB_6B.items() if not key.endswith("mask_token_id")}
+    values = {**named, **FIRST_6B} if early else HUB_6B
+    config = ModelConfig.from_dict(values)
+    assert (config.family, config.num_key_value_heads, config.head_dim) == ("chatglm", 32, 128)
+    assert (config.gmask_token_id is None) is early
+    assert sum(_size(spec.shape) for spec in family_of(config).parameters(config).values()) == parameters
+    config.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert values.items() <= saved.items()
+    assert ("gmask_token_id" in saved) is not early
+    assert ModelConfig.from_pretrained(tmp_path) == config
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        ({"num_attention_heads": 30}, "4096 is not a multiple of num_attention_heads 30"),
+        ({"num_attention_heads": "32"}, "num_attention_heads must be a positive integer"),
+        ({"quantization_bit": 4}, "quantization_bit = 4"),
+        ({"tie_word_embeddings": False}, "tie_word_embeddings = False"),
+    ],
+)
+def test_what_is_not_chatglm_6b_is_named(change: dict, names: str) -> None:
+    with pytest.raises(InputError, match=names):
+        ModelConfig.from_dict({**HUB_6B, **change})
+    with pytest.raises(InputError, match=r"lacks bos_token_id: is it a ChatGLM-6B"):
+        ModelConfig.from_dict({key: value for key, value in HUB_6B.items() if key != "bos_token_id"})
+    with pytest.raises(InputError, match=r"unknown model family 'gpt'.*chatglm3"):
+        ModelConfig.from_dict(HUB_6B, family="gpt")

@@ -5,7 +5,7 @@ import paddle
 import pytest
 
 from paddle_glm.config import ModelConfig
-from paddle_glm.layers.attention import additive_mask, causal_mask, grouped_query_attention
+from paddle_glm.layers.attention import additive_mask, causal_mask, grouped_query_attention, visible_keys
 from paddle_glm.layers.rotary import apply_rotary, lookup_rotary, rotary_table
 from paddle_glm.models.auto import AutoModel
 from paddle_glm.parallel import SINGLE
@@ -78,3 +78,31 @@ def test_a_mask_given_as_bool_says_who_may_attend() -> None:
     allowed = paddle.to_tensor(np.tril(np.ones((1, 1, 3, 3), bool)))
     real = causal_mask(paddle.ones([1, 3], "int64"), 3)
     np.testing.assert_array_equal(additive_mask(allowed).numpy(), real.numpy())
+
+
+def test_packed_samples_and_contexts() -> None:
+    """Two samples in a row, each with a context of two tokens that is seen from before; then padding."""
+    numbers = paddle.to_tensor([[1, 1, 1, 2, 2, 2, 0]])
+    context = paddle.to_tensor([[True, True, False, True, True, False, False]])
+    expected = [
+        [1, 1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0, 0],
+        [0, 0, 0, 1, 1, 0, 0],
+        [0, 0, 0, 1, 1, 0, 0],
+        [0, 0, 0, 1, 1, 1, 0],
+        [0, 0, 0, 0, 0, 0, 0],
+    ]
+    assert visible_keys(numbers, 7, context)[0, 0].astype("int64").tolist() == expected
+    causal = np.tril(expected)
+    np.testing.assert_array_equal(visible_keys(numbers, 7)[0, 0].astype("int64").numpy(), causal)
+    last = visible_keys(numbers[:, :6], 2, context[:, 4:6])[0, 0].astype("int64").tolist()
+    assert last == [row[:6] for row in expected[4:6]]
+
+
+def test_headroom_changes_no_weight() -> None:
+    query, key, value = paddle.to_tensor(np.random.default_rng(2).standard_normal((3, 1, 2, 4, 8)), "float32")
+    mask = causal_mask(paddle.ones([1, 4], "int64"), 4)
+    plain = grouped_query_attention(query, key, value, mask, SINGLE)
+    small = grouped_query_attention(query, key, value, mask, SINGLE, headroom=28.0)
+    assert float((plain - small).abs().max()) < 1e-6
