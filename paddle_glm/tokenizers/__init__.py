@@ -31,7 +31,7 @@ class AutoTokenizer:
 
 
 def family_of_folder(folder: Path) -> str:
-    """What our own key says, else config.json, else the tokenizer's file and the hub's tokenizer_config.json."""
+    """What our own key says, else config.json, else the tokenizer's file with the hub's configuration."""
     values = read_config(folder)
     if FAMILY_KEY in values:
         return values[FAMILY_KEY]
