@@ -109,7 +109,7 @@ def _parse_header(path: Path, text: bytes) -> dict[str, Any]:
         return found
 
     try:
-        header = json.loads(text, object_pairs_hook=unique)
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         message = f"{path} has no valid safetensors header ({error!s:.200}): download it again"
         raise InputError(message) from error

@@ -11,8 +11,9 @@ from paddlenlp import transformers
 SIZES = dict(num_hidden_layers=2, vocab_size=64, hidden_size=32, max_sequence_length=64)
 V2 = dict(ffn_hidden_size=48, kv_channels=4, num_attention_heads=8, multi_query_group_num=4,
           add_qkv_bias=True)  # fmt: skip
-V1 = dict(inner_hidden_size=64, num_attention_heads=4, bos_token_id=60, eos_token_id=61, pad_token_id=3,
-          mask_token_id=58, gmask_token_id=59)  # fmt: skip
+# 28 layers and heads of 4, because there it computes what THUDM's code computes.
+V1 = dict(num_hidden_layers=28, hidden_size=48, inner_hidden_size=64, num_attention_heads=12,
+          bos_token_id=60, eos_token_id=61, pad_token_id=3, mask_token_id=58, gmask_token_id=59)  # fmt: skip
 CLASSES = {
     "chatglm2": (transformers.ChatGLMv2ForCausalLM, transformers.ChatGLMv2Config, V2),
     "chatglm": (transformers.ChatGLMForCausalLM, transformers.ChatGLMConfig, V1),
@@ -26,7 +27,8 @@ def make(family: str, **changes: Any) -> Any:
     model = model_class(config_class(**{**SIZES, **sizes, **changes}))
     for parameter in model.parameters():
         # Its norms start at one and its biases at zero, which would hide a mixed-up order.
-        parameter.set_value(paddle.randn(parameter.shape) * 0.2)
+        start = parameter if parameter.ndim == 1 else paddle.zeros(parameter.shape)
+        parameter.set_value(start + paddle.randn(parameter.shape) * 0.2)
     model.eval()
     return model
 

@@ -20,8 +20,13 @@ nlp = pytest.importorskip("tests.checkpoint.paddlenlp_models", reason="paddlenlp
 import paddle  # noqa: E402
 
 nlp.quiet()
-FAMILIES = ("chatglm2",)
-IDS = np.array([[5, 9, 33, 2, 17, 8, 21], [7, 1, 3, 11, 60, 4, 2]])
+# THUDM's ChatGLM-6B has 28 as the number of layers in its residual scale, whatever the configuration says.
+ALPHA = {"num_hidden_layers": 2}
+# Frequencies of heads that are this wide are not all numbers of float16.
+ROTARY = {"hidden_size": 64, "num_attention_heads": 4}
+FAMILIES = ("chatglm2", "chatglm")
+# The last tokens but two are [gMASK] <sop> of the ChatGLM-6B here.
+IDS = np.array([[5, 9, 33, 59, 60, 8, 21], [7, 1, 3, 59, 60, 4, 2]])
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -44,15 +49,24 @@ def folders(model: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
     return made
 
 
-def its_logits(model: Any) -> np.ndarray:
-    """What PaddleNLP's model computes for IDS, float32 [2, 7, vocab]."""
+def its_logits(model: Any, ids: np.ndarray = IDS) -> np.ndarray:
+    """What PaddleNLP's model computes, float32 [batch, tokens, vocab]; three tokens are the answer."""
+    (batch, tokens), context = ids.shape, ids.shape[1] - 3
+    mask, more = paddle.ones(ids.shape, "int64"), {}
+    if model.config.model_type == "chatglm":
+        # The tokens before <sop> see each other, all others what is before them.
+        seen = np.tril(np.ones((tokens, tokens), np.int64))
+        seen[:, :context] = 1
+        mask = paddle.to_tensor(np.broadcast_to(seen, (batch, 1, tokens, tokens)))
+        rows = [[*range(context), *[context - 1] * 3], [*[0] * context, 1, 2, 3]]
+        more = {"position_ids": paddle.to_tensor(np.array([rows] * batch))}
     with paddle.no_grad():
-        return model(paddle.to_tensor(IDS), attention_mask=paddle.ones(IDS.shape, "int64"))[0].numpy()
+        return model(paddle.to_tensor(ids), attention_mask=mask, **more)[0].numpy()
 
 
-def our_logits(folder: Path) -> np.ndarray:
+def our_logits(folder: Path, ids: np.ndarray = IDS) -> np.ndarray:
     with paddle.no_grad():
-        return AutoModel.from_pretrained(folder)(paddle.to_tensor(IDS)).logits.numpy()
+        return AutoModel.from_pretrained(folder)(paddle.to_tensor(ids)).logits.numpy()
 
 
 def assert_its_state(state: dict[str, np.ndarray], model: Any) -> None:
@@ -138,10 +152,19 @@ def test_switches_of_another_computation_are_refused() -> None:
 
 
 def test_what_it_cannot_load_is_not_written(tmp_path: Path, folders: dict[str, Path], family: str) -> None:
-    what = {"chatglm2": "num_key_value_heads is 4", "chatglm": "num_attention_heads is 4"}[family]
+    what = {"chatglm2": "num_key_value_heads is 4", "chatglm": "num_attention_heads is 12"}[family]
     with pytest.raises(InputError, match=f"PaddleNLP cannot load 8 shards of this model: .*{what}"):
         reshard(folders["pdparams"], tmp_path / "eight", 8, file_format="pdparams")
     assert not (tmp_path / "eight").exists()
+
+
+@pytest.mark.parametrize(("changes", "difference"), [(ALPHA, 1e-2), (ROTARY, 1e-5)])
+def test_where_its_chatglm_6b_differs(tmp_path: Path, changes: dict[str, int], difference: float) -> None:
+    """It scales the residual by the number of layers, and does not round the rotary frequencies."""
+    model = nlp.make("chatglm", **changes)
+    model.save_pretrained(str(tmp_path))
+    ids = np.array([[*range(50), 59, 60, 8, 21]])
+    assert np.abs(our_logits(tmp_path, ids) - its_logits(model, ids)).max() > difference
 
 
 def split_and_interleaved(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
