@@ -43,11 +43,12 @@ def answer_all(
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     batches = answer_in_order(backend, tokenizer, [prompts[index] for index in order], params, batch_size)
     answers = [""] * len(prompts)
+    places = iter(order)
     with tqdm(total=len(prompts), desc="answering", unit=" rows", disable=not progress) as bar:
         for batch in batches:
             for text in batch:
-                answers[order[bar.n]] = text
-                bar.update()
+                answers[next(places)] = text
+            bar.update(len(batch))
     return answers
 
 
