@@ -121,7 +121,7 @@ def read_manifest(folder: Path | str) -> dict[str, dict] | None:
     try:
         files = json.loads((Path(folder) / MANIFEST).read_text(encoding="utf-8"))["files"]
         return files if isinstance(files, dict) else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

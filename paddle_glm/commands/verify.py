@@ -1,0 +1,34 @@
+"""`paddle-glm verify`: is a folder whole, and does it hold the model that it says?"""
+
+import argparse
+
+from paddle_glm.checkpoint.verify import verify
+from paddle_glm.families import family_names
+
+HELP = "check a folder: sizes, checksums, names and shapes of weights, NaN on demand"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="FOLDER", help="a checkpoint, a merged or an exported model")
+    parser.add_argument(
+        "--checksums",
+        action="store_true",
+        default=True,
+        help="compare every file with its checksum in manifest.json (the default)",
+    )
+    parser.add_argument(
+        "--no_checksums", dest="checksums", action="store_false", help="compare sizes alone: no file is read"
+    )
+    parser.add_argument("--nan", action="store_true", help="look at every weight for NaN and Inf")
+    parser.add_argument(
+        "--family", choices=family_names(), help="what the model is, where its files do not say"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    wrong = 0
+    for finding in verify(args.folder, args.checksums, args.nan, args.family):
+        wrong += not finding.right
+        print(f"{'ok   ' if finding.right else 'WRONG'}  {finding.subject:<40}  {finding.text}", flush=True)
+    print(f"{args.folder}: " + (f"{wrong} of these are wrong" if wrong else "all is as it should be"))
+    return 1 if wrong else 0
