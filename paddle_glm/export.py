@@ -47,7 +47,7 @@ def export_model(
         _save_graph(model, inputs, path / prefix)
         config.save_pretrained(path)
         tokenizer.save_pretrained(path)
-        files = {name: (path / name).stat().st_size for name in (f"{prefix}.json", f"{prefix}.pdiparams")}
+        names = (f"{prefix}.json", f"{prefix}.pdiparams", tokenizer.vocab_file)
         meta = GenerationMeta(
             family=config.family,
             prefix=prefix,
@@ -59,9 +59,11 @@ def export_model(
             max_sequence_length=config.max_sequence_length,
             inputs=inputs,
             outputs=outputs,
-            files=files,
+            positions=model.family.position_rule(config),
+            files={name: (path / name).stat().st_size for name in names},
             template=tokenizer.template.to_dict(),
             tokenizer_file=tokenizer.vocab_file,
+            spelling=tokenizer.spelling(),
             special_tokens=tokenizer.special_tokens,
             stop_token_ids=stop_ids(tokenizer.template, tokenizer),
             eos_token_id=tokenizer.eos_token_id,

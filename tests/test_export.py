@@ -145,7 +145,7 @@ def test_a_missing_or_cut_file_is_named(damaged):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda values: {**values, "format_version": 99}, "format version 99, this program reads 1"),
+        (lambda values: {**values, "format_version": 99}, "format version 99, this program reads 2"),
         (lambda values: {**values, "extra": 1}, "extra"),
         (lambda values: [], "format version None"),
         (lambda values: {k: v for k, v in values.items() if k != "family"}, "family"),

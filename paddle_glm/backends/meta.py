@@ -14,7 +14,7 @@ from paddle_glm.errors import InputError
 from paddle_glm.generation.params import GenerationParams
 
 FILE_NAME = "generation_meta.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 # Those of GenerationParams that belong to a tokenizer or to one call, not to a model.
 _NOT_DEFAULTS = ("eos_token_ids", "pad_token_id", "seed", "max_new_tokens")
 
@@ -34,7 +34,8 @@ class GenerationMeta:
 
     inputs: the family's step inputs, then key and value cache of each layer in turn; outputs: the last
         position's logits [batch, vocab], then the grown caches in the same order.
-    files: name -> size in bytes, of the graph and its weights.
+    positions: the family's `position_rule`. spelling: the tokenizer's `spelling()`.
+    files: name -> size in bytes, of the graph, its weights and the tokenizer.
     special_tokens: name -> id; stop_token_ids end an answer. sampling: defaults of `GenerationParams`.
     """
 
@@ -48,9 +49,11 @@ class GenerationMeta:
     max_sequence_length: int
     inputs: tuple[TensorMeta, ...]
     outputs: tuple[TensorMeta, ...]
+    positions: Mapping[str, Any]
     files: Mapping[str, int]
     template: Mapping[str, Any]
     tokenizer_file: str
+    spelling: Mapping[str, Any]
     special_tokens: Mapping[str, int]
     stop_token_ids: tuple[int, ...]
     eos_token_id: int

@@ -28,6 +28,10 @@ def _one_row(config: ModelConfig) -> tuple[int, ...]:
     return ()
 
 
+def _counting(config: ModelConfig) -> dict[str, Any]:
+    return {"rule": "count"}
+
+
 @dataclass(frozen=True)
 class Family:
     """A family of checkpoints.
@@ -36,6 +40,8 @@ class Family:
     positions: `(config, input_ids [batch, total], attention_mask [batch, total])`, int64, to the position of
         every token, int64 [batch, *position_rows, total]: the only home of positions.
     position_rows: how many positions a token has; () for a single one.
+    position_rule: what `positions` does, as a JSON value for programs in other languages; "count" gives
+        each token the number of real tokens before it, and padding 0.
     ignored: regular expressions of names that a checkpoint may hold and the model does not need.
     model, tokenizer: "module:class", imported when they are needed.
     half_precision_positions: the rotary table of a half precision model is computed in half precision.
@@ -49,6 +55,7 @@ class Family:
     model: str
     tokenizer: str
     position_rows: Callable[[ModelConfig], tuple[int, ...]] = _one_row
+    position_rule: Callable[[ModelConfig], dict[str, Any]] = _counting
     ignored: tuple[str, ...] = ()
     half_precision_positions: bool = False
 

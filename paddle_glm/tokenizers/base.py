@@ -98,6 +98,16 @@ class Tokenizer(ABC):
     ) -> list[int]:
         """Ids of a text, or of a question and its answer, with the special tokens that the model expects."""
 
+    @abstractmethod
+    def spelling(self) -> dict[str, Any]:
+        """How ids and text differ from the SentencePiece model's, as a JSON value for other programs.
+
+        pieces: the model's size; offset: added to its ids. spelled: (text, piece) pairs, replaced in this
+        order before a text is encoded and back after decoding. texts: (id, text) of ids that are not
+        decoded as their piece. below_offset: the token of an id below `offset`, `{index}` standing for it.
+        Ids beyond all these have no text.
+        """
+
     def build_prompt(self, query: str, history: Sequence[tuple[str, str]] | None = None) -> str:
         """The text of all rounds, ending where the model is to answer `query`."""
         if not isinstance(self.template, RoundTemplate):

@@ -151,6 +151,16 @@ class ChatGLMTokenizer(Tokenizer):
         text = self.sp_model.decode_pieces(list(tokens)).replace(LINE_BREAK, "\n").replace(TAB, "\t")
         return _BLANK.sub(_written_out, text)
 
+    def spelling(self) -> dict[str, Any]:
+        runs = [(" " * length, blank_token(length)) for length in range(LONGEST_BLANK, 1, -1)]
+        return {
+            "pieces": self.sp_model.get_piece_size(),
+            "offset": self.num_image_tokens,
+            "spelled": [("\n", LINE_BREAK), ("\t", TAB), *runs],
+            "texts": [],
+            "below_offset": "<image_{index}>",
+        }
+
     def build_inputs_with_special_tokens(
         self, first: list[int], second: list[int] | None = None
     ) -> list[int]:

@@ -101,6 +101,16 @@ class ChatGLM2Tokenizer(Tokenizer):
     def convert_tokens_to_string(self, tokens: Sequence[str]) -> str:
         return self.sp_model.decode_pieces(list(tokens))
 
+    def spelling(self) -> dict[str, Any]:
+        special = sorted(set(self.special_tokens.values()))
+        return {
+            "pieces": self._first_command,
+            "offset": 0,
+            "spelled": [],
+            "texts": [(index, self.convert_id_to_token(index)) for index in special],
+            "below_offset": "",
+        }
+
     def build_inputs_with_special_tokens(
         self, first: list[int], second: list[int] | None = None
     ) -> list[int]:
