@@ -1,0 +1,84 @@
+#include "engine_loader.h"
+
+#include <dlfcn.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <vector>
+
+#include "utf8.h"
+
+namespace paddle_glm {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kModulePrefix = "libpaddle_glm_engine_";
+
+// DEEPBIND: a module's libraries find their own protobuf before SentencePiece's. AddressSanitizer
+// cannot work with it, and is only used with engines that bring no libraries.
+#ifdef __SANITIZE_ADDRESS__
+constexpr int kFlags = RTLD_NOW | RTLD_LOCAL;
+#else
+constexpr int kFlags = RTLD_NOW | RTLD_LOCAL | RTLD_DEEPBIND;
+#endif
+
+fs::path own_folder() {
+    Dl_info info{};
+    if (dladdr(reinterpret_cast<const void*>(&load_engine), &info) == 0 || info.dli_fname == nullptr)
+        return ".";
+    return fs::absolute(info.dli_fname).parent_path();
+}
+
+std::string names_in(const fs::path& folder) {
+    std::vector<std::string> names;
+    std::error_code error;
+    for (const auto& entry : fs::directory_iterator(folder, error)) {
+        const std::string stem = entry.path().stem().string();
+        if (starts_with(stem, kModulePrefix)) names.push_back(stem.substr(std::string(kModulePrefix).size()));
+    }
+    std::sort(names.begin(), names.end());
+    std::string text;
+    for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
+    return text.empty() ? "none" : text;
+}
+
+// One line of a message that may have many.
+std::string first_line(const std::string& text) {
+    const size_t begin = text.find_first_not_of("\n ");
+    return begin == text.npos ? text : text.substr(begin, text.find('\n', begin) - begin);
+}
+
+}  // namespace
+
+std::unique_ptr<Engine> load_engine(const EngineOptions& options, const EngineConfig& config) {
+    const fs::path folder = options.engine_dir.empty() ? own_folder() : fs::path(options.engine_dir);
+    const fs::path file = folder / (kModulePrefix + options.engine + ".so");
+    if (!fs::is_regular_file(file)) {
+        throw InputError("engine '" + options.engine + "' is not in " + folder.string() + ": it has " +
+                         names_in(folder));
+    }
+    void* module = dlopen(file.c_str(), kFlags);  // never closed: its libraries do not survive that
+    if (module == nullptr) throw InputError(first_line(dlerror()));
+    auto* make = reinterpret_cast<MakeEngine*>(dlsym(module, kMakeEngine));
+    if (make == nullptr) throw InputError(file.string() + " is no engine of this program");
+    try {
+        return std::unique_ptr<Engine>(make(config));
+    } catch (const std::exception& error) {
+        throw InputError(config.graph_file + " cannot be opened by engine '" + options.engine +
+                         "': " + first_line(error.what()));
+    }
+}
+
+int usable_threads(int threads) {
+    if (threads > 0) return threads;
+    const char* wanted = std::getenv("OMP_NUM_THREADS");
+    if (const int count = wanted == nullptr ? 0 : std::atoi(wanted); count > 0) return count;
+    cpu_set_t usable;
+    CPU_ZERO(&usable);
+    return sched_getaffinity(0, sizeof usable, &usable) == 0 ? std::max(CPU_COUNT(&usable), 1) : 1;
+}
+
+}  // namespace paddle_glm

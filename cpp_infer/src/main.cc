@@ -1,0 +1,42 @@
+// paddle_glm_infer: answers from a folder that `paddle-glm export` wrote.
+
+#include <chrono>
+#include <iostream>
+
+#include "commands.h"
+#include "options.h"
+#include "paddle_glm/session.h"
+
+namespace {
+
+using namespace paddle_glm;
+
+void run(const Options& options) {
+    const auto start = std::chrono::steady_clock::now();
+    Session session(options.model_dir, options.engine);
+    const std::chrono::duration<double> load = std::chrono::steady_clock::now() - start;
+    const Timing timing = options.prompt ? answer_prompt(session, options)
+                          : options.chat ? chat(session, options)
+                                         : answer_rows(session, options);
+    if (options.benchmark) print_benchmark(timing, load.count());
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+    try {
+        const Options options = parse_options(count, arguments);
+        if (options.help) {
+            std::cout << usage();
+        } else {
+            run(options);
+        }
+        return 0;
+    } catch (const InputError& error) {
+        std::cerr << "error: " << error.what() << '\n';
+        return 2;
+    } catch (const std::exception& error) {
+        std::cerr << "error: " << error.what() << " (please report it)\n";
+        return 1;
+    }
+}

@@ -1,0 +1,112 @@
+#include "meta.h"
+
+#include <filesystem>
+#include <fstream>
+
+#include "paddle_glm/error.h"
+
+namespace paddle_glm {
+namespace {
+
+constexpr int kFormatVersion = 2;
+constexpr const char* kFileName = "generation_meta.json";
+
+TensorMeta tensor(const Json& value) {
+    return {value.at("name"), value.at("dtype"), value.at("shape").get<std::vector<int64_t>>()};
+}
+
+Spelling spelling(const Json& value) {
+    Spelling result;
+    value.at("pieces").get_to(result.pieces);
+    value.at("offset").get_to(result.offset);
+    value.at("spelled").get_to(result.spelled);
+    for (const Json& pair : value.at("texts")) result.texts[pair.at(0).get<int64_t>()] = pair.at(1);
+    value.at("below_offset").get_to(result.below_offset);
+    return result;
+}
+
+PositionRule position_rule(const Json& value, const std::string& path) {
+    PositionRule result;
+    const std::string rule = value.at("rule");
+    if (rule == "count") return result;
+    if (rule != "blank") {
+        throw InputError(path + " has the position rule \"" + rule +
+                         "\", this program knows count and blank: build it from the version that exported");
+    }
+    result.blank = true;
+    value.at("start").get_to(result.start);
+    value.at("blanks").get_to(result.blanks);
+    value.at("rows").get_to(result.rows);
+    if (const Json& id = value.at("counts_on"); !id.is_null()) result.counts_on = id;
+    return result;
+}
+
+GenerationParams sampling(const Json& value) {
+    GenerationParams result;
+    value.at("do_sample").get_to(result.do_sample);
+    value.at("temperature").get_to(result.temperature);
+    value.at("top_k").get_to(result.top_k);
+    value.at("top_p").get_to(result.top_p);
+    value.at("repetition_penalty").get_to(result.repetition_penalty);
+    value.at("max_length").get_to(result.max_length);
+    return result;
+}
+
+Meta from_json(const Json& values, const std::string& path) {
+    const Json version = values.is_object() ? values.value("format_version", Json()) : Json();
+    if (version != kFormatVersion) {
+        throw InputError(path + " has format version " + version.dump() + ", this program reads " +
+                         std::to_string(kFormatVersion) + ": export the model again with this version");
+    }
+    Meta meta;
+    values.at("prefix").get_to(meta.prefix);
+    values.at("vocab_size").get_to(meta.vocab_size);
+    values.at("max_sequence_length").get_to(meta.max_sequence_length);
+    const Json& inputs = values.at("inputs");
+    const size_t caches = 2 * values.at("num_layers").get<size_t>();
+    for (size_t index = 0; index < inputs.size(); ++index) {
+        (index + caches < inputs.size() ? meta.steps : meta.caches).push_back(tensor(inputs[index]));
+    }
+    meta.positions = position_rule(values.at("positions"), path);
+    meta.chat_template = values.at("template");
+    values.at("tokenizer_file").get_to(meta.tokenizer_file);
+    meta.spelling = spelling(values.at("spelling"));
+    values.at("special_tokens").get_to(meta.special_tokens);
+    values.at("stop_token_ids").get_to(meta.stop_token_ids);
+    values.at("pad_token_id").get_to(meta.pad_token_id);
+    meta.sampling = sampling(values.at("sampling"));
+    return meta;
+}
+
+void check_files(const std::filesystem::path& folder, const Json& files) {
+    for (const auto& [name, size] : files.items()) {
+        const auto path = folder / name;
+        std::error_code error;
+        const auto found = std::filesystem::file_size(path, error);
+        if (error) throw InputError(path.string() + " is missing: copy or export the folder again");
+        if (found != size.get<uintmax_t>()) {
+            throw InputError(path.string() + " has " + std::to_string(found) + " bytes of " + size.dump() +
+                             ": copy or export the folder again");
+        }
+    }
+}
+
+}  // namespace
+
+Meta read_meta(const std::string& folder) {
+    const auto path = std::filesystem::path(folder) / kFileName;
+    std::ifstream file(path);
+    if (!file) {
+        throw InputError(path.string() + " not found: expected a folder that `paddle-glm export` wrote");
+    }
+    try {
+        const Json values = Json::parse(file);
+        Meta meta = from_json(values, path.string());
+        check_files(folder, values.at("files"));
+        return meta;
+    } catch (const Json::exception& error) {
+        throw InputError(path.string() + " cannot be read (" + error.what() + "): export the model again");
+    }
+}
+
+}  // namespace paddle_glm

@@ -1,0 +1,62 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "paddle_glm/params.h"
+
+namespace paddle_glm {
+
+using Json = nlohmann::ordered_json;  // keeps the order of keys, as Python does
+
+// An input or output of the graph; -1 in `shape` is a size that each step chooses.
+struct TensorMeta {
+    std::string name;
+    std::string dtype;
+    std::vector<int64_t> shape;
+};
+
+// How ids and text differ from the SentencePiece model's: `Tokenizer.spelling` in Python.
+struct Spelling {
+    int64_t pieces = 0;
+    int64_t offset = 0;
+    std::vector<std::pair<std::string, std::string>> spelled;
+    std::map<int64_t, std::string> texts;
+    std::string below_offset;
+};
+
+// Which position each token has: `Family.position_rule` in Python.
+struct PositionRule {
+    bool blank = false;  // otherwise positions count the real tokens
+    int64_t start = 0;
+    std::vector<int64_t> blanks;
+    int64_t rows = 1;
+    int64_t counts_on = -1;
+};
+
+// What `paddle-glm export` says about a folder, `paddle_glm/backends/meta.py`.
+struct Meta {
+    std::string prefix;
+    int64_t vocab_size = 0;
+    int64_t max_sequence_length = 0;
+    std::vector<TensorMeta> steps;  // inputs of every step, before the caches
+    std::vector<TensorMeta> caches;
+    PositionRule positions;
+    Json chat_template;
+    std::string tokenizer_file;
+    Spelling spelling;
+    std::map<std::string, int64_t> special_tokens;
+    std::vector<int64_t> stop_token_ids;
+    int64_t pad_token_id = 0;
+    GenerationParams sampling;
+};
+
+// Reads FOLDER/generation_meta.json and checks that the files it names are whole. Throws InputError where
+// one is missing or cut off, or the meta data is another version's.
+Meta read_meta(const std::string& folder);
+
+}  // namespace paddle_glm

@@ -1,0 +1,153 @@
+#include "options.h"
+
+#include <functional>
+#include <sstream>
+#include <vector>
+
+namespace paddle_glm {
+namespace {
+
+struct Flag {
+    const char* name;
+    const char* value;  // what it takes, in the help text; null for a switch
+    const char* help;
+    std::function<void(Options&, const std::string&)> set;
+};
+
+template <class Number>
+Number number(const char* flag, const std::string& text) {
+    std::istringstream stream(text);
+    Number value{};
+    const bool negative = !text.empty() && text[0] == '-';  // which an unsigned number would wrap around
+    if (!(stream >> value) || !stream.eof() || (negative && std::is_unsigned_v<Number>)) {
+        throw InputError(std::string(flag) + " " + text + ": expected a number");
+    }
+    return value;
+}
+
+template <class Number>
+auto into(std::optional<Number> Options::* field, const char* flag) {
+    return [=](Options& options, const std::string& text) { options.*field = number<Number>(flag, text); };
+}
+
+bool truth(const std::string& text) {
+    if (text == "true" || text == "True" || text == "1") return true;
+    if (text == "false" || text == "False" || text == "0") return false;
+    throw InputError("--do_sample " + text + ": expected true or false");
+}
+
+const std::vector<Flag>& flags() {
+    static const std::vector<Flag> table{
+        {"--model_dir", "DIR", "folder that `paddle-glm export` wrote (required)",
+         [](Options& options, const std::string& text) { options.model_dir = text; }},
+        {"--prompt", "TEXT", "answer this question",
+         [](Options& options, const std::string& text) { options.prompt = text; }},
+        {"--chat", nullptr, "talk in the terminal; `clear` forgets, `stop` ends",
+         [](Options& options, const std::string&) { options.chat = true; }},
+        {"--input_file", "FILE", "answer the rows of a JSON array or JSON lines file",
+         [](Options& options, const std::string& text) { options.input_file = text; }},
+        {"--output_file", "FILE", "gets a line {src, output} per row (default: standard output)",
+         [](Options& options, const std::string& text) { options.output_file = text; }},
+        {"--system", "TEXT", "a message in front of the conversation that sets its tone",
+         [](Options& options, const std::string& text) { options.system = text; }},
+        {"--batch_size", "N", "rows answered together (default: 1)",
+         [](Options& options, const std::string& text) {
+             options.batch_size = number<size_t>("--batch_size", text);
+         }},
+        {"--max_length", "N", "most tokens of prompt and answer together",
+         into(&Options::max_length, "--max_length")},
+        {"--max_new_tokens", "N", "most tokens of the answer",
+         into(&Options::max_new_tokens, "--max_new_tokens")},
+        {"--do_sample", "BOOL",
+         "draw tokens (default: with the flags below, and in a chat if the model says so)",
+         [](Options& options, const std::string& text) { options.do_sample = truth(text); }},
+        {"--temperature", "X", "divides the logits", into(&Options::temperature, "--temperature")},
+        {"--top_k", "N", "draw from this many most likely tokens; 0: from all",
+         into(&Options::top_k, "--top_k")},
+        {"--top_p", "X", "draw from the fewest tokens that have this probability together",
+         into(&Options::top_p, "--top_p")},
+        {"--repetition_penalty", "X", "above 1 makes tokens less likely that were there before",
+         into(&Options::repetition_penalty, "--repetition_penalty")},
+        {"--seed", "N", "the same seed gives the same answer", into(&Options::seed, "--seed")},
+        {"--num_threads", "N", "CPU threads (default: OMP_NUM_THREADS, or all)",
+         [](Options& options, const std::string& text) {
+             options.engine.threads = number<int>("--num_threads", text);
+         }},
+        {"--engine", "NAME", "what computes (default: paddle)",
+         [](Options& options, const std::string& text) { options.engine.engine = text; }},
+        {"--benchmark", nullptr, "print times, tokens per second and memory to standard error",
+         [](Options& options, const std::string&) { options.benchmark = true; }},
+        {"--help", nullptr, "print this", [](Options& options, const std::string&) { options.help = true; }},
+    };
+    return table;
+}
+
+const Flag& find_flag(const std::string& name) {
+    for (const Flag& flag : flags()) {
+        if (name == flag.name) return flag;
+    }
+    throw InputError("unknown argument " + name + ": --help lists the flags");
+}
+
+void check(const Options& options) {
+    if (options.model_dir.empty())
+        throw InputError("--model_dir is missing: a folder that `paddle-glm export` wrote");
+    const int ways = options.prompt.has_value() + options.chat + !options.input_file.empty();
+    if (ways != 1) throw InputError("give one of --prompt, --chat and --input_file");
+    if (!options.output_file.empty() && options.input_file.empty()) {
+        throw InputError("--output_file needs --input_file");
+    }
+    if (options.batch_size < 1) throw InputError("--batch_size 0: expected at least 1");
+    if (options.batch_size > 1 && options.input_file.empty())
+        throw InputError("--batch_size needs --input_file");
+    if (options.engine.threads < 0) throw InputError("--num_threads: expected 0 (all) or a positive number");
+}
+
+}  // namespace
+
+Options parse_options(int count, const char* const* arguments) {
+    Options options;
+    for (int place = 1; place < count; ++place) {
+        std::string name = arguments[place];
+        const size_t sign = name.find('=');
+        std::optional<std::string> value;
+        if (sign != name.npos) value = name.substr(sign + 1);
+        const Flag& flag = find_flag(name.substr(0, sign));
+        if (flag.value == nullptr && value) throw InputError(std::string(flag.name) + " takes no value");
+        if (flag.value != nullptr && !value) {
+            if (++place == count) throw InputError(std::string(flag.name) + " needs a value: " + flag.value);
+            value = arguments[place];
+        }
+        flag.set(options, value.value_or(""));
+    }
+    if (!options.help) check(options);
+    return options;
+}
+
+GenerationParams Options::params(GenerationParams defaults) const {
+    const bool sampling_flags = temperature || top_k || top_p;
+    const bool fallback = sampling_flags || (chat && defaults.do_sample);
+    defaults.do_sample = do_sample.value_or(fallback);
+    defaults.temperature = temperature.value_or(defaults.temperature);
+    defaults.top_k = top_k.value_or(defaults.top_k);
+    defaults.top_p = top_p.value_or(defaults.top_p);
+    defaults.repetition_penalty = repetition_penalty.value_or(defaults.repetition_penalty);
+    defaults.max_length = max_length.value_or(defaults.max_length);
+    if (max_new_tokens) defaults.max_new_tokens = max_new_tokens;
+    if (seed) defaults.seed = seed;
+    defaults.check();
+    return defaults;
+}
+
+std::string usage() {
+    std::string text =
+        "usage: paddle_glm_infer --model_dir DIR (--prompt TEXT | --chat | --input_file FILE) [...]\n\n";
+    for (const Flag& flag : flags()) {
+        std::string left = std::string("  ") + flag.name + (flag.value ? std::string(" ") + flag.value : "");
+        left.resize(std::max<size_t>(left.size() + 2, 26), ' ');
+        text += left + flag.help + "\n";
+    }
+    return text;
+}
+
+}  // namespace paddle_glm

@@ -1,0 +1,43 @@
+// Declarations of what the pip wheel's libpaddle.so exports of Paddle Inference: the wheel ships the
+// library without these headers (nm -DC base/libpaddle.so | grep paddle_infer). Nothing here depends on
+// an object's layout: AnalysisConfig is room for the library's own constructor, which fills at most 1631
+// bytes in 3.0 to 3.3, and Predictor is only seen through a pointer.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace paddle {
+
+class Tensor;
+
+struct AnalysisConfig {
+    AnalysisConfig(const std::string& graph_file, const std::string& weights_file);
+    AnalysisConfig(const AnalysisConfig&);
+    ~AnalysisConfig();
+    void DisableGpu();
+    void PADDLE_GLM_DISABLE_ONEDNN();  // the build finds out which of its two names this version has
+    void SetCpuMathLibraryNumThreads(int);
+    void DisableGlogInfo();
+
+  private:
+    alignas(64) std::byte room_[16384];
+};
+
+}  // namespace paddle
+
+namespace paddle_infer {
+
+using Config = paddle::AnalysisConfig;
+
+class Predictor {
+  public:
+    Predictor() = delete;
+    bool Run(const std::vector<paddle::Tensor>& inputs, std::vector<paddle::Tensor>* outputs);
+};
+
+std::shared_ptr<Predictor> CreatePredictor(const Config&);
+
+}  // namespace paddle_infer

@@ -1,0 +1,31 @@
+#include "paddle_glm/params.h"
+
+#include <sstream>
+#include <string>
+
+#include "paddle_glm/error.h"
+
+namespace paddle_glm {
+namespace {
+
+template <class Value>
+void require(bool good, const char* name, const Value& value, const char* expected) {
+    if (good) return;
+    std::ostringstream text;
+    text << name << " is " << value << ": expected " << expected;
+    throw InputError(text.str());
+}
+
+}  // namespace
+
+void GenerationParams::check() const {
+    require(temperature > 0, "temperature", temperature,
+            "a number above 0 (for the most likely token, turn sampling off)");
+    require(top_k >= 0, "top_k", top_k, "0 (off) or a positive number");
+    require(top_p > 0 && top_p <= 1, "top_p", top_p, "a number above 0 and at most 1");
+    require(repetition_penalty > 0, "repetition_penalty", repetition_penalty, "a number above 0 (1 is off)");
+    require(max_length >= 1, "max_length", max_length, "at least 1");
+    require(max_new_tokens.value_or(1) >= 1, "max_new_tokens", max_new_tokens.value_or(1), "at least 1");
+}
+
+}  // namespace paddle_glm

@@ -1,0 +1,29 @@
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "template.h"
+
+namespace paddle_glm {
+
+// One special token per message, then a header line, then the text (ChatGLM3-6B).
+class RoleTemplate : public Template {
+  public:
+    explicit RoleTemplate(const Json& values);
+
+    std::vector<int64_t> render(const Tokenizer& tokenizer,
+                                const std::vector<Message>& messages) const override;
+    std::vector<Message> parse(const std::u32string& text, bool open) const override;
+
+  private:
+    const std::string& role_token(const std::string& role) const;
+    Message parse_one(const std::u32string& text) const;
+
+    std::map<std::string, std::string> roles_;
+    std::string header_;
+    std::string reply_role_;
+};
+
+}  // namespace paddle_glm

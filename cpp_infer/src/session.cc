@@ -1,0 +1,113 @@
+#include "paddle_glm/session.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "engine_loader.h"
+#include "generate.h"
+#include "meta.h"
+#include "response.h"
+#include "template.h"
+#include "text_stream.h"
+#include "tokenizer.h"
+#include "utf8.h"
+
+namespace paddle_glm {
+namespace {
+
+EngineConfig engine_config(const std::string& folder, const Meta& meta, const EngineOptions& options) {
+    EngineConfig config;
+    config.graph_file = folder + "/" + meta.prefix + ".json";
+    config.weights_file = folder + "/" + meta.prefix + ".pdiparams";
+    for (const TensorMeta& one : meta.caches) config.caches.push_back({one.name, one.dtype, one.shape});
+    config.threads = usable_threads(options.threads);
+    return config;
+}
+
+}  // namespace
+
+std::string Reply::text() const { return visible_text(messages); }
+
+struct Session::State {
+    State(const std::string& folder, const EngineOptions& options)
+        : meta(read_meta(folder)),
+          chat_template(make_template(meta.chat_template)),
+          tokenizer(folder + "/" + meta.tokenizer_file, meta.spelling, meta.special_tokens),
+          engine(load_engine(options, engine_config(folder, meta, options))) {}
+
+    bool ends(int64_t token) const {
+        const auto& ids = meta.stop_token_ids;
+        return std::find(ids.begin(), ids.end(), token) != ids.end();
+    }
+
+    Reply reply(const std::vector<int64_t>& prompt) const {
+        Reply result;
+        result.prompt_tokens = static_cast<int64_t>(prompt.size());
+        return result;
+    }
+
+    Meta meta;
+    std::unique_ptr<Template> chat_template;
+    Tokenizer tokenizer;
+    std::unique_ptr<Engine> engine;
+    Timing timing;
+};
+
+Session::Session(const std::string& folder, const EngineOptions& options)
+    : state_(std::make_unique<State>(folder, options)) {}
+
+Session::~Session() = default;
+Session::Session(Session&&) noexcept = default;
+Session& Session::operator=(Session&&) noexcept = default;
+
+GenerationParams Session::defaults() const { return state_->meta.sampling; }
+
+const Timing& Session::timing() const { return state_->timing; }
+
+Reply Session::stream(const Conversation& messages, const GenerationParams& params,
+                      const Callback& callback) {
+    const std::vector<int64_t> prompt = state_->chat_template->render(state_->tokenizer, messages);
+    Reply reply = state_->reply(prompt);
+    TextStream text([&](const std::vector<int64_t>& ids) { return state_->tokenizer.decode(ids); });
+    ResponseStream response(*state_->chat_template);
+    bool wanted = true;
+    const auto on_column = [&](const std::vector<int64_t>& column) {
+        reply.complete = state_->ends(column[0]);
+        if (reply.complete) return false;
+        const std::string piece = response.push(text.push(column[0]));
+        wanted = piece.empty() || callback(piece);
+        return wanted;
+    };
+    generate(*state_->engine, state_->meta, {prompt}, params, on_column, state_->timing);
+    const std::string rest = response.push(text.finish()) + response.finish();
+    if (wanted && !rest.empty()) callback(rest);
+    reply.messages = response.messages();
+    reply.ids = text.ids();
+    return reply;
+}
+
+std::vector<Reply> Session::answer(const std::vector<Conversation>& batch, const GenerationParams& params) {
+    std::vector<std::vector<int64_t>> prompts;
+    std::vector<Reply> replies;
+    for (const Conversation& messages : batch) {
+        prompts.push_back(state_->chat_template->render(state_->tokenizer, messages));
+        replies.push_back(state_->reply(prompts.back()));
+    }
+    if (prompts.empty()) return replies;
+    const auto on_column = [&](const std::vector<int64_t>& column) {
+        for (size_t row = 0; row < column.size(); ++row) {
+            if (column[row] < 0) continue;
+            replies[row].complete = state_->ends(column[row]);
+            if (!replies[row].complete) replies[row].ids.push_back(column[row]);
+        }
+        return true;
+    };
+    generate(*state_->engine, state_->meta, prompts, params, on_column, state_->timing);
+    for (Reply& reply : replies) {
+        reply.messages =
+            state_->chat_template->parse(to_code_points(state_->tokenizer.decode(reply.ids)), false);
+    }
+    return replies;
+}
+
+}  // namespace paddle_glm

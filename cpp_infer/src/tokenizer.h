@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "meta.h"
+
+namespace sentencepiece {
+class SentencePieceProcessor;
+}
+
+namespace paddle_glm {
+
+// Text to ids and back, as the Python tokenizer of the same folder does.
+class Tokenizer {
+  public:
+    // Throws InputError for a file that is no SentencePiece model, or not the one that was exported.
+    Tokenizer(const std::string& model_file, Spelling spelling,
+              std::map<std::string, int64_t> special_tokens);
+    ~Tokenizer();
+
+    // Special tokens spelled in the text are plain text. Throws InputError for text that is no UTF-8.
+    std::vector<int64_t> encode(const std::string& text) const;
+    std::string decode(const std::vector<int64_t>& ids) const;
+    // The id of a special token; throws InputError where there is none of that name.
+    int64_t command(const std::string& name) const;
+
+  private:
+    std::string token(int64_t id) const;
+
+    std::unique_ptr<sentencepiece::SentencePieceProcessor> model_;
+    Spelling spelling_;
+    std::map<std::string, int64_t> special_tokens_;
+};
+
+}  // namespace paddle_glm
