@@ -57,6 +57,7 @@ _GROUPED = _Architecture(
     keys={
         **_same("num_layers", "hidden_size", "num_attention_heads", "ffn_hidden_size", "layernorm_epsilon"),
         **_same("add_qkv_bias", "hidden_dropout", "attention_dropout", "eos_token_id", "pad_token_id"),
+        **_same("pre_seq_len", "prefix_projection"),
         "head_dim": "kv_channels",
         "vocab_size": "padded_vocab_size",
         "max_sequence_length": "seq_length",
@@ -71,11 +72,19 @@ _GROUPED = _Architecture(
         "original_rope": True,
         "tie_word_embeddings": False,
         "quantization_bit": 0,
-        "pre_seq_len": None,
         "rope_ratio": 1,
     },
     optional=frozenset(
-        ("add_qkv_bias", "hidden_dropout", "attention_dropout", "eos_token_id", "pad_token_id", "dtype")
+        (
+            "add_qkv_bias",
+            "hidden_dropout",
+            "attention_dropout",
+            "eos_token_id",
+            "pad_token_id",
+            "dtype",
+            "pre_seq_len",
+            "prefix_projection",
+        )
     ),
     derive=_groups,
     express=lambda config: {
@@ -89,12 +98,14 @@ _TWO_ROWS = _Architecture(
     keys={
         **_same("num_layers", "hidden_size", "num_attention_heads", "vocab_size", "max_sequence_length"),
         **_same("layernorm_epsilon", "position_encoding_2d", "bos_token_id", "eos_token_id", "pad_token_id"),
-        **_same("mask_token_id", "gmask_token_id"),
+        **_same("mask_token_id", "gmask_token_id", "pre_seq_len", "prefix_projection"),
         "ffn_hidden_size": "inner_hidden_size",
         "dtype": "torch_dtype",
     },
-    fixed={"tie_word_embeddings": True, "quantization_bit": 0, "pre_seq_len": None},
-    optional=frozenset(("mask_token_id", "gmask_token_id", "pad_token_id", "dtype")),
+    fixed={"tie_word_embeddings": True, "quantization_bit": 0},
+    optional=frozenset(
+        ("mask_token_id", "gmask_token_id", "pad_token_id", "dtype", "pre_seq_len", "prefix_projection")
+    ),
     derive=_heads,
     express=lambda config: {},
 )
@@ -106,9 +117,10 @@ class ModelConfig:
     """Sizes and switches of a model; `from_pretrained` reads a folder's `config.json`.
 
     The defaults are those of ChatGLM2-6B. Ids of special tokens are None where the architecture has no
-    use for them, or its files do not name them (the first releases of ChatGLM-6B). `hub` keeps the keys
-    of the original file which the architecture does not need (`auto_map`, `architectures`, ...), so that
-    saving gives them back.
+    use for them, or its files do not name them (the first releases of ChatGLM-6B). `pre_seq_len` is the
+    length of a trained prefix that stands beside the weights, None where there is none. `hub` keeps the
+    keys of the original file which the architecture does not need (`auto_map`, `architectures`, ...), so
+    that saving gives them back.
     """
 
     family: str = "chatglm2"
@@ -131,6 +143,8 @@ class ModelConfig:
     mask_token_id: int | None = None
     gmask_token_id: int | None = None
     dtype: str = "float32"
+    pre_seq_len: int | None = None
+    prefix_projection: bool = False
     hub: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -139,6 +153,8 @@ class ModelConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise InputError(f"{name} must be a positive integer, not {value!r}: check config.json")
+        if self.pre_seq_len is not None and not (isinstance(self.pre_seq_len, int) and self.pre_seq_len > 0):
+            raise InputError(f"pre_seq_len must be a positive integer or null, not {self.pre_seq_len!r}")
         if self.num_attention_heads % self.num_key_value_heads:
             raise InputError(
                 f"num_attention_heads {self.num_attention_heads} is not a multiple of "

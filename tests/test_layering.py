@@ -22,6 +22,7 @@ LAYERS = (
     ("tokenizers", "checkpoint"),
     ("parallel", "generation"),
     ("layers", "backends"),
+    ("peft",),
     ("models",),
     ("export",),
     ("training",),

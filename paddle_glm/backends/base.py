@@ -94,12 +94,20 @@ class Backend(ABC):
         """The int64 values of the process that decides; a process alone decides."""
         return values
 
+    @property
+    def first_length(self) -> int:
+        """How many tokens the cache holds before a prompt comes; a prefix is no part of `max_length`."""
+        return 0
+
     def _step(self, tokens: int) -> np.ndarray:
-        return self.run(self.family.step_inputs(self.config, self._ids, self._mask, tokens))
+        inputs = self.family.step_inputs(self.config, self._ids, self._mask, tokens)
+        in_front = ((0, 0), (self.first_length, 0))
+        inputs["attention_mask"] = np.pad(inputs["attention_mask"], in_front, constant_values=1)
+        return self.run(inputs)
 
     @abstractmethod
     def reset(self, batch: int) -> None:
-        """Make the cache empty, for `batch` rows."""
+        """Make the cache what it is before a prompt, for `batch` rows: empty, or a prefix."""
 
     @abstractmethod
     def run(self, inputs: dict[str, np.ndarray]) -> np.ndarray:

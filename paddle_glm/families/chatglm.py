@@ -6,6 +6,7 @@ from paddle_glm.chat import CHATGLM
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.families import Family, ParameterSpec
+from paddle_glm.families.prefix import prefix_parameters
 from paddle_glm.sharding import REPLICATED, Column, Part, Row, Sharding, Vocab
 
 
@@ -49,7 +50,7 @@ def parameters(config: ModelConfig) -> dict[str, ParameterSpec]:
         table.update({f"transformer.layers.{index}.{name}": spec for name, spec in layer.items()})
     table["transformer.final_layernorm.weight"] = whole
     table["transformer.final_layernorm.bias"] = whole
-    return table
+    return table | prefix_parameters(config, width=hidden)
 
 
 def two_rows(

@@ -7,6 +7,7 @@ import numpy as np
 from paddle_glm.chat import CHATGLM2, CHATGLM3
 from paddle_glm.config import ModelConfig
 from paddle_glm.families import Family, ParameterSpec
+from paddle_glm.families.prefix import key_value_size, prefix_parameters
 from paddle_glm.sharding import REPLICATED, Column, Part, Row, Sharding, Vocab
 
 
@@ -53,7 +54,7 @@ def parameters(config: ModelConfig) -> dict[str, ParameterSpec]:
         table.update({f"transformer.encoder.layers.{index}.{name}": spec for name, spec in layer.items()})
     table["transformer.encoder.final_layernorm.weight"] = norm
     table["transformer.output_layer.weight"] = words
-    return table
+    return table | prefix_parameters(config, width=key_value_size(config))
 
 
 def positions(config: ModelConfig, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:

@@ -1,6 +1,8 @@
 """Grouped-query attention (arXiv:2305.13245) and its masks."""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import paddle
 import paddle.nn.functional as F
@@ -12,6 +14,21 @@ from paddle_glm.precision import full_precision
 
 # Added to a masked score before the float32 softmax, where exp underflows to exactly 0.
 MASKED = -1e9
+
+
+@dataclass(frozen=True)
+class FirstCache:
+    """Keys and values that stand in front of every row; they are seen by all, and positions skip them.
+
+    key_values: batch -> for each layer (key, value), [batch, local key/value heads, length, head_dim].
+    """
+
+    length: int
+    key_values: Callable[[int], tuple[tuple[Tensor, Tensor], ...]]
+
+    def in_front(self, mask: Tensor) -> Tensor:
+        """The additive mask [batch, 1, tokens, total] of all, from that of the rows' own tokens."""
+        return F.pad(mask, [self.length, 0, 0, 0])
 
 
 def length_of(tensor: Tensor, axis: int) -> int | Tensor:

@@ -7,8 +7,9 @@ from paddle_glm.checkpoint import open_checkpoint
 from paddle_glm.config import ModelConfig
 from paddle_glm.families import family_of
 from paddle_glm.families.initial import initial_value
-from paddle_glm.models.base import CausalLM, from_numpy
+from paddle_glm.models.base import CausalLM, dtype_name, from_numpy
 from paddle_glm.parallel import SINGLE, TPGroup
+from paddle_glm.peft.prefix import attach_encoder, load_prefix
 
 _TAGS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -18,22 +19,30 @@ class AutoModel:
 
     @staticmethod
     def from_pretrained(
-        path: str | Path, dtype: str = "float32", group: TPGroup = SINGLE, family: str | None = None
+        path: str | Path,
+        dtype: str = "float32",
+        group: TPGroup = SINGLE,
+        family: str | None = None,
+        ptuning_checkpoint: str | Path | None = None,
     ) -> CausalLM:
         """Load a hub folder, a merged folder or a folder of tensor-parallel shards, in evaluation mode.
 
         dtype: what weights are stored in here ("float32", "float16", "bfloat16"), or "auto" for the
             file's own. group: this process's place among those that share the model; only its own
-            slices are read. Raises `InputError` for a folder whose names or shapes are wrong.
+            slices are read. ptuning_checkpoint: folder of a prefix to put in front, ours or THUDM's.
+            Raises `InputError` for a folder whose names or shapes are wrong.
         """
         checkpoint = open_checkpoint(path, family=family)
         checkpoint.validate()
         config = checkpoint.config
         if dtype == "auto":
-            dtype = _TAGS[checkpoint.dtype(next(iter(checkpoint.names())))]
+            dtype = _TAGS[checkpoint.dtype(next(iter(checkpoint.table)))]
         model = _empty(config, dtype, group)
         for name, parameter in model.named_parameters():
-            parameter.set_value(from_numpy(checkpoint.read(name, group.rank, group.degree), dtype))
+            values = checkpoint.read(name, group.rank, group.degree)
+            parameter.set_value(from_numpy(values, dtype_name(parameter)))
+        if ptuning_checkpoint is not None:
+            load_prefix(model, ptuning_checkpoint)
         return model
 
     @staticmethod
@@ -50,11 +59,14 @@ class AutoModel:
         for name, parameter in model.named_parameters():
             spec = table[name]
             whole = initial_value(name, spec.shape, seed)
-            parameter.set_value(from_numpy(spec.sharding.split(whole, group.rank, group.degree), dtype))
+            values = spec.sharding.split(whole, group.rank, group.degree)
+            parameter.set_value(from_numpy(values, dtype_name(parameter)))
         return model
 
 
 def _empty(config: ModelConfig, dtype: str, group: TPGroup) -> CausalLM:
     model: Any = family_of(config).model_class()(config, dtype, group)
     model.eval()
+    if config.pre_seq_len is not None:
+        attach_encoder(model)
     return model

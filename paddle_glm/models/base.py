@@ -16,7 +16,7 @@ from paddle_glm.checkpoint import LazyTensor, atomic_folder, save_checkpoint
 from paddle_glm.config import DTYPES, ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.families import family_of
-from paddle_glm.layers.attention import additive_mask, causal_mask, length_of
+from paddle_glm.layers.attention import FirstCache, additive_mask, causal_mask, length_of
 from paddle_glm.models.answering import Answering
 from paddle_glm.parallel import SINGLE, TPGroup
 from paddle_glm.parallel.layers import VocabHead
@@ -58,6 +58,7 @@ class CausalLM(Answering, nn.Layer):
         self.dtype = dtype
         self.stored_dtype = getattr(paddle, dtype)
         self.recompute = False
+        self.first_cache: FirstCache | None = None
 
     # Parts, given by the family.
     def embed(self, input_ids: Tensor) -> Tensor:
@@ -100,11 +101,14 @@ class CausalLM(Answering, nn.Layer):
             `default_positions` when absent.
         attention_mask: int [batch, past + tokens], 0 for padding, 1 for real tokens, 1, 2, ... for those
             of each sample in a packed sequence; or bool [batch, 1, tokens, past + tokens], True where a
-            query may attend. All real when absent.
+            query may attend. All real when absent. A first cache is not part of it: all see that.
         labels: int64 [batch, tokens] aligned with input_ids; each is predicted from the tokens
             before it; -100 is left out.
         """
-        past = 0 if past_key_values is None else past_key_values[0][0].shape[2]
+        first = self.first_cache
+        past = 0
+        if past_key_values is not None:
+            past = past_key_values[0][0].shape[2] - (0 if first is None else first.length)
         if attention_mask is None:
             attention_mask = paddle.ones([input_ids.shape[0], past + input_ids.shape[1]], dtype="int64")
         if position_ids is None:
@@ -113,6 +117,9 @@ class CausalLM(Answering, nn.Layer):
             mask = additive_mask(attention_mask)
         else:
             mask = self.attention_mask(input_ids, position_ids, attention_mask)
+        if first is not None:
+            mask = first.in_front(mask)
+            past_key_values = past_key_values or first.key_values(input_ids.shape[0])
         x, present, hidden = self._run_blocks(input_ids, position_ids, mask, past_key_values, use_cache)
         local = self.head()(self.final_norm(x))
         loss = None if labels is None else mean_loss(local, labels, self.group)
@@ -137,13 +144,22 @@ class CausalLM(Answering, nn.Layer):
         hidden = [x]
         for index, block in enumerate(self.blocks()):
             if self.recompute and self.training:
-                x = recompute(_hidden_only, block, x, positions, mask)
+                x = self._recomputed(block, x, positions, mask, () if past is None else past[index])
             else:
                 x, key_value = block(x, positions, mask, None if past is None else past[index])
                 if use_cache:
                     present.append(key_value)
             hidden.append(x)
         return x, present, hidden
+
+    def _recomputed(
+        self, block: nn.Layer, x: Tensor, positions: Any, mask: Tensor, past: tuple[Tensor, ...]
+    ) -> Tensor:
+        if x.stop_gradient and paddle.is_grad_enabled():
+            # Behind a frozen embedding; a block whose inputs need no gradient would give its weights none.
+            x = x.detach()
+            x.stop_gradient = False
+        return recompute(_hidden_only, block, x, positions, mask, *past)
 
     def prefill_step(
         self, input_ids: Tensor, position_ids: Tensor, attention_mask: Tensor, past: list[Tensor]
@@ -172,7 +188,8 @@ class CausalLM(Answering, nn.Layer):
     def lazy_state(self) -> Iterator[tuple[str, LazyTensor]]:
         """`state` for writers: a parameter is copied out of Paddle when it is written, one at a time."""
         for name, parameter in self.named_parameters():
-            kind = np.dtype(ml_dtypes.bfloat16 if self.dtype == "bfloat16" else self.dtype)
+            dtype = dtype_name(parameter)
+            kind = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
             yield name, LazyTensor(kind, tuple(parameter.shape), partial(_whole, parameter))
 
     def save_pretrained(
@@ -205,13 +222,19 @@ def mean_loss(logits: Tensor, labels: Tensor, group: TPGroup) -> Tensor:
         return loss.sum() / (shifted != IGNORE_INDEX).astype("float32").sum().clip(min=1.0)
 
 
-def _hidden_only(block: nn.Layer, x: Tensor, positions: Any, mask: Tensor) -> Tensor:
-    # Recomputing a function that returns a nested tuple crashes in backward (Paddle 3.3.1).
-    return block(x, positions, mask)[0]
+def _hidden_only(block: nn.Layer, x: Tensor, positions: Any, mask: Tensor, *past: Tensor) -> Tensor:
+    # Recomputing a function that takes or returns a nested tuple loses gradients or crashes in backward
+    # (Paddle 3.3.1).
+    return block(x, positions, mask, past or None)[0]
 
 
 def _whole(parameter: Tensor) -> list[np.ndarray]:
     return [to_numpy(parameter)]
+
+
+def dtype_name(tensor: Tensor) -> str:
+    """ "float32", "bfloat16", ..."""
+    return str(tensor.dtype).removeprefix("paddle.")
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:

@@ -38,9 +38,18 @@ class DygraphBackend(Backend):
         set_device(options)
         return cls(AutoModel.from_pretrained(folder, dtype=options.dtype, family=options.family))
 
+    @property
+    def first_length(self) -> int:
+        first = self.model.first_cache
+        return first.length if first is not None else 0
+
     def reset(self, batch: int) -> None:
         if self.model.training:
             raise InputError("the model is in training mode, where it drops out at random: call model.eval()")
+        if (first := self.model.first_cache) is not None:
+            with paddle.no_grad():
+                self._past = [tensor for pair in first.key_values(batch) for tensor in pair]
+            return
         empty = paddle.zeros([batch, *self._cache_shape], dtype=compute_dtype(self.model.stored_dtype))
         self._past = [empty] * (2 * self.config.num_layers)
 

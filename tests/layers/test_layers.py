@@ -6,6 +6,7 @@ import pytest
 
 from paddle_glm.config import ModelConfig
 from paddle_glm.layers.attention import additive_mask, causal_mask, grouped_query_attention, visible_keys
+from paddle_glm.layers.norm import LayerNorm
 from paddle_glm.layers.rotary import apply_rotary, lookup_rotary, rotary_table
 from paddle_glm.models.auto import AutoModel
 from paddle_glm.parallel import SINGLE
@@ -106,3 +107,21 @@ def test_headroom_changes_no_weight() -> None:
     plain = grouped_query_attention(query, key, value, mask, SINGLE)
     small = grouped_query_attention(query, key, value, mask, SINGLE, headroom=28.0)
     assert float((plain - small).abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_frozen_norm_passes_the_same_gradient_on(frozen: bool) -> None:
+    generator = np.random.default_rng(0)
+    x, upstream = generator.standard_normal((2, 3, 16)), generator.standard_normal((2, 3, 16))
+    weight, bias = generator.uniform(0.5, 1.5, 16), generator.standard_normal(16)
+    norm = LayerNorm(16, 1e-5, "float32")
+    norm.weight.set_value(weight.astype("float32"))
+    norm.bias.set_value(bias.astype("float32"))
+    norm.weight.stop_gradient = norm.bias.stop_gradient = frozen
+    ours = paddle.to_tensor(x.astype("float32"), stop_gradient=False)
+    (norm(ours) * paddle.to_tensor(upstream.astype("float32"))).sum().backward()
+    scale = 1 / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+    normal, inner = (x - x.mean(-1, keepdims=True)) * scale, upstream * weight
+    along = (inner * normal).mean(-1, keepdims=True)
+    expected = scale * (inner - inner.mean(-1, keepdims=True) - normal * along)
+    np.testing.assert_allclose(ours.grad.numpy(), expected, atol=1e-5)

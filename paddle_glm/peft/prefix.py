@@ -1,0 +1,182 @@
+"""P-Tuning v2 (arXiv:2110.07602): trained keys and values in front of every layer's own.
+
+Reproduces `PrefixEncoder` and `get_prompt` of THUDM's modeling_chatglm.py; parameters have its names.
+"""
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor, nn
+
+from paddle_glm.checkpoint import open_checkpoint
+from paddle_glm.checkpoint.tensor_file import open_safetensors
+from paddle_glm.config import ModelConfig
+from paddle_glm.errors import InputError
+from paddle_glm.families import ParameterSpec, family_of
+from paddle_glm.families.prefix import PREFIX_ENCODER
+from paddle_glm.layers.attention import FirstCache
+from paddle_glm.parallel import TPGroup
+from paddle_glm.parallel.layers import linear, new_parameter
+from paddle_glm.parallel.ops import copy_to_group
+from paddle_glm.peft.adapter import Adapter
+from paddle_glm.precision import compute_dtype, full_precision
+from paddle_glm.sharding import Column, Part
+
+if TYPE_CHECKING:
+    from paddle_glm.models.base import CausalLM
+
+FILE, CONFIG_FILE = "prefix_model.safetensors", "prefix_config.json"
+DROPOUT = 0.1  # the original's, of keys and values in training
+
+
+class _Weights(nn.Layer):
+    """Float32 parameters of the shapes given, by the names given."""
+
+    def __init__(self, **shapes: tuple[int, ...]) -> None:
+        super().__init__()
+        for name, shape in shapes.items():
+            setattr(self, name, new_parameter(self, shape, "float32"))
+
+
+class PrefixEncoder(nn.Layer):
+    """An embedding of keys and values, with a projection of two layers behind it where one is configured.
+
+    Its parameters are float32 and whole on every process of the group, which uses those of its heads.
+    """
+
+    def __init__(self, config: ModelConfig, group: TPGroup, dtype: paddle.dtype, dropout: float) -> None:
+        """dtype: what the model's weights are stored in; the results are in what it computes in."""
+        super().__init__()
+        shapes = {
+            name.removeprefix(f"{PREFIX_ENCODER}."): spec.shape for name, spec in _specs(config).items()
+        }
+        self.config, self.group, self.dropout = config, group, dropout
+        self.stored_dtype = dtype
+        self.embedding = _Weights(weight=shapes["embedding.weight"])
+        self.trans: nn.Sequential | None = None
+        if config.prefix_projection:
+            first, second = (
+                _Weights(weight=shapes[f"trans.{index}.weight"], bias=shapes[f"trans.{index}.bias"])
+                for index in (0, 2)
+            )
+            self.trans = nn.Sequential(first, nn.Tanh(), second)
+        heads = Column(Part(config.num_key_value_heads, config.num_key_value_heads))
+        ((self.first_head, self.last_head),) = heads.local_ranges(group.rank, group.degree)
+
+    def forward(self, batch: int) -> tuple[tuple[Tensor, Tensor], ...]:
+        """For each layer key and value, [batch, local key/value heads, pre_seq_len, head_dim]."""
+        config, rows = self.config, self.embedding.weight
+        with full_precision():
+            if self.trans is not None:
+                first, tanh, second = self.trans
+                rows = linear(tanh(linear(rows, first.weight, first.bias)), second.weight, second.bias)
+            # Heads are used by other processes too: their gradients come together here.
+            rows = copy_to_group(rows, self.group)
+            shape = [config.pre_seq_len, 2 * config.num_layers, config.num_key_value_heads, config.head_dim]
+            # (length, 2 layers, heads, head_dim) -> (2 layers, batch, heads, length, head_dim)
+            pairs = rows.reshape(shape).transpose([1, 2, 0, 3]).unsqueeze(1)
+            pairs = pairs.expand([-1, batch, -1, -1, -1])
+            if self.training and self.dropout:
+                pairs = F.dropout(pairs, self.dropout)  # before the cut, so that all processes drop alike
+            pairs = pairs[:, :, self.first_head : self.last_head].astype(compute_dtype(self.stored_dtype))
+        tensors = pairs.unbind(axis=0)
+        return tuple(zip(tensors[::2], tensors[1::2], strict=True))
+
+
+def attach_prefix(
+    model: "CausalLM", length: int, projection: bool, dropout: float = DROPOUT, seed: int = 0
+) -> Adapter:
+    """Put an untrained prefix in front of the model's rows; training the adapter trains it alone.
+
+    The numbers it starts from are distributed as the original's and depend on `seed` and names alone.
+    Raises `InputError` where the model has a prefix of another kind.
+    """
+    held = model.config
+    if held.pre_seq_len is not None:
+        if (held.pre_seq_len, held.prefix_projection) != (length, projection):
+            raise InputError(
+                f"the model has a prefix of pre_seq_len {held.pre_seq_len}, prefix_projection "
+                f"{held.prefix_projection}, but {length} and {projection} are wanted: give the same"
+            )
+        model.transformer.prefix_encoder.dropout = dropout
+        return _adapter(model)
+    model.config = replace(held, pre_seq_len=length, prefix_projection=projection)
+    attach_encoder(model, dropout)
+    adapter = _adapter(model)
+    adapter.fill({name: _initial(name, adapter.specs, seed) for name in adapter.specs})
+    return adapter
+
+
+def attach_encoder(model: "CausalLM", dropout: float = DROPOUT) -> None:
+    """The encoder that the model's configuration names, with parameters still to be filled."""
+    encoder = PrefixEncoder(model.config, model.group, model.stored_dtype, dropout)
+    if not model.training:
+        encoder.eval()
+    model.transformer.add_sublayer("prefix_encoder", encoder)
+    assert model.config.pre_seq_len is not None
+    model.first_cache = FirstCache(model.config.pre_seq_len, encoder)
+
+
+def load_prefix(model: "CausalLM", folder: str | Path) -> Adapter:
+    """Give the model the prefix in a folder: ours, or a checkpoint of THUDM's that holds it (alone or not).
+
+    Raises `InputError` where the folder holds none, or one of a model with other sizes.
+    """
+    arrays = read_prefix(Path(folder))
+    first = f"{PREFIX_ENCODER}.embedding.weight"
+    if first not in arrays or arrays[first].ndim != 2:
+        raise InputError(f"{folder} holds no prefix: expected tensors {PREFIX_ENCODER}.*, as P-Tuning saves")
+    adapter = attach_prefix(model, len(arrays[first]), f"{PREFIX_ENCODER}.trans.0.weight" in arrays)
+    expected = {name: spec.shape for name, spec in adapter.specs.items()}
+    found = {name: array.shape for name, array in arrays.items()}
+    if found != expected:
+        odd = ", ".join(
+            f"{name} {found.get(name)}, expected {expected.get(name)}"
+            for name in sorted(found.keys() | expected.keys())
+            if found.get(name) != expected.get(name)
+        )
+        raise InputError(f"{folder}: the prefix does not fit the model ({model.config.family}): {odd}")
+    adapter.fill(arrays)
+    return adapter
+
+
+def read_prefix(folder: Path) -> dict[str, np.ndarray]:
+    """The prefix encoder's tensors in a folder, by hub name."""
+    if (folder / FILE).is_file():
+        return open_safetensors(folder / FILE)
+    checkpoint = open_checkpoint(folder)
+    names = [name for name in checkpoint.names() if name.startswith(f"{PREFIX_ENCODER}.")]
+    return {name: checkpoint.read(name) for name in names}
+
+
+def _adapter(model: "CausalLM") -> Adapter:
+    config, specs = model.config, _specs(model.config)
+    settings = {
+        "family": config.family,
+        "pre_seq_len": config.pre_seq_len,
+        "prefix_projection": config.prefix_projection,
+    }
+    return Adapter(model, specs, {name: name for name in specs}, FILE, CONFIG_FILE, settings)
+
+
+def _specs(config: ModelConfig) -> dict[str, ParameterSpec]:
+    table = family_of(config).parameters(config)
+    return {name: spec for name, spec in table.items() if name.startswith(f"{PREFIX_ENCODER}.")}
+
+
+def _initial(name: str, specs: Mapping[str, ParameterSpec], seed: int) -> np.ndarray:
+    """Torch's defaults, which the original starts from: normal(0, 1), and for linear layers
+    uniform(-1/sqrt(inputs), 1/sqrt(inputs)).
+    """
+    generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    shape = specs[name].shape
+    if ".embedding." in name:
+        return generator.standard_normal(shape, np.float32)
+    inputs = specs[name.rpartition(".")[0] + ".weight"].shape[1]
+    return generator.uniform(-(inputs**-0.5), inputs**-0.5, shape).astype(np.float32)
