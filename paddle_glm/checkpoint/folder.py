@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from paddle_glm.checkpoint.hashed_file import SIDECAR_SUFFIX, take_record
@@ -33,7 +33,10 @@ def begin(target: Path | str, overwrite: bool = False) -> Path:
     `overwrite` is not given, where it is not a folder of ours, or where another process writes it.
     """
     target = Path(os.path.realpath(target))
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise InputError(f"{target.parent} is a file, expected a folder") from None
     temporary = temporary_of(target)
     lock = _take_lock(_lock_file(target), target)
     try:
@@ -120,8 +123,8 @@ def read_manifest(folder: Path | str) -> dict[str, dict] | None:
     """{relative path: {"size", "xxh3_128"}} of a folder, None where it has no readable manifest."""
     try:
         files = json.loads((Path(folder) / MANIFEST).read_text(encoding="utf-8"))["files"]
-        return files if isinstance(files, dict) else None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return files if all(isinstance(record, dict) for record in files.values()) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
@@ -144,7 +147,10 @@ def check_sizes(folder: Path | str) -> None:
     folder = Path(folder)
     if not (folder / MANIFEST).is_file():
         return
-    for name, record in (read_manifest(folder) or {}).items():
+    files = read_manifest(folder)
+    if files is None:
+        raise InputError(f"{folder / MANIFEST} is damaged: it names no files; the copy is not complete")
+    for name, record in files.items():
         path = folder / name
         size = path.stat().st_size if path.is_file() else None
         if size != record.get("size"):
@@ -189,7 +195,10 @@ def _kept(target: Path) -> Path:
 
 def _take_lock(path: Path, target: Path) -> int:
     while True:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise OSError(error.errno, f"cannot write here: {error.strerror}", str(target.parent)) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -210,7 +219,9 @@ def _drop_lock(temporary: Path, target: Path) -> None:
 
 
 def _release(lock: int, target: Path) -> None:
-    _lock_file(target).unlink(missing_ok=True)
+    # A file that cannot be removed does no harm: the lock goes with the descriptor.
+    with suppress(OSError):
+        _lock_file(target).unlink(missing_ok=True)
     os.close(lock)
 
 
@@ -235,5 +246,7 @@ def _flush(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         os.close(descriptor)

@@ -28,13 +28,16 @@ class HashedFile:
         self._file = io.FileIO(path, "w")
 
     def write(self, data: Any) -> int:
-        """Write all bytes of a buffer; returns their number."""
+        """Write all bytes of a buffer; returns their number. An OSError names the file."""
         view = memoryview(data).cast("B")
         for start in range(0, len(view), CHUNK_BYTES):
             block = view[start : start + CHUNK_BYTES]
             self._hash.update(block)
-            while block:
-                block = block[self._file.write(block) :]
+            try:
+                while block:
+                    block = block[self._file.write(block) :]
+            except OSError as error:  # a full disk, which does not say where it is
+                raise OSError(error.errno, error.strerror, str(self.path)) from error
         self._size += len(view)
         return len(view)
 

@@ -66,10 +66,10 @@ def _files(folder: Path, checksums: bool) -> Iterator[Finding]:
         yield Finding(name, "not in the manifest: added after the folder was written")
 
 
-def _file(folder: Path, name: str, record: Any, checksums: bool) -> Finding:
+def _file(folder: Path, name: str, record: dict[str, Any], checksums: bool) -> Finding:
     path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()) or not isinstance(record, dict):
-        return Finding(name, "outside the folder, or without a size: the manifest is not ours", right=False)
+    if not path.resolve().is_relative_to(folder.resolve()):
+        return Finding(name, "outside the folder: the manifest is not ours", right=False)
     if not path.is_file():
         return Finding(name, "missing", right=False)
     size = path.stat().st_size

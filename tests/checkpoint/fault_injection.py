@@ -1,0 +1,112 @@
+"""Makes the N-th file operation of a writer fail, for every N, and looks at what is left.
+
+    python tests/checkpoint/fault_injection.py FOLDER safetensors
+
+Run in a process of its own: the audit hook through which opening, renaming and removing fail stays.
+"""
+
+import errno
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from paddle_glm.checkpoint import folder as folders
+from paddle_glm.checkpoint import hashed_file, is_complete, open_checkpoint
+from paddle_glm.checkpoint.folder import atomic_folder, read_manifest
+from paddle_glm.checkpoint.hashed_file import digest_of
+from paddle_glm.checkpoint.reshard import reshard
+from paddle_glm.checkpoint.save import save_model
+from paddle_glm.config import ModelConfig
+from paddle_glm.families import family_of
+
+CONFIG = ModelConfig(
+    num_layers=1, hidden_size=16, num_attention_heads=4, num_key_value_heads=2, head_dim=4,
+    ffn_hidden_size=24, vocab_size=32, max_sequence_length=32,
+)  # fmt: skip
+EVENTS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.scandir", "os.listdir")
+NORM = "transformer.encoder.final_layernorm.weight"
+
+
+class Faults:
+    """Fails once, at the given operation below `below`."""
+
+    def __init__(self, below: Path) -> None:
+        self.below, self.left = str(below), -1
+        self.patch()
+        sys.addaudithook(self.audit)
+
+    def tick(self, path: str) -> None:
+        if self.left < 0 or not path.startswith(self.below):
+            return
+        self.left -= 1
+        if self.left < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+    def audit(self, event: str, arguments: tuple) -> None:
+        if event in EVENTS and isinstance(arguments[0], (str, bytes, os.PathLike)):
+            self.tick(os.fsdecode(arguments[0]))
+
+    def patch(self) -> None:
+        flush, write, exchange = folders._flush, hashed_file.HashedFile.write, folders._exchange
+
+        def failing_flush(path: Path) -> None:
+            self.tick(str(path))
+            flush(path)
+
+        def failing_write(file: hashed_file.HashedFile, data: object) -> int:
+            self.tick(str(file.path))
+            return write(file, data)
+
+        def failing_exchange(first: Path, second: Path) -> None:
+            self.tick(str(first))
+            exchange(first, second)
+
+        folders._flush, hashed_file.HashedFile.write = failing_flush, failing_write
+        folders._exchange = failing_exchange
+
+
+def make(folder: Path, value: float, file_format: str, overwrite: bool = False) -> None:
+    table = family_of(CONFIG).parameters(CONFIG)
+    tensors = {name: np.full(spec.shape, value, np.float32) for name, spec in table.items()}
+    with atomic_folder(folder, overwrite) as temporary:
+        save_model(temporary, CONFIG, tensors.items(), file_format=file_format, max_shard_size="6KB")
+
+
+def value_of(folder: Path) -> float:
+    """The number that fills a folder; asserts that it is whole."""
+    assert is_complete(folder), f"{folder} is not complete"
+    for name, record in (read_manifest(folder) or {}).items():
+        assert digest_of(folder / name) == record["xxh3_128"], name
+    checkpoint = open_checkpoint(folder)
+    checkpoint.validate()
+    return float(checkpoint.read(NORM)[0])
+
+
+def main(folder: Path, file_format: str) -> None:
+    make(folder / "new", 2.0, "safetensors")
+    target = folder / "out" / "model"
+    faults = Faults(folder / "out")
+    for number in range(10_000):
+        make(target, 1.0, file_format, overwrite=True)
+        faults.left = number
+        try:
+            reshard(folder / "new", target, file_format=file_format, overwrite=True, max_shard_size="6KB")
+            failed = False
+        except OSError as error:
+            assert error.errno == errno.ENOSPC and error.filename, error
+            failed = True
+        reached, faults.left = faults.left < 0, -1
+        # What fails after the swap, the removal of the old folder, leaves the new one.
+        assert value_of(target) in ((1.0, 2.0) if failed else (2.0,)), number
+        make(target, 3.0, file_format, overwrite=True)
+        left = sorted(path.name for path in target.parent.iterdir())
+        assert value_of(target) == 3.0 and left == ["model"], left
+        if not reached:
+            print(f"{number} operations failed in turn")
+            return
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])
