@@ -33,6 +33,7 @@ def _finetune(model_args: "ModelArguments", data_args: "DataArguments", args: "F
     from paddle_glm.models.auto import AutoModel
     from paddle_glm.tokenizers import AutoTokenizer
     from paddle_glm.training import checkpointing, rows
+    from paddle_glm.training.adapters import wrap
     from paddle_glm.training.data import Collator
     from paddle_glm.training.evaluation import AnswerMetrics
     from paddle_glm.training.trainer import FinetuneTrainer
@@ -46,6 +47,7 @@ def _finetune(model_args: "ModelArguments", data_args: "DataArguments", args: "F
     tokenizer = AutoTokenizer.from_pretrained(path, family=family)
     data = rows.load(data_args, args, tokenizer)
     model = AutoModel.from_pretrained(path, dtype=args.dtype, group=args.mesh.tensor, family=family)
+    adapter = wrap(model, model_args, args.seed)
     answers = None
     if data_args.do_generation:
         batch, length = args.per_device_eval_batch_size, data_args.tgt_length
@@ -59,6 +61,7 @@ def _finetune(model_args: "ModelArguments", data_args: "DataArguments", args: "F
         train_dataset=data.train,
         eval_dataset=data.validation,
         answer_metrics=answers,
+        adapter=adapter,
     )
     if args.do_train:
         result = trainer.train(resume)

@@ -81,6 +81,37 @@ class ModelArguments:
 
     model_name_or_path: str = field(metadata={"help": "folder: hub layout, merged, or shards"})
     family: Optional[str] = _option(None, "what the model is, where its files do not say")
+    pre_seq_len: Optional[int] = _option(None, "P-Tuning v2: train a prefix of so many tokens, nothing else")
+    prefix_projection: bool = _option(False, "P-Tuning v2: make the prefix by a network of two layers")
+    ptuning_checkpoint: Optional[str] = _option(None, "folder of a prefix to go on from, ours or THUDM's")
+    prefix_tuning: bool = _option(False, "PaddleNLP's way to ask for P-Tuning v2")
+    num_prefix_tokens: int = _option(128, "PaddleNLP's pre_seq_len, with prefix_tuning")
+    lora: bool = _option(False, "train LoRA adapters, nothing else")
+    lora_rank: int = _option(8, "inner size of an adapter")
+    lora_alpha: float = _option(16.0, "an adapter counts alpha / rank times")
+    lora_dropout: float = _option(0.0, "of an adapter's input, in training")
+    lora_target_modules: Optional[list[str]] = field(
+        default=None,
+        metadata={"help": "linear layers that get one, by the ends of their names; default: all of a block"},
+    )
+    lora_path: Optional[str] = _option(None, "folder of adapters to go on from, ours or PEFT's")
+
+    @property
+    def prefix_length(self) -> Optional[int]:
+        """Tokens of the prefix that is asked for, by either name; None where none is."""
+        return self.num_prefix_tokens if self.prefix_tuning else self.pre_seq_len
+
+    def check(self) -> None:
+        """Raise `InputError` for methods that exclude each other, and for sizes that make no sense."""
+        if (self.lora or self.lora_path) and (self.prefix_length or self.ptuning_checkpoint):
+            raise InputError("a prefix and LoRA exclude each other: give the flags of one of them")
+        if self.prefix_tuning and self.pre_seq_len not in (None, self.num_prefix_tokens):
+            raise InputError(
+                f"--pre_seq_len {self.pre_seq_len} and --num_prefix_tokens {self.num_prefix_tokens} both say "
+                "how long the prefix is: give one of them"
+            )
+        if self.prefix_length is not None and self.prefix_length < 1:
+            raise InputError(f"--pre_seq_len {self.prefix_length}: expected at least 1")
 
 
 @dataclass
@@ -297,6 +328,7 @@ def parse(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, FinetuneA
     if rest:
         raise InputError(f"finetune: {' '.join(rest)!r} belongs to no argument")
     model, data, training = parser.parse_args_into_dataclasses(canonical, look_for_args_file=False)
+    model.check()
     for name in ("src_length", "tgt_length"):
         if getattr(data, name) < 1:
             raise InputError(f"--{name} {getattr(data, name)}: expected at least 1")

@@ -38,13 +38,18 @@ from paddle_glm.checkpoint.folder import MANIFEST
 from paddle_glm.checkpoint.tensor_file import open_safetensors, write_safetensors
 from paddle_glm.checkpoint.tensors import DTYPES, FLOAT_NAMES
 from paddle_glm.errors import InputError
-from paddle_glm.models.base import CausalLM, from_numpy, to_numpy
+from paddle_glm.models.base import CausalLM, dtype_name, from_numpy, to_numpy
 from paddle_glm.parallel import Mesh, world_size
+from paddle_glm.peft import lora_config, prefix
+from paddle_glm.peft.adapter import Adapter
+from paddle_glm.training.adapters import load_adapter
 from paddle_glm.training.rng import rng_state, set_rng_state
 
 PREFIX = "checkpoint-"
 TRAINER_STATE = "trainer_state.json"
 SCHEDULE = "schedule.json"
+# What a run may leave in output_dir, whatever it trained.
+_WEIGHTS = ("model*.safetensors*", prefix.FILE, prefix.CONFIG_FILE, lora_config.FILE, lora_config.CONFIG_FILE)
 
 
 def barrier() -> None:
@@ -112,11 +117,15 @@ def remove_old_checkpoints(output_dir: Path, limit: int | None, best: str | None
         shutil.rmtree(folder)
 
 
-def save_weights(folder: Path, model: CausalLM, tokenizer: Any) -> None:
+def save_weights(folder: Path, model: CausalLM, tokenizer: Any, adapter: Adapter | None) -> None:
     """This process's slices; from the first rank also the configuration and the tokenizer.
 
-    One process writes a hub layout (`model.safetensors`), several write one shard each.
+    One process writes a hub layout (`model.safetensors`), several write one shard each. Where an adapter
+    is trained, it alone is written, in one piece.
     """
+    if adapter is not None:
+        adapter.save(folder)
+        return
     group = model.group
     if group.degree == 1:
         save_checkpoint(folder, _lazy(model.named_parameters()))
@@ -127,15 +136,20 @@ def save_weights(folder: Path, model: CausalLM, tokenizer: Any) -> None:
         tokenizer.save_pretrained(folder)
 
 
-def load_weights(folder: Path, model: CausalLM) -> None:
-    """Fill the model's parameters, in place, from any folder of its family and any degree."""
+def load_weights(folder: Path, model: CausalLM, adapter: Adapter | None) -> None:
+    """Fill, in place, the model from any folder of its family and any degree, or the adapter alone."""
+    if adapter is not None:
+        load_adapter(folder, adapter)
+        return
     checkpoint = open_checkpoint(folder)
     for name, parameter in model.named_parameters():
         values = checkpoint.read(name, model.group.rank, model.group.degree)
-        parameter.set_value(from_numpy(values, model.dtype))
+        parameter.set_value(from_numpy(values, dtype_name(parameter)))
 
 
-def save_final(output_dir: Path, model: CausalLM, tokenizer: Any, mesh: Mesh) -> None:
+def save_final(
+    output_dir: Path, model: CausalLM, tokenizer: Any, mesh: Mesh, adapter: Adapter | None = None
+) -> None:
     """The trained model into output_dir itself, beside its checkpoints.
 
     Files are written aside and moved in one by one, the manifest last: without it the folder is not
@@ -144,13 +158,14 @@ def save_final(output_dir: Path, model: CausalLM, tokenizer: Any, mesh: Mesh) ->
     aside = output_dir / "final"
     temporary = _begin_together(aside)
     if mesh.data.rank == 0:
-        save_weights(temporary, model, tokenizer)
+        save_weights(temporary, model, tokenizer, adapter)
     barrier()
     if dist.get_rank() == 0:
         finish(temporary, aside)
         (output_dir / MANIFEST).unlink(missing_ok=True)
-        for old in output_dir.glob("model*.safetensors*"):
-            old.unlink()
+        for pattern in _WEIGHTS:
+            for old in output_dir.glob(pattern):
+                old.unlink()
         for path in sorted(aside.iterdir(), key=lambda path: path.name == MANIFEST):
             os.replace(path, output_dir / path.name)
         aside.rmdir()
@@ -162,7 +177,7 @@ def save_training(folder: Path, trainer: Any) -> None:
     temporary = _begin_together(folder)
     mesh: Mesh = trainer.args.mesh
     if mesh.data.rank == 0:
-        save_weights(temporary, trainer.model, trainer.tokenizer)
+        save_weights(temporary, trainer.model, trainer.tokenizer, trainer.adapter)
         tensors = _lazy(optimizer_tensors(trainer.optimizer, trainer.model))
         write_safetensors(temporary / _optimizer_file(mesh), dict(tensors))
     _write_json(temporary / f"rng-{dist.get_rank():05d}.json", rng_state())
@@ -196,7 +211,7 @@ def load_training(folder: Path, trainer: Any) -> None:
         odd = ", ".join(sorted(stored.keys() ^ wanted.keys())[:5])
         raise InputError(f"{folder} holds the state of another optimizer or model: {odd}")
     for name, tensor in wanted.items():
-        tensor.set_value(from_numpy(np.array(stored[name]), _dtype_name(tensor)))
+        tensor.set_value(from_numpy(np.array(stored[name]), dtype_name(tensor)))
     trainer.lr_scheduler.set_state_dict(schedule["scheduler"])
     if trainer.do_grad_scaling:
         scaler = schedule["scaler"]
@@ -237,7 +252,7 @@ def optimizer_tensors(optimizer: Any, model: CausalLM) -> Iterator[tuple[str, Te
 def _lazy(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, LazyTensor]]:
     """Tensors that leave the device one at a time, while they are written."""
     for name, tensor in tensors:
-        kind = DTYPES[FLOAT_NAMES[_dtype_name(tensor)]]
+        kind = DTYPES[FLOAT_NAMES[dtype_name(tensor)]]
         yield name, LazyTensor(kind, tuple(tensor.shape), partial(_chunks, tensor))
 
 
@@ -253,10 +268,6 @@ def _begin_together(folder: Path) -> Path:
         begin(folder, overwrite=True)
     barrier()
     return temporary_of(folder)
-
-
-def _dtype_name(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("paddle.")
 
 
 def _optimizer_file(mesh: Mesh) -> str:

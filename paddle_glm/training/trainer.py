@@ -22,6 +22,7 @@ from paddle_glm.errors import InputError
 from paddle_glm.families import family_of
 from paddle_glm.models.base import CausalLM
 from paddle_glm.parallel.random import seed_group
+from paddle_glm.peft.adapter import Adapter
 from paddle_glm.training import checkpointing
 from paddle_glm.training.arguments import FinetuneArguments
 from paddle_glm.training.callbacks import LogFileCallback, SpeedCallback, VisualDLCallback
@@ -39,6 +40,7 @@ class FinetuneTrainer(Trainer):
 
     answer_metrics: called at every evaluation, on every process, with the rows and the most batches
         (-1: all), for metrics of generated answers (`rouge-1`, ...); None to leave those out.
+    adapter: what is trained and saved in place of the model's own parameters.
     """
 
     args: FinetuneArguments
@@ -54,7 +56,9 @@ class FinetuneTrainer(Trainer):
         train_dataset: Any = None,
         eval_dataset: Any = None,
         answer_metrics: Callable[[Any, int], dict[str, float]] | None = None,
+        adapter: Adapter | None = None,
     ) -> None:
+        self.adapter = adapter
         self.speed = SpeedCallback(args.mesh.data)
         callbacks = [self.speed, LogFileCallback()] + ([VisualDLCallback()] if args.visualdl else [])
         super().__init__(
@@ -101,7 +105,7 @@ class FinetuneTrainer(Trainer):
         """Weights of the best checkpoint; measured again unless they are the last ones."""
         folder = Path(self.args.output_dir) / Path(self.state.best_model_checkpoint).name
         logger.info(f"loading the best model: {folder} ({self.state.best_metric})")
-        checkpointing.load_weights(folder, self.model)
+        checkpointing.load_weights(folder, self.model, self.adapter)
         if checkpointing.saved_step(folder) != self.state.global_step:
             self._measured = None
 
@@ -154,6 +158,8 @@ class FinetuneTrainer(Trainer):
         decayed = {key for key, name in names.items() if not any(part in name for part in ("bias", "norm"))}
         if self.args.max_grad_norm > 0:
             specs = family_of(self.model.config).parameters(self.model.config)
+            if self.adapter is not None:
+                specs = {**specs, **self.adapter.specs}
             self.clip = GroupClip(self.args.max_grad_norm, specs, names, self.args.mesh.tensor)
         kind, options = Trainer.get_optimizer_cls_and_kwargs(self.args)
         self.optimizer = kind(
@@ -252,11 +258,11 @@ class FinetuneTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, merge_tensor_parallel: bool = False) -> None:
         """The trained weights into output_dir, complete when its manifest is there."""
         folder = Path(output_dir or self.args.output_dir)
-        checkpointing.save_final(folder, self.model, self.tokenizer, self.args.mesh)
+        checkpointing.save_final(folder, self.model, self.tokenizer, self.args.mesh, self.adapter)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str | None = None) -> None:
         if resume_from_checkpoint:
-            checkpointing.load_weights(Path(resume_from_checkpoint), self.model)
+            checkpointing.load_weights(Path(resume_from_checkpoint), self.model, self.adapter)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint:

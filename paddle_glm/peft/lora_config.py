@@ -1,0 +1,189 @@
+"""The settings and files of LoRA adapters, in PEFT's names; no framework is imported here."""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paddle_glm.checkpoint.tensor_file import open_safetensors
+from paddle_glm.checkpoint.torch_file import open_torch
+from paddle_glm.errors import InputError
+from paddle_glm.families import ParameterSpec
+from paddle_glm.sharding import REPLICATED
+
+FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
+_TORCH_FILE = "adapter_model.bin"
+# How PEFT names what it wraps; some tools put the adapter's name behind lora_A and lora_B.
+_BEGINNING = "base_model.model."
+_NAME = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.default)?\.weight")
+DEFAULT_TARGETS = ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")
+# What PEFT can do and we do not; any other value would be another computation.
+_UNSUPPORTED = {
+    "bias": ("none",),
+    "use_dora": (False,),
+    "fan_in_fan_out": (False,),
+    "rank_pattern": ({},),
+    "alpha_pattern": ({},),
+    "modules_to_save": ([],),
+    "layers_to_transform": ([],),
+}
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """y = W x + scale * B(A(dropout(x))), A [rank, in] and B [out, rank] (arXiv:2106.09685).
+
+    targets: last parts of module names, or regular expressions of whole names.
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    targets: tuple[str, ...] = DEFAULT_TARGETS
+    rank_stabilized: bool = False
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or self.alpha <= 0 or not 0 <= self.dropout < 1:
+            raise InputError(
+                f"lora_rank {self.rank}, lora_alpha {self.alpha:g}, lora_dropout {self.dropout:g}: expected "
+                "a rank of at least 1, an alpha above 0 and a dropout from 0 to below 1"
+            )
+
+    @property
+    def scale(self) -> float:
+        """alpha / rank, or alpha / sqrt(rank) where rank-stabilized (arXiv:2312.03732)."""
+        return self.alpha / (math.sqrt(self.rank) if self.rank_stabilized else self.rank)
+
+    def matches(self, module: str) -> bool:
+        return any(
+            module == target or module.endswith(f".{target}") or _fullmatch(target, module)
+            for target in self.targets
+        )
+
+    def to_peft(self) -> dict[str, Any]:
+        """The contents of `adapter_config.json`."""
+        return {
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "base_model_name_or_path": None,
+            "r": self.rank,
+            "lora_alpha": int(self.alpha) if self.alpha == int(self.alpha) else self.alpha,
+            "lora_dropout": self.dropout,
+            "target_modules": list(self.targets),
+            "use_rslora": self.rank_stabilized,
+            "bias": "none",
+            "fan_in_fan_out": False,
+            "inference_mode": True,
+        }
+
+    @classmethod
+    def from_peft(cls, values: Mapping[str, Any], source: Path) -> "LoraConfig":
+        """Raises `InputError` for settings that make another computation of it."""
+        if values.get("peft_type", "LORA") != "LORA":
+            raise InputError(f"{source}: peft_type {values['peft_type']!r}; only LORA is supported")
+        for key, allowed in _UNSUPPORTED.items():
+            value = values.get(key)
+            if value is not None and value not in allowed:
+                raise InputError(f"{source}: {key} = {value!r}; only {allowed[0]!r} is supported")
+        targets = values.get("target_modules") or DEFAULT_TARGETS
+        try:
+            return cls(
+                rank=int(values["r"]),
+                alpha=float(values["lora_alpha"]),
+                dropout=float(values.get("lora_dropout", 0.0)),
+                targets=(targets,) if isinstance(targets, str) else tuple(map(str, targets)),
+                rank_stabilized=bool(values.get("use_rslora", False)),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{source}: not the settings of a LoRA adapter ({error!r})") from error
+
+
+@dataclass(frozen=True)
+class LoraWeights:
+    """A folder's adapter: for each module's name A [rank, in] and B [out, rank]."""
+
+    config: LoraConfig
+    pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]
+
+    def delta(self, module: str) -> np.ndarray:
+        """scale * B A, float32 [out, in]."""
+        a, b = (array.astype(np.float32) for array in self.pairs[module])
+        return self.config.scale * (b @ a)
+
+
+def read_lora(folder: str | Path) -> LoraWeights:
+    """Read an adapter folder of ours or PEFT's; raises `InputError` where it is none."""
+    folder = Path(folder)
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise InputError(f"{path} not found: expected a folder with {CONFIG_FILE} and {FILE}")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON ({error})") from error
+    config = LoraConfig.from_peft(values, path)
+    if (folder / FILE).is_file():
+        tensors = open_safetensors(folder / FILE)
+    elif (folder / _TORCH_FILE).is_file():
+        tensors = open_torch(folder / _TORCH_FILE)
+    else:
+        raise InputError(f"{folder} holds no weights: expected {FILE} or {_TORCH_FILE}")
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for name, tensor in tensors.items():
+        match = _NAME.fullmatch(name)
+        if match is None:
+            raise InputError(f"{folder}: tensor {name!r} is not one of a LoRA adapter")
+        found.setdefault(match[1], {})[match[2]] = tensor
+    return LoraWeights(
+        config, {module: _pair(folder, module, pair, config) for module, pair in found.items()}
+    )
+
+
+def specs_of(
+    module: str, base: Mapping[str, ParameterSpec], rank: int
+) -> tuple[ParameterSpec, ParameterSpec]:
+    """Shapes and shardings of A and B, from those of the weight that they stand beside.
+
+    Where its rows are cut, B's are cut likewise and A is whole; where its columns are, the other way.
+    Raises `InputError` where the model has no such linear layer.
+    """
+    spec = base.get(f"{module}.weight")
+    if spec is None or len(spec.shape) != 2:
+        raise InputError(f"the model has no linear layer {module!r}: is the adapter that of another model?")
+    outputs, inputs = spec.shape
+    cut_rows = spec.sharding.axis == 0
+    return (
+        ParameterSpec((rank, inputs), REPLICATED if cut_rows else spec.sharding),
+        ParameterSpec((outputs, rank), spec.sharding if cut_rows else REPLICATED),
+    )
+
+
+def file_name(module: str, part: str) -> str:
+    """What PEFT calls A or B of a module."""
+    return f"{_BEGINNING}{module}.lora_{part}.weight"
+
+
+def _pair(
+    folder: Path, module: str, pair: Mapping[str, np.ndarray], config: LoraConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    shapes: Sequence[tuple[int, ...]] = [pair[part].shape for part in ("A", "B") if part in pair]
+    if (
+        len(shapes) < 2
+        or len(shapes[0]) != 2
+        or shapes[0][0] != config.rank
+        or shapes[1][1:] != (config.rank,)
+    ):
+        raise InputError(f"{folder}: {module} has lora_A and lora_B of shapes {shapes}, r is {config.rank}")
+    return pair["A"], pair["B"]
+
+
+def _fullmatch(pattern: str, text: str) -> bool:
+    try:
+        return re.fullmatch(pattern, text) is not None
+    except re.error:
+        return False
