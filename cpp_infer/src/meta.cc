@@ -15,16 +15,6 @@ TensorMeta tensor(const Json& value) {
     return {value.at("name"), value.at("dtype"), value.at("shape").get<std::vector<int64_t>>()};
 }
 
-Spelling spelling(const Json& value) {
-    Spelling result;
-    value.at("pieces").get_to(result.pieces);
-    value.at("offset").get_to(result.offset);
-    value.at("spelled").get_to(result.spelled);
-    for (const Json& pair : value.at("texts")) result.texts[pair.at(0).get<int64_t>()] = pair.at(1);
-    value.at("below_offset").get_to(result.below_offset);
-    return result;
-}
-
 PositionRule position_rule(const Json& value, const std::string& path) {
     PositionRule result;
     const std::string rule = value.at("rule");
@@ -70,7 +60,7 @@ Meta from_json(const Json& values, const std::string& path) {
     meta.positions = position_rule(values.at("positions"), path);
     meta.chat_template = values.at("template");
     values.at("tokenizer_file").get_to(meta.tokenizer_file);
-    meta.spelling = spelling(values.at("spelling"));
+    meta.spelling = read_spelling(values.at("spelling"));
     values.at("special_tokens").get_to(meta.special_tokens);
     values.at("stop_token_ids").get_to(meta.stop_token_ids);
     values.at("pad_token_id").get_to(meta.pad_token_id);
@@ -92,6 +82,16 @@ void check_files(const std::filesystem::path& folder, const Json& files) {
 }
 
 }  // namespace
+
+Spelling read_spelling(const Json& value) {
+    Spelling result;
+    value.at("pieces").get_to(result.pieces);
+    value.at("offset").get_to(result.offset);
+    value.at("spelled").get_to(result.spelled);
+    for (const Json& pair : value.at("texts")) result.texts[pair.at(0).get<int64_t>()] = pair.at(1);
+    value.at("below_offset").get_to(result.below_offset);
+    return result;
+}
 
 Meta read_meta(const std::string& folder) {
     const auto path = std::filesystem::path(folder) / kFileName;

@@ -55,6 +55,8 @@ struct Meta {
     GenerationParams sampling;
 };
 
+Spelling read_spelling(const Json& value);
+
 // Reads FOLDER/generation_meta.json and checks that the files it names are whole. Throws InputError where
 // one is missing or cut off, or the meta data is another version's.
 Meta read_meta(const std::string& folder);

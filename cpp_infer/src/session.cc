@@ -79,7 +79,8 @@ Reply Session::stream(const Conversation& messages, const GenerationParams& para
         return wanted;
     };
     generate(*state_->engine, state_->meta, {prompt}, params, on_column, state_->timing);
-    const std::string rest = response.push(text.finish()) + response.finish();
+    std::string rest = response.push(text.finish());
+    rest += response.finish();
     if (wanted && !rest.empty()) callback(rest);
     reply.messages = response.messages();
     reply.ids = text.ids();

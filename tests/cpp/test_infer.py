@@ -1,0 +1,253 @@
+"""paddle_glm_infer gives Python's tokens, and says in one line what is wrong."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from paddle_glm.backends import open_backend
+from paddle_glm.backends.base import Backend
+from paddle_glm.chat import Message, render
+from paddle_glm.export import export_model
+from paddle_glm.generation import ChatSession, GenerationParams, complete
+from paddle_glm.generation.response import parse_messages, visible_text
+from paddle_glm.generation.session import with_special_ids
+from paddle_glm.models.auto import AutoModel
+from paddle_glm.tiny.checkpoint import write_checkpoint
+from paddle_glm.tokenizers import AutoTokenizer, Tokenizer
+from tests.cpp.build import build, checked, run
+from tests.tiny_sentencepiece import write_tiny_model
+
+TOKENS = 12
+QUESTIONS = ("类型#裤*版型#宽松", "你好", "上衣 黑色, 好看?", "a", "裙\n子")
+
+
+@dataclass
+class Exported:
+    folder: Path
+    backend: Backend
+    tokenizer: Tokenizer
+
+
+@pytest.fixture(scope="module", params=["chatglm", "chatglm2", "chatglm3", "chatglm2-float16"])
+def exported(request, tiny_rows, tmp_path_factory) -> Exported:
+    family, _, dtype = request.param.partition("-")
+    path = tmp_path_factory.mktemp("cpp")
+    texts = [text for row in tiny_rows for text in row.values()]
+    vocab = 600 if family == "chatglm" else 512
+    sizes = {"vocab_size": vocab, "num_layers": 2, "hidden_size": 64, "ffn_hidden_size": 96, "seed": 1}
+    write_checkpoint(path / "model", texts, family=family, **sizes)
+    tokenizer = AutoTokenizer.from_pretrained(path / "model")
+    export_model(AutoModel.from_pretrained(path / "model", dtype or "float32"), tokenizer, path / "out")
+    return Exported(path / "out", open_backend("paddle", path / "out"), tokenizer)
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_checkpoint, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("cpp") / "out"
+    export_model(
+        AutoModel.from_pretrained(tiny_checkpoint), AutoTokenizer.from_pretrained(tiny_checkpoint), path
+    )
+    return path
+
+
+@pytest.fixture
+def damaged(folder, tmp_path) -> Path:
+    return shutil.copytree(folder, tmp_path / "copy")
+
+
+def infer(*arguments: object, stdin: str = "") -> str:
+    return checked(build() / "paddle_glm_infer", *arguments, stdin=stdin)
+
+
+def rows_of(exported: Exported, tmp_path: Path, *flags: object) -> list[dict]:
+    source, target = tmp_path / "rows.json", tmp_path / "answers.jsonl"
+    source.write_text(json.dumps([{"content": text} for text in QUESTIONS], ensure_ascii=False), "utf-8")
+    files = ("--input_file", source, "--output_file", target)
+    infer("--model_dir", exported.folder, *files, "--max_new_tokens", TOKENS, *flags)
+    return [json.loads(line) for line in target.read_text("utf-8").splitlines()]
+
+
+WAYS: dict[str, tuple[dict, tuple]] = {
+    "greedy": ({"do_sample": False}, ()),
+    "penalty": ({"do_sample": False, "repetition_penalty": 1.5}, ("--repetition_penalty", 1.5)),
+    "sampling": (
+        {"temperature": 1.5, "top_k": 40, "top_p": 0.9, "seed": 7},
+        ("--temperature", 1.5, "--top_k", 40, "--top_p", 0.9, "--seed", 7),
+    ),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_tokens_are_pythons(exported, way, batch, tmp_path):
+    values, flags = WAYS[way]
+    tokenizer = exported.tokenizer
+    params = GenerationParams(max_new_tokens=TOKENS, **values)
+    params = with_special_ids(params, tokenizer, tokenizer.template)
+    prompts = [
+        render(tokenizer.template, tokenizer, [{"role": "user", "content": text}]).input_ids
+        for text in QUESTIONS
+    ]
+    expected: list[list[int]] = []
+    for start in range(0, len(prompts), batch):
+        expected += complete(exported.backend, prompts[start : start + batch], params)
+    rows = rows_of(exported, tmp_path, "--batch_size", batch, *flags)
+    assert [row["ids"] for row in rows] == expected
+    assert [row["src"] for row in rows] == list(QUESTIONS)
+    texts = [visible_text(parse_messages(tokenizer.template, tokenizer.decode(ids))) for ids in expected]
+    assert [row["output"] for row in rows] == texts
+
+
+def test_a_streamed_prompt_and_a_conversation(exported):
+    params = GenerationParams(do_sample=False, max_new_tokens=TOKENS)
+    session = ChatSession(exported.backend, exported.tokenizer, params)
+    messages: list[Message] = [{"role": "system", "content": "简短"}]
+    answers = []
+    for question in QUESTIONS[:2]:
+        messages.append({"role": "user", "content": question})
+        reply = session.answer(messages)
+        messages += reply.messages
+        answers.append(visible_text(reply.messages))
+    common = ("--model_dir", exported.folder, "--max_new_tokens", TOKENS, "--system", "简短")
+    assert infer(*common, "--prompt", QUESTIONS[0]) == answers[0] + "\n"
+    lines = "\n".join(["", *QUESTIONS[:2], "clear", QUESTIONS[0], "stop", "never"])
+    shown = infer(*common, "--chat", "--do_sample", "false", stdin=lines)
+    said = [part.partition("ChatGLM：")[2] for part in shown.split("\n用户：") if "ChatGLM：" in part]
+    assert said == [answers[0] + "\n", answers[1] + "\n", answers[0] + "\n"]
+    assert "对话历史已清空" in shown
+
+
+def test_a_row_may_hold_a_conversation(exported, tmp_path):
+    pair = [{"role": "user", "content": "一"}, {"role": "assistant", "content": "二"}]
+    rows = [
+        {"messages": [*pair, {"role": "user", "content": "三"}, {"role": "assistant", "content": "四"}]},
+        {"prompt": "三", "history": [["一", "二"]]},
+    ]
+    source = tmp_path / "rows.jsonl"
+    source.write_text("\ufeff" + "\n\n".join(json.dumps(row) for row in rows), "utf-8")
+    lines = infer("--model_dir", exported.folder, "--input_file", source, "--max_new_tokens", 4).splitlines()
+    first, second = map(json.loads, lines)
+    assert first == second and first["src"] == "三"
+
+
+def test_benchmark_and_help(folder):
+    result = run(build() / "paddle_glm_infer", "--help")
+    assert (result.returncode, result.stderr) == (0, "") and "--repetition_penalty" in result.stdout
+    flags = ("--max_new_tokens", "3", "--benchmark", "--num_threads", "1")
+    result = run(build() / "paddle_glm_infer", "--model_dir", folder, "--prompt", "你好", *flags)
+    for word in ("load", "prefill", "decode", "tokens/s", "peak memory"):
+        assert word in result.stderr
+
+
+def refusal(*arguments) -> str:
+    """The one line that the program ends with."""
+    result = run(build() / "paddle_glm_infer", *arguments)
+    assert result.returncode == 2, result
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
+    return result.stderr
+
+
+ASK = ("--prompt", "你好")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "--model_dir is missing"),
+        (("--model_dir", "."), "give one of --prompt, --chat and --input_file"),
+        (("--nonsense",), "unknown argument --nonsense"),
+        (("--model_dir",), "--model_dir needs a value"),
+        (("--chat=1",), "--chat takes no value"),
+        (("--model_dir", "/nowhere", *ASK), "generation_meta.json not found"),
+        (("--model_dir", ".", *ASK, "--top_k", "many"), "--top_k many: expected a number"),
+        (("--model_dir", ".", *ASK, "--seed", "-1"), "--seed -1: expected a number"),
+        (("--model_dir", ".", *ASK, "--output_file", "x"), "--output_file needs --input_file"),
+        (("--model_dir", ".", *ASK, "--do_sample", "maybe"), "expected true or false"),
+    ],
+)
+def test_arguments_that_are_refused(arguments, message):
+    assert message in refusal(*arguments)
+
+
+def test_values_and_files_that_are_refused(folder, tmp_path):
+    ask = ("--model_dir", folder, *ASK)
+    assert "temperature is 0: expected a number above 0" in refusal(*ask, "--temperature", 0)
+    assert "top_p is 2" in refusal(*ask, "--top_p", 2)
+    assert "leaves no room for an answer within max_length 3" in refusal(*ask, "--max_length", 3)
+    long = ("--model_dir", folder, "--prompt", "长" * 3000)
+    assert "the model's limit of 2048 tokens" in refusal(*long)
+    assert "engine 'other' is not in" in refusal(*ask, "--engine", "other")
+    rows = tmp_path / "rows.json"
+    asked = ("--model_dir", folder, "--input_file", rows)
+    assert "rows.json not found" in refusal(*asked)
+    for text, message in (
+        ("[1]", "row 1"),
+        ('{"content": "a"}\n{"content"', "rows.json, row 1"),
+        ('{"content": "a"}\n{"other": "b"}', "rows.json, row 2: no question"),
+        (
+            '{"messages": [{"role": "assistant", "content": "a"}, {"role": "user", "content": "b"}]}',
+            "expected 'user'",
+        ),
+    ):
+        rows.write_text(text, "utf-8")
+        assert message in refusal(*asked)
+
+
+def test_a_damaged_folder_is_refused(damaged):
+    ask = ("--model_dir", damaged, *ASK)
+    weights = damaged / "chatglm.pdiparams"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-100])
+    assert "chatglm.pdiparams has" in refusal(*ask)
+    weights.unlink()
+    assert "chatglm.pdiparams is missing" in refusal(*ask)
+    weights.write_bytes(b"\0" * len(whole))  # which Paddle's own libraries have a word to say about, too
+    result = run(build() / "paddle_glm_infer", *ask)
+    assert result.returncode == 2
+    assert "cannot be opened by engine 'paddle'" in result.stderr.splitlines()[-1]
+
+
+def test_a_wrong_tokenizer_is_refused(damaged):
+    write_tiny_model(damaged / "tokenizer.model")
+    assert "tokenizer.model has" in refusal("--model_dir", damaged, *ASK)
+    resize(damaged, "tokenizer.model")
+    assert "pieces, the exported tokenizer has" in refusal("--model_dir", damaged, *ASK)
+    (damaged / "tokenizer.model").write_bytes(b"nonsense")
+    resize(damaged, "tokenizer.model")
+    assert "is not a whole SentencePiece model" in refusal("--model_dir", damaged, *ASK)
+
+
+def resize(folder: Path, name: str) -> None:
+    """Let the meta data say that a file has the size that it has."""
+    path = folder / "generation_meta.json"
+    values = json.loads(path.read_text("utf-8"))
+    values["files"][name] = (folder / name).stat().st_size
+    path.write_text(json.dumps(values), "utf-8")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda values: {**values, "format_version": 99}, "has format version 99, this program reads"),
+        (lambda values: [], "has format version null"),
+        (lambda values: {k: v for k, v in values.items() if k != "spelling"}, "spelling"),
+        (lambda values: {**values, "positions": {"rule": "other"}}, 'position rule "other"'),
+        (
+            lambda values: {**values, "template": {**values["template"], "layout": "x"}},
+            'layout "x" is unknown',
+        ),
+        (lambda values: {**values, "vocab_size": 7}, "outside the model's vocabulary of 7"),
+    ],
+)
+def test_other_meta_data_is_refused(damaged, change, message):
+    path = damaged / "generation_meta.json"
+    path.write_text(json.dumps(change(json.loads(path.read_text("utf-8")))), "utf-8")
+    assert message in refusal("--model_dir", damaged, *ASK)
+
+
+def test_meta_data_that_is_no_json(damaged):
+    (damaged / "generation_meta.json").write_text("{", "utf-8")
+    assert "generation_meta.json cannot be read" in refusal("--model_dir", damaged, *ASK)
