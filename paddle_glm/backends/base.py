@@ -23,7 +23,8 @@ class EngineOptions:
 
     threads: of the CPU; 0 takes OMP_NUM_THREADS, or all that this process may use. dtype, family: of a
     model folder; family None takes what its files say. prefix: the graph's name that an exported folder
-    must have; None takes any.
+    must have; None takes any. ptuning_checkpoint, lora_path: folders of what was trained beside a model
+    folder.
     """
 
     device: str = "cpu"
@@ -32,6 +33,8 @@ class EngineOptions:
     dtype: str = "float32"
     family: str | None = None
     prefix: str | None = None
+    ptuning_checkpoint: str | None = None
+    lora_path: str | None = None
 
     def __post_init__(self) -> None:
         if self.device not in DEVICES:
@@ -48,7 +51,7 @@ class Backend(ABC):
     """One model and its key/value cache, advanced step by step.
 
     This class keeps all tokens and their mask and asks the family for positions; a subclass computes, holds
-    the cache, and reorders it. See `paddle_glm.generation.loop.StepBackend` for what callers may expect.
+    the cache, and reorders it. See `paddle_glm.generation.step_backend.StepBackend` for what callers may expect.
     """
 
     def __init__(self, config: ModelConfig) -> None:

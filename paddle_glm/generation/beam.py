@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from paddle_glm.generation.loop import StepBackend
 from paddle_glm.generation.params import GenerationParams
 from paddle_glm.generation.sampling import SeenTokens, best_ids, check_finite, penalise
+from paddle_glm.generation.step_backend import StepBackend
 
 # Below every real score: a row's beams begin equal, so the first step may continue only one of them.
 _NEVER = -1e9

@@ -1,33 +1,14 @@
 """The one generation loop: any backend, any number of rows, one column of tokens per step."""
 
 from collections.abc import Iterator
-from typing import Protocol
 
 import numpy as np
 
 from paddle_glm.errors import InputError
+from paddle_glm.generation.beam import beam_search
 from paddle_glm.generation.params import GenerationParams
 from paddle_glm.generation.sampling import Sampler, SeenTokens, check_finite, penalise
-
-
-class StepBackend(Protocol):
-    """What generation needs of a model: `paddle_glm.backends.base.Backend` is one."""
-
-    @property
-    def max_length(self) -> int | None:
-        """Most tokens that a row may have, or None."""
-
-    def prefill(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
-        """Begin anew with int64 [batch, length]; logits float32 [batch, vocab] of the last column."""
-
-    def decode(self, tokens: np.ndarray) -> np.ndarray:
-        """Append int64 [batch]; logits float32 [batch, vocab]."""
-
-    def select(self, rows: np.ndarray) -> None:
-        """Make the cache's row i what row `rows[i]` was; rows may repeat or be left out."""
-
-    def agree(self, values: np.ndarray) -> np.ndarray:
-        """The int64 values of the process that decides, in every process that computes together."""
+from paddle_glm.generation.step_backend import StepBackend
 
 
 def generate(
@@ -51,8 +32,6 @@ def generate(
     last = params.last_length(input_ids.shape[1], backend.max_length)
     steps = last - input_ids.shape[1]
     if params.num_beams > 1:
-        from paddle_glm.generation.beam import beam_search
-
         return iter(beam_search(backend, input_ids, attention_mask, params, steps).T)
     return _generate(backend, input_ids, attention_mask, params, steps)
 

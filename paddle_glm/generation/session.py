@@ -7,9 +7,10 @@ from typing import Protocol
 import numpy as np
 
 from paddle_glm.chat import Message, PromptTokenizer, Template, render
-from paddle_glm.generation.loop import StepBackend, generate
+from paddle_glm.generation.loop import generate
 from paddle_glm.generation.params import GenerationParams
 from paddle_glm.generation.response import ResponseStream
+from paddle_glm.generation.step_backend import StepBackend
 from paddle_glm.generation.stream import TextStream
 
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 from tqdm import tqdm
 
-from paddle_glm.generation.loop import StepBackend
 from paddle_glm.generation.params import GenerationParams
 from paddle_glm.generation.response import parse_messages, visible_text
 from paddle_glm.generation.session import complete, with_special_ids
+from paddle_glm.generation.step_backend import StepBackend
 from paddle_glm.tokenizers.base import Tokenizer
 
 

@@ -1,0 +1,25 @@
+"""What generation needs of a model."""
+
+from typing import Protocol
+
+import numpy as np
+
+
+class StepBackend(Protocol):
+    """What generation needs of a model: `paddle_glm.backends.base.Backend` is one."""
+
+    @property
+    def max_length(self) -> int | None:
+        """Most tokens that a row may have, or None."""
+
+    def prefill(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
+        """Begin anew with int64 [batch, length]; logits float32 [batch, vocab] of the last column."""
+
+    def decode(self, tokens: np.ndarray) -> np.ndarray:
+        """Append int64 [batch]; logits float32 [batch, vocab]."""
+
+    def select(self, rows: np.ndarray) -> None:
+        """Make the cache's row i what row `rows[i]` was; rows may repeat or be left out."""
+
+    def agree(self, values: np.ndarray) -> np.ndarray:
+        """The int64 values of the process that decides, in every process that computes together."""
