@@ -1,8 +1,12 @@
 """Commands in the README and the pages: they exist, and so do their flags and the files of ours they name."""
 
 import argparse
+import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,3 +79,58 @@ def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+# What a small model on a CPU needs besides the flags of the README's block.
+SMALL = (
+    *("--max_steps", "2", "--gradient_accumulation_steps", "1", "--do_generation", "False"),
+    *("--src_length", "32", "--tgt_length", "16"),
+)
+
+
+def test_the_chinese_page_holds_the_same_commands():
+    assert list(commands(ROOT / "README.md")) == list(commands(ROOT / "README_zh.md"))
+
+
+def test_the_block_for_the_real_model_runs(tiny_checkpoint, tiny_rows, tmp_path, monkeypatch):
+    """As it stands, in one folder, line after line; the model is small and four processes stand for GPUs."""
+    (tmp_path / "chatglm2-6b").symlink_to(tiny_checkpoint)
+    for name in ("tools", "configs"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    write_rows(tmp_path / "AdvertiseGen", tiny_rows)
+    page = ROOT / "README.md"
+    [block] = [block for block in blocks(page, "bash") if "AdvertiseGen/dev.json" in block]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    ran = []
+    for line in block.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        if not words or words[:2] == ["paddle-glm", "chat"]:  # it waits for someone to type
+            continue
+        text = shlex.join(words).replace("--gpus 0,1,2,3", "--nproc_per_node 4").replace("--device gpu", "")
+        words = shlex.split(text)
+        if words[0] == "python":
+            words = [sys.executable, *words[1:], *SMALL]
+        else:
+            words = [sys.executable, "-m", "paddle_glm.main", *words[1:]]
+        if words[3] in ("evaluate", "infer"):
+            words += ["--src_length", "32", "--tgt_length", "8"]
+        done = subprocess.run(words, cwd=tmp_path, env=environment, text=True, capture_output=True)
+        assert done.returncode == 0, (words, done.stdout[-3000:], done.stderr[-3000:])
+        ran.append(words[3])
+    assert ran == ["--nproc_per_node", "merge", "evaluate", "export", "infer"]
+    monkeypatch.chdir(tmp_path)
+    [code] = [code for code in blocks(page, "python") if "model.chat" in code]
+    names: dict = {}
+    exec(code.replace("history=[])", "history=[], max_new_tokens=4)"), names)
+    assert names["history"] == [("你好", names["response"])]
+
+
+def write_rows(folder: Path, rows: list) -> None:
+    folder.mkdir()
+    for name, part in (("train.json", rows[:40]), ("dev.json", rows[40:48])):
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in part]
+        (folder / name).write_text("".join(lines), encoding="utf-8")
