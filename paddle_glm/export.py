@@ -12,8 +12,10 @@ import paddle
 from paddle import Tensor, nn
 from paddle.static import InputSpec
 
-from paddle_glm.backends.meta import GenerationMeta, TensorMeta, sampling_defaults
+from paddle_glm.backends.meta import FirstCacheMeta, GenerationMeta, TensorMeta, sampling_defaults
 from paddle_glm.checkpoint import atomic_folder
+from paddle_glm.checkpoint.tensor_file import write_safetensors
+from paddle_glm.checkpoint.tensors import as_lazy
 from paddle_glm.errors import InputError
 from paddle_glm.generation.params import GenerationParams
 from paddle_glm.generation.session import stop_ids
@@ -47,7 +49,10 @@ def export_model(
         _save_graph(model, inputs, path / prefix)
         config.save_pretrained(path)
         tokenizer.save_pretrained(path)
-        names = (f"{prefix}.json", f"{prefix}.pdiparams", tokenizer.vocab_file)
+        first = _save_first_cache(model, inputs, path / f"{prefix}.first_cache.safetensors")
+        names = [f"{prefix}.json", f"{prefix}.pdiparams", tokenizer.vocab_file]
+        if first is not None:
+            names.append(first.file)
         meta = GenerationMeta(
             family=config.family,
             prefix=prefix,
@@ -70,10 +75,25 @@ def export_model(
             pad_token_id=tokenizer.pad_token_id,
             bos_token_id=tokenizer.bos_token_id,
             unk_token_id=tokenizer.unk_token_id,
+            first_cache=first,
             sampling=sampling_defaults(sampling or GenerationParams()),
         )
         meta.write(path)
     return meta
+
+
+@paddle.no_grad()
+def _save_first_cache(model: CausalLM, inputs: tuple[TensorMeta, ...], path: Path) -> FirstCacheMeta | None:
+    """Write the keys and values of the model's prefix; None where it has none."""
+    if model.first_cache is None:
+        return None
+    tensors = [tensor for pair in model.first_cache.key_values(1) for tensor in pair]
+    names = [one.name for one in inputs[len(inputs) - len(tensors) :]]
+    arrays = {
+        name: as_lazy(tensor.astype("float32").numpy()) for name, tensor in zip(names, tensors, strict=True)
+    }
+    write_safetensors(path, arrays)
+    return FirstCacheMeta(path.name, model.first_cache.length)
 
 
 class StepGraph(nn.Layer):

@@ -66,12 +66,13 @@ def nearest(name: str, known) -> str:
 
 def command_names() -> list[str]:
     """All commands: the modules of paddle_glm.commands, in the order of CHAIN, then alphabetically."""
-    names = [m.name for m in pkgutil.iter_modules(commands.__path__) if not m.name.startswith("_")]
+    modules = [m.name for m in pkgutil.iter_modules(commands.__path__) if not m.name.startswith("_")]
+    names = [name.replace("_", "-") for name in modules]
     return sorted(names, key=lambda name: (CHAIN.index(name) if name in CHAIN else len(CHAIN), name))
 
 
 def load_command(name: str) -> ModuleType:
-    return importlib.import_module(f"{commands.__name__}.{name}")
+    return importlib.import_module(f"{commands.__name__}.{name.replace('-', '_')}")
 
 
 def overview() -> str:

@@ -48,6 +48,10 @@ Meta from_json(const Json& values, const std::string& path) {
         throw InputError(path + " has format version " + version.dump() + ", this program reads " +
                          std::to_string(kFormatVersion) + ": export the model again with this version");
     }
+    if (!values.at("first_cache").is_null()) {
+        throw InputError(path + ": the model has a trained prefix, which this program cannot start its cache"
+                                " with yet: use paddle-glm infer, or export the model without it");
+    }
     Meta meta;
     values.at("prefix").get_to(meta.prefix);
     values.at("vocab_size").get_to(meta.vocab_size);

@@ -34,6 +34,8 @@ def open_engine(
     name = backend or ("paddle" if exported else "dygraph")
     if exported and name == "dygraph":
         raise InputError(f"{path} is an exported folder: backend 'dygraph' opens the model it was made from")
+    if exported and options and (options.ptuning_checkpoint or options.lora_path):
+        raise InputError(f"{path} is an exported folder: prefixes and LoRA are given to `paddle-glm export`")
     params = GenerationMeta.read(path).params() if exported else GenerationParams()
     family = options.family if options else None
     tokenizer = AutoTokenizer.from_pretrained(path, family)

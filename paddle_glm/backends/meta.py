@@ -29,6 +29,18 @@ class TensorMeta:
 
 
 @dataclass(frozen=True)
+class FirstCacheMeta:
+    """A trained prefix: a safetensors file of float32 [1, key/value heads, length, head_dim].
+
+    Its tensors have the names of the graph's cache inputs, which begin as their copies, one for each row.
+    The attention mask has `length` ones in front of each row's own; positions do not count them.
+    """
+
+    file: str
+    length: int
+
+
+@dataclass(frozen=True)
 class GenerationMeta:
     """Graph, model, prompt and sampling of one exported folder.
 
@@ -36,6 +48,7 @@ class GenerationMeta:
         position's logits [batch, vocab], then the grown caches in the same order.
     positions: the family's `position_rule`. spelling: the tokenizer's `spelling()`.
     files: name -> size in bytes, of the graph, its weights and the tokenizer.
+    first_cache: the file of what the cache holds before a prompt, None where it is empty.
     special_tokens: name -> id; stop_token_ids end an answer. sampling: defaults of `GenerationParams`.
     """
 
@@ -60,6 +73,7 @@ class GenerationMeta:
     pad_token_id: int
     bos_token_id: int
     unk_token_id: int | None
+    first_cache: FirstCacheMeta | None = None
     sampling: Mapping[str, Any] = field(default_factory=lambda: sampling_defaults(GenerationParams()))
     format_version: int = FORMAT_VERSION
 
@@ -119,7 +133,10 @@ class GenerationMeta:
             side: tuple(TensorMeta(one["name"], one["dtype"], tuple(one["shape"])) for one in values[side])
             for side in ("inputs", "outputs")
         }
-        return cls(**{**values, **tensors, "stop_token_ids": tuple(values["stop_token_ids"])})
+        first = values["first_cache"]
+        first = None if first is None else FirstCacheMeta(**first)
+        stops = tuple(values["stop_token_ids"])
+        return cls(**{**values, **tensors, "stop_token_ids": stops, "first_cache": first})
 
 
 def sampling_defaults(params: GenerationParams) -> dict[str, Any]:

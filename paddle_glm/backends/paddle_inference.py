@@ -9,6 +9,7 @@ from paddle import inference
 from paddle_glm.backends.base import Backend, EngineOptions
 from paddle_glm.backends.device import set_device
 from paddle_glm.backends.meta import GenerationMeta
+from paddle_glm.checkpoint.tensor_file import open_safetensors
 from paddle_glm.config import ModelConfig
 
 _GPU_MEMORY_MB = 256  # the pool's first size; it grows
@@ -23,15 +24,30 @@ class PaddleInferenceBackend(Backend):
         set_device(options)
         self._predictor = inference.create_predictor(_configure(folder, self.meta, options))
         self._past: list[paddle.Tensor] = []
+        self._first = self._first_cache(folder)
 
     @classmethod
     def open(cls, folder: Path, options: EngineOptions) -> "PaddleInferenceBackend":
         return cls(folder, options)
 
+    @property
+    def first_length(self) -> int:
+        return self.meta.first_cache.length if self.meta.first_cache is not None else 0
+
     def reset(self, batch: int) -> None:
-        self._past = [
-            paddle.zeros([batch, one.shape[1], 0, one.shape[3]], dtype=getattr(paddle, one.dtype))
-            for one in self.meta.cache
+        self._past = [tensor.expand([batch, -1, -1, -1]).contiguous() for tensor in self._first]
+
+    def _first_cache(self, folder: Path) -> list[paddle.Tensor]:
+        """What the cache of one row holds before its prompt."""
+        if self.meta.first_cache is None:
+            shapes = ([1, one.shape[1], 0, one.shape[3]] for one in self.meta.cache)
+            arrays = [np.zeros(shape, np.float32) for shape in shapes]
+        else:
+            stored = open_safetensors(folder / self.meta.first_cache.file)
+            arrays = [stored[one.name] for one in self.meta.cache]
+        return [
+            paddle.to_tensor(array).astype(getattr(paddle, one.dtype))
+            for array, one in zip(arrays, self.meta.cache, strict=True)
         ]
 
     def run(self, inputs: dict[str, np.ndarray]) -> np.ndarray:

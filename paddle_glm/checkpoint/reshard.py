@@ -6,7 +6,7 @@ Weights are memory-mapped and written in pieces of a few MiB, so that memory doe
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from paddle_glm.checkpoint.folder import atomic_folder
-from paddle_glm.checkpoint.io import open_checkpoint
+from paddle_glm.checkpoint.io import Checkpoint, open_checkpoint
 from paddle_glm.checkpoint.save import DEFAULT_SHARD_SIZE, check_format, save_model
 from paddle_glm.checkpoint.tensor_file import Progress
-from paddle_glm.checkpoint.tensors import DTYPES, FLOAT_NAMES
+from paddle_glm.checkpoint.tensors import DTYPES, FLOAT_NAMES, LazyTensor
 from paddle_glm.errors import InputError
 
 # What belongs to the model beside its weights; a trainer's own state stays behind.
@@ -29,6 +29,10 @@ COMPANIONS = (
     "ice_text.model",
     "*.py",
 )
+
+
+# (source, name, rank, degree, what would be written) -> what is written.
+Edit = Callable[[Checkpoint, str, int, int, LazyTensor], LazyTensor]
 
 
 @dataclass(frozen=True)
@@ -52,12 +56,14 @@ def reshard(
     file_format: str = "safetensors",
     overwrite: bool = False,
     family: str | None = None,
+    edit: Edit | None = None,
 ) -> Transfer:
     """Write the model in `source` (any folder that `open_checkpoint` reads) to the new folder `target`.
 
     degree: 1 for full tensors, otherwise one file per tensor-parallel rank.
     file_format: "safetensors" and "bin" have the hub's names and layout, "pdparams" PaddleNLP's.
     dtype: "float32", "float16" or "bfloat16" to cast floating point weights to; None keeps every bit.
+    edit: gives what is written in place of a tensor.
     Raises InputError where the source does not fit its config.json, or where the target is in use.
     """
     checkpoint = open_checkpoint(source, family)
@@ -71,6 +77,10 @@ def reshard(
         {name: checkpoint.lazy(name, rank, degree, cast) for name in checkpoint.names()}
         for rank in range(degree)
     ]
+    if edit is not None:
+        for rank, tensors in enumerate(ranks):
+            for name, tensor in tensors.items():
+                tensors[name] = edit(checkpoint, name, rank, degree, tensor)
     total = sum(tensor.nbytes for tensors in ranks for tensor in tensors.values())
     _check_space(Path(target), total)
     with atomic_folder(target, overwrite) as folder:

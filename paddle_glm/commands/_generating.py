@@ -22,6 +22,12 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def add_adapter_arguments(parser: argparse.ArgumentParser) -> None:
+    """What was trained beside a model and is kept apart from it."""
+    parser.add_argument("--ptuning_checkpoint", help="folder of a prefix (P-Tuning v2), ours or THUDM's")
+    parser.add_argument("--lora_path", help="folder of LoRA adapters, ours or PEFT's")
+
+
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Which model, where it computes, and how rows become prompts."""
     parser.add_argument(
@@ -30,6 +36,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--family", choices=family_names(), help="what the model is, where its files do not say"
     )
+    add_adapter_arguments(parser)
     parser.add_argument("--device", choices=("cpu", "gpu"), help="default: the GPU where there is one")
     parser.add_argument(
         "--dtype",
@@ -84,5 +91,7 @@ def open_model(args: argparse.Namespace) -> "tuple[DygraphBackend, Tokenizer]":
         paddle.set_device(args.device)
     tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path, args.family)
     group = init_parallel().tensor
-    model = AutoModel.from_pretrained(args.model_name_or_path, args.dtype, group, args.family)
+    model = AutoModel.from_pretrained(
+        args.model_name_or_path, args.dtype, group, args.family, args.ptuning_checkpoint, args.lora_path
+    )
     return DygraphBackend(model), tokenizer

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from paddle_glm.backends import BACKENDS, EngineOptions
 from paddle_glm.chat import Message
+from paddle_glm.commands._generating import add_adapter_arguments
 from paddle_glm.commands._sampling import add_sampling_arguments, sampling_params
 from paddle_glm.config import DTYPES
 from paddle_glm.errors import InputError
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--family", choices=family_names(), help="what the model is, where its files do not say"
     )
+    add_adapter_arguments(parser)
     parser.add_argument("--system", help="a message in front of the conversation that sets its tone")
     add_sampling_arguments(parser, GenerationParams())
 
@@ -41,7 +43,15 @@ def run(args: argparse.Namespace) -> None:
     from paddle_glm.backends.folder import open_engine
     from paddle_glm.generation import ChatSession
 
-    options = EngineOptions(args.device, args.device_id, args.cpu_threads, args.dtype, args.family)
+    options = EngineOptions(
+        args.device,
+        args.device_id,
+        args.cpu_threads,
+        args.dtype,
+        args.family,
+        ptuning_checkpoint=args.ptuning_checkpoint,
+        lora_path=args.lora_path,
+    )
     engine = open_engine(args.model_name_or_path, options, args.backend)
     session = ChatSession(engine.backend, engine.tokenizer, sampling_params(args, engine.params))
     title = family_of(engine.backend.config).title

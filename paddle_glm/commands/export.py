@@ -4,6 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
+from paddle_glm.commands._generating import add_adapter_arguments
 from paddle_glm.config import DTYPES
 from paddle_glm.families import family_names
 
@@ -25,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--family", choices=family_names(), help="what the model is, where its files do not say"
     )
+    add_adapter_arguments(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace a folder that this program wrote")
 
 
@@ -40,11 +42,19 @@ def run(args: argparse.Namespace) -> None:
 
     from paddle_glm.export import export_model
     from paddle_glm.models.auto import AutoModel
+    from paddle_glm.peft.lora import fold_lora
     from paddle_glm.tokenizers import AutoTokenizer
 
     folder = output_folder(args.output_path, args.model_prefix)
     tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path, args.family)
-    model = AutoModel.from_pretrained(args.model_name_or_path, args.dtype, family=args.family)
+    model = AutoModel.from_pretrained(
+        args.model_name_or_path,
+        args.dtype,
+        family=args.family,
+        ptuning_checkpoint=args.ptuning_checkpoint,
+        lora_path=args.lora_path,
+    )
+    fold_lora(model)
     meta = export_model(model, tokenizer, folder, args.model_prefix, overwrite=args.overwrite)
     megabytes = sum(meta.files.values()) / 1e6
     print(f"{folder}: {meta.family}, {meta.num_layers} layers, {meta.stored_dtype}, {megabytes:.1f} MB")

@@ -9,6 +9,7 @@ from paddle_glm.families import family_of
 from paddle_glm.families.initial import initial_value
 from paddle_glm.models.base import CausalLM, dtype_name, from_numpy
 from paddle_glm.parallel import SINGLE, TPGroup
+from paddle_glm.peft.lora import load_lora
 from paddle_glm.peft.prefix import attach_encoder, load_prefix
 
 _TAGS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -24,12 +25,14 @@ class AutoModel:
         group: TPGroup = SINGLE,
         family: str | None = None,
         ptuning_checkpoint: str | Path | None = None,
+        lora_path: str | Path | None = None,
     ) -> CausalLM:
         """Load a hub folder, a merged folder or a folder of tensor-parallel shards, in evaluation mode.
 
         dtype: what weights are stored in here ("float32", "float16", "bfloat16"), or "auto" for the
             file's own. group: this process's place among those that share the model; only its own
             slices are read. ptuning_checkpoint: folder of a prefix to put in front, ours or THUDM's.
+            lora_path: folder of LoRA adapters to put beside its weights, ours or PEFT's.
             Raises `InputError` for a folder whose names or shapes are wrong.
         """
         checkpoint = open_checkpoint(path, family=family)
@@ -43,6 +46,8 @@ class AutoModel:
             parameter.set_value(from_numpy(values, dtype_name(parameter)))
         if ptuning_checkpoint is not None:
             load_prefix(model, ptuning_checkpoint)
+        if lora_path is not None:
+            load_lora(model, lora_path)
         return model
 
     @staticmethod

@@ -36,7 +36,14 @@ class DygraphBackend(Backend):
         from paddle_glm.models.auto import AutoModel  # models answer through this backend
 
         set_device(options)
-        return cls(AutoModel.from_pretrained(folder, dtype=options.dtype, family=options.family))
+        model = AutoModel.from_pretrained(
+            folder,
+            dtype=options.dtype,
+            family=options.family,
+            ptuning_checkpoint=options.ptuning_checkpoint,
+            lora_path=options.lora_path,
+        )
+        return cls(model)
 
     @property
     def first_length(self) -> int:

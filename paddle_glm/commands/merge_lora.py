@@ -1,0 +1,34 @@
+"""`paddle-glm merge-lora`: LoRA adapters folded into the model they were trained beside."""
+
+import argparse
+
+from paddle_glm.checkpoint.save import FORMAT_HELP, FORMATS
+from paddle_glm.commands.merge import add_common_arguments
+from paddle_glm.peft.merge import merge_lora
+
+HELP = "fold LoRA adapters into their base model, as one folder or as shards"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model_name_or_path", required=True, help="the base: hub folder, merged folder or folder of shards"
+    )
+    parser.add_argument("--lora_path", required=True, help="folder of adapters, ours or PEFT's")
+    parser.add_argument("--merge_model_path", required=True, help="folder to write")
+    parser.add_argument("--save_format", choices=FORMATS, default=FORMATS[0], help=FORMAT_HELP)
+    add_common_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    written = merge_lora(
+        args.model_name_or_path,
+        args.lora_path,
+        args.merge_model_path,
+        degree=args.tensor_parallel_degree,
+        dtype=args.dtype,
+        max_shard_size=args.max_shard_size,
+        file_format=args.save_format,
+        overwrite=args.overwrite,
+        family=args.family,
+    )
+    print(f"{args.merge_model_path}: {written}")

@@ -1,0 +1,48 @@
+"""LoRA adapters folded into a base folder, one tensor at a time; no framework is imported."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paddle_glm.checkpoint.io import Checkpoint
+from paddle_glm.checkpoint.reshard import Transfer, reshard
+from paddle_glm.checkpoint.tensors import LazyTensor, cast_chunks
+from paddle_glm.config import ModelConfig
+from paddle_glm.errors import InputError
+from paddle_glm.families import family_of
+from paddle_glm.peft.lora_config import read_lora, specs_of
+
+
+def merge_lora(source: Path | str, lora_path: Path | str, target: Path | str, **options: Any) -> Transfer:
+    """Write W + scale * B A for every adapted weight of the model in `source`; options are `reshard`'s.
+
+    The sum is made in float32 and rounded to the dtype that is written.
+    Raises `InputError` where the adapter is of another model.
+    """
+    weights = read_lora(lora_path)
+
+    def edit(checkpoint: Checkpoint, name: str, rank: int, degree: int, tensor: LazyTensor) -> LazyTensor:
+        module = name.removesuffix(".weight")
+        if module not in weights.pairs or module == name:
+            return tensor
+        specs = specs_of(module, checkpoint.table, weights.config.rank)
+
+        def chunks() -> Iterable[np.ndarray]:
+            pieces = []
+            for spec, array in zip(specs, weights.pairs[module], strict=True):
+                pieces.append(spec.sharding.split(array, rank, degree).astype(np.float32))
+            local = checkpoint.read(name, rank, degree).astype(np.float32)
+            local += np.float32(weights.config.scale) * (pieces[1] @ pieces[0])
+            return cast_chunks([local], tensor.dtype, name)
+
+        return LazyTensor(tensor.dtype, tensor.shape, chunks)
+
+    config = ModelConfig.from_pretrained(source, options.get("family"))
+    table = family_of(config).parameters(config)
+    for module, pair in weights.pairs.items():
+        for spec, array in zip(specs_of(module, table, weights.config.rank), pair, strict=True):
+            if array.shape != spec.shape:
+                raise InputError(f"{lora_path}: {module} has {array.shape}, the model needs {spec.shape}")
+    return reshard(source, target, edit=edit, **options)
