@@ -1,5 +1,7 @@
 """ChatGLM-6B: the parameter table, its two rows of positions and prompts."""
 
+from typing import Any
+
 import numpy as np
 
 from paddle_glm.chat import CHATGLM
@@ -102,6 +104,20 @@ def position_rows(config: ModelConfig) -> tuple[int, ...]:
     return (2,) if config.position_encoding_2d else ()
 
 
+def position_rule(config: ModelConfig) -> dict[str, Any]:
+    """`positions` as data: `blanks` in order of preference, `start` the id of `<sop>`, one or two rows.
+
+    In one row, sequences that hold `counts_on` have the counted positions; null: all of them.
+    """
+    return {
+        "rule": "blank",
+        "start": sop(config),
+        "blanks": list(_blanks(config)),
+        "rows": 2 if config.position_encoding_2d else 1,
+        "counts_on": config.gmask_token_id,
+    }
+
+
 def sop(config: ModelConfig) -> int:
     """The id of `<sop>`, which begins the answer."""
     if config.bos_token_id is None:
@@ -126,6 +142,7 @@ FAMILIES = {
         parameters=parameters,
         positions=positions,
         position_rows=position_rows,
+        position_rule=position_rule,
         template=CHATGLM,
         model="paddle_glm.models.chatglm:ChatGLMModel",
         tokenizer="paddle_glm.tokenizers.chatglm:ChatGLMTokenizer",
