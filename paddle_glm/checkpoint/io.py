@@ -1,7 +1,7 @@
 """Opening checkpoints of every layout, and reading from them what one rank needs."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,13 @@ from paddle_glm.checkpoint.tensors import (
     blocks,
     cast_chunks,
     dtype_name,
+    turned_blocks,
 )
 from paddle_glm.checkpoint.torch_file import open_torch
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.families import ParameterSpec, family_of
-from paddle_glm.sharding import REPLICATED, Copy, Sharding, apply
+from paddle_glm.sharding import REPLICATED, Copy, Sharding, along, apply
 
 
 def open_checkpoint(folder: Path | str, family: str | None = None) -> "Checkpoint":
@@ -129,13 +130,22 @@ class Checkpoint:
         return result
 
     def lazy(self, name: str, rank: int = 0, degree: int = 1, dtype: np.dtype | None = None) -> LazyTensor:
-        """Like `read`, in pieces of a few MiB for writing; floating point values are cast to `dtype`."""
+        """Like `read`, in pieces of some MiB for writing; floating point values are cast to `dtype`."""
         stored = self._stored(name)[0].dtype
         sharding = self._sharding(name) if degree > 1 or len(self._shards) > 1 else REPLICATED
         shape = sharding.local_shape(self.shape(name), rank, degree)
-        if dtype is None or dtype == stored or dtype_name(stored) not in ("F64", "F32", "F16", "BF16"):
-            return LazyTensor(stored, shape, lambda: self._chunks(name, rank, degree))
-        return LazyTensor(dtype, shape, lambda: cast_chunks(self._chunks(name, rank, degree), dtype, name))
+        kept = dtype is None or dtype == stored or dtype_name(stored) not in ("F64", "F32", "F16", "BF16")
+        target = stored if dtype is None or kept else dtype
+
+        def made(chunks: Iterator[np.ndarray]) -> Iterable[np.ndarray]:
+            return chunks if kept else cast_chunks(chunks, target, name)
+
+        return LazyTensor(
+            target,
+            shape,
+            lambda: made(self._chunks(name, rank, degree)),
+            lambda: made(self._turned_chunks(name, rank, degree)),
+        )
 
     def validate(self) -> None:
         """Compare names, shapes and dtypes of all shards with the family's table.
@@ -232,6 +242,24 @@ class Checkpoint:
             for step in steps:
                 apply(step, sharding.axis or 0, sources[step.source_rank][start : start + len(block)], block)
             yield block
+
+    def _turned_chunks(self, name: str, rank: int, degree: int) -> Iterator[np.ndarray]:
+        """The transpose of a two-dimensional tensor, some rows at a time."""
+        whole = self._whole(name, rank, degree)
+        if whole is not None:
+            yield from turned_blocks(whole.pieces if isinstance(whole, Stacked) else [whole])
+            return
+        sharding = self._sharding(name)
+        shape, sources, steps = self._planned(name, sharding, rank, degree)
+        axis = sharding.axis or 0
+        cuts = [sources[step.source_rank][along(axis, step.source_start, step.source_stop)] for step in steps]
+        if axis == 1:  # the transpose of what lies side by side lies one below another
+            for cut in cuts:
+                yield from turned_blocks([cut])
+            return
+        if padding := shape[0] - sum(map(len, cuts)):
+            cuts.append(np.zeros((padding, *shape[1:]), sources[0].dtype))
+        yield from turned_blocks(cuts)
 
 
 def _length(step: Copy) -> int:
