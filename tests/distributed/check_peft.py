@@ -1,0 +1,109 @@
+"""Worker: prefixes and LoRA over several processes give one process's numbers, gradients included.
+
+Prints one JSON line per rank with the largest differences; `test_peft.py` judges them.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import paddle.distributed as dist
+from check_model import OWN, SIZES, batch, worst
+
+from paddle_glm.checkpoint.tensor_file import open_safetensors
+from paddle_glm.config import ModelConfig
+from paddle_glm.models.auto import AutoModel
+from paddle_glm.models.dygraph import DygraphBackend
+from paddle_glm.parallel import init_parallel
+from paddle_glm.parallel.ops import all_reduce
+from paddle_glm.parallel.random import seed_group
+from paddle_glm.peft.lora import attach_lora
+from paddle_glm.peft.lora_config import LoraConfig
+from paddle_glm.peft.prefix import attach_prefix
+
+
+def attach(kind, model, dropout=0.0):
+    """An adapter with numbers that all processes draw alike; LoRA's B would begin as zeros."""
+    if kind == "prefix":
+        return attach_prefix(model, 3, projection=True, dropout=dropout, seed=1)
+    adapter = attach_lora(model, LoraConfig(rank=4, dropout=dropout), seed=1)
+    random = np.random.default_rng(5)
+    arrays = {name: random.normal(0, 0.1, spec.shape) for name, spec in adapter.specs.items()}
+    adapter.fill({adapter.names[name]: array for name, array in arrays.items()})
+    return adapter
+
+
+def compare(kind, config, group, folder):
+    """Largest differences from one process; those of gradients relative to the largest number."""
+    single = AutoModel.from_config(config, seed=7)
+    shared = AutoModel.from_config(config, group=group, seed=7)
+    whole, cut = attach(kind, single), attach(kind, shared)
+    whole.freeze_model(), cut.freeze_model()
+    ids, labels = batch(config)
+    prompt, mask = ids.numpy()[:, :12], np.ones((3, 12), dtype=np.int64)
+    steps = []
+    for model in (single, shared):
+        backend = DygraphBackend(model)
+        steps.append([backend.prefill(prompt, mask), backend.decode(np.array([5, 6, 7]))])
+    out = {"decode": worst(zip(*steps, strict=True))}
+    single.train(), shared.train()
+    expected = single(ids, labels=labels).loss
+    expected.backward()
+    gradients = {name: parameter.grad.numpy() for name, parameter in whole.parameters()}
+    largest = max(float(np.abs(array).max()) for array in gradients.values())
+    for recompute in (False, True):
+        shared.recompute = recompute
+        loss = shared(ids, labels=labels).loss
+        loss.backward()
+        out[f"loss_{recompute}"] = worst([(loss, expected)])
+        pairs = [
+            (p.grad, cut.specs[name].sharding.split(gradients[name], group.rank, group.degree))
+            for name, p in cut.parameters()
+        ]
+        out[f"gradient_{recompute}"] = worst(pairs) / largest
+        shared.clear_gradients()
+    out["largest_gradient"] = largest
+    if group.rank == 0:
+        folder.mkdir()
+    dist.barrier()
+    cut.save(folder)
+    dist.barrier()
+    written = open_safetensors(folder / cut.file)
+    out["saved"] = worst((written[whole.names[name]], value) for name, value in whole.parameters())
+    return out
+
+
+def dropout(kind, config, group):
+    """How far ranks are apart in the loss and in the gradients that each has whole."""
+    model = AutoModel.from_config(config, group=group, seed=7)
+    adapter = attach(kind, model, dropout=0.3)
+    adapter.freeze_model()
+    model.train()
+    model.enable_recompute()
+    seed_group(3, group)
+    ids, labels = batch(config)
+    loss = model(ids, labels=labels).loss
+    loss.backward()
+    copies = [p.grad for name, p in adapter.parameters() if adapter.specs[name].sharding.axis is None]
+    spread = [
+        float((value - all_reduce(value, group) / group.degree).abs().max())
+        for value in (loss.reshape([1]), *copies)
+    ]
+    return {"loss": spread[0], "gradient": max(spread[1:])}
+
+
+def main():
+    degree, folder = int(sys.argv[1]), Path(sys.argv[2])
+    group = init_parallel(degree).tensor
+    out = {}
+    for family in ("chatglm2", "chatglm"):
+        config = ModelConfig(family=family, **{**SIZES, **OWN.get(family, {})})
+        for kind in ("prefix", "lora"):
+            found = compare(kind, config, group, folder / f"{family}-{kind}")
+            out[f"{family}-{kind}"] = {**found, "dropout": dropout(kind, config, group)}
+    print("RESULT", json.dumps({"rank": dist.get_rank(), **out}), flush=True)
+    dist.barrier()
+
+
+main()
