@@ -12,24 +12,31 @@ HELP = "train a model on rows of questions and answers"
 
 
 def run_argv(argv: Sequence[str]) -> int:
-    """Parse `argv` (a YAML or JSON file may come first), train, evaluate, save; returns 0.
+    """Run `train`; under the launcher every process does, and ends in `leave`. Returns 0."""
+    from paddle_glm.parallel.leave import leave
 
-    Under the launcher every process runs this, and ends in `leave`. Raises `InputError` for arguments,
-    folders and rows that cannot be used.
+    train(argv)
+    leave(0)
+    return 0
+
+
+def train(argv: Sequence[str]) -> None:
+    """Parse `argv` (a YAML or JSON file may come first), train, evaluate, save.
+
+    Raises `InputError` for arguments, folders and rows that cannot be used.
     """
     from paddle_glm.errors import InputError
-    from paddle_glm.parallel.leave import leave
     from paddle_glm.training.arguments import parse
 
     model_args, data_args, args = parse(argv)
     if not (args.do_train or args.do_eval):
         raise InputError("nothing to do: give --do_train, --do_eval or both")
     _finetune(model_args, data_args, args)
-    leave(0)
-    return 0
 
 
 def _finetune(model_args: "ModelArguments", data_args: "DataArguments", args: "FinetuneArguments") -> None:
+    from paddle_glm.checkpoint.save import FORMATS, check_format
+    from paddle_glm.errors import InputError
     from paddle_glm.models.auto import AutoModel
     from paddle_glm.tokenizers import AutoTokenizer
     from paddle_glm.training import checkpointing, rows
@@ -48,6 +55,12 @@ def _finetune(model_args: "ModelArguments", data_args: "DataArguments", args: "F
     data = rows.load(data_args, args, tokenizer)
     model = AutoModel.from_pretrained(path, dtype=args.dtype, group=args.mesh.tensor, family=family)
     adapter = wrap(model, model_args, args.seed)
+    if adapter is None:
+        check_format(model.config, args.mesh.tensor.degree, args.save_format)
+    elif args.save_format != FORMATS[0]:
+        raise InputError(
+            f"--save_format {args.save_format} is for whole models: leave it out with an adapter"
+        )
     answers = None
     if data_args.do_generation:
         batch, length = args.per_device_eval_batch_size, data_args.tgt_length

@@ -1,7 +1,7 @@
 """What every family shares: calling, loading, saving, generating."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import paddle
 from paddle import Tensor, nn
 from paddle.distributed.fleet.utils import recompute
 
-from paddle_glm.checkpoint import LazyTensor, atomic_folder, save_checkpoint
+from paddle_glm.checkpoint import LazyTensor, atomic_folder, save_model
 from paddle_glm.config import DTYPES, ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.families import family_of
@@ -199,16 +199,16 @@ class CausalLM(Answering, nn.Layer):
         format: str = "safetensors",
         overwrite: bool = False,
     ) -> None:
-        """Write a hub-layout folder: `config.json` and weights, whole or not at all.
+        """Write `config.json` and weights, whole or not at all.
 
+        format: "safetensors" and "bin" have the hub's names and layout, "pdparams" PaddleNLP's.
         Raises `InputError` where this process holds only a slice.
         """
         if self.group.degree > 1:
             raise InputError("save_pretrained needs the whole model: save shards and run `paddle-glm merge`")
         with atomic_folder(folder, overwrite=overwrite) as path:
-            save_checkpoint(path, self.lazy_state(), max_shard_size=max_shard_size, file_format=format)
-            stored = {**self.config.to_hub_dict(), "torch_dtype": self.dtype}
-            ModelConfig.from_dict(stored, self.config.family).save_pretrained(path)
+            config = replace(self.config, dtype=self.dtype)
+            save_model(path, config, self.lazy_state(), file_format=format, max_shard_size=max_shard_size)
 
 
 def mean_loss(logits: Tensor, labels: Tensor, group: TPGroup) -> Tensor:

@@ -16,6 +16,7 @@ import paddle
 from paddlenlp.trainer import PdArgumentParser, TrainingArguments
 from paddlenlp.utils.log import logger
 
+from paddle_glm.checkpoint.save import FORMAT_HELP, FORMATS
 from paddle_glm.errors import InputError
 from paddle_glm.parallel import Mesh, check_degree, init_parallel, world_size
 
@@ -142,6 +143,9 @@ class FinetuneArguments(TrainingArguments):
     overwrite_output_dir: bool = _option(False, "start anew: checkpoints of an earlier run are removed")
     device: Optional[str] = _option(None, "cpu or gpu; the GPU is taken where there is one")
     tensor_parallel_degree: int = _option(1, "processes that share one model")
+    save_format: str = _option(
+        FORMATS[0], f"files of the trained model (checkpoints stay as they are): {FORMAT_HELP}"
+    )
     group_by_length: bool = _option(False, "put rows of similar length into one batch")
     report_to: str = _option("visualdl", "visualdl (a log in logging_dir) or none")
     logging_dir: Optional[str] = _option(None, "folder of the VisualDL log; default output_dir/runs")
@@ -185,6 +189,8 @@ class FinetuneArguments(TrainingArguments):
         if self.tensor_parallel_degree == -1:  # PaddleNLP's way to say "none"
             self.tensor_parallel_degree = 1
         check_degree(self.tensor_parallel_degree, world_size())
+        if self.save_format not in FORMATS:
+            raise InputError(f"--save_format {self.save_format}: expected one of {', '.join(FORMATS)}")
         if self.report_to not in ("visualdl", "none"):
             raise InputError(f"--report_to {self.report_to}: expected visualdl or none")
         for name in _SIZES:
@@ -259,7 +265,7 @@ def _known_names() -> set[str]:
     return {item.name for cls in classes for item in fields(cls) if item.init} | set(ALIASES)
 
 
-def _check_name(name: str, where: str) -> None:
+def check_name(name: str, where: str) -> None:
     """Raise `InputError` with the nearest known name where `name` is none."""
     known = _known_names()
     if name in known or (name.startswith("no_") and name[3:] in known):
@@ -291,7 +297,7 @@ def read_file(path: str | Path) -> list[str]:
         raise InputError(f"{path}: expected a mapping of argument names to values")
     words: list[str] = []
     for name, value in values.items():
-        _check_name(str(name), str(path))
+        check_name(str(name), str(path))
         if value is None:
             continue
         items = value if isinstance(value, list) else [value]
@@ -309,7 +315,7 @@ def _canonical(words: Sequence[str]) -> list[str]:
         name, equals, value = word[2:].partition("=")
         name = name.replace("-", "_")
         if name != "help":
-            _check_name(name, "finetune")
+            check_name(name, "finetune")
         result.append(f"--{ALIASES.get(name, name)}{equals}{value}")
     return result
 

@@ -30,10 +30,10 @@ from paddle_glm.checkpoint import (
     is_complete,
     latest_complete,
     open_checkpoint,
-    save_checkpoint,
-    save_tp_shard,
+    save_model,
     temporary_of,
 )
+from paddle_glm.checkpoint.files import NAMES
 from paddle_glm.checkpoint.folder import MANIFEST
 from paddle_glm.checkpoint.tensor_file import open_safetensors, write_safetensors
 from paddle_glm.checkpoint.tensors import DTYPES, FLOAT_NAMES
@@ -49,7 +49,10 @@ PREFIX = "checkpoint-"
 TRAINER_STATE = "trainer_state.json"
 SCHEDULE = "schedule.json"
 # What a run may leave in output_dir, whatever it trained.
-_WEIGHTS = ("model*.safetensors*", prefix.FILE, prefix.CONFIG_FILE, lora_config.FILE, lora_config.CONFIG_FILE)
+_WEIGHTS = (
+    *(f"{stem}*{suffix}*" for stem, suffix in NAMES.values()),
+    *(prefix.FILE, prefix.CONFIG_FILE, lora_config.FILE, lora_config.CONFIG_FILE),
+)
 
 
 def barrier() -> None:
@@ -117,22 +120,20 @@ def remove_old_checkpoints(output_dir: Path, limit: int | None, best: str | None
         shutil.rmtree(folder)
 
 
-def save_weights(folder: Path, model: CausalLM, tokenizer: Any, adapter: Adapter | None) -> None:
+def save_weights(
+    folder: Path, model: CausalLM, tokenizer: Any, adapter: Adapter | None, file_format: str = "safetensors"
+) -> None:
     """This process's slices; from the first rank also the configuration and the tokenizer.
 
-    One process writes a hub layout (`model.safetensors`), several write one shard each. Where an adapter
-    is trained, it alone is written, in one piece.
+    One process writes full weights, several write one shard each. Where an adapter is trained, it alone
+    is written, in one piece and in a format of its own.
     """
     if adapter is not None:
         adapter.save(folder)
         return
-    group = model.group
-    if group.degree == 1:
-        save_checkpoint(folder, _lazy(model.named_parameters()))
-    else:
-        save_tp_shard(folder, group.rank, group.degree, _lazy(model.named_parameters()))
+    config, group = replace(model.config, dtype=model.dtype), model.group
+    save_model(folder, config, _lazy(model.named_parameters()), group.rank, group.degree, file_format)
     if group.rank == 0:
-        replace(model.config, dtype=model.dtype).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
 
@@ -148,7 +149,12 @@ def load_weights(folder: Path, model: CausalLM, adapter: Adapter | None) -> None
 
 
 def save_final(
-    output_dir: Path, model: CausalLM, tokenizer: Any, mesh: Mesh, adapter: Adapter | None = None
+    output_dir: Path,
+    model: CausalLM,
+    tokenizer: Any,
+    mesh: Mesh,
+    adapter: Adapter | None = None,
+    file_format: str = "safetensors",
 ) -> None:
     """The trained model into output_dir itself, beside its checkpoints.
 
@@ -158,7 +164,7 @@ def save_final(
     aside = output_dir / "final"
     temporary = _begin_together(aside)
     if mesh.data.rank == 0:
-        save_weights(temporary, model, tokenizer, adapter)
+        save_weights(temporary, model, tokenizer, adapter, file_format)
     barrier()
     if dist.get_rank() == 0:
         finish(temporary, aside)

@@ -257,8 +257,10 @@ class FinetuneTrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, merge_tensor_parallel: bool = False) -> None:
         """The trained weights into output_dir, complete when its manifest is there."""
-        folder = Path(output_dir or self.args.output_dir)
-        checkpointing.save_final(folder, self.model, self.tokenizer, self.args.mesh, self.adapter)
+        folder, args = Path(output_dir or self.args.output_dir), self.args
+        checkpointing.save_final(
+            folder, self.model, self.tokenizer, args.mesh, self.adapter, args.save_format
+        )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str | None = None) -> None:
         if resume_from_checkpoint:

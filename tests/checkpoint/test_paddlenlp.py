@@ -111,6 +111,13 @@ def test_to_the_hub_and_back(tmp_path: Path, folders: dict[str, Path], model: An
     assert hub.config == open_checkpoint(tmp_path / "back").config
 
 
+def test_a_model_is_saved_for_it(tmp_path: Path, folders: dict[str, Path], model: Any) -> None:
+    AutoModel.from_pretrained(folders["safetensors"]).save_pretrained(tmp_path / "saved", format="pdparams")
+    loaded = type(model).from_pretrained(str(tmp_path / "saved"))
+    loaded.eval()
+    np.testing.assert_array_equal(its_logits(loaded), its_logits(model))
+
+
 @pytest.mark.parametrize("degree", [2, 4])
 def test_our_shards_are_its_shards(
     tmp_path: Path, folders: dict[str, Path], model: Any, family: str, degree: int
