@@ -6,17 +6,20 @@
 
 namespace paddle_glm {
 
-// The cache of one layer's keys or values; -1 in `shape` is batch or length.
+// The cache of one layer's keys or values; -1 in `shape` is batch or length. `first` is what a row's cache
+// holds before its prompt, [key/value heads, first_length, head_dim]; empty without a prefix.
 struct CacheSpec {
     std::string name;
     std::string dtype;
     std::vector<int64_t> shape;
+    std::vector<float> first = {};
 };
 
 struct EngineConfig {
     std::string graph_file;
     std::string weights_file;
     std::vector<CacheSpec> caches;
+    int64_t first_length = 0;  // tokens of a trained prefix
     int threads = 1;
 };
 
@@ -33,7 +36,7 @@ class Engine {
   public:
     virtual ~Engine() = default;
 
-    // Empties the cache, for `batch` rows.
+    // Makes the cache what it is before a prompt, for `batch` rows: empty, or the prefix.
     virtual void reset(int64_t batch) = 0;
     // One step over inputs and cache, which grows; float32 logits of the last position, [batch, vocab].
     virtual std::vector<float> run(const std::vector<EngineInput>& inputs) = 0;

@@ -36,6 +36,27 @@ paddle::Tensor host_tensor(const EngineInput& input) {
     return tensor;
 }
 
+template <class Number>
+void fill(paddle::Tensor& tensor, const std::vector<float>& row, int64_t batch) {
+    auto* place = tensor.data<Number>();
+    for (int64_t index = 0; index < batch; ++index) {
+        place =
+            std::transform(row.begin(), row.end(), place, [](float one) { return static_cast<Number>(one); });
+    }
+}
+
+// The cache before a prompt.
+paddle::Tensor first_tensor(const CacheSpec& cache, int64_t batch, int64_t length) {
+    const paddle::DataType type = data_type(cache.dtype);
+    paddle::Tensor tensor =
+        host_tensor(cache.name, {batch, cache.shape.at(1), length, cache.shape.at(3)}, type);
+    if (length == 0) return tensor;
+    if (type == paddle::DataType::FLOAT16) fill<phi::dtype::float16>(tensor, cache.first, batch);
+    if (type == paddle::DataType::BFLOAT16) fill<phi::dtype::bfloat16>(tensor, cache.first, batch);
+    if (type == paddle::DataType::FLOAT32) fill<float>(tensor, cache.first, batch);
+    return tensor;
+}
+
 paddle_infer::Config configuration(const EngineConfig& config) {
     paddle_infer::Config result(config.graph_file, config.weights_file);
     result.DisableGpu();
@@ -49,14 +70,13 @@ paddle_infer::Config configuration(const EngineConfig& config) {
 class PaddleEngine : public Engine {
   public:
     explicit PaddleEngine(const EngineConfig& config)
-        : caches_(config.caches), predictor_(paddle_infer::CreatePredictor(configuration(config))) {}
+        : caches_(config.caches),
+          first_length_(config.first_length),
+          predictor_(paddle_infer::CreatePredictor(configuration(config))) {}
 
     void reset(int64_t batch) override {
         past_.clear();
-        for (const CacheSpec& cache : caches_) {
-            const std::vector<int64_t> shape{batch, cache.shape.at(1), 0, cache.shape.at(3)};
-            past_.push_back(host_tensor(cache.name, shape, data_type(cache.dtype)));
-        }
+        for (const CacheSpec& cache : caches_) past_.push_back(first_tensor(cache, batch, first_length_));
     }
 
     std::vector<float> run(const std::vector<EngineInput>& inputs) override {
@@ -94,6 +114,7 @@ class PaddleEngine : public Engine {
     }
 
     std::vector<CacheSpec> caches_;
+    int64_t first_length_;
     std::shared_ptr<paddle_infer::Predictor> predictor_;
     std::vector<paddle::Tensor> past_;
 };

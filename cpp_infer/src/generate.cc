@@ -105,7 +105,8 @@ class Runner {
 
   private:
     std::vector<float> step(int64_t count) {
-        const std::vector<StepInput> inputs = step_inputs(meta_.steps, meta_.positions, tokens_, count);
+        const std::vector<StepInput> inputs =
+            step_inputs(meta_.steps, meta_.positions, tokens_, count, meta_.first_cache.length);
         std::vector<EngineInput> borrowed;
         for (const StepInput& one : inputs) borrowed.push_back({one.name, &one.shape, &one.values});
         std::vector<float> logits = engine_.run(borrowed);

@@ -48,10 +48,6 @@ Meta from_json(const Json& values, const std::string& path) {
         throw InputError(path + " has format version " + version.dump() + ", this program reads " +
                          std::to_string(kFormatVersion) + ": export the model again with this version");
     }
-    if (!values.at("first_cache").is_null()) {
-        throw InputError(path + ": the model has a trained prefix, which this program cannot start its cache"
-                                " with yet: use paddle-glm infer, or export the model without it");
-    }
     Meta meta;
     values.at("prefix").get_to(meta.prefix);
     values.at("vocab_size").get_to(meta.vocab_size);
@@ -62,6 +58,9 @@ Meta from_json(const Json& values, const std::string& path) {
         (index + caches < inputs.size() ? meta.steps : meta.caches).push_back(tensor(inputs[index]));
     }
     meta.positions = position_rule(values.at("positions"), path);
+    if (const Json& first = values.at("first_cache"); !first.is_null()) {
+        meta.first_cache = {first.at("file"), first.at("length")};
+    }
     meta.chat_template = values.at("template");
     values.at("tokenizer_file").get_to(meta.tokenizer_file);
     meta.spelling = read_spelling(values.at("spelling"));

@@ -38,6 +38,12 @@ struct PositionRule {
     int64_t counts_on = -1;
 };
 
+// A trained prefix: a safetensors file of what each cache of a row holds before its prompt.
+struct FirstCache {
+    std::string file;
+    int64_t length = 0;
+};
+
 // What `paddle-glm export` says about a folder, `paddle_glm/backends/meta.py`.
 struct Meta {
     std::string prefix;
@@ -46,6 +52,7 @@ struct Meta {
     std::vector<TensorMeta> steps;  // inputs of every step, before the caches
     std::vector<TensorMeta> caches;
     PositionRule positions;
+    FirstCache first_cache;  // of length 0 where there is none
     Json chat_template;
     std::string tokenizer_file;
     Spelling spelling;

@@ -1,12 +1,14 @@
 #include "paddle_glm/session.h"
 
 #include <algorithm>
+#include <map>
 #include <utility>
 
 #include "engine_loader.h"
 #include "generate.h"
 #include "meta.h"
 #include "response.h"
+#include "safetensors.h"
 #include "template.h"
 #include "text_stream.h"
 #include "tokenizer.h"
@@ -19,7 +21,19 @@ EngineConfig engine_config(const std::string& folder, const Meta& meta, const En
     EngineConfig config;
     config.graph_file = folder + "/" + meta.prefix + ".json";
     config.weights_file = folder + "/" + meta.prefix + ".pdiparams";
-    for (const TensorMeta& one : meta.caches) config.caches.push_back({one.name, one.dtype, one.shape});
+    config.first_length = meta.first_cache.length;
+    std::map<std::string, std::vector<float>> first;
+    if (config.first_length > 0) first = read_safetensors(folder + "/" + meta.first_cache.file);
+    for (const TensorMeta& one : meta.caches) {
+        const auto size = one.shape.at(1) * config.first_length * one.shape.at(3);
+        std::vector<float> values = std::move(first[one.name]);
+        if (static_cast<int64_t>(values.size()) != size) {
+            throw InputError(meta.first_cache.file + " has " + std::to_string(values.size()) +
+                             " numbers for " + one.name + ", expected " + std::to_string(size) +
+                             ": export the model again");
+        }
+        config.caches.push_back({one.name, one.dtype, one.shape, std::move(values)});
+    }
     config.threads = usable_threads(options.threads);
     return config;
 }

@@ -93,17 +93,18 @@ void Tokens::select(const std::vector<int64_t>& rows) {
 }
 
 std::vector<StepInput> step_inputs(const std::vector<TensorMeta>& steps, const PositionRule& rule,
-                                   const Tokens& tokens, int64_t count) {
+                                   const Tokens& tokens, int64_t count, int64_t in_front) {
     const int64_t batch = tokens.batch(), total = tokens.total();
     StepInput ids{steps.at(0).name.c_str(), {batch, count}, {}};
     StepInput position{steps.at(1).name.c_str(), {batch, count}, {}};
-    StepInput mask{steps.at(2).name.c_str(), {batch, total}, {}};
+    StepInput mask{steps.at(2).name.c_str(), {batch, in_front + total}, {}};
     if (rule.rows == 2) position.shape = {batch, rule.rows, count};
     for (int64_t row = 0; row < batch; ++row) {
         append_last(ids.values, tokens.ids[row], count);
         for (const Row& one : positions(rule, tokens.ids[row], tokens.real[row])) {
             append_last(position.values, one, count);
         }
+        mask.values.insert(mask.values.end(), in_front, 1);
         append_last(mask.values, tokens.real[row], total);
     }
     return {std::move(ids), std::move(position), std::move(mask)};

@@ -28,9 +28,10 @@ struct StepInput {
     std::vector<int64_t> values;
 };
 
-// ids, positions and mask of the last `count` tokens, in the order and under the names of `steps`.
+// ids, positions and mask of the last `count` tokens, in the order and under the names of `steps`. The mask
+// has `in_front` ones before each row's own, for a prefix, which positions do not count.
 // Throws InputError where the rule cannot place a row's tokens.
 std::vector<StepInput> step_inputs(const std::vector<TensorMeta>& steps, const PositionRule& rule,
-                                   const Tokens& tokens, int64_t count);
+                                   const Tokens& tokens, int64_t count, int64_t in_front);
 
 }  // namespace paddle_glm

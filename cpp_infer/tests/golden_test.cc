@@ -98,7 +98,7 @@ void position(const Json& one, const Json&, const std::string& name) {
     const Tokens tokens{one.at("input_ids"), one.at("attention_mask")};
     const std::vector<TensorMeta> steps{{"i", "int64", {}}, {"p", "int64", {}}, {"m", "int64", {}}};
     for (const Json& step : one.at("steps")) {
-        const auto inputs = step_inputs(steps, parsed, tokens, step.at("tokens"));
+        const auto inputs = step_inputs(steps, parsed, tokens, step.at("tokens"), 0);
         expect_equal(name + " shape", inputs[1].shape, step.at("shape"));
         expect_equal(name + " values", inputs[1].values, step.at("values"));
     }

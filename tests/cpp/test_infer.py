@@ -4,8 +4,11 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from paddle_glm.backends import open_backend
 from paddle_glm.backends.base import Backend
@@ -70,6 +73,19 @@ def rows_of(exported: Exported, tmp_path: Path, *flags: object) -> list[dict]:
     return [json.loads(line) for line in target.read_text("utf-8").splitlines()]
 
 
+def python_ids(exported: Exported, batch: int, **values: Any) -> list[list[int]]:
+    """What Python answers QUESTIONS, `batch` at a time."""
+    tokenizer = exported.tokenizer
+    params = GenerationParams(max_new_tokens=TOKENS, **values)
+    params = with_special_ids(params, tokenizer, tokenizer.template)
+    asked: list[list[Message]] = [[{"role": "user", "content": text}] for text in QUESTIONS]
+    prompts = [render(tokenizer.template, tokenizer, messages).input_ids for messages in asked]
+    answers: list[list[int]] = []
+    for start in range(0, len(prompts), batch):
+        answers += complete(exported.backend, prompts[start : start + batch], params)
+    return answers
+
+
 WAYS: dict[str, tuple[dict, tuple]] = {
     "greedy": ({"do_sample": False}, ()),
     "penalty": ({"do_sample": False, "repetition_penalty": 1.5}, ("--repetition_penalty", 1.5)),
@@ -85,15 +101,7 @@ WAYS: dict[str, tuple[dict, tuple]] = {
 def test_tokens_are_pythons(exported, way, batch, tmp_path):
     values, flags = WAYS[way]
     tokenizer = exported.tokenizer
-    params = GenerationParams(max_new_tokens=TOKENS, **values)
-    params = with_special_ids(params, tokenizer, tokenizer.template)
-    prompts = [
-        render(tokenizer.template, tokenizer, [{"role": "user", "content": text}]).input_ids
-        for text in QUESTIONS
-    ]
-    expected: list[list[int]] = []
-    for start in range(0, len(prompts), batch):
-        expected += complete(exported.backend, prompts[start : start + batch], params)
+    expected = python_ids(exported, batch, **values)
     rows = rows_of(exported, tmp_path, "--batch_size", batch, *flags)
     assert [row["ids"] for row in rows] == expected
     assert [row["src"] for row in rows] == list(QUESTIONS)
@@ -251,3 +259,21 @@ def test_other_meta_data_is_refused(damaged, change, message):
 def test_meta_data_that_is_no_json(damaged):
     (damaged / "generation_meta.json").write_text("{", "utf-8")
     assert "generation_meta.json cannot be read" in refusal("--model_dir", damaged, *ASK)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_trained_prefix(damaged, batch, tmp_path):
+    path = damaged / "generation_meta.json"
+    values = json.loads(path.read_text("utf-8"))
+    random = np.random.default_rng(0)
+    shape = (1, values["num_key_value_heads"], 5, values["head_dim"])
+    names = [one["name"] for one in values["inputs"] if one["name"].startswith("past_")]
+    save_file({name: random.standard_normal(shape, np.float32) for name in names}, damaged / "first")
+    values["files"]["first"] = (damaged / "first").stat().st_size
+    path.write_text(json.dumps({**values, "first_cache": {"file": "first", "length": 5}}), "utf-8")
+    with_prefix = Exported(damaged, open_backend("paddle", damaged), AutoTokenizer.from_pretrained(damaged))
+    rows = rows_of(with_prefix, tmp_path, "--batch_size", batch)
+    assert [row["ids"] for row in rows] == python_ids(with_prefix, batch, do_sample=False)
+
+    (damaged / "first").write_bytes(b"\xff" * values["files"]["first"])
+    assert "first is no safetensors file" in refusal("--model_dir", damaged, *ASK)

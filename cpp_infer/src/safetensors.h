@@ -1,0 +1,13 @@
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+namespace paddle_glm {
+
+// The float32 tensors of a small safetensors file, by name, flat in C order. Throws InputError for a file
+// that is none, or holds numbers of another type.
+std::map<std::string, std::vector<float>> read_safetensors(const std::string& file);
+
+}  // namespace paddle_glm
