@@ -51,7 +51,8 @@ class Backend(ABC):
     """One model and its key/value cache, advanced step by step.
 
     This class keeps all tokens and their mask and asks the family for positions; a subclass computes, holds
-    the cache, and reorders it. See `paddle_glm.generation.step_backend.StepBackend` for what callers may expect.
+    the cache, and reorders it. See `paddle_glm.generation.step_backend.StepBackend` for what callers may
+    expect.
     """
 
     def __init__(self, config: ModelConfig) -> None:

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from paddle_glm.commands import _generating as generating
+from paddle_glm.errors import InputError
 
 HELP = "answer the rows of a file with a model folder of any kind, shards under the launcher too"
 
@@ -30,6 +31,11 @@ def run(args: argparse.Namespace) -> None:
     from paddle_glm.training.data import GenerationDataset
     from paddle_glm.training.readers import Example, load_rows
 
+    if args.merge_tensor_parallel_path and (args.ptuning_checkpoint or args.lora_path):
+        raise InputError(
+            "--merge_tensor_parallel_path writes the model alone, without prefix or adapters: leave it out "
+            "(paddle-glm merge-lora folds adapters in)"
+        )
     params = generating.generation_params(args)
     if args.data_file:
         examples = load_rows(args.data_file, generating.columns_of(args), answers=False)

@@ -206,6 +206,9 @@ class CausalLM(Answering, nn.Layer):
         """
         if self.group.degree > 1:
             raise InputError("save_pretrained needs the whole model: save shards and run `paddle-glm merge`")
+        beside = {name for name, _ in self.named_parameters()} - self.family.parameters(self.config).keys()
+        if beside:
+            raise InputError(f"{sorted(beside)[0]} is no part of the model: call fold_lora(model) first")
         with atomic_folder(folder, overwrite=overwrite) as path:
             config = replace(self.config, dtype=self.dtype)
             save_model(path, config, self.lazy_state(), file_format=format, max_shard_size=max_shard_size)

@@ -2,14 +2,26 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tests.distributed.launch import launch
+from paddle_glm.checkpoint.tensor_file import open_safetensors
+from tests.distributed.launch import ROOT, launch
 from tests.distributed.test_tensor_parallel import results
+from tests.training.runs import finetune, losses, read_log, write_rows
 
 # Seen: 1.2e-6.
 LARGEST = 1e-5
 WORKER = Path(__file__).with_name("check_peft.py")
+# A prefix drops out in training: alike in all processes.
+METHODS = {
+    "prefix": "--pre_seq_len 6 --learning_rate 1e-3",
+    "lora": "--lora True --lora_rank 4 --learning_rate 1e-3",
+}
+SHORT = """
+    --do_train --do_eval --max_steps 3 --eval_steps 3 --src_length 24 --tgt_length 12 --logging_steps 1
+    --per_device_train_batch_size 4 --max_grad_norm 0.5 --save_strategy no --disable_tqdm True
+"""
 
 
 @pytest.mark.parametrize("processes", [2, 4])
@@ -25,3 +37,23 @@ def test_processes_compute_what_one_does(processes: int, tmp_path: Path) -> None
                 assert found[name] < LARGEST, (rank, case, name, found[name])
             assert found["saved"] == 0 and found["largest_gradient"] > 1e-5, (rank, case, found)
             assert found["dropout"]["loss"] < 1e-6 and found["dropout"]["gradient"] < 1e-6, (rank, case)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_finetuning_with_two_processes(method, tiny_checkpoint, tiny_rows, tmp_path):
+    """Shared between two, the adapter that is written is one process's, in one piece."""
+    rows = write_rows(tmp_path / "rows", tiny_rows)
+    flags = f"{METHODS[method]} {SHORT} --model_name_or_path {tiny_checkpoint} --task_name_or_path {rows}"
+    assert finetune(flags, "--output_dir", tmp_path / "alone") == 0
+    words = f"{flags} --tensor_parallel_degree 2 --output_dir {tmp_path / 'shared'}".split()
+    done = launch(ROOT / "tools" / "finetune_generation.py", 2, tmp_path / "logs", *words)
+    assert done.returncode == 0, done.stdout
+    one, other = tmp_path / "alone", tmp_path / "shared"
+    assert losses(other) == pytest.approx(losses(one), abs=1e-5)
+    norms = [[line["grad_norm"] for line in read_log(out) if "grad_norm" in line] for out in (one, other)]
+    assert norms[1] == pytest.approx(norms[0], rel=1e-4)
+    (name,) = (path.name for path in other.glob("*.safetensors"))
+    expected, found = open_safetensors(one / name), open_safetensors(other / name)
+    assert expected.keys() == found.keys()
+    # AdamW divides by the gradient's size, which enlarges rounding where gradients are almost 0.
+    assert max(np.abs(found[key] - array).max() for key, array in expected.items()) < 2e-4
