@@ -8,13 +8,16 @@ import numpy as np
 import paddle
 import pytest
 
+from paddle_glm.backends import open_backend
 from paddle_glm.checkpoint import open_checkpoint, save_checkpoint
 from paddle_glm.errors import InputError
+from paddle_glm.export import export_model
 from paddle_glm.families.prefix import PREFIX_ENCODER
 from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.base import CausalLM
 from paddle_glm.models.dygraph import DygraphBackend
 from paddle_glm.peft.prefix import load_prefix
+from paddle_glm.tokenizers import AutoTokenizer
 from tests.paths import reference
 
 FAMILIES = {
@@ -183,3 +186,18 @@ def test_a_prefix_of_another_model_is_refused(folder: Path) -> None:
         load_prefix(model, reference(other) / "ckpt_prefix_proj")
     with pytest.raises(InputError, match="holds no prefix"):
         load_prefix(model, folder / "hf_safetensors")
+
+
+@pytest.mark.parametrize("name", ["chatglm_6b_tiny_seed0", "chatglm2_6b_tiny_seed0"])
+def test_the_exported_graph_decodes_as_the_original(name: str, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """The prefix lies beside the graph; the tokenizer is another model's and not used."""
+    model = load(reference(name), "proj")
+    expected = dict(np.load(reference(name) / "prefix_proj.npz"))
+    export_model(model, AutoTokenizer.from_pretrained(tiny_checkpoint), tmp_path / "out")
+    graph = open_backend("paddle", tmp_path / "out")
+    ids = expected["decode_step0_input_ids"]
+    logits = graph.prefill(ids, prompt_mask(model, ids))
+    for step in range(6):
+        assert difference(logits, expected[f"decode_step{step}_logits"][:, -1]) < TOLERANCE
+        if step < 5:
+            logits = graph.decode(expected[f"decode_step{step}_next"])

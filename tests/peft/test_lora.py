@@ -1,0 +1,128 @@
+"""LoRA in one process: PEFT's files in and out, folding, and what is refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+
+from paddle_glm.checkpoint.tensor_file import open_safetensors
+from paddle_glm.checkpoint.tensors import as_lazy
+from paddle_glm.checkpoint.torch_file import write_torch
+from paddle_glm.errors import InputError
+from paddle_glm.models.auto import AutoModel
+from paddle_glm.models.base import CausalLM
+from paddle_glm.peft.lora import attach_lora, fold_lora, load_lora
+from paddle_glm.peft.lora_config import LoraConfig
+from paddle_glm.peft.merge import merge_lora
+
+IDS = paddle.to_tensor([[5, 6, 7, 8, 9, 10], [20, 21, 22, 23, 24, 25]])
+LAYER = "transformer.encoder.layers.0.self_attention.query_key_value"
+
+
+@pytest.fixture
+def model(tiny_checkpoint: Path) -> CausalLM:
+    return AutoModel.from_pretrained(tiny_checkpoint)
+
+
+def peft_folder(folder: Path, pairs: dict[str, tuple[np.ndarray, np.ndarray]], **settings: object) -> Path:
+    """What `PeftModel.save_pretrained(safe_serialization=False)` leaves."""
+    folder.mkdir(exist_ok=True)
+    tensors = {}
+    for module, pair in pairs.items():
+        for part, array in zip("AB", pair, strict=True):
+            tensors[f"base_model.model.{module}.lora_{part}.weight"] = as_lazy(array)
+    write_torch(folder / "adapter_model.bin", tensors)
+    values = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "bias": "none"}
+    values |= {"target_modules": ["query_key_value"], "modules_to_save": None, "inference_mode": True}
+    (folder / "adapter_config.json").write_text(json.dumps({**values, **settings}))
+    return folder
+
+
+def random_pair(model: CausalLM, rank: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    rows, columns = dict(model.named_parameters())[f"{LAYER}.weight"].shape
+    random = np.random.default_rng(0)
+    shapes = ((rank, columns), (rows, rank))
+    a, b = (random.normal(0, 0.1, shape).astype(np.float32) for shape in shapes)
+    return a, b
+
+
+@pytest.mark.parametrize(("settings", "scale"), [({}, 2.0), ({"use_rslora": True}, 4.0)])
+def test_an_adapter_of_peft_adds_its_product(model, tiny_checkpoint, tmp_path, settings, scale):
+    a, b = random_pair(model)
+    folder = peft_folder(tmp_path / "peft", {LAYER: (a, b)}, **settings)
+    load_lora(model, folder)
+    expected = AutoModel.from_pretrained(tiny_checkpoint)
+    weight = dict(expected.named_parameters())[f"{LAYER}.weight"]
+    weight.set_value(weight.numpy() + scale * (b @ a))
+    assert float((model(IDS).logits - expected(IDS).logits).abs().max()) < 2e-6
+    merge_lora(tiny_checkpoint, folder, tmp_path / "merged", max_shard_size="50KB")
+    merged = dict(AutoModel.from_pretrained(tmp_path / "merged").named_parameters())
+    np.testing.assert_allclose(merged[f"{LAYER}.weight"].numpy(), weight.numpy(), atol=1e-7)
+
+
+def test_ours_goes_out_in_pefts_names_and_comes_back(model, tiny_checkpoint, tmp_path):
+    untouched = model(IDS).logits
+    adapter = attach_lora(model, LoraConfig(rank=4, alpha=8.0, targets=("query_key_value", "dense")))
+    assert (model(IDS).logits == untouched).all(), "B begins as zeros"
+    for name, parameter in adapter.parameters():
+        if "lora_B" in name:
+            parameter.set_value(paddle.randn(parameter.shape) * 0.1)
+    adapter.save(tmp_path)
+    tensors = open_safetensors(tmp_path / "adapter_model.safetensors")
+    assert f"base_model.model.{LAYER}.lora_A.weight" in tensors and len(tensors) == 8
+    values = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert (values["peft_type"], values["r"], values["lora_alpha"]) == ("LORA", 4, 8)
+    again = AutoModel.from_pretrained(tiny_checkpoint, lora_path=tmp_path)
+    assert (again(IDS).logits == model(IDS).logits).all()
+    assert float((again(IDS).logits - untouched).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_folding_leaves_a_plain_model(tiny_checkpoint, tmp_path, dtype):
+    model = AutoModel.from_pretrained(tiny_checkpoint, dtype)
+    names = [name for name, _ in model.named_parameters()]
+    load_lora(model, peft_folder(tmp_path / "peft", {LAYER: random_pair(model)}))
+    beside = model(IDS).logits
+    with pytest.raises(InputError, match="fold_lora"):
+        model.save_pretrained(tmp_path / "out")
+    with pytest.raises(InputError, match="has an adapter already"):
+        load_lora(model, tmp_path / "peft")
+    fold_lora(model)
+    assert [name for name, _ in model.named_parameters()] == names
+    # A folded bfloat16 weight is rounded to 8 bits.
+    assert float((model(IDS).logits - beside).abs().max()) < (2e-6 if dtype == "float32" else 0.05)
+    model.save_pretrained(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"peft_type": "PREFIX_TUNING"}, "only LORA"),
+        ({"bias": "all"}, "bias = 'all'"),
+        ({"use_dora": True}, "use_dora"),
+        ({"modules_to_save": ["output_layer"]}, "modules_to_save"),
+        ({"rank_pattern": {"dense": 2}}, "rank_pattern"),
+        ({"r": 5}, "r is 5"),
+        ({"r": None}, "not the settings"),
+    ],
+)
+def test_what_would_compute_something_else_is_refused(model, tmp_path, settings, message):
+    folder = peft_folder(tmp_path / "peft", {LAYER: random_pair(model)}, **settings)
+    with pytest.raises(InputError, match=message):
+        load_lora(model, folder)
+
+
+def test_adapters_of_another_model_are_refused(model, tiny_checkpoint, tmp_path):
+    a, b = random_pair(model)
+    other = peft_folder(tmp_path / "peft", {"transformer.layers.0.attention.dense": (a, b)})
+    wide = peft_folder(tmp_path / "wide", {LAYER: (np.tile(a, 2), b)})
+    words = peft_folder(tmp_path / "words", {"transformer.output_layer": (a, np.tile(b, (9, 1))[:520])})
+    for folder, message in ((other, "no linear layer"), (wide, "needs"), (words, "takes no adapter")):
+        with pytest.raises(InputError, match=message):
+            load_lora(model, folder)
+    for folder in (other, wide):
+        with pytest.raises(InputError):
+            merge_lora(tiny_checkpoint, folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
