@@ -4,6 +4,9 @@
 
 Writes four tensor-parallel shards in ChatGLM2-6B's shapes (fewer layers for a smaller size), then copies
 and merges them, each in a process of its own, with the source dropped from the page cache before.
+With --paddlenlp, PaddleNLP merges the same weights with its own functions, as its
+llm/tools/merge_tp_params.py does, which holds all of them: give a size that fits into memory, and --degree 2
+(it cannot cut ChatGLM2's two key/value groups over more).
 """
 
 import argparse
@@ -22,9 +25,31 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from paddle_glm.checkpoint import LazyTensor, atomic_folder, save_tp_shard  # noqa: E402
+from paddle_glm.checkpoint.reshard import reshard  # noqa: E402
 from paddle_glm.config import ModelConfig  # noqa: E402
 from paddle_glm.families import family_of  # noqa: E402
 
+# What PaddleNLP's llm/tools/merge_tp_params.py does, for ChatGLM2.
+PADDLENLP_MERGE = """
+import os, sys
+import paddle
+from paddlenlp.transformers import ChatGLMv2Config, ChatGLMv2ForCausalLM
+
+source, target = sys.argv[1:]
+config = ChatGLMv2Config.from_pretrained(source)
+actions = ChatGLMv2ForCausalLM._get_tensor_parallel_mappings(config, is_split=False)
+shards = [
+    paddle.load(f"{source}/model_state.tp{rank:02d}.pdparams", return_numpy=True)
+    for rank in range(config.tensor_parallel_degree)
+]
+merged = {}
+for name in list(shards[0]):
+    pieces = [shard.pop(name) for shard in shards]
+    action = actions.get(name.removeprefix("chatglm_v2."))
+    merged[name] = pieces[0] if action is None else action(pieces)
+os.mkdir(target)
+paddle.save(merged, f"{target}/model_state.pdparams")
+"""
 BLOCK = np.random.default_rng(0).integers(0, 2**16, 1 << 21, np.uint16).view(np.float16)
 
 
@@ -74,7 +99,7 @@ def drop_from_cache(folder: Path) -> None:
 def timed(command: list[str]) -> tuple[float, int]:
     """Seconds of a command, and the peak of its anonymous memory in bytes (the page cache apart)."""
     start = time.perf_counter()
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     peak = 0
     while process.poll() is None:
         peak = max(peak, anonymous_bytes(process.pid))
@@ -98,6 +123,7 @@ def main() -> None:
     parser.add_argument("--size-gb", type=float, default=2.0)
     parser.add_argument("--degree", type=int, default=4)
     parser.add_argument("--folder", type=Path, default=Path("/tmp/merge_benchmark"))
+    parser.add_argument("--paddlenlp", action="store_true", help="let PaddleNLP merge the same weights")
     parser.add_argument("--rounds", type=int, default=1, help="repeat, since disks are noisy")
     args = parser.parse_args()
     args.folder.mkdir(parents=True)
@@ -108,20 +134,31 @@ def main() -> None:
         "cp and sync": (["sh", "-c", f"cp -r {source} {copy} && sync {copy}/* {copy}"], copy),
         "merge": ([*merge, "--merge_model_path", str(merged)], merged),
     }
+    sources = {name: source for name in commands}
+    if args.paddlenlp:
+        its = args.folder / "its_shards"
+        paddle = [sys.executable, "-m", "paddle_glm.main", "merge", "--model_name_or_path", str(its)]
+        commands |= {
+            "PaddleNLP": ([sys.executable, "-c", PADDLENLP_MERGE, str(its), str(merged)], merged),
+            "merge of its shards": ([*paddle, "--merge_model_path", str(merged)], merged),
+        }
+        sources |= {"PaddleNLP": its, "merge of its shards": its}
     config = replace(ModelConfig(dtype="float16"), num_layers=layers_for(args.size_gb))
     try:
         total = make_shards(source, config, args.degree)
         print(f"{total / 1e9:.2f} GB in {args.degree} shards")
+        if args.paddlenlp:
+            reshard(source, its, args.degree, file_format="pdparams")
         for number in range(args.rounds):
             for name, (command, target) in commands.items():
                 # What an earlier step left to write back must not slow this one.
                 os.sync()
-                drop_from_cache(source)
+                drop_from_cache(sources[name])
                 seconds, peak = timed(command)
                 shutil.rmtree(target)
                 speed = f"{total / seconds / 1e9:.2f} GB/s"
                 print(
-                    f"round {number}: {name:12} {seconds:6.1f} s  {speed}  anonymous {peak / 2**20:.0f} MiB",
+                    f"round {number}: {name:20} {seconds:6.1f} s  {speed}  anonymous {peak / 2**20:.0f} MiB",
                     flush=True,
                 )
     finally:

@@ -1,8 +1,8 @@
 """PaddleNLP's names and layout of weights, and the hub's: the one table between them.
 
 PaddleNLP keeps linear weights [in_features, out_features]; reading turns them by a view, so that a rank's
-slice is still only the bytes that it needs. Its checkpoints of ChatGLMv2 from before version 2.6 keep
-query, key and value apart and SwiGLU's two halves in alternating columns
+slice is still only the bytes that it needs. Its older checkpoints of ChatGLMv2 keep query, key and value
+apart and SwiGLU's two halves in alternating columns
 (paddlenlp/transformers/chatglm_v2/chatglm-legacy-checkpoints-convert.py).
 """
 
@@ -65,7 +65,6 @@ _V1 = Layout(
     renamed={"lm_head.decoder_weight": "lm_head.weight"},
     kept=frozenset({"transformer.word_embeddings.weight", "lm_head.weight"}),
 )
-# Architecture of PaddleNLP's config.json, by our family, is in paddlenlp_config.py.
 LAYOUTS = {"chatglm": _V1, "chatglm2": _V2, "chatglm3": _V2}
 _SPLIT = re.compile(r"(.+\.self_attention)\.query\.(weight|bias)")
 
