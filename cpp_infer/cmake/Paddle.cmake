@@ -46,8 +46,8 @@ if(NOT EXISTS "${PADDLE_DIR}/base/libpaddle.so")
   message(FATAL_ERROR "${PADDLE_GLM_PYTHON} has no paddlepaddle: bash tools/setup_env.sh cpu makes .venv with it, "
                       "or set -DPADDLE_GLM_PYTHON or -DPADDLE_INFERENCE_DIR")
 endif()
-if(NOT EXISTS "${PYTHON_LIBDIR}/${PYTHON_LIBRARY}")
-  message(FATAL_ERROR "${PYTHON_LIBDIR}/${PYTHON_LIBRARY} not found: the wheel needs a Python with a shared library "
+if(NOT PYTHON_LIBRARY MATCHES "\\.so" OR NOT EXISTS "${PYTHON_LIBDIR}/${PYTHON_LIBRARY}")
+  message(FATAL_ERROR "${PYTHON_LIBDIR}/${PYTHON_LIBRARY} is no shared library: the wheel needs a Python with a shared library "
                       "(Debian and Ubuntu: apt-get install libpython3-dev)")
 endif()
 

@@ -1,7 +1,5 @@
 #include "commands.h"
 
-#include <sys/resource.h>
-
 #include <algorithm>
 #include <csignal>
 #include <cstdio>
@@ -48,13 +46,23 @@ void add_times(Timing& sum, const Timing& one) {
 
 double rate(double count, double seconds) { return seconds > 0 ? count / seconds : 0; }
 
+// Not getrusage: that counts what the process was before exec, too.
+double peak_megabytes() {
+    std::ifstream status("/proc/self/status");
+    for (std::string word; status >> word;) {
+        double kilobytes = 0;
+        if (word == "VmHWM:" && status >> kilobytes) return kilobytes / 1024;
+    }
+    return 0;
+}
+
 std::string stripped(const std::string& text) { return to_utf8(strip(to_code_points(text))); }
 
 }  // namespace
 
-Timing answer_prompt(Session& session, const Options& options) {
+Timing answer_prompt(Session& session, const std::string& prompt, const Options& options) {
     Session::Conversation messages = beginning(options);
-    messages.push_back({"user", *options.prompt});
+    messages.push_back({"user", prompt});
     session.stream(messages, options.params(session.defaults()), show);
     std::cout << '\n';
     return session.timing();
@@ -122,19 +130,16 @@ Timing chat(Session& session, const Options& options) {
 }
 
 void print_benchmark(const Timing& timing, double load_seconds) {
-    rusage usage{};
-    getrusage(RUSAGE_SELF, &usage);
-    std::fprintf(stderr,
-                 "load %.3f s\nprefill %lld tokens in %.4f s, %.1f tokens/s\n"
-                 "decode %lld tokens in %lld steps and %.4f s, %.1f tokens/s, %.3f ms per step\n"
-                 "peak memory %.1f MB\n",
-                 load_seconds, static_cast<long long>(timing.prompt_tokens), timing.prefill_seconds,
-                 rate(static_cast<double>(timing.prompt_tokens), timing.prefill_seconds),
-                 static_cast<long long>(timing.decode_tokens), static_cast<long long>(timing.decode_steps),
-                 timing.decode_seconds,
-                 rate(static_cast<double>(timing.decode_tokens), timing.decode_seconds),
-                 1e3 * rate(timing.decode_seconds, static_cast<double>(timing.decode_steps)),
-                 static_cast<double>(usage.ru_maxrss) / 1024);
+    std::fprintf(
+        stderr,
+        "load %.3f s\nprefill %lld tokens in %.4f s, %.1f tokens/s\n"
+        "decode %lld tokens in %lld steps and %.4f s, %.1f tokens/s, %.3f ms per step\n"
+        "peak memory %.1f MB\n",
+        load_seconds, static_cast<long long>(timing.prompt_tokens), timing.prefill_seconds,
+        rate(static_cast<double>(timing.prompt_tokens), timing.prefill_seconds),
+        static_cast<long long>(timing.decode_tokens), static_cast<long long>(timing.decode_steps),
+        timing.decode_seconds, rate(static_cast<double>(timing.decode_tokens), timing.decode_seconds),
+        1e3 * rate(timing.decode_seconds, static_cast<double>(timing.decode_steps)), peak_megabytes());
 }
 
 }  // namespace paddle_glm

@@ -6,7 +6,7 @@
 namespace paddle_glm {
 
 // The three things that paddle_glm_infer does with a session; each gives the time of all its answers.
-Timing answer_prompt(Session& session, const Options& options);
+Timing answer_prompt(Session& session, const std::string& prompt, const Options& options);
 Timing answer_rows(Session& session, const Options& options);
 Timing chat(Session& session, const Options& options);
 

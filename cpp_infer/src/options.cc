@@ -1,7 +1,9 @@
 #include "options.h"
 
+#include <algorithm>
 #include <functional>
 #include <sstream>
+#include <type_traits>
 #include <vector>
 
 namespace paddle_glm {
