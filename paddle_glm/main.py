@@ -16,7 +16,10 @@ from paddle_glm.errors import InputError
 from paddle_glm.version import __version__
 
 # The order of the work, for --help; commands not named here follow alphabetically.
-CHAIN = ("tiny", "convert", "finetune", "plot", "merge", "predict", "evaluate", "export", "infer", "chat")
+CHAIN = (
+    *("tiny", "convert", "finetune", "ptuning", "plot", "merge", "merge-lora"),
+    *("predict", "evaluate", "export", "infer", "chat"),
+)
 
 # What importing paddle and paddlenlp warns of, on every machine, and nobody here can act on.
 NOISE = ("No ccache found", "Setuptools is replacing distutils")
