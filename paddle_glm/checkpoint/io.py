@@ -153,6 +153,7 @@ class Checkpoint:
         Raises one InputError that lists what is missing, unexpected or of a wrong shape.
         """
         ignored = family_of(self.config).ignored
+        first = self._shards[0]
         missing: set[str] = set()
         unexpected: set[str] = set()
         wrong: set[str] = set()
@@ -163,10 +164,8 @@ class Checkpoint:
                     expected = self._local_shape(name, rank)
                     if tensor.shape != expected:
                         wrong.add(f"{name} {tensor.shape}, expected {expected}")
-                    elif tensor.dtype != self._shards[0][name].dtype:
-                        wrong.add(
-                            f"{name} {tensor.dtype} in shard {rank}, {self._shards[0][name].dtype} in shard 0"
-                        )
+                    elif name in first and tensor.dtype != first[name].dtype:
+                        wrong.add(f"{name} {tensor.dtype} in shard {rank}, {first[name].dtype} in shard 0")
                 elif not any(re.fullmatch(pattern, name) for pattern in ignored):
                     unexpected.add(name)
         found = {"missing": missing, "unexpected": unexpected, "wrong shape or dtype": wrong}

@@ -140,9 +140,18 @@ def _joined(tensors: dict[str, Stored]) -> dict[str, Stored]:
         parts = [f"{attention}.{part}.{kind}" for part in ("query", "key", "value")]
         if any(part not in tensors for part in parts):
             raise InputError(f"{name} is there without its key and value")
-        tensors[f"{attention}.query_key_value.{kind}"] = Stacked([tensors.pop(part)[:] for part in parts])
+        tensors[f"{attention}.query_key_value.{kind}"] = Stacked(
+            [_rows(tensors.pop(part), part) for part in parts]
+        )
         mlp = attention.removesuffix("self_attention") + "mlp.dense_h_to_4h.weight"
-        alternating = tensors.get(mlp)
-        if kind == "weight" and alternating is not None:
+        if kind == "weight" and mlp in tensors:
+            alternating = _rows(tensors[mlp], mlp)
             tensors[mlp] = Stacked([alternating[0::2], alternating[1::2]])
     return tensors
+
+
+def _rows(tensor: Stored, name: str) -> np.ndarray:
+    """A tensor of one dimension or more, as an array."""
+    if not tensor.shape or isinstance(tensor, Stacked):
+        raise InputError(f"{name} has shape {tensor.shape}: expected rows")
+    return tensor
