@@ -6,9 +6,11 @@ apart and SwiGLU's two halves in alternating columns
 (paddlenlp/transformers/chatglm_v2/chatglm-legacy-checkpoints-convert.py).
 """
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -24,6 +26,7 @@ from paddle_glm.families import family_of
 class Layout:
     """How PaddleNLP stores one architecture.
 
+    tokenizer: its class; the hub's is called ChatGLMTokenizer for all.
     prefix: what its class for generation puts before names; its base class writes them without.
     hub_prefix: what the hub puts before the same names.
     starts: beginnings of names without prefix that are this layout's, where the file is a `.pdparams`.
@@ -32,6 +35,7 @@ class Layout:
     buffers: hub names beside the parameters that its state dict holds.
     """
 
+    tokenizer: str
     prefix: str
     hub_prefix: str
     starts: tuple[str, ...]
@@ -51,6 +55,7 @@ class Layout:
 
 
 _V2 = Layout(
+    tokenizer="ChatGLMv2Tokenizer",
     prefix="chatglm_v2.",
     hub_prefix="transformer.",
     starts=("embedding.", "encoder.", "output_layer."),
@@ -59,6 +64,7 @@ _V2 = Layout(
     buffers=frozenset({"transformer.rotary_pos_emb.inv_freq"}),
 )
 _V1 = Layout(
+    tokenizer="ChatGLMTokenizer",
     prefix="chatglm.",
     hub_prefix="",
     starts=("transformer.",),
@@ -119,6 +125,16 @@ def to_paddlenlp(tensors: Iterable[tuple[str, Any]], config: ModelConfig) -> Ite
         dim = config.head_dim // 2
         table = 1 / 10000 ** (np.arange(0, dim, 2, dtype=np.float32) / dim)
         yield layout.own_name(name), as_lazy(table.astype(dtype))
+
+
+def name_tokenizer(folder: Path, family: str, for_paddlenlp: bool) -> None:
+    """Name the reader's class in `folder/tokenizer_config.json`: PaddleNLP looks its classes up by it."""
+    path = folder / "tokenizer_config.json"
+    if not path.is_file():
+        return
+    values = json.loads(path.read_text(encoding="utf-8"))
+    values["tokenizer_class"] = LAYOUTS[family].tokenizer if for_paddlenlp else _V1.tokenizer
+    path.write_text(json.dumps(values, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
 def check_degree(config: ModelConfig, degree: int) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from paddle_glm.checkpoint.folder import atomic_folder
 from paddle_glm.checkpoint.io import Checkpoint, open_checkpoint
+from paddle_glm.checkpoint.paddlenlp import name_tokenizer
 from paddle_glm.checkpoint.save import DEFAULT_SHARD_SIZE, check_format, save_model
 from paddle_glm.checkpoint.tensor_file import Progress
 from paddle_glm.checkpoint.tensors import DTYPES, FLOAT_NAMES, LazyTensor
@@ -90,7 +91,10 @@ def reshard(
                     folder, config, tensors.items(), rank, degree, file_format, max_shard_size, progress
                 )
         _copy_companions(checkpoint.folder, folder)
-        if config == checkpoint.config and not checkpoint.is_paddlenlp and file_format != "pdparams":
+        for_paddlenlp = file_format == "pdparams"
+        if checkpoint.is_paddlenlp != for_paddlenlp:
+            name_tokenizer(folder, config.family, for_paddlenlp)
+        elif config == checkpoint.config and not for_paddlenlp:
             shutil.copyfile(checkpoint.folder / "config.json", folder / "config.json")
     return Transfer(total, time.perf_counter() - start)
 

@@ -35,6 +35,7 @@ from paddle_glm.checkpoint import (
 )
 from paddle_glm.checkpoint.files import NAMES
 from paddle_glm.checkpoint.folder import MANIFEST
+from paddle_glm.checkpoint.paddlenlp import name_tokenizer
 from paddle_glm.checkpoint.tensor_file import open_safetensors, write_safetensors
 from paddle_glm.checkpoint.tensors import DTYPES, FLOAT_NAMES
 from paddle_glm.errors import InputError
@@ -135,6 +136,8 @@ def save_weights(
     save_model(folder, config, _lazy(model.named_parameters()), group.rank, group.degree, file_format)
     if group.rank == 0:
         tokenizer.save_pretrained(folder)
+        if file_format == "pdparams":
+            name_tokenizer(folder, config.family, for_paddlenlp=True)
 
 
 def load_weights(folder: Path, model: CausalLM, adapter: Adapter | None) -> None:

@@ -1,5 +1,6 @@
 """The commands of docs/checkpoints.md as they stand, and what `convert` and `merge` make of their flags."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -33,6 +34,8 @@ def test_the_page(
         assert_equal(open_checkpoint(f"demo/{name}"), start)
     hub, nlp = open_checkpoint("demo/hub"), open_checkpoint("demo/nlp")
     assert nlp.is_paddlenlp and not hub.is_paddlenlp
+    classes = [json.loads(Path(f"demo/{name}/tokenizer_config.json").read_text()) for name in ("nlp", "hub")]
+    assert [names["tokenizer_class"] for names in classes] == ["ChatGLMv2Tokenizer", "ChatGLMTokenizer"]
     for name in start.names():
         assert hub.read(name).tobytes() == start.read(name).tobytes()
     assert len(list(Path("demo/one").glob("model-*-of-*.safetensors"))) > 5

@@ -9,6 +9,7 @@ import pytest
 from paddle_glm.checkpoint import is_complete, open_checkpoint
 from paddle_glm.models.auto import AutoModel
 from paddle_glm.tiny.grammar import Row
+from paddle_glm.tokenizers import AutoTokenizer as OurTokenizer
 from tests.training.runs import contents, finetune, largest_difference, write_rows
 
 RUN = (
@@ -40,7 +41,7 @@ def test_both_formats_hold_the_same_model(runs: Path) -> None:
 
 
 def test_paddlenlp_loads_it(runs: Path) -> None:
-    from paddlenlp.transformers import ChatGLMv2ForCausalLM
+    from paddlenlp.transformers import AutoTokenizer, ChatGLMv2ForCausalLM
 
     its = ChatGLMv2ForCausalLM.from_pretrained(str(runs / "pdparams"))
     its.eval()
@@ -49,6 +50,9 @@ def test_paddlenlp_loads_it(runs: Path) -> None:
         expected = AutoModel.from_pretrained(runs / "safetensors")(ids).logits.numpy()
         found = its(ids, attention_mask=paddle.ones_like(ids))[0].numpy()
     np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
+    its_tokenizer = AutoTokenizer.from_pretrained(str(runs / "pdparams"))
+    ours = OurTokenizer.from_pretrained(runs / "pdparams")
+    assert its_tokenizer("类型#裙")["input_ids"] == ours("类型#裙")["input_ids"]
 
 
 def test_a_later_run_replaces_the_other_format(runs: Path, tiny_checkpoint: Path) -> None:
