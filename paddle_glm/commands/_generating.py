@@ -81,6 +81,7 @@ def open_model(args: argparse.Namespace) -> "tuple[DygraphBackend, Tokenizer]":
     from paddle_glm.models.auto import AutoModel
     from paddle_glm.models.dygraph import DygraphBackend
     from paddle_glm.parallel import init_parallel
+    from paddle_glm.peft.folders import check_is_model
     from paddle_glm.tokenizers import AutoTokenizer
 
     if args.device is not None:
@@ -89,6 +90,7 @@ def open_model(args: argparse.Namespace) -> "tuple[DygraphBackend, Tokenizer]":
                 "--device gpu: this paddlepaddle computes on CPUs only; install paddlepaddle-gpu"
             )
         paddle.set_device(args.device)
+    check_is_model(args.model_name_or_path)
     tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path, args.family)
     group = init_parallel().tensor
     model = AutoModel.from_pretrained(

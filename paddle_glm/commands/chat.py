@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from paddle_glm.backends.folder import open_engine
     from paddle_glm.generation import ChatSession
+    from paddle_glm.peft.folders import check_is_model
 
     options = EngineOptions(
         args.device,
@@ -52,6 +53,7 @@ def run(args: argparse.Namespace) -> None:
         ptuning_checkpoint=args.ptuning_checkpoint,
         lora_path=args.lora_path,
     )
+    check_is_model(args.model_name_or_path)
     engine = open_engine(args.model_name_or_path, options, args.backend)
     session = ChatSession(engine.backend, engine.tokenizer, sampling_params(args, engine.params))
     title = family_of(engine.backend.config).title

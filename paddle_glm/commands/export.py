@@ -42,10 +42,12 @@ def run(args: argparse.Namespace) -> None:
 
     from paddle_glm.export import export_model
     from paddle_glm.models.auto import AutoModel
+    from paddle_glm.peft.folders import check_is_model
     from paddle_glm.peft.lora import fold_lora
     from paddle_glm.tokenizers import AutoTokenizer
 
     folder = output_folder(args.output_path, args.model_prefix)
+    check_is_model(args.model_name_or_path)
     tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path, args.family)
     model = AutoModel.from_pretrained(
         args.model_name_or_path,

@@ -38,6 +38,7 @@ def _finetune(model_args: "ModelArguments", data_args: "DataArguments", args: "F
     from paddle_glm.checkpoint.save import FORMATS, check_format
     from paddle_glm.errors import InputError
     from paddle_glm.models.auto import AutoModel
+    from paddle_glm.peft.folders import check_is_model
     from paddle_glm.tokenizers import AutoTokenizer
     from paddle_glm.training import checkpointing, rows
     from paddle_glm.training.adapters import wrap
@@ -45,6 +46,7 @@ def _finetune(model_args: "ModelArguments", data_args: "DataArguments", args: "F
     from paddle_glm.training.evaluation import AnswerMetrics
     from paddle_glm.training.trainer import FinetuneTrainer
 
+    check_is_model(model_args.model_name_or_path)
     output_dir = Path(args.output_dir)
     path, family = model_args.model_name_or_path, model_args.family
     resume = None

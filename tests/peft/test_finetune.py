@@ -104,6 +104,17 @@ def test_the_model_answers_and_is_exported_with_it(trained, paths, tmp_path):
     assert 0 < scores["loss"] < 10
 
 
+def test_what_was_trained_is_no_model_by_itself(trained, paths, capfd):
+    method, _, out = trained
+    for name in ("predict", "chat", "export"):
+        extra = ("--output_path", out / "exported") if name == "export" else ()
+        assert command(name, "--model_name_or_path", out, *extra) == 2
+        assert f"give --model_name_or_path {paths[1]} {flag(method)} {out}" in capfd.readouterr().err
+    words = ("--model_name_or_path", out, "--task_name_or_path", paths[3], "--output_dir", out / "no")
+    assert finetune(SMALL, *words) == 2
+    assert "holds no model" in capfd.readouterr().err
+
+
 def test_unmerged_and_merged_adapters_are_one_model(trained, paths, tmp_path):
     method, _, out = trained
     if method != "lora":
