@@ -1,8 +1,10 @@
 """What is built: its style, its installation, and its memory."""
 
 import json
+import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,10 @@ CPP = ROOT / "cpp_infer"
 
 
 def test_sources_are_formatted():
-    program = shutil.which("clang-format")
+    # The environment's own first: .venv/bin need not be on the PATH.
+    program = shutil.which(
+        "clang-format", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    )
     if program is None:
         pytest.skip("clang-format not found: pip install clang-format")
     sources = [path for path in CPP.rglob("*") if path.suffix in (".h", ".cc")]

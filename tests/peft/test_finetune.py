@@ -115,10 +115,9 @@ def test_what_was_trained_is_no_model_by_itself(trained, paths, capfd):
     assert "holds no model" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("trained", ["lora"], indirect=True)  # prefixes are not weights
 def test_unmerged_and_merged_adapters_are_one_model(trained, paths, tmp_path):
-    method, _, out = trained
-    if method != "lora":
-        pytest.skip("prefixes are not weights")
+    _, _, out = trained
     common = ("--model_name_or_path", paths[1], "--lora_path", out)
     assert command("merge-lora", *common, "--merge_model_path", tmp_path / "whole") == 0
     cut = ("--merge_model_path", tmp_path / "cut", "--tensor_parallel_degree", 4)
