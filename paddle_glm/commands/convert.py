@@ -4,7 +4,7 @@ import argparse
 
 from paddle_glm.checkpoint.reshard import reshard
 from paddle_glm.checkpoint.save import FORMAT_HELP, FORMATS
-from paddle_glm.commands.merge import add_common_arguments
+from paddle_glm.commands.merge import add_common_arguments, common_options
 
 # Who reads the result -> the format that they read best.
 WHOSE = {"hub": "safetensors", "paddle": "pdparams"}
@@ -29,11 +29,7 @@ def run(args: argparse.Namespace) -> None:
     written = reshard(
         args.model_name_or_path,
         args.output_path,
-        degree=args.tensor_parallel_degree,
-        dtype=args.dtype,
-        max_shard_size=args.max_shard_size,
         file_format=WHOSE.get(args.format, args.format),
-        overwrite=args.overwrite,
-        family=args.family,
+        **common_options(args),
     )
     print(f"{args.output_path}: {written}")

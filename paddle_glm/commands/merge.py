@@ -1,6 +1,7 @@
 """`paddle-glm merge`: tensor-parallel shards to one model folder, or to another degree."""
 
 import argparse
+from typing import Any
 
 from paddle_glm.checkpoint.reshard import reshard
 from paddle_glm.checkpoint.save import DEFAULT_SHARD_SIZE, FORMAT_HELP, FORMATS
@@ -18,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags that `convert` takes too."""
+    """Flags that `convert` and `merge-lora` take too."""
     parser.add_argument(
         "--tensor_parallel_degree",
         type=int,
@@ -37,15 +38,18 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace a folder that this program wrote")
 
 
+def common_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What those flags say, by the names that the writers of folders take."""
+    return {
+        "degree": args.tensor_parallel_degree,
+        "dtype": args.dtype,
+        "max_shard_size": args.max_shard_size,
+        "overwrite": args.overwrite,
+        "family": args.family,
+    }
+
+
 def run(args: argparse.Namespace) -> None:
-    written = reshard(
-        args.model_name_or_path,
-        args.merge_model_path,
-        degree=args.tensor_parallel_degree,
-        dtype=args.dtype,
-        max_shard_size=args.max_shard_size,
-        file_format=args.save_format,
-        overwrite=args.overwrite,
-        family=args.family,
-    )
+    source, target = args.model_name_or_path, args.merge_model_path
+    written = reshard(source, target, file_format=args.save_format, **common_options(args))
     print(f"{args.merge_model_path}: {written}")

@@ -3,7 +3,7 @@
 import argparse
 
 from paddle_glm.checkpoint.save import FORMAT_HELP, FORMATS
-from paddle_glm.commands.merge import add_common_arguments
+from paddle_glm.commands.merge import add_common_arguments, common_options
 from paddle_glm.peft.merge import merge_lora
 
 HELP = "fold LoRA adapters into their base model, as one folder or as shards"
@@ -24,11 +24,7 @@ def run(args: argparse.Namespace) -> None:
         args.model_name_or_path,
         args.lora_path,
         args.merge_model_path,
-        degree=args.tensor_parallel_degree,
-        dtype=args.dtype,
-        max_shard_size=args.max_shard_size,
         file_format=args.save_format,
-        overwrite=args.overwrite,
-        family=args.family,
+        **common_options(args),
     )
     print(f"{args.merge_model_path}: {written}")
