@@ -41,9 +41,7 @@ class AutoModel:
         if dtype == "auto":
             dtype = _TAGS[checkpoint.dtype(next(iter(checkpoint.table)))]
         model = _empty(config, dtype, group)
-        for name, parameter in model.named_parameters():
-            values = checkpoint.read(name, group.rank, group.degree)
-            parameter.set_value(from_numpy(values, dtype_name(parameter)))
+        model.fill(checkpoint)
         if ptuning_checkpoint is not None:
             load_prefix(model, ptuning_checkpoint)
         if lora_path is not None:

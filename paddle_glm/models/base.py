@@ -1,6 +1,6 @@
 """What every family shares: calling, loading, saving, generating."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,9 @@ import paddle
 from paddle import Tensor, nn
 from paddle.distributed.fleet.utils import recompute
 
-from paddle_glm.checkpoint import LazyTensor, atomic_folder, save_model
+from paddle_glm.checkpoint import Checkpoint, LazyTensor, atomic_folder, save_model
+from paddle_glm.checkpoint.tensors import DTYPES as DTYPES_BY_TAG
+from paddle_glm.checkpoint.tensors import FLOAT_NAMES
 from paddle_glm.config import DTYPES, ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.families import family_of
@@ -185,12 +187,11 @@ class CausalLM(Answering, nn.Layer):
         for name, parameter in self.named_parameters():
             yield name, to_numpy(parameter)
 
-    def lazy_state(self) -> Iterator[tuple[str, LazyTensor]]:
-        """`state` for writers: a parameter is copied out of Paddle when it is written, one at a time."""
+    def fill(self, checkpoint: Checkpoint) -> None:
+        """Set every parameter, in place, from a checkpoint of any degree; reads this rank's slices only."""
         for name, parameter in self.named_parameters():
-            dtype = dtype_name(parameter)
-            kind = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
-            yield name, LazyTensor(kind, tuple(parameter.shape), partial(_whole, parameter))
+            values = checkpoint.read(name, self.group.rank, self.group.degree)
+            parameter.set_value(from_numpy(values, dtype_name(parameter)))
 
     def save_pretrained(
         self,
@@ -211,7 +212,13 @@ class CausalLM(Answering, nn.Layer):
             raise InputError(f"{sorted(beside)[0]} is no part of the model: call fold_lora(model) first")
         with atomic_folder(folder, overwrite=overwrite) as path:
             config = replace(self.config, dtype=self.dtype)
-            save_model(path, config, self.lazy_state(), file_format=format, max_shard_size=max_shard_size)
+            save_model(
+                path,
+                config,
+                lazy_tensors(self.named_parameters()),
+                file_format=format,
+                max_shard_size=max_shard_size,
+            )
 
 
 def mean_loss(logits: Tensor, labels: Tensor, group: TPGroup) -> Tensor:
@@ -231,8 +238,15 @@ def _hidden_only(block: nn.Layer, x: Tensor, positions: Any, mask: Tensor, *past
     return block(x, positions, mask, past or None)[0]
 
 
-def _whole(parameter: Tensor) -> list[np.ndarray]:
-    return [to_numpy(parameter)]
+def lazy_tensors(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, LazyTensor]]:
+    """For writers: tensors that leave the device one at a time, while they are written."""
+    for name, tensor in tensors:
+        kind = DTYPES_BY_TAG[FLOAT_NAMES[dtype_name(tensor)]]
+        yield name, LazyTensor(kind, tuple(tensor.shape), partial(_whole, tensor))
+
+
+def _whole(tensor: Tensor) -> list[np.ndarray]:
+    return [to_numpy(tensor)]
 
 
 def dtype_name(tensor: Tensor) -> str:

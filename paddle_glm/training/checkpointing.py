@@ -9,9 +9,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from paddlenlp.trainer.trainer_callback import TrainerState
 from paddlenlp.utils.log import logger
 
 from paddle_glm.checkpoint import (
-    LazyTensor,
     begin,
     finish,
     is_complete,
@@ -37,9 +35,8 @@ from paddle_glm.checkpoint.files import NAMES
 from paddle_glm.checkpoint.folder import MANIFEST
 from paddle_glm.checkpoint.paddlenlp import name_tokenizer
 from paddle_glm.checkpoint.tensor_file import open_safetensors, write_safetensors
-from paddle_glm.checkpoint.tensors import DTYPES, FLOAT_NAMES
 from paddle_glm.errors import InputError
-from paddle_glm.models.base import CausalLM, dtype_name, from_numpy, to_numpy
+from paddle_glm.models.base import CausalLM, dtype_name, from_numpy, lazy_tensors
 from paddle_glm.parallel import Mesh, world_size
 from paddle_glm.peft import lora_config, prefix
 from paddle_glm.peft.adapter import Adapter
@@ -133,7 +130,7 @@ def save_weights(
         adapter.save(folder)
         return
     config, group = replace(model.config, dtype=model.dtype), model.group
-    save_model(folder, config, _lazy(model.named_parameters()), group.rank, group.degree, file_format)
+    save_model(folder, config, lazy_tensors(model.named_parameters()), group.rank, group.degree, file_format)
     if group.rank == 0:
         tokenizer.save_pretrained(folder)
         if file_format == "pdparams":
@@ -145,10 +142,7 @@ def load_weights(folder: Path, model: CausalLM, adapter: Adapter | None) -> None
     if adapter is not None:
         load_adapter(folder, adapter)
         return
-    checkpoint = open_checkpoint(folder)
-    for name, parameter in model.named_parameters():
-        values = checkpoint.read(name, model.group.rank, model.group.degree)
-        parameter.set_value(from_numpy(values, dtype_name(parameter)))
+    model.fill(open_checkpoint(folder))
 
 
 def save_final(
@@ -187,7 +181,7 @@ def save_training(folder: Path, trainer: Any) -> None:
     mesh: Mesh = trainer.args.mesh
     if mesh.data.rank == 0:
         save_weights(temporary, trainer.model, trainer.tokenizer, trainer.adapter)
-        tensors = _lazy(optimizer_tensors(trainer.optimizer, trainer.model))
+        tensors = lazy_tensors(optimizer_tensors(trainer.optimizer, trainer.model))
         write_safetensors(temporary / _optimizer_file(mesh), dict(tensors))
     _write_json(temporary / f"rng-{dist.get_rank():05d}.json", rng_state())
     if dist.get_rank() == 0:
@@ -256,17 +250,6 @@ def optimizer_tensors(optimizer: Any, model: CausalLM) -> Iterator[tuple[str, Te
         for kind, accumulators in optimizer._accumulators.items():
             if key in accumulators:
                 yield f"{name}/{kind}", accumulators[key]
-
-
-def _lazy(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, LazyTensor]]:
-    """Tensors that leave the device one at a time, while they are written."""
-    for name, tensor in tensors:
-        kind = DTYPES[FLOAT_NAMES[dtype_name(tensor)]]
-        yield name, LazyTensor(kind, tuple(tensor.shape), partial(_chunks, tensor))
-
-
-def _chunks(tensor: Tensor) -> list[np.ndarray]:
-    return [to_numpy(tensor)]
 
 
 def _begin_together(folder: Path) -> Path:
