@@ -1,6 +1,6 @@
 """What a decode step costs in C++ beside Python, over the same exported graph, and how fast each starts.
 
-    python benchmarks/cpp_infer.py --program build/paddle_glm_infer --hidden_size 512 --num_layers 8
+    python benchmarks/cpp_infer.py --program cpp_infer/build/paddle_glm_infer --hidden_size 512 --num_layers 8
 
 Makes an untrained model of that size, exports it, and asks both for the same greedy answer in turns. A step
 is everything between two tokens: positions, mask, the graph, the cache's copy, the choice of the token. The
@@ -104,7 +104,7 @@ PATTERNS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--program", type=Path, default=ROOT / "build" / "paddle_glm_infer")
+    parser.add_argument("--program", type=Path, default=ROOT / "cpp_infer" / "build" / "paddle_glm_infer")
     parser.add_argument("--num_layers", type=int, default=8)
     parser.add_argument("--hidden_size", type=int, default=512)
     parser.add_argument("--tokens", type=int, default=100)

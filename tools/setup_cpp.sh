@@ -3,17 +3,39 @@
 #   bash tools/setup_cpp.sh
 set -euo pipefail
 
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 packages=(cmake g++ make pkg-config libsentencepiece-dev nlohmann-json3-dev)
 
-complete() {
-  command -v cmake g++ make pkg-config >/dev/null && pkg-config --exists sentencepiece nlohmann_json
+have_tools() {
+  local tool
+  for tool in cmake g++ make pkg-config; do command -v "$tool" >/dev/null || return 1; done
+  pkg-config --exists sentencepiece nlohmann_json
 }
 
-complete 2>/dev/null && exit 0
+# The Paddle wheel of .venv takes symbols from libpython; Debian has that in a package of its own.
+missing_libpython() { # prints the package, where .venv's Python comes without its library
+  [ -x "$root/.venv/bin/python" ] || return 0
+  "$root/.venv/bin/python" - <<'PY'
+import ctypes.util, os, sys, sysconfig
+name = f"libpython3.{sys.version_info[1]}.so.1.0"
+if not os.path.exists(os.path.join(sysconfig.get_config_var("LIBDIR"), name)):
+    if ctypes.util.find_library(f"python3.{sys.version_info[1]}") is None:
+        print(f"libpython3.{sys.version_info[1]}")
+PY
+}
+
+library="$(missing_libpython)"
+have_tools && [ -z "$library" ] && exit 0
+have_tools && packages=()
+[ -z "$library" ] || packages+=("$library")
+
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-  echo "error: cpp_infer needs packages (Debian and Ubuntu: apt-get install ${packages[*]})" >&2
+  echo "error: cpp_infer needs packages (Debian and Ubuntu, as root: apt-get install ${packages[*]})" >&2
   exit 2
 fi
 echo "[setup] apt-get install ${packages[*]}"
-apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
-complete || { echo "error: the packages do not bring all that cpp_infer needs" >&2; exit 2; }
+if ! { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+  "${packages[@]}" >/dev/null; } || ! have_tools || [ -n "$(missing_libpython)" ]; then
+  echo "error: apt-get did not bring all that cpp_infer needs: ${packages[*]}" >&2
+  exit 2
+fi

@@ -27,43 +27,52 @@ if(PADDLE_INFERENCE_DIR)
   return()
 endif()
 
-# The wheel's libpaddle.so needs symbols of libpython, although Python is never started.
+# The wheel's libpaddle.so needs symbols of libpython, although Python is never started: that of any Python of
+# the same version will do.
 execute_process(
   COMMAND "${PADDLE_GLM_PYTHON}" -c "
-import importlib.util, os, sysconfig as s
+import importlib.util, os, sys, sysconfig
 spec = importlib.util.find_spec('paddle')
-print(os.path.dirname(spec.origin) if spec else '', s.get_config_var('LIBDIR'),
-      s.get_config_var('INSTSONAME'), s.get_path('include'), sep=';', end='')"
-  OUTPUT_VARIABLE _facts RESULT_VARIABLE _failed)
+print(os.path.dirname(spec.origin) if spec else '', sysconfig.get_config_var('LIBDIR'),
+      f'libpython3.{sys.version_info[1]}.so.1.0', sep=';', end='')"
+  OUTPUT_VARIABLE _facts RESULT_VARIABLE _failed ERROR_QUIET)
 if(_failed)
   message(FATAL_ERROR "${PADDLE_GLM_PYTHON} does not run: set -DPADDLE_GLM_PYTHON, or -DPADDLE_INFERENCE_DIR")
 endif()
 list(GET _facts 0 PADDLE_DIR)
-list(GET _facts 1 PYTHON_LIBDIR)
-list(GET _facts 2 PYTHON_LIBRARY)
-list(GET _facts 3 PYTHON_INCLUDE)
+list(GET _facts 1 _libdir)
+list(GET _facts 2 _libpython)
 if(NOT EXISTS "${PADDLE_DIR}/base/libpaddle.so")
   message(FATAL_ERROR "${PADDLE_GLM_PYTHON} has no paddlepaddle: bash tools/setup_env.sh cpu makes .venv with it, "
                       "or set -DPADDLE_GLM_PYTHON or -DPADDLE_INFERENCE_DIR")
 endif()
-if(NOT PYTHON_LIBRARY MATCHES "\\.so" OR NOT EXISTS "${PYTHON_LIBDIR}/${PYTHON_LIBRARY}")
-  message(FATAL_ERROR "${PYTHON_LIBDIR}/${PYTHON_LIBRARY} is no shared library: the wheel needs a Python with a shared library "
-                      "(Debian and Ubuntu: apt-get install libpython3-dev)")
+unset(_found CACHE)
+find_library(_found NAMES "${_libpython}" HINTS "${_libdir}")
+if(NOT _found)
+  message(FATAL_ERROR "${_libpython} is neither in ${_libdir} nor in the system's folders: bash tools/setup_cpp.sh "
+                      "installs it, or take a Python that was built with a shared library")
 endif()
+get_filename_component(PYTHON_LIBDIR "${_found}" DIRECTORY)
 
-# Paddle renamed the call; a version has either or both.
-file(STRINGS "${PADDLE_DIR}/base/libpaddle.so" _names REGEX "^_ZN6paddle14AnalysisConfig13DisableONEDNNEv$" LIMIT_COUNT 1)
-set(_disable DisableMKLDNN)
-if(_names)
-  set(_disable DisableONEDNN)
+# Paddle renamed the call; a version has either or both. Searching the library takes seconds, so its time tells
+# whether it was done.
+file(TIMESTAMP "${PADDLE_DIR}/base/libpaddle.so" _time)
+if(NOT "${PADDLE_DIR} ${_time}" STREQUAL "${PADDLE_GLM_SEARCHED}")
+  file(STRINGS "${PADDLE_DIR}/base/libpaddle.so" _names REGEX "^_ZN6paddle14AnalysisConfig13DisableONEDNNEv$" LIMIT_COUNT 1)
+  set(_disable DisableMKLDNN)
+  if(_names)
+    set(_disable DisableONEDNN)
+  endif()
+  set(PADDLE_GLM_SEARCHED "${PADDLE_DIR} ${_time}" CACHE INTERNAL "the library that was searched")
+  set(PADDLE_GLM_DISABLE_ONEDNN "${_disable}" CACHE INTERNAL "what it calls turning oneDNN off")
 endif()
 
 target_include_directories(paddle_inference SYSTEM INTERFACE
-  "${PADDLE_DIR}/include" "${PADDLE_DIR}/include/third_party" "${PYTHON_INCLUDE}")
-target_compile_definitions(paddle_inference INTERFACE PADDLE_GLM_DISABLE_ONEDNN=${_disable})
+  "${PADDLE_DIR}/include" "${PADDLE_DIR}/include/third_party")
+target_compile_definitions(paddle_inference INTERFACE PADDLE_GLM_DISABLE_ONEDNN=${PADDLE_GLM_DISABLE_ONEDNN})
 target_link_options(paddle_inference INTERFACE -Wl,--no-as-needed -Wl,--allow-shlib-undefined)
 target_link_libraries(paddle_inference INTERFACE
   "${PADDLE_DIR}/base/libpaddle.so" "${PADDLE_DIR}/libs/libphi_core.so" "${PADDLE_DIR}/libs/libphi.so"
-  "${PADDLE_DIR}/libs/libcommon.so" "${PYTHON_LIBDIR}/${PYTHON_LIBRARY}")
+  "${PADDLE_DIR}/libs/libcommon.so" "${_found}")
 set(PADDLE_RPATH "${PADDLE_DIR}/base" "${PADDLE_DIR}/libs" "${PYTHON_LIBDIR}")
 message(STATUS "Paddle: the wheel in ${PADDLE_DIR}")
