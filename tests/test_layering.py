@@ -17,7 +17,7 @@ LAYERS = (
     ("errors", "version"),
     ("paddlenlp_config",),
     ("config", "sharding", "precision"),
-    ("chat",),
+    ("chat", "quantization"),
     ("families",),
     ("tokenizers", "checkpoint"),
     ("parallel", "generation"),
@@ -34,7 +34,7 @@ LEVELS = {layer: level for level, line in enumerate(LAYERS) for layer in line}
 # What a layer may import of ours where that is less than everything below it.
 ONLY = {"generation": {"errors", "chat", "families"}}
 WITHOUT_PADDLE = (
-    *("errors", "version", "paddlenlp_config", "config", "sharding", "chat", "families"),
+    *("errors", "version", "paddlenlp_config", "config", "sharding", "chat", "quantization", "families"),
     *("tokenizers", "checkpoint", "generation", "tiny"),
 )
 WITH_PADDLENLP = ("training",)

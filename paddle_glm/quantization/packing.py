@@ -1,0 +1,121 @@
+"""Float weights to integers with scales and back: symmetric, per output channel or per group of inputs.
+
+The format is that of quantization.py of THUDM/chatglm-6b-int4 (per channel) with groups added: values are
+int8 [out, in], or for 4 bits int8 [out, in // 2] with two inputs per byte, the earlier one in the high
+half, both in two's complement. A weight is value * scale.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from paddle_glm.errors import InputError
+
+BITS = (4, 8)
+# Fine enough for 4 bits, and a scale for so many weights costs a quarter of a bit each.
+_LARGEST_GROUP = 128
+# Float32 bytes that are worked on at once: they stay in the cache.
+_BLOCK_BYTES = 4 << 20
+
+
+class Quantized(NamedTuple):
+    """values: int8 [out, in], packed to [out, in // 2] for 4 bits; scale: float32 [out] or [out, groups]."""
+
+    values: np.ndarray
+    scale: np.ndarray
+
+
+def check_bits(bits: int) -> None:
+    """Raise `InputError` for a number of bits that the format does not have."""
+    if bits not in BITS:
+        raise InputError(f"{bits!r} bits: expected {' or '.join(map(str, BITS))}")
+
+
+def check_group_size(in_features: int, bits: int, group_size: int | None) -> None:
+    """Raise `InputError` where rows of `in_features` weights cannot be cut into such groups or bytes."""
+    check_bits(bits)
+    if bits == 4 and in_features % 2:
+        raise InputError(f"{in_features} inputs: 4 bits need an even number, two share a byte")
+    if group_size is not None and (group_size < 1 or in_features % group_size):
+        raise InputError(
+            f"group_size {group_size} does not divide {in_features} inputs: expected a divisor, or 0 for one "
+            "scale per output"
+        )
+
+
+def default_group_size(bits: int, in_features: Iterable[int]) -> int | None:
+    """The weights per scale where nobody says otherwise: None, one scale per output channel, for 8 bits; for
+    4 bits the largest power of two up to 128 that divides all of `in_features`, 128 for the real models.
+    """
+    check_bits(bits)
+    if bits == 8:
+        return None
+    size = _LARGEST_GROUP
+    while any(features % size for features in in_features):
+        size //= 2
+    return size
+
+
+def quantize(weight: np.ndarray, bits: int, group_size: int | None = None) -> Quantized:
+    """Quantise a float weight [out, in] of any float dtype, some rows at a time.
+
+    scale = max|w| / (2^(bits-1) - 1) over a row, or over `group_size` neighbouring inputs of it; values are
+    rounded to the nearest, halves to even. What is all zeros has scale 0. Raises `InputError` where groups do
+    not divide the inputs, and for NaN or infinity.
+    """
+    out_features, in_features = weight.shape
+    check_group_size(in_features, bits, group_size)
+    group = group_size or in_features
+    values = np.empty((out_features, in_features * bits // 8), np.int8)
+    scale = np.empty((out_features, in_features // group), np.float32)
+    rows = max(1, _BLOCK_BYTES // (4 * in_features))
+    for start in range(0, out_features, rows):
+        part = slice(start, start + rows)
+        block = weight[part].astype(np.float32).reshape(-1, in_features // group, group)
+        scale[part] = _scale(block, bits)
+        integers = _rounded(block, scale[part]).reshape(-1, in_features)
+        values[part] = pack_int4(integers) if bits == 4 else integers
+    return Quantized(values, scale[:, 0] if group_size is None else scale)
+
+
+def dequantize(values: np.ndarray, scale: np.ndarray, bits: int) -> np.ndarray:
+    """The weight float32 [out, in] that `values` and `scale`, of any float dtype, stand for."""
+    check_bits(bits)
+    integers = unpack_int4(values) if bits == 4 else values
+    out_features, in_features = integers.shape
+    grouped = scale.astype(np.float32).reshape(out_features, -1, 1)
+    weight = integers.astype(np.float32).reshape(out_features, grouped.shape[1], -1)
+    return (weight * grouped).reshape(out_features, in_features)
+
+
+def pack_int4(integers: np.ndarray) -> np.ndarray:
+    """int8 [..., n] of -8 to 7 -> int8 [..., n // 2]."""
+    nibbles = integers.view(np.uint8)
+    return ((nibbles[..., 0::2] << 4) | (nibbles[..., 1::2] & 15)).view(np.int8)
+
+
+def unpack_int4(packed: np.ndarray) -> np.ndarray:
+    """int8 [..., n // 2] -> int8 [..., n] of -8 to 7."""
+    integers = np.empty((*packed.shape[:-1], 2 * packed.shape[-1]), np.int8)
+    four = np.int8(4)
+    integers[..., 0::2] = packed >> four
+    integers[..., 1::2] = (packed << four) >> four  # shifted up and down again, which spreads the sign
+    return integers
+
+
+def _scale(block: np.ndarray, bits: int) -> np.ndarray:
+    """float32 [rows, groups] for a block [rows, groups, group]."""
+    scale = np.abs(block).max(axis=-1) / np.float32(2 ** (bits - 1) - 1)
+    if not np.isfinite(scale).all():
+        raise InputError("it holds NaN or infinity, which no integer stands for")
+    # Below, quotients would be so inexact that they leave the range; such weights are zero to any sum.
+    scale[scale < np.finfo(np.float32).tiny] = 0
+    return scale
+
+
+def _rounded(block: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """int8 of the block's shape; `block` is overwritten."""
+    np.divide(block, scale[..., None], out=block, where=scale[..., None] != 0)
+    block[scale == 0] = 0
+    return np.rint(block, out=block).astype(np.int8)
