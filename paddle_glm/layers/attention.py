@@ -43,7 +43,7 @@ def causal_mask(attention_mask: Tensor, tokens: int | Tensor) -> Tensor:
     the original (`get_masks` of ChatGLM2's modeling_chatglm.py); its output is never used.
     """
     visible = visible_keys(attention_mask, tokens)
-    padding = _queries(attention_mask, tokens).logical_not().unsqueeze([1, 3])
+    padding = (_queries(attention_mask, tokens) == 0).unsqueeze([1, 3])
     return additive_mask(paddle.logical_or(visible, padding))
 
 
