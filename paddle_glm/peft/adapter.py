@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 class Adapter:
     """The few parameters of a model that are trained and saved alone; they are float32.
 
-    specs: full shape and sharding of each, by its name in the model. names: what files call it.
-    file, config_file: in the folder that is written; settings: what the latter holds.
+    tensors: this process's slice of each, by its name in the model; specs: its full shape and sharding.
+    names: what files call it. file, config_file: in the folder that is written; settings: what the
+    latter holds.
     """
 
     model: "CausalLM"
+    tensors: Mapping[str, Tensor]
     specs: Mapping[str, ParameterSpec]
     names: Mapping[str, str]
     file: str
@@ -36,12 +38,13 @@ class Adapter:
 
     def freeze_model(self) -> None:
         """Leave everything but the adapter untrained."""
-        for name, parameter in self.model.named_parameters():
-            parameter.stop_gradient = name not in self.specs
+        trained = {id(tensor) for tensor in self.tensors.values()}
+        for _, parameter in self.model.named_parameters():
+            parameter.stop_gradient = id(parameter) not in trained
 
     def parameters(self) -> Iterator[tuple[str, Tensor]]:
         """This process's slices, by their names in the model."""
-        return ((name, value) for name, value in self.model.named_parameters() if name in self.specs)
+        return iter(self.tensors.items())
 
     def fill(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Set the parameters, in place, from full arrays by their names in files."""

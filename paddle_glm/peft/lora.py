@@ -1,10 +1,12 @@
 """LoRA (arXiv:2106.09685): a trained product of two thin matrices beside frozen linear layers.
 
 Both stand as sublayers `lora_A` and `lora_B` in the layer whose output they add to, which is left as it is:
-a hook behind its forward adds theirs.
+a hook behind its forward adds theirs. A model may hold several adapters by name; those of the one that it
+uses stand in its layers.
 """
 
 import zlib
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +26,7 @@ from paddle_glm.peft.lora_config import (
     CONFIG_FILE,
     FILE,
     LoraConfig,
-    LoraWeights,
+    check_fits,
     file_name,
     read_lora,
     specs_of,
@@ -32,6 +34,9 @@ from paddle_glm.peft.lora_config import (
 
 if TYPE_CHECKING:
     from paddle_glm.models.base import CausalLM
+
+
+DEFAULT_NAME = "default"  # what PEFT calls an only adapter
 
 
 class _Factor(nn.Layer):
@@ -48,8 +53,8 @@ class _Factor(nn.Layer):
 class _Hook:
     """Adds scale * B(A(dropout(x))) to what a layer gives for x; A and B are cut as the layer is."""
 
-    def __init__(self, config: LoraConfig) -> None:
-        self.dropout, self.scale = config.dropout, config.scale
+    def __init__(self, dropout: float, scale: float) -> None:
+        self.dropout, self.scale = dropout, scale
 
     def __call__(self, layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         x, group = inputs[0], layer.group
@@ -72,84 +77,134 @@ class _Hook:
             return F.dropout(x, self.dropout)
 
 
-def attach_lora(model: "CausalLM", config: LoraConfig, seed: int = 0) -> Adapter:
+@dataclass(frozen=True)
+class _Beside:
+    """What one adapter adds to one layer."""
+
+    lora_A: _Factor
+    lora_B: _Factor
+    hook: _Hook
+
+    def put_into(self, layer: Any) -> None:
+        layer.lora_A, layer.lora_B, layer.lora_hook = self.lora_A, self.lora_B, self.hook
+        layer.lora_handle = layer.register_forward_post_hook(self.hook)
+
+    @staticmethod
+    def take_from(layer: Any) -> None:
+        layer.lora_handle.remove()
+        del layer.lora_A, layer.lora_B, layer.lora_hook, layer.lora_handle
+
+
+@dataclass
+class _Held:
+    """The adapters of a model, by name and module, and the name of the one that it uses."""
+
+    adapters: dict[str, dict[str, _Beside]] = field(default_factory=dict)
+    used: str | None = None
+
+
+def attach_lora(model: "CausalLM", config: LoraConfig, seed: int = 0, name: str = DEFAULT_NAME) -> Adapter:
     """Put untrained adapters beside the linear layers that `config` names; they change nothing yet.
 
     A begins as PEFT's, uniform(-1/sqrt(inputs), 1/sqrt(inputs)), by `seed` and name alone, B as zeros.
     Raises `InputError` where no layer has such a name.
     """
-    modules = [name for name, layer in _linear_layers(model) if config.matches(name)]
+    modules = [module for module, _ in _linear_layers(model) if config.matches(module)]
     if not modules:
-        known = ", ".join(sorted({name.rpartition(".")[2] for name, _ in _linear_layers(model)}))
+        known = ", ".join(sorted({module.rpartition(".")[2] for module, _ in _linear_layers(model)}))
         raise InputError(
             f"lora_target_modules {' '.join(config.targets)}: the model's linear layers are {known}"
         )
-    adapter = _attach(model, config, modules)
+    adapter = _attach(model, config, modules, name)
     arrays = {}
-    for name, spec in adapter.specs.items():
+    for key, spec in adapter.specs.items():
         array = np.zeros(spec.shape, np.float32)
-        if name.endswith("lora_A.weight"):
-            generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
+        if key.endswith("lora_A.weight"):
+            generator = np.random.default_rng([seed, zlib.crc32(key.encode())])
             limit = spec.shape[1] ** -0.5
             array = generator.uniform(-limit, limit, spec.shape).astype(np.float32)
-        arrays[adapter.names[name]] = array
+        arrays[adapter.names[key]] = array
     adapter.fill(arrays)
     return adapter
 
 
-def load_lora(model: "CausalLM", folder: str | Path) -> Adapter:
-    """Give the model the adapter in a folder, ours or PEFT's.
+def load_lora(model: "CausalLM", folder: str | Path, name: str = DEFAULT_NAME) -> Adapter:
+    """Give the model the adapter in a folder, ours or PEFT's, under a name, and use it.
 
-    Raises `InputError` where the folder holds none, or one of another model.
+    Raises `InputError` where the folder holds none, or one of another model, and for a name that is taken.
     """
     weights = read_lora(folder)
-    adapter = _attach(model, weights.config, list(weights.pairs))
-    for name, spec in adapter.specs.items():
-        module, _, part = name.removesuffix(".weight").rpartition(".lora_")
-        found = weights.pairs[module][part == "B"].shape
-        if found != spec.shape:
-            raise InputError(f"{folder}: {name} has shape {found}, the model needs {spec.shape}")
-    fill_lora(adapter, weights)
+    check_fits(weights, family_of(model.config).parameters(model.config), folder)
+    adapter = _attach(model, weights.config, list(weights.pairs), name)
+    pairs = weights.pairs.items()
+    adapter.fill({file_name(module, part): pair[part == "B"] for module, pair in pairs for part in "AB"})
     return adapter
 
 
-def fill_lora(adapter: Adapter, weights: LoraWeights) -> None:
-    """Set an adapter's parameters, in place, from what a folder holds."""
-    pairs = weights.pairs.items()
-    adapter.fill({file_name(module, part): pair[part == "B"] for module, pair in pairs for part in "AB"})
+def use_lora(model: "CausalLM", name: str | None) -> None:
+    """Compute with the adapter of that name from now on; with None, with the base alone.
+
+    Raises `InputError` where the model holds no such adapter.
+    """
+    held = _held(model)
+    if name is not None and name not in held.adapters:
+        known = ", ".join(map(repr, held.adapters)) or "none"
+        raise InputError(f"the model has no adapter {name!r}; it has {known}: give it one by load_lora")
+    layers = dict(_linear_layers(model))
+    for module in held.adapters[held.used] if held.used is not None else ():
+        _Beside.take_from(layers[module])
+    held.used = name
+    for module, beside in held.adapters[name].items() if name is not None else ():
+        beside.put_into(layers[module])
+
+
+def lora_names(model: "CausalLM") -> list[str]:
+    """The names of the adapters that the model holds, in the order in which it got them."""
+    return list(_held(model).adapters)
 
 
 @paddle.no_grad()
 def fold_lora(model: "CausalLM") -> None:
-    """Add every adapter to the weight beside it and take it away; the whole model must be here."""
-    for _, layer in list(_linear_layers(model)):
-        if "lora_A" not in layer._sub_layers:
-            continue
-        delta = paddle.matmul(layer.lora_B.weight, layer.lora_A.weight) * layer.lora_hook.scale
-        weight = layer.weight
+    """Add the adapter in use to the weights beside it and let go of all; the whole model must be here."""
+    held = _held(model)
+    used = held.adapters[held.used] if held.used is not None else {}
+    use_lora(model, None)
+    held.adapters.clear()
+    layers = dict(_linear_layers(model))
+    for module, beside in used.items():
+        delta = paddle.matmul(beside.lora_B.weight, beside.lora_A.weight) * beside.hook.scale
+        weight = layers[module].weight
         weight.set_value((weight.astype("float32") + delta).astype(weight.dtype))
-        layer.lora_handle.remove()
-        del layer.lora_A, layer.lora_B
 
 
-def _attach(model: "CausalLM", config: LoraConfig, modules: list[str]) -> Adapter:
+def _attach(model: "CausalLM", config: LoraConfig, modules: list[str], name: str) -> Adapter:
+    held = _held(model)
+    if name in held.adapters:
+        raise InputError(f"the model has an adapter {name!r} already: give this one another name")
     table, layers = family_of(model.config).parameters(model.config), dict(_linear_layers(model))
     specs: dict[str, ParameterSpec] = {}
+    tensors: dict[str, Tensor] = {}
+    adapter: dict[str, _Beside] = {}
     for module in modules:
-        pair = specs_of(module, table, config.rank)
         if module not in layers:
             raise InputError(f"{module} takes no adapter: the model's linear layers do")
-        layer = layers[module]
-        if "lora_A" in layer._sub_layers:
-            raise InputError(f"{module} has an adapter already: one at a time")
-        for part, spec in zip("AB", pair, strict=True):
-            layer.add_sublayer(f"lora_{part}", _Factor(spec, model.group))
+        pair = specs_of(module, table, config.rank_of(module))
+        first, second = (_Factor(spec, model.group) for spec in pair)
+        adapter[module] = _Beside(first, second, _Hook(config.dropout, config.scale_of(module)))
+        for part, factor, spec in zip("AB", (first, second), pair, strict=True):
             specs[f"{module}.lora_{part}.weight"] = spec
-        layer.lora_hook = _Hook(config)
-        layer.lora_handle = layer.register_forward_post_hook(layer.lora_hook)
-    names = {name: f"base_model.model.{name}" for name in specs}
-    settings = config.to_peft()
-    return Adapter(model, specs, names, FILE, CONFIG_FILE, settings)
+            tensors[f"{module}.lora_{part}.weight"] = factor.weight
+    held.adapters[name] = adapter
+    use_lora(model, name)
+    names = {key: f"base_model.model.{key}" for key in specs}
+    return Adapter(model, tensors, specs, names, FILE, CONFIG_FILE, config.to_peft())
+
+
+def _held(model: Any) -> _Held:
+    """The model's adapters; kept on it, in a place that it does not know of."""
+    if not hasattr(model, "lora_adapters"):
+        model.lora_adapters = _Held()
+    return model.lora_adapters
 
 
 def _linear_layers(model: "CausalLM") -> list[tuple[str, Any]]:

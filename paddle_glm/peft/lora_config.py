@@ -4,9 +4,9 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,21 +16,32 @@ from paddle_glm.errors import InputError
 from paddle_glm.families import ParameterSpec
 from paddle_glm.sharding import REPLICATED
 
+_Number = TypeVar("_Number", int, float)
 FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
 _TORCH_FILE = "adapter_model.bin"
 # How PEFT names what it wraps; some tools put the adapter's name behind lora_A and lora_B.
 _BEGINNING = "base_model.model."
 _NAME = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.default)?\.weight")
 DEFAULT_TARGETS = ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")
-# What PEFT can do and we do not; any other value would be another computation.
-_UNSUPPORTED = {
+# What PEFT can do and we do not; any other value would be another computation, or another base: some
+# ways to begin (pissa, olora, loftq, corda, lora_ga) change the weights that the adapter stands beside.
+_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "bias": ("none",),
+    "lora_bias": (False,),
     "use_dora": (False,),
+    "use_qalora": (False,),
     "fan_in_fan_out": (False,),
-    "rank_pattern": ({},),
-    "alpha_pattern": ({},),
     "modules_to_save": ([],),
     "layers_to_transform": ([],),
+    "layer_replication": ([],),
+    "target_parameters": ([],),
+    "trainable_token_indices": ([], {}),
+    "alora_invocation_tokens": ([],),
+    "use_bdlora": (False,),
+    "arrow_config": ({},),
+    "kasa_config": ({},),
+    "monteclora_config": ({},),
+    "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal"),
 }
 
 
@@ -38,7 +49,9 @@ _UNSUPPORTED = {
 class LoraConfig:
     """y = W x + scale * B(A(dropout(x))), A [rank, in] and B [out, rank] (arXiv:2106.09685).
 
-    targets: last parts of module names, or regular expressions of whole names.
+    targets: last parts of module names, or regular expressions of whole names. rank_pattern,
+    alpha_pattern: ends of module names, or regular expressions of them -> what holds there instead;
+    the first that matches counts, as in PEFT.
     """
 
     rank: int = 8
@@ -46,18 +59,25 @@ class LoraConfig:
     dropout: float = 0.0
     targets: tuple[str, ...] = DEFAULT_TARGETS
     rank_stabilized: bool = False
+    rank_pattern: Mapping[str, int] = field(default_factory=dict)
+    alpha_pattern: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.rank < 1 or self.alpha <= 0 or not 0 <= self.dropout < 1:
-            raise InputError(
-                f"lora_rank {self.rank}, lora_alpha {self.alpha:g}, lora_dropout {self.dropout:g}: expected "
-                "a rank of at least 1, an alpha above 0 and a dropout from 0 to below 1"
-            )
+        for rank in (self.rank, *self.rank_pattern.values()):
+            for alpha in (self.alpha, *self.alpha_pattern.values()):
+                if rank < 1 or alpha <= 0 or not 0 <= self.dropout < 1:
+                    raise InputError(
+                        f"lora_rank {rank}, lora_alpha {alpha:g}, lora_dropout {self.dropout:g}: expected "
+                        "a rank of at least 1, an alpha above 0 and a dropout from 0 to below 1"
+                    )
 
-    @property
-    def scale(self) -> float:
+    def rank_of(self, module: str) -> int:
+        return _first_match(self.rank_pattern, module, self.rank)
+
+    def scale_of(self, module: str) -> float:
         """alpha / rank, or alpha / sqrt(rank) where rank-stabilized (arXiv:2312.03732)."""
-        return self.alpha / (math.sqrt(self.rank) if self.rank_stabilized else self.rank)
+        rank, alpha = self.rank_of(module), _first_match(self.alpha_pattern, module, self.alpha)
+        return alpha / (math.sqrt(rank) if self.rank_stabilized else rank)
 
     def matches(self, module: str) -> bool:
         return any(
@@ -72,9 +92,11 @@ class LoraConfig:
             "task_type": "CAUSAL_LM",
             "base_model_name_or_path": None,
             "r": self.rank,
-            "lora_alpha": int(self.alpha) if self.alpha == int(self.alpha) else self.alpha,
+            "lora_alpha": _whole_if_equal(self.alpha),
             "lora_dropout": self.dropout,
             "target_modules": list(self.targets),
+            "rank_pattern": dict(self.rank_pattern),
+            "alpha_pattern": {key: _whole_if_equal(value) for key, value in self.alpha_pattern.items()},
             "use_rslora": self.rank_stabilized,
             "bias": "none",
             "fan_in_fan_out": False,
@@ -98,8 +120,10 @@ class LoraConfig:
                 dropout=float(values.get("lora_dropout", 0.0)),
                 targets=(targets,) if isinstance(targets, str) else tuple(map(str, targets)),
                 rank_stabilized=bool(values.get("use_rslora", False)),
+                rank_pattern={k: int(v) for k, v in (values.get("rank_pattern") or {}).items()},
+                alpha_pattern={k: float(v) for k, v in (values.get("alpha_pattern") or {}).items()},
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{source}: not the settings of a LoRA adapter ({error!r})") from error
 
 
@@ -109,11 +133,6 @@ class LoraWeights:
 
     config: LoraConfig
     pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]
-
-    def delta(self, module: str) -> np.ndarray:
-        """scale * B A, float32 [out, in]."""
-        a, b = (array.astype(np.float32) for array in self.pairs[module])
-        return self.config.scale * (b @ a)
 
 
 def read_lora(folder: str | Path) -> LoraWeights:
@@ -163,6 +182,17 @@ def specs_of(
     )
 
 
+def check_fits(weights: LoraWeights, base: Mapping[str, ParameterSpec], source: str | Path) -> None:
+    """Raise `InputError`, naming the first difference, where an adapter is not one of a model's."""
+    for module, pair in weights.pairs.items():
+        specs = specs_of(module, base, weights.config.rank_of(module))
+        for part, spec, array in zip("AB", specs, pair, strict=True):
+            if array.shape != spec.shape:
+                raise InputError(
+                    f"{source}: {module}.lora_{part} has shape {array.shape}, the model needs {spec.shape}"
+                )
+
+
 def file_name(module: str, part: str) -> str:
     """What PEFT calls A or B of a module."""
     return f"{_BEGINNING}{module}.lora_{part}.weight"
@@ -172,14 +202,21 @@ def _pair(
     folder: Path, module: str, pair: Mapping[str, np.ndarray], config: LoraConfig
 ) -> tuple[np.ndarray, np.ndarray]:
     shapes: Sequence[tuple[int, ...]] = [pair[part].shape for part in ("A", "B") if part in pair]
-    if (
-        len(shapes) < 2
-        or len(shapes[0]) != 2
-        or shapes[0][0] != config.rank
-        or shapes[1][1:] != (config.rank,)
-    ):
-        raise InputError(f"{folder}: {module} has lora_A and lora_B of shapes {shapes}, r is {config.rank}")
+    rank = config.rank_of(module)
+    if len(shapes) < 2 or len(shapes[0]) != 2 or shapes[0][0] != rank or shapes[1][1:] != (rank,):
+        raise InputError(f"{folder}: {module} has lora_A and lora_B of shapes {shapes}, r is {rank}")
     return pair["A"], pair["B"]
+
+
+def _first_match(patterns: Mapping[str, _Number], module: str, otherwise: _Number) -> _Number:
+    """The value of the first pattern that is the end of a module's name, by whole parts of it."""
+    found = (value for pattern, value in patterns.items() if _fullmatch(rf"(.*\.)?({pattern})", module))
+    return next(found, otherwise)
+
+
+def _whole_if_equal(value: float) -> float:
+    """JSON writes 16, not 16.0, where PEFT had an integer."""
+    return int(value) if value == int(value) else value
 
 
 def _fullmatch(pattern: str, text: str) -> bool:

@@ -10,9 +10,8 @@ from paddle_glm.checkpoint.io import Checkpoint
 from paddle_glm.checkpoint.reshard import Transfer, reshard
 from paddle_glm.checkpoint.tensors import LazyTensor, cast_chunks
 from paddle_glm.config import ModelConfig
-from paddle_glm.errors import InputError
 from paddle_glm.families import family_of
-from paddle_glm.peft.lora_config import read_lora, specs_of
+from paddle_glm.peft.lora_config import check_fits, read_lora, specs_of
 
 
 def merge_lora(source: Path | str, lora_path: Path | str, target: Path | str, **options: Any) -> Transfer:
@@ -27,22 +26,18 @@ def merge_lora(source: Path | str, lora_path: Path | str, target: Path | str, **
         module = name.removesuffix(".weight")
         if module not in weights.pairs or module == name:
             return tensor
-        specs = specs_of(module, checkpoint.table, weights.config.rank)
+        specs = specs_of(module, checkpoint.table, weights.config.rank_of(module))
 
         def chunks() -> Iterable[np.ndarray]:
             pieces = []
             for spec, array in zip(specs, weights.pairs[module], strict=True):
                 pieces.append(spec.sharding.split(array, rank, degree).astype(np.float32))
             local = checkpoint.read(name, rank, degree).astype(np.float32)
-            local += np.float32(weights.config.scale) * (pieces[1] @ pieces[0])
+            local += np.float32(weights.config.scale_of(module)) * (pieces[1] @ pieces[0])
             return cast_chunks([local], tensor.dtype, name)
 
         return LazyTensor(tensor.dtype, tensor.shape, chunks)
 
     config = ModelConfig.from_pretrained(source, options.get("family"))
-    table = family_of(config).parameters(config)
-    for module, pair in weights.pairs.items():
-        for spec, array in zip(specs_of(module, table, weights.config.rank), pair, strict=True):
-            if array.shape != spec.shape:
-                raise InputError(f"{lora_path}: {module} has {array.shape}, the model needs {spec.shape}")
+    check_fits(weights, family_of(config).parameters(config), lora_path)
     return reshard(source, target, edit=edit, **options)

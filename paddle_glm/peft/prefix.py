@@ -162,7 +162,8 @@ def _adapter(model: "CausalLM") -> Adapter:
         "pre_seq_len": config.pre_seq_len,
         "prefix_projection": config.prefix_projection,
     }
-    return Adapter(model, specs, {name: name for name in specs}, FILE, CONFIG_FILE, settings)
+    tensors = {name: value for name, value in model.named_parameters() if name in specs}
+    return Adapter(model, tensors, specs, {name: name for name in specs}, FILE, CONFIG_FILE, settings)
 
 
 def _specs(config: ModelConfig) -> dict[str, ParameterSpec]:

@@ -15,10 +15,10 @@ from paddle_glm.checkpoint.tensor_file import open_safetensors
 from paddle_glm.config import ModelConfig
 from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.dygraph import DygraphBackend
-from paddle_glm.parallel import init_parallel
+from paddle_glm.parallel import SINGLE, init_parallel
 from paddle_glm.parallel.ops import all_reduce
 from paddle_glm.parallel.random import seed_group
-from paddle_glm.peft.lora import attach_lora
+from paddle_glm.peft.lora import attach_lora, use_lora
 from paddle_glm.peft.lora_config import LoraConfig
 from paddle_glm.peft.prefix import attach_prefix
 
@@ -27,8 +27,12 @@ def attach(kind, model, dropout=0.0):
     """An adapter with numbers that all processes draw alike; LoRA's B would begin as zeros."""
     if kind == "prefix":
         return attach_prefix(model, 3, projection=True, dropout=dropout, seed=1)
-    adapter = attach_lora(model, LoraConfig(rank=4, dropout=dropout), seed=1)
-    random = np.random.default_rng(5)
+    return attach_adapter(model, LoraConfig(rank=4, dropout=dropout), "default", seed=5)
+
+
+def attach_adapter(model, config, name, seed):
+    adapter = attach_lora(model, config, seed=1, name=name)
+    random = np.random.default_rng(seed)
     arrays = {name: random.normal(0, 0.1, spec.shape) for name, spec in adapter.specs.items()}
     adapter.fill({adapter.names[name]: array for name, array in arrays.items()})
     return adapter
@@ -74,6 +78,22 @@ def compare(kind, config, group, folder):
     return out
 
 
+def switched(config, group):
+    """Largest difference of logits from one process's while adapters take turns, and between adapters."""
+    models = [AutoModel.from_config(config, group=each, seed=7) for each in (SINGLE, group)]
+    for model in models:
+        attach_adapter(model, LoraConfig(rank=4, rank_pattern={"dense": 2}), "first", seed=5)
+        attach_adapter(model, LoraConfig(rank=2, targets=("query_key_value",)), "second", seed=6)
+    ids, _ = batch(config)
+    single, shared = {}, {}
+    for name in ("first", "second", None, "first"):
+        for model, logits in zip(models, (single, shared), strict=True):
+            use_lora(model, name)
+            logits[name] = model(ids).logits
+    apart = min(worst([(single[name], single[None])]) for name in ("first", "second"))
+    return worst((shared[name], single[name]) for name in single), apart
+
+
 def dropout(kind, config, group):
     """How far ranks are apart in the loss and in the gradients that each has whole."""
     model = AutoModel.from_config(config, group=group, seed=7)
@@ -102,6 +122,7 @@ def main():
         for kind in ("prefix", "lora"):
             found = compare(kind, config, group, folder / f"{family}-{kind}")
             out[f"{family}-{kind}"] = {**found, "dropout": dropout(kind, config, group)}
+        out[f"{family}-lora"]["switched"], out[f"{family}-lora"]["apart"] = switched(config, group)
     print("RESULT", json.dumps({"rank": dist.get_rank(), **out}), flush=True)
     dist.barrier()
 

@@ -13,12 +13,13 @@ from paddle_glm.checkpoint.torch_file import write_torch
 from paddle_glm.errors import InputError
 from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.base import CausalLM
-from paddle_glm.peft.lora import attach_lora, fold_lora, load_lora
+from paddle_glm.peft.lora import attach_lora, fold_lora, load_lora, lora_names, use_lora
 from paddle_glm.peft.lora_config import LoraConfig
 from paddle_glm.peft.merge import merge_lora
 
 IDS = paddle.to_tensor([[5, 6, 7, 8, 9, 10], [20, 21, 22, 23, 24, 25]])
 LAYER = "transformer.encoder.layers.0.self_attention.query_key_value"
+OTHER = "transformer.encoder.layers.1.mlp.dense_4h_to_h"
 
 
 @pytest.fixture
@@ -40,9 +41,11 @@ def peft_folder(folder: Path, pairs: dict[str, tuple[np.ndarray, np.ndarray]], *
     return folder
 
 
-def random_pair(model: CausalLM, rank: int = 4) -> tuple[np.ndarray, np.ndarray]:
-    rows, columns = dict(model.named_parameters())[f"{LAYER}.weight"].shape
-    random = np.random.default_rng(0)
+def random_pair(
+    model: CausalLM, rank: int = 4, layer: str = LAYER, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    rows, columns = dict(model.named_parameters())[f"{layer}.weight"].shape
+    random = np.random.default_rng(seed)
     shapes = ((rank, columns), (rows, rank))
     a, b = (random.normal(0, 0.1, shape).astype(np.float32) for shape in shapes)
     return a, b
@@ -79,6 +82,66 @@ def test_ours_goes_out_in_pefts_names_and_comes_back(model, tiny_checkpoint, tmp
     assert float((again(IDS).logits - untouched).abs().max()) > 1e-3
 
 
+def test_ranks_and_alphas_by_module(model, tiny_checkpoint, tmp_path):
+    """PEFT's rank_pattern and alpha_pattern hold for the modules that they name, in and out."""
+    pairs = {LAYER: random_pair(model, 2), OTHER: random_pair(model, 4, OTHER)}
+    patterns = {"rank_pattern": {r"layers\.0\..*": 2}, "alpha_pattern": {"dense_4h_to_h": 1, "value": 99}}
+    folder = peft_folder(tmp_path / "peft", pairs, **patterns)
+    adapter = load_lora(model, folder)
+    expected = AutoModel.from_pretrained(tiny_checkpoint)
+    weights = dict(expected.named_parameters())
+    for module, scale in ((LAYER, 8 / 2), (OTHER, 1 / 4)):
+        a, b = pairs[module]
+        weight = weights[f"{module}.weight"]
+        weight.set_value(weight.numpy() + np.float32(scale) * (b @ a))
+    assert float((model(IDS).logits - expected(IDS).logits).abs().max()) < 2e-6
+    merge_lora(tiny_checkpoint, folder, tmp_path / "merged")
+    merged = AutoModel.from_pretrained(tmp_path / "merged")
+    assert float((merged(IDS).logits - expected(IDS).logits).abs().max()) < 2e-6
+    (tmp_path / "ours").mkdir()
+    adapter.save(tmp_path / "ours")
+    values = json.loads((tmp_path / "ours" / "adapter_config.json").read_text())
+    assert {key: values[key] for key in patterns} == patterns
+    again = AutoModel.from_pretrained(tiny_checkpoint, lora_path=tmp_path / "ours")
+    assert (again(IDS).logits == model(IDS).logits).all()
+
+
+def test_several_adapters_and_one_of_them_in_use(model, tiny_checkpoint, tmp_path):
+    folders = {
+        name: peft_folder(tmp_path / name, {module: random_pair(model, layer=module, seed=seed)})
+        for seed, (name, module) in enumerate({"ads": LAYER, "math": LAYER, "poems": OTHER}.items())
+    }
+    alone = {None: model(IDS).logits}
+    for name, folder in folders.items():
+        alone[name] = AutoModel.from_pretrained(tiny_checkpoint, lora_path=folder)(IDS).logits
+    adapters = {name: load_lora(model, folder, name) for name, folder in folders.items()}
+    assert lora_names(model) == list(folders)
+    assert (model(IDS).logits == alone["poems"]).all(), "the one loaded last is in use"
+    for name in ("ads", None, "poems", "math", "math"):
+        use_lora(model, name)
+        assert (model(IDS).logits == alone[name]).all()
+    with pytest.raises(InputError, match="no adapter 'maths'; it has 'ads', 'math', 'poems'"):
+        use_lora(model, "maths")
+    (tmp_path / "out").mkdir()
+    adapters["ads"].save(tmp_path / "out")  # its own numbers, whichever is in use
+    again = AutoModel.from_pretrained(tiny_checkpoint, lora_path=tmp_path / "out")
+    assert (again(IDS).logits == alone["ads"]).all()
+    adapters["math"].freeze_model()
+    trained = {name for name, parameter in model.named_parameters() if not parameter.stop_gradient}
+    assert trained == {f"{LAYER}.lora_A.weight", f"{LAYER}.lora_B.weight"}
+    fold_lora(model)
+    assert lora_names(model) == [] and float((model(IDS).logits - alone["math"]).abs().max()) < 2e-6
+
+
+def test_a_refused_adapter_leaves_the_model_as_it_was(model, tmp_path):
+    before = model(IDS).logits
+    a, b = random_pair(model)
+    for pairs in ({LAYER: (np.tile(a, 2), b)}, {LAYER: (a, b), "transformer.output_layer": (a, b)}):
+        with pytest.raises(InputError):
+            load_lora(model, peft_folder(tmp_path / "peft", pairs))
+        assert lora_names(model) == [] and (model(IDS).logits == before).all()
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_folding_leaves_a_plain_model(tiny_checkpoint, tmp_path, dtype):
     model = AutoModel.from_pretrained(tiny_checkpoint, dtype)
@@ -87,7 +150,7 @@ def test_folding_leaves_a_plain_model(tiny_checkpoint, tmp_path, dtype):
     beside = model(IDS).logits
     with pytest.raises(InputError, match="fold_lora"):
         model.save_pretrained(tmp_path / "out")
-    with pytest.raises(InputError, match="has an adapter already"):
+    with pytest.raises(InputError, match="an adapter 'default' already"):
         load_lora(model, tmp_path / "peft")
     fold_lora(model)
     assert [name for name, _ in model.named_parameters()] == names
@@ -102,8 +165,14 @@ def test_folding_leaves_a_plain_model(tiny_checkpoint, tmp_path, dtype):
         ({"peft_type": "PREFIX_TUNING"}, "only LORA"),
         ({"bias": "all"}, "bias = 'all'"),
         ({"use_dora": True}, "use_dora"),
+        ({"fan_in_fan_out": True}, "fan_in_fan_out"),
         ({"modules_to_save": ["output_layer"]}, "modules_to_save"),
-        ({"rank_pattern": {"dense": 2}}, "rank_pattern"),
+        ({"layers_to_transform": [0]}, "layers_to_transform"),
+        ({"trainable_token_indices": {"embedding": [3]}}, "trainable_token_indices"),
+        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights = 'pissa_niter_4'"),
+        ({"rank_pattern": {"query_key_value": 2}}, "r is 2"),
+        ({"rank_pattern": {"query_key_value": "many"}}, "not the settings"),
+        ({"alpha_pattern": {"dense": 0}}, "an alpha above 0"),
         ({"r": 5}, "r is 5"),
         ({"r": None}, "not the settings"),
     ],
