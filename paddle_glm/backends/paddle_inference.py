@@ -6,16 +6,17 @@ import numpy as np
 import paddle
 from paddle import inference
 
-from paddle_glm.backends.base import Backend, EngineOptions
+from paddle_glm.backends.base import EngineOptions
 from paddle_glm.backends.device import set_device
 from paddle_glm.backends.meta import GenerationMeta
+from paddle_glm.backends.tensor_cache import TensorCacheBackend
 from paddle_glm.checkpoint.tensor_file import open_safetensors
 from paddle_glm.config import ModelConfig
 
 _GPU_MEMORY_MB = 256  # the pool's first size; it grows
 
 
-class PaddleInferenceBackend(Backend):
+class PaddleInferenceBackend(TensorCacheBackend):
     """Feeds a predictor step by step; the cache goes from its outputs to its inputs."""
 
     def __init__(self, folder: Path, options: EngineOptions) -> None:
@@ -57,10 +58,6 @@ class PaddleInferenceBackend(Backend):
         # The predictor's outputs share its memory, which the next step overwrites.
         self._past = [tensor.clone() for tensor in past]
         return logits.numpy()
-
-    def select_cache(self, rows: np.ndarray) -> None:
-        index = paddle.to_tensor(rows)
-        self._past = [paddle.index_select(tensor, index, axis=0) for tensor in self._past]
 
 
 def _configure(folder: Path, meta: GenerationMeta, options: EngineOptions) -> inference.Config:

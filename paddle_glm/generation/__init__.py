@@ -2,8 +2,19 @@
 
 from paddle_glm.generation.loop import generate
 from paddle_glm.generation.params import GenerationParams
-from paddle_glm.generation.session import ChatSession, Reply, complete
-from paddle_glm.generation.step_backend import StepBackend
+from paddle_glm.generation.session import Answer, ChatSession, Reply, Session, complete
+from paddle_glm.generation.step_backend import JoiningBackend, StepBackend
 from paddle_glm.generation.stream import TextStream
 
-__all__ = ["ChatSession", "GenerationParams", "Reply", "StepBackend", "TextStream", "complete", "generate"]
+__all__ = [
+    "Answer",
+    "ChatSession",
+    "GenerationParams",
+    "JoiningBackend",
+    "Reply",
+    "Session",
+    "StepBackend",
+    "TextStream",
+    "complete",
+    "generate",
+]

@@ -11,6 +11,49 @@ from paddle_glm.generation.sampling import Sampler, SeenTokens, check_finite, pe
 from paddle_glm.generation.step_backend import StepBackend
 
 
+class Rows:
+    """The rows of one call while they are generated: what they have seen, which still run, when they stop.
+
+    input_ids, attention_mask: int64 [batch, length], padded on the left; steps: most tokens of an answer.
+    """
+
+    def __init__(
+        self, input_ids: np.ndarray, attention_mask: np.ndarray, params: GenerationParams, steps: int
+    ) -> None:
+        self.params = params
+        self.steps = steps
+        self.step = 0
+        self.running = np.arange(len(input_ids))  # places in the batch of the rows that are not complete
+        self._sampler = Sampler(params, len(input_ids))
+        self._prompt = input_ids, attention_mask
+        self._seen: SeenTokens | None = None
+
+    def pick(self, logits: np.ndarray) -> np.ndarray:
+        """The next token, int64 [running], from logits float32 [running, vocab].
+
+        Raises `InputError` for logits that are not finite.
+        """
+        check_finite(logits, self.step)
+        if self.params.repetition_penalty != 1.0:
+            if self._seen is None:
+                self._seen = SeenTokens(*self._prompt, logits.shape[-1])
+            logits = penalise(logits, self._seen.mask, self.params.repetition_penalty)
+        return self._sampler.pick(logits, self.running)
+
+    def advance(self, tokens: np.ndarray) -> np.ndarray:
+        """Take int64 [running]; returns the places among them that go on, none when the length is reached."""
+        self.step += 1
+        if self.step == self.steps:
+            alive = np.arange(0)
+        else:
+            alive = np.flatnonzero(~np.isin(tokens, self.params.eos_token_ids))
+        if self._seen is not None:
+            self._seen.add(tokens)
+            self._seen.select(alive)
+        self.running = self.running[alive]
+        return alive
+
+
 def generate(
     backend: StepBackend, input_ids: np.ndarray, attention_mask: np.ndarray, params: GenerationParams
 ) -> Iterator[np.ndarray]:
@@ -33,39 +76,22 @@ def generate(
     steps = last - input_ids.shape[1]
     if params.num_beams > 1:
         return iter(beam_search(backend, input_ids, attention_mask, params, steps).T)
-    return _generate(backend, input_ids, attention_mask, params, steps)
+    return _generate(backend, input_ids, attention_mask, Rows(input_ids, attention_mask, params, steps))
 
 
 def _generate(
-    backend: StepBackend,
-    input_ids: np.ndarray,
-    attention_mask: np.ndarray,
-    params: GenerationParams,
-    steps: int,
+    backend: StepBackend, input_ids: np.ndarray, attention_mask: np.ndarray, rows: Rows
 ) -> Iterator[np.ndarray]:
-    batch = len(input_ids)
-    sampler = Sampler(params, batch)
-    running = np.arange(batch)  # places in the batch of the rows which the backend still holds
     logits = backend.prefill(input_ids, attention_mask)
-    seen = None
-    if params.repetition_penalty != 1.0:
-        seen = SeenTokens(input_ids, attention_mask, logits.shape[-1])
-    for step in range(steps):
-        check_finite(logits, step)
-        if seen is not None:
-            logits = penalise(logits, seen.mask, params.repetition_penalty)
-        tokens = backend.agree(sampler.pick(logits, running))
-        column = np.full(batch, params.pad_token_id, dtype=np.int64)
-        column[running] = tokens
+    while True:
+        tokens = backend.agree(rows.pick(logits))
+        column = np.full(len(input_ids), rows.params.pad_token_id, dtype=np.int64)
+        column[rows.running] = tokens
         yield column
-        alive = np.flatnonzero(~np.isin(tokens, params.eos_token_ids))
-        if alive.size == 0 or step + 1 == steps:
+        alive = rows.advance(tokens)
+        if alive.size == 0:
             return
-        if seen is not None:
-            seen.add(tokens)
         if alive.size < tokens.size:  # complete rows cost nothing from here on
             backend.select(alive)
-            running, tokens = running[alive], tokens[alive]
-            if seen is not None:
-                seen.select(alive)
+            tokens = tokens[alive]
         logits = backend.decode(tokens)

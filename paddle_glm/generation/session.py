@@ -11,6 +11,7 @@ from paddle_glm.generation.loop import generate
 from paddle_glm.generation.params import GenerationParams
 from paddle_glm.generation.response import ResponseStream
 from paddle_glm.generation.step_backend import StepBackend
+from paddle_glm.generation.stop import StopTexts
 from paddle_glm.generation.stream import TextStream
 
 
@@ -27,7 +28,7 @@ class ChatTokenizer(PromptTokenizer, Protocol):
 class Reply:
     """How an answer ended: its messages (several where ChatGLM3 calls a tool after a remark).
 
-    finish_reason: "stop" for an end token, "length" where the length was reached.
+    finish_reason: "stop" for an end token or a stop text, "length" where the length was reached.
     """
 
     messages: list[Message]
@@ -72,6 +73,67 @@ def _until_end(ids: list[int], ends: tuple[int, ...]) -> list[int]:
     return ids[: next((place for place, token in enumerate(ids) if token in ends), len(ids))]
 
 
+class Ended(Protocol):
+    """How an answer ended, as far as every kind of session can say."""
+
+    @property
+    def messages(self) -> list[Message]: ...
+
+    @property
+    def finish_reason(self) -> str: ...
+
+
+class Session(Protocol):
+    """What the terminal and the web pages talk to: a model here, or a server elsewhere."""
+
+    @property
+    def reply(self) -> Ended | None:
+        """How the last answer ended; None while one is streamed and where it failed."""
+
+    def stream(self, messages: Sequence[Message]) -> Iterator[str]:
+        """Yield the answer to `messages` in pieces, never half a character; then `reply` is set."""
+
+
+class Answer:
+    """The text of one answer while its tokens arrive, and how it ended."""
+
+    def __init__(
+        self,
+        tokenizer: ChatTokenizer,
+        template: Template,
+        end_ids: Sequence[int],
+        prompt_tokens: int,
+        stops: Sequence[str] = (),
+    ) -> None:
+        self.ended = False
+        self.reply: Reply | None = None
+        self._end_ids = end_ids
+        self._prompt_tokens = prompt_tokens
+        self._text = TextStream(tokenizer.decode)
+        self._response = ResponseStream(template)
+        self._stops = StopTexts(stops)
+
+    def push(self, token: int) -> str:
+        """Take the next token; returns the text that is certain by now. Sets `ended` at an end."""
+        if token in self._end_ids:
+            self.ended = True
+            return ""
+        piece = self._stops.push(self._response.push(self._text.push([token])))
+        self.ended = self._stops.met
+        return piece
+
+    def finish(self) -> str:
+        """The rest of the text; sets `reply`."""
+        rest = self._stops.push(self._response.push(self._text.finish()) + self._response.finish())
+        rest += self._stops.finish()
+        messages = self._response.messages()
+        if self._stops.met:
+            messages = [{**messages[-1], "content": self._stops.given}]
+        reason = "stop" if self.ended or self._stops.met else "length"
+        self.reply = Reply(messages, reason, self._prompt_tokens, len(self._text.ids))
+        return rest
+
+
 class ChatSession:
     """Answers conversations over one backend; the conversation itself stays with the caller."""
 
@@ -107,16 +169,13 @@ class ChatSession:
         return self.reply
 
     def _stream(self, steps: Iterator[np.ndarray], prompt_tokens: int) -> Iterator[str]:
-        text, response = TextStream(self.tokenizer.decode), ResponseStream(self.template)
-        finish_reason = "length"
+        answer = Answer(self.tokenizer, self.template, self.params.eos_token_ids, prompt_tokens)
         for column in steps:
-            token = int(column[0])
-            if token in self.params.eos_token_ids:
-                finish_reason = "stop"
-                break
-            if piece := response.push(text.push([token])):
+            if piece := answer.push(int(column[0])):
                 yield piece
-        rest = response.push(text.finish()) + response.finish()
-        self.reply = Reply(response.messages(), finish_reason, prompt_tokens, len(text.ids))
+            if answer.ended:
+                break
+        rest = answer.finish()
+        self.reply = answer.reply
         if rest:
             yield rest

@@ -1,6 +1,6 @@
 """What generation needs of a model."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -23,3 +23,17 @@ class StepBackend(Protocol):
 
     def agree(self, values: np.ndarray) -> np.ndarray:
         """The int64 values of the process that decides, in every process that computes together."""
+
+
+@runtime_checkable
+class JoiningBackend(StepBackend, Protocol):
+    """One whose rows may come and go while others are generated: continuous batching."""
+
+    def join(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
+        """Prefill rows beside those that are held, which come first; logits float32 [new rows, vocab].
+
+        Where it fails, the held rows are as before.
+        """
+
+    def trim(self) -> None:
+        """Drop the columns in front that are padding in every row."""

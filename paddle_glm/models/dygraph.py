@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import paddle
 
-from paddle_glm.backends.base import Backend, EngineOptions
+from paddle_glm.backends.base import EngineOptions
 from paddle_glm.backends.device import set_device
+from paddle_glm.backends.tensor_cache import TensorCacheBackend
 from paddle_glm.errors import InputError
 from paddle_glm.parallel.ops import broadcast_array
 from paddle_glm.precision import compute_dtype
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from paddle_glm.models.base import CausalLM
 
 
-class DygraphBackend(Backend):
+class DygraphBackend(TensorCacheBackend):
     """Runs `model.prefill_step`. Above degree 1, every process of the group makes the same calls."""
 
     def __init__(self, model: CausalLM) -> None:
@@ -65,10 +66,6 @@ class DygraphBackend(Backend):
         with paddle.no_grad():
             logits, *self._past = self.model.prefill_step(**tensors, past=self._past)
         return logits.numpy()
-
-    def select_cache(self, rows: np.ndarray) -> None:
-        index = paddle.to_tensor(rows)
-        self._past = [paddle.index_select(tensor, index, axis=0) for tensor in self._past]
 
     def agree(self, values: np.ndarray) -> np.ndarray:
         return broadcast_array(values, self.model.group)
