@@ -31,9 +31,7 @@ ALIASES = {
 _UNSUPPORTED = (
     "do_predict",
     "do_export",
-    "sharding",
     "sharding_degree",
-    "sharding_parallel_degree",
     "pipeline_parallel_degree",
     "sep_parallel_degree",
     "context_parallel_degree",
@@ -68,6 +66,8 @@ _UNSUPPORTED = (
     "wandb_http_proxy",
 )
 
+# PaddleNLP's names; its stage3 and offload are not there.
+_STAGES = {"": 0, "stage1": 1, "stage2": 2}
 _SIZES = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
 
 
@@ -143,6 +143,12 @@ class FinetuneArguments(TrainingArguments):
     overwrite_output_dir: bool = _option(False, "start anew: checkpoints of an earlier run are removed")
     device: Optional[str] = _option(None, "cpu or gpu; the GPU is taken where there is one")
     tensor_parallel_degree: int = _option(1, "processes that share one model")
+    sharding: str = _option(
+        "",
+        "stage1: every data-parallel process holds the optimizer's state of its share of the parameters; "
+        "stage2: their gradients too",
+    )
+    sharding_parallel_degree: int = _option(-1, "with sharding: the data-parallel processes, all of them")
     save_format: str = _option(
         FORMATS[0], f"files of the trained model (checkpoints stay as they are): {FORMAT_HELP}"
     )
@@ -171,6 +177,8 @@ class FinetuneArguments(TrainingArguments):
             self.greater_is_better = False  # PaddleNLP thinks of the loss alone
         # PaddleNLP would start fleet for a degree above 1, whose groups, wrappers and clipping do not
         # fit gloo and shared rows: it sees data parallelism, and the trainer does the rest by `mesh`.
+        self.sharding_stage = self._choose_stage()
+        self.sharding, self.sharding_parallel_degree = "", -1
         degree, self.tensor_parallel_degree = self.tensor_parallel_degree, -1
         try:
             super().__post_init__()
@@ -196,6 +204,27 @@ class FinetuneArguments(TrainingArguments):
         for name in _SIZES:
             if getattr(self, name) < 1:
                 raise InputError(f"--{name} {getattr(self, name)}: expected at least 1")
+
+    def _choose_stage(self) -> int:
+        """0, 1 or 2: what data-parallel processes share out (`training.sharded`)."""
+        if self.sharding not in _STAGES:
+            raise InputError(
+                f"--sharding {self.sharding}: expected stage1 or stage2 (parameters are cut by "
+                "--tensor_parallel_degree, which both can stand beside)"
+            )
+        stage, degree = _STAGES[self.sharding], self.mesh.data.degree
+        if stage and self.sharding_parallel_degree not in (-1, degree):
+            raise InputError(
+                f"--sharding_parallel_degree {self.sharding_parallel_degree}: expected {degree}, the number "
+                "of data-parallel processes (all processes / tensor_parallel_degree), or leave it out"
+            )
+        if not stage and self.sharding_parallel_degree > 1:
+            raise InputError("--sharding_parallel_degree needs --sharding stage1 or stage2")
+        if stage and degree == 1:
+            if _is_first_process():
+                logger.warning(f"--sharding {self.sharding}: one data-parallel process shares nothing out")
+            return 0
+        return stage
 
     def _choose_precision(self) -> None:
         """On CPU half precision has no kernels: float32 is used, and said once."""

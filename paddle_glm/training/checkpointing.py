@@ -37,7 +37,7 @@ from paddle_glm.checkpoint.paddlenlp import name_tokenizer
 from paddle_glm.checkpoint.tensor_file import open_safetensors, write_safetensors
 from paddle_glm.errors import InputError
 from paddle_glm.models.base import CausalLM, dtype_name, from_numpy, lazy_tensors
-from paddle_glm.parallel import Mesh, world_size
+from paddle_glm.parallel import SINGLE, Mesh, TPGroup, world_size
 from paddle_glm.peft import lora_config, prefix
 from paddle_glm.peft.adapter import Adapter
 from paddle_glm.training.adapters import load_adapter
@@ -181,8 +181,11 @@ def save_training(folder: Path, trainer: Any) -> None:
     mesh: Mesh = trainer.args.mesh
     if mesh.data.rank == 0:
         save_weights(temporary, trainer.model, trainer.tokenizer, trainer.adapter)
-        tensors = lazy_tensors(optimizer_tensors(trainer.optimizer, trainer.model))
-        write_safetensors(temporary / _optimizer_file(mesh), dict(tensors))
+    state = dict(lazy_tensors(optimizer_tensors(trainer.optimizer, trainer.model)))
+    if trainer.shares is not None:
+        write_safetensors(temporary / _optimizer_file(mesh, mesh.data), state)
+    elif mesh.data.rank == 0:
+        write_safetensors(temporary / _optimizer_file(mesh), state)
     _write_json(temporary / f"rng-{dist.get_rank():05d}.json", rng_state())
     if dist.get_rank() == 0:
         trainer.state.save_to_json(str(temporary / TRAINER_STATE))
@@ -208,11 +211,16 @@ def load_training(folder: Path, trainer: Any) -> None:
             f"{written[1]}, this run has {mesh.tensor.degree} and {mesh.data.degree}: resume with the same, "
             f"or start anew with --model_name_or_path {folder}"
         )
-    stored = open_safetensors(folder / _optimizer_file(mesh))
+    # Whatever sharding stage wrote it: each process takes what it needs.
+    stored: dict[str, np.ndarray] = {}
+    for path in folder.glob(f"{_optimizer_stem(mesh)}*"):
+        stored |= open_safetensors(path)
     wanted = dict(optimizer_tensors(trainer.optimizer, trainer.model))
-    if stored.keys() != wanted.keys():
-        odd = ", ".join(sorted(stored.keys() ^ wanted.keys())[:5])
-        raise InputError(f"{folder} holds the state of another optimizer or model: {odd}")
+    trained = {name for name, parameter in trainer.model.named_parameters() if not parameter.stop_gradient}
+    others = trained - {_parameter_of(name) for name in wanted}  # what other processes own
+    odd = sorted(name for name in stored.keys() ^ wanted.keys() if _parameter_of(name) not in others)
+    if odd:
+        raise InputError(f"{folder} holds the state of another optimizer or model: {', '.join(odd[:5])}")
     for name, tensor in wanted.items():
         tensor.set_value(from_numpy(np.array(stored[name]), dtype_name(tensor)))
     trainer.lr_scheduler.set_state_dict(schedule["scheduler"])
@@ -235,13 +243,14 @@ def optimizer_tensors(optimizer: Any, model: CausalLM) -> Iterator[tuple[str, Te
     """Every tensor of AdamW's state as (`parameter's hub name / what`, tensor).
 
     Paddle makes them at the first step only, and names them by counters that differ between runs; here
-    they are made at once and named after the model's parameters.
+    they are made at once and named after the model's parameters. Those of other owners are left out.
     """
-    parameters = [parameter for parameter in model.parameters() if not parameter.stop_gradient]
+    parameters = [parameter for parameter in optimizer._parameter_list if not parameter.stop_gradient]
+    held = {parameter.name for parameter in parameters}
     optimizer._create_accumulators(framework.default_main_program().global_block(), parameters)
     masters = optimizer._master_weights
     for name, parameter in model.named_parameters():
-        if parameter.stop_gradient:
+        if parameter.name not in held:
             continue
         master = masters.get(parameter.name)
         if master is not None:
@@ -250,6 +259,11 @@ def optimizer_tensors(optimizer: Any, model: CausalLM) -> Iterator[tuple[str, Te
         for kind, accumulators in optimizer._accumulators.items():
             if key in accumulators:
                 yield f"{name}/{kind}", accumulators[key]
+
+
+def _parameter_of(state: str) -> str:
+    """The parameter that a tensor of the optimizer's state belongs to, by their names."""
+    return state.rpartition("/")[0]
 
 
 def _begin_together(folder: Path) -> Path:
@@ -262,8 +276,14 @@ def _begin_together(folder: Path) -> Path:
     return temporary_of(folder)
 
 
-def _optimizer_file(mesh: Mesh) -> str:
-    return f"optimizer-tp{mesh.tensor.rank:02d}-of-{mesh.tensor.degree:02d}.safetensors"
+def _optimizer_stem(mesh: Mesh) -> str:
+    return f"optimizer-tp{mesh.tensor.rank:02d}-of-{mesh.tensor.degree:02d}"
+
+
+def _optimizer_file(mesh: Mesh, owners: TPGroup = SINGLE) -> str:
+    """One file for each process that holds state of its own."""
+    owner = f"-dp{owners.rank:02d}-of-{owners.degree:02d}" if owners.degree > 1 else ""
+    return f"{_optimizer_stem(mesh)}{owner}.safetensors"
 
 
 def _schedule(trainer: Any) -> dict[str, Any]:

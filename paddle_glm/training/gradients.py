@@ -1,6 +1,6 @@
 """Gradients over processes: averaged over data parallelism, measured and clipped over a cut model."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import paddle
@@ -8,15 +8,35 @@ import paddle.distributed as dist
 from paddle import Tensor, nn
 
 from paddle_glm.families import ParameterSpec
-from paddle_glm.parallel import TPGroup
+from paddle_glm.parallel import SINGLE, TPGroup
 from paddle_glm.parallel.ops import all_reduce
 from paddle_glm.sharding import along
 
 # Elements that one reduction carries: enough to hide its latency, little beside the model.
-_BUCKET = 32 * 2**20
+BUCKET = 32 * 2**20
 
 
-def average_gradients(parameters: list[Tensor], group: TPGroup) -> None:
+def buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """Neighbouring tensors of one dtype, in order; a bucket is full when it has `BUCKET` elements."""
+    bucket: list[Tensor] = []
+    size = 0
+    for tensor in tensors:
+        if bucket and (size >= BUCKET or tensor.dtype != bucket[0].dtype):
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(tensor)
+        size += tensor.size
+    if bucket:
+        yield bucket
+
+
+def split_like(flat: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Inverse of flattening and joining `tensors`: pieces of their shapes."""
+    pieces = flat.split([tensor.size for tensor in tensors])
+    return [piece.reshape(tensor.shape) for piece, tensor in zip(pieces, tensors, strict=True)]
+
+
+def average_gradients(parameters: Iterable[Tensor], group: TPGroup) -> None:
     """Replace every gradient by its mean over the data-parallel processes.
 
     The mean over processes of each one's mean loss is PaddleNLP's convention, so that two processes
@@ -24,26 +44,13 @@ def average_gradients(parameters: list[Tensor], group: TPGroup) -> None:
     """
     if group.degree == 1:
         return
-    bucket: list[Tensor] = []
-    size = 0
-    for parameter in parameters:
-        if parameter.grad is None:
-            continue
-        bucket.append(parameter.grad)
-        size += parameter.grad.size
-        if size >= _BUCKET:
-            _average(bucket, group)
-            bucket, size = [], 0
-    if bucket:
-        _average(bucket, group)
-
-
-def _average(grads: list[Tensor], group: TPGroup) -> None:
+    grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
     with paddle.no_grad():
-        # Divided first: a sum of scaled float16 gradients could overflow where their mean does not.
-        flat = all_reduce(paddle.concat([grad.flatten() for grad in grads]) / group.degree, group)
-        for grad, mean in zip(grads, flat.split([grad.size for grad in grads]), strict=True):
-            grad.set_value(mean.reshape(grad.shape).astype(grad.dtype))
+        for bucket in buckets(grads):
+            # Divided first: a sum of scaled float16 gradients could overflow where their mean does not.
+            flat = all_reduce(paddle.concat([grad.flatten() for grad in bucket]) / group.degree, group)
+            for grad, mean in zip(bucket, split_like(flat, bucket), strict=True):
+                grad.set_value(mean)
 
 
 class GroupClip(nn.ClipGradByGlobalNorm):
@@ -54,11 +61,18 @@ class GroupClip(nn.ClipGradByGlobalNorm):
     """
 
     def __init__(
-        self, clip_norm: float, specs: Mapping[str, ParameterSpec], names: Mapping[str, str], group: TPGroup
+        self,
+        clip_norm: float,
+        specs: Mapping[str, ParameterSpec],
+        names: Mapping[str, str],
+        group: TPGroup,
+        owners: TPGroup = SINGLE,
     ) -> None:
-        """specs: the family's table by hub name; names: Paddle's parameter names -> hub names."""
+        """specs: the family's table by hub name; names: Paddle's parameter names -> hub names; owners: the
+        processes over which a sharded optimizer's gradients lie, each on one of them.
+        """
         super().__init__(clip_norm)
-        self.group = group
+        self.group, self.owners = group, owners
         self.norm: Tensor | None = None
         self._sharding = {name: specs[hub].sharding for name, hub in names.items()}
 
@@ -74,12 +88,15 @@ class GroupClip(nn.ClipGradByGlobalNorm):
 
     @paddle.no_grad()
     def _dygraph_clip(self, params_grads: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
-        total = paddle.zeros([1])
+        # Added up parameter by parameter, so that the sum has the same bits wherever gradients lie.
+        shares = dict.fromkeys(self._sharding, paddle.zeros([]))
         for parameter, grad in params_grads:
-            total = total + self.squared_norm(parameter.name, grad)
-        if self.group.degree > 1:
-            total = all_reduce(total, self.group)
-        self.norm = paddle.sqrt(total)
+            shares[parameter.name] = self.squared_norm(parameter.name, grad)
+        each = paddle.stack(list(shares.values()))
+        for group in (self.owners, self.group):
+            if group.degree > 1:
+                each = all_reduce(each, group)
+        self.norm = paddle.sqrt(each.sum().reshape([1]))
         scale = self.clip_norm / paddle.clip(self.norm, min=self.clip_norm)
         return [(parameter, grad * scale.astype(grad.dtype)) for parameter, grad in params_grads]
 
@@ -87,12 +104,15 @@ class GroupClip(nn.ClipGradByGlobalNorm):
 class GroupScaler(paddle.amp.GradScaler):
     """Loss scaling for float16 that skips a step on every rank when any rank met an infinity."""
 
-    def __init__(self, init_loss_scaling: float, group: TPGroup) -> None:
+    def __init__(self, init_loss_scaling: float, *groups: TPGroup) -> None:
+        """groups: the processes that hold other gradients than this one."""
         super().__init__(init_loss_scaling=init_loss_scaling)
-        self._group = group
+        self._groups = [group for group in groups if group.degree > 1]
 
     def _unscale(self, optimizer: Any) -> None:
         super()._unscale(optimizer)
-        if self._enable and self._group.degree > 1:
-            found = all_reduce(self._found_inf.astype("int32"), self._group, dist.ReduceOp.MAX)
+        if not self._enable:
+            return
+        for group in self._groups:
+            found = all_reduce(self._found_inf.astype("int32"), group, dist.ReduceOp.MAX)
             self._found_inf = found.astype("bool")

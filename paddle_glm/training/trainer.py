@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import paddle
 from paddle import Tensor
+from paddle.optimizer import AdamW
 from paddlenlp.trainer import Trainer
 from paddlenlp.trainer.trainer_callback import TrainerControl, TrainerState
 from paddlenlp.trainer.trainer_utils import EvalLoopOutput, TrainOutput
@@ -21,6 +22,7 @@ from paddlenlp.utils.log import logger
 from paddle_glm.errors import InputError
 from paddle_glm.families import family_of
 from paddle_glm.models.base import CausalLM
+from paddle_glm.parallel import SINGLE, TPGroup
 from paddle_glm.parallel.random import seed_group
 from paddle_glm.peft.adapter import Adapter
 from paddle_glm.training import checkpointing
@@ -29,6 +31,7 @@ from paddle_glm.training.callbacks import LogFileCallback, SpeedCallback, Visual
 from paddle_glm.training.evaluation import evaluate_tokens
 from paddle_glm.training.gradients import GroupClip, GroupScaler, average_gradients
 from paddle_glm.training.sampler import EvalSampler, TrainSampler
+from paddle_glm.training.sharded import OwnedGradients, ShardedAdamW, Shares
 
 Batch = Mapping[str, Tensor]
 # Seeds of data-parallel ranks lie this far apart: farther than any tensor-parallel degree.
@@ -59,6 +62,10 @@ class FinetuneTrainer(Trainer):
         adapter: Adapter | None = None,
     ) -> None:
         self.adapter = adapter
+        self.shares = Shares(model.parameters(), args.mesh.data) if args.sharding_stage else None
+        self.owned_gradients: OwnedGradients | None = None
+        if self.shares is not None and args.sharding_stage == 2:
+            self.owned_gradients = OwnedGradients(self.shares)
         self.speed = SpeedCallback(args.mesh.data)
         callbacks = [self.speed, LogFileCallback()] + ([VisualDLCallback()] if args.visualdl else [])
         super().__init__(
@@ -127,7 +134,10 @@ class FinetuneTrainer(Trainer):
             self._rng_pending = False
         self.speed.count((inputs["input_ids"] != self.tokenizer.pad_token_id).sum())
         loss = super().training_step(model, inputs)
-        if (step_control + 1) % self.args.gradient_accumulation_steps == 0:
+        is_last = (step_control + 1) % self.args.gradient_accumulation_steps == 0
+        if self.owned_gradients is not None:
+            self.owned_gradients.finish_backward(is_last)
+        elif is_last:
             average_gradients(model.parameters(), self.args.mesh.data)
         return loss
 
@@ -150,28 +160,37 @@ class FinetuneTrainer(Trainer):
         self.amp_dtype = "float16" if args.fp16 else "bfloat16"
         self.enable_autocast_context_manager = args.fp16_opt_level != "O2"
         self.do_grad_scaling = args.fp16
-        self.scaler = GroupScaler(args.scale_loss, args.mesh.tensor)
+        self.scaler = GroupScaler(args.scale_loss, args.mesh.tensor, self._owners())
 
     def create_optimizer(self, lr_scheduler: Any = None) -> Any:
-        """AdamW with decay for all but norms and biases, float32 master weights, and `GroupClip`."""
+        """AdamW with decay for all but norms and biases, float32 master weights, and `GroupClip`; of the
+        parameters that this process owns where a sharding stage is asked for.
+        """
         names = {parameter.name: name for name, parameter in self.model.named_parameters()}
         decayed = {key for key, name in names.items() if not any(part in name for part in ("bias", "norm"))}
         if self.args.max_grad_norm > 0:
             specs = family_of(self.model.config).parameters(self.model.config)
             if self.adapter is not None:
                 specs = {**specs, **self.adapter.specs}
-            self.clip = GroupClip(self.args.max_grad_norm, specs, names, self.args.mesh.tensor)
-        kind, options = Trainer.get_optimizer_cls_and_kwargs(self.args)
-        self.optimizer = kind(
-            learning_rate=lr_scheduler or self.lr_scheduler,
-            apply_decay_param_fun=decayed.__contains__,
-            parameters=self.model.parameters(),
-            weight_decay=self.args.weight_decay,
-            grad_clip=self.clip,
-            multi_precision=self.args.dtype != "float32",
-            **options,
-        )
+            mesh = self.args.mesh
+            self.clip = GroupClip(self.args.max_grad_norm, specs, names, mesh.tensor, self._owners())
+        _, options = Trainer.get_optimizer_cls_and_kwargs(self.args)
+        options |= {
+            "learning_rate": lr_scheduler or self.lr_scheduler,
+            "apply_decay_param_fun": decayed.__contains__,
+            "weight_decay": self.args.weight_decay,
+            "grad_clip": self.clip,
+            "multi_precision": self.args.dtype != "float32",
+        }
+        if self.shares is not None:
+            self.optimizer = ShardedAdamW(self.shares, **options)
+        else:
+            self.optimizer = AdamW(parameters=self.model.parameters(), **options)
         return self.optimizer
+
+    def _owners(self) -> TPGroup:
+        """The processes over which gradients and the optimizer's state are shared out."""
+        return SINGLE if self.shares is None else self.shares.group
 
     # Data.
 

@@ -22,7 +22,7 @@ def parameters(*shapes):
 
 @pytest.mark.parametrize("bucket", [1, 10, 1000])
 def test_every_gradient_is_averaged_whatever_the_bucket(monkeypatch, bucket):
-    monkeypatch.setattr(gradients, "_BUCKET", bucket)
+    monkeypatch.setattr(gradients, "BUCKET", bucket)
     # Three processes with this one's gradient times 1, 2 and 3: their mean is twice this one's.
     monkeypatch.setattr(gradients, "all_reduce", lambda x, group: x * 6)
     made = [*parameters([2, 3], [5], [4, 2]), paddle.create_parameter([2], "float32")]

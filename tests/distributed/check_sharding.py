@@ -1,0 +1,81 @@
+"""Worker: finetunes with plain data parallelism and with sharded optimizers, one run after the other.
+
+Arguments: the folder to write into, what runs to make (a JSON object: name -> flags), flags of all runs. A
+run `NAME from OTHER` continues OTHER's checkpoint-2. Prints for each run the bytes of optimizer state and
+the most bytes of gradients that this process held, and the largest parameter's.
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import paddle.distributed as dist
+from paddle.optimizer import AdamW
+
+from paddle_glm.commands.finetune import train
+from paddle_glm.parallel import init_parallel
+from paddle_glm.training import gradients, sharded
+from paddle_glm.training.sharded import OwnedGradients
+from paddle_glm.training.trainer import FinetuneTrainer
+
+held: dict[str, int] = {}
+
+
+def size(tensors) -> int:
+    return sum(tensor.size * tensor.element_size() for tensor in tensors)
+
+
+def watch() -> None:
+    """Count what a process holds; nothing is changed, but that small models fill several buckets."""
+    gradients.BUCKET = sharded.BUCKET = 1000
+    create, step, collect = FinetuneTrainer.create_optimizer, AdamW.step, OwnedGradients._collect
+    trainers = []
+
+    def count_gradients() -> None:
+        trainer = trainers[-1]
+        found = [parameter.grad for parameter in trainer.model.parameters()]
+        if trainer.owned_gradients is not None:
+            found += trainer.owned_gradients._sums.values()
+        most = size(grad for grad in found if grad is not None)
+        held["gradients"] = max(held["gradients"], most)
+
+    def creating(self, *args):
+        trainers.append(self)
+        held["largest"] = max(size([parameter]) for parameter in self.model.parameters())
+        return create(self, *args)
+
+    def stepping(self):
+        step(self)
+        accumulators = [
+            tensor for kind in self._accumulators.values() for tensor in kind.values() if tensor.size > 1
+        ]
+        held["state"] = size([*accumulators, *self._master_weights.values()])
+        count_gradients()
+
+    def collecting(self, parameter):
+        count_gradients()
+        collect(self, parameter)
+
+    FinetuneTrainer.create_optimizer, AdamW.step, OwnedGradients._collect = creating, stepping, collecting
+
+
+def main() -> None:
+    folder, runs, flags = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3:]
+    init_parallel()
+    watch()
+    found = {}
+    for name, own in runs.items():
+        name, _, other = name.partition(" from ")
+        held.update(state=0, gradients=0)
+        if other and dist.get_rank() == 0:
+            (folder / name).mkdir()
+            shutil.copytree(folder / other / "checkpoint-2", folder / name / "checkpoint-2")
+        dist.barrier()
+        train([*flags, *own.split(), "--output_dir", str(folder / name)])
+        found[name] = dict(held)
+    print("RESULT", json.dumps({"rank": dist.get_rank(), **found}), flush=True)
+    dist.barrier()
+
+
+main()

@@ -1,0 +1,111 @@
+"""Sharded optimizers in real processes: the numbers of plain data parallelism, in less memory."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.distributed.launch import launch
+from tests.distributed.test_tensor_parallel import results
+from tests.training.runs import contents, largest_difference, losses, read_log, write_rows
+
+WORKER = Path(__file__).with_name("check_sharding.py")
+SHORT = """
+    --do_train --max_steps 4 --save_steps 2 --logging_steps 1 --src_length 24 --tgt_length 12
+    --per_device_train_batch_size 2 --learning_rate 1e-3 --max_grad_norm 0.5 --disable_tqdm True --report_to none
+"""
+TWICE = "--gradient_accumulation_steps 2"
+
+
+def run(runs, degree, processes, folder, model, rows):
+    """What every process held in each run; the runs' folders are in `folder`."""
+    data = write_rows(folder / "rows", rows)
+    flags = (
+        f"{SHORT} --model_name_or_path {model} --task_name_or_path {data} --tensor_parallel_degree {degree}"
+    )
+    done = launch(
+        WORKER, processes, folder / "logs", str(folder), json.dumps(runs), *flags.split(), timeout=400
+    )
+    assert done.returncode == 0, done.stdout
+    ranks = {found["rank"]: found for found in results(done.stdout)}  # the first one's log is shown twice
+    return [ranks[rank] for rank in range(processes)]
+
+
+def assert_same_bits(one, other):
+    """Losses, gradient norms, weights; the optimizer's state lies in other files."""
+    for key in ("loss", "grad_norm"):
+        assert [line[key] for line in read_log(one) if key in line] == [
+            line[key] for line in read_log(other) if key in line
+        ]
+    for path in one.glob("model*.safetensors"):
+        assert path.read_bytes() == (other / path.name).read_bytes(), path.name
+
+
+def assert_shared_out(found, names, processes_per_model=1):
+    """Owners of one slice hold half of its state each, and at stage 2 half of its gradients."""
+    plain, stage1, stage2 = names
+    for pair in zip(found[:processes_per_model], found[processes_per_model:], strict=True):
+        whole = pair[0][plain]
+        for name in (stage1, stage2):
+            assert sum(rank[name]["state"] for rank in pair) == whole["state"]
+            assert all(rank[name]["state"] < 0.6 * whole["state"] for rank in pair)
+        assert all(rank[stage1]["gradients"] == whole["gradients"] for rank in pair)
+        for rank in (rank[stage2] for rank in pair):
+            # Its own, and those that are on their way: the state is two moments of what it owns.
+            assert rank["gradients"] <= rank["state"] / 2 + 1.2 * rank["largest"] < whole["gradients"]
+
+
+def test_two_data_parallel_processes(tiny_checkpoint, tiny_rows, tmp_path):
+    runs = {
+        "plain": "",
+        "stage1": "--sharding stage1 --sharding_parallel_degree 2",
+        "stage2": "--sharding stage2",
+        "resumed from stage2": "--sharding stage2",
+        "other_stage from stage2": "--sharding stage1",
+        "unshared from stage1": "",
+        "twice": TWICE,
+        "twice1": f"--sharding stage1 {TWICE}",
+        "twice2": f"--sharding stage2 {TWICE}",
+    }
+    found = run(runs, 1, 2, tmp_path, tiny_checkpoint, tiny_rows)
+    assert_shared_out(found, ("plain", "stage1", "stage2"))
+    for stage in ("stage1", "stage2"):
+        assert_same_bits(tmp_path / "plain", tmp_path / stage)
+    assert_same_bits(tmp_path / "twice", tmp_path / "twice1")
+    # Averaged batch by batch, gradients are rounded in another order.
+    assert losses(tmp_path / "twice2") == pytest.approx(losses(tmp_path / "twice"), abs=1e-6)
+    assert largest_difference(tmp_path / "twice2", tmp_path / "twice") < 2e-5
+    for name in ("resumed", "other_stage"):
+        assert contents(tmp_path / name / "checkpoint-4") == contents(tmp_path / "stage2" / "checkpoint-4")
+    assert contents(tmp_path / "unshared" / "checkpoint-4") == contents(tmp_path / "plain" / "checkpoint-4")
+    states = sorted(path.name for path in (tmp_path / "stage1" / "checkpoint-4").glob("optimizer*"))
+    assert states == [f"optimizer-tp00-of-01-dp{rank:02d}-of-02.safetensors" for rank in range(2)]
+
+
+def test_beside_tensor_parallelism(tiny_checkpoint, tiny_rows, tmp_path):
+    runs = {
+        "plain": "",
+        "stage1": "--sharding stage1",
+        "stage2": "--sharding stage2",
+        "resumed from stage2": "--sharding stage2",
+    }
+    found = run(runs, 2, 4, tmp_path, tiny_checkpoint, tiny_rows)
+    assert_shared_out(found, ("plain", "stage1", "stage2"), processes_per_model=2)
+    for stage in ("stage1", "stage2"):
+        assert_same_bits(tmp_path / "plain", tmp_path / stage)
+    assert contents(tmp_path / "resumed" / "checkpoint-4") == contents(tmp_path / "stage2" / "checkpoint-4")
+    assert len(list((tmp_path / "stage2" / "checkpoint-4").glob("optimizer*"))) == 4
+
+
+def test_more_processes_than_parameters(tiny_checkpoint, tiny_rows, tmp_path):
+    """A prefix is one parameter: the process that owns nothing takes part in everything."""
+    runs = {
+        "plain": "--pre_seq_len 4",
+        "stage1": "--pre_seq_len 4 --sharding stage1",
+        "stage2": "--pre_seq_len 4 --sharding stage2",
+    }
+    found = run(runs, 1, 2, tmp_path, tiny_checkpoint, tiny_rows)
+    assert [rank["stage2"]["state"] > 0 for rank in found] == [True, False]
+    for stage in ("stage1", "stage2"):
+        name = "prefix_model.safetensors"
+        assert (tmp_path / "plain" / name).read_bytes() == (tmp_path / stage / name).read_bytes()
