@@ -6,13 +6,18 @@ from pathlib import Path
 from paddle_glm.backends.base import Backend, EngineOptions
 from paddle_glm.errors import InputError
 
-__all__ = ["BACKENDS", "Backend", "EngineOptions", "open_backend"]
+__all__ = ["BACKENDS", "READERS", "Backend", "EngineOptions", "open_backend"]
 
 # Name -> "module:class". "dygraph" opens model folders, the others exported ones.
 BACKENDS = {
     "dygraph": "paddle_glm.models.dygraph:DygraphBackend",
     "paddle": "paddle_glm.backends.paddle_inference:PaddleInferenceBackend",
+    "onnxruntime": "paddle_glm.backends.onnx_runtime:OnnxRuntimeBackend",
+    "openvino": "paddle_glm.backends.openvino:OpenVinoBackend",
+    "fastdeploy": "paddle_glm.backends.fastdeploy:FastDeployBackend",
 }
+# Format of an exported graph -> the backends that read it, the one that is taken by default first.
+READERS = {"paddle": ("paddle",), "onnx": ("onnxruntime", "openvino", "fastdeploy")}
 
 
 def open_backend(name: str, folder: str | Path, options: EngineOptions | None = None) -> Backend:

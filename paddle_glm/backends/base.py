@@ -13,6 +13,8 @@ from paddle_glm.errors import InputError
 from paddle_glm.families import family_of
 
 DEVICES = ("cpu", "gpu")
+# As PaddleNLP's scripts for FastDeploy name them.
+FASTDEPLOY_ENGINES = ("onnx_runtime", "openvino", "tensorrt", "paddle", "paddle_tensorrt")
 # Paddle writes 1 into this variable when it is imported without it, so it is read before that.
 _THREADS = None if "paddle" in sys.modules else os.environ.get("OMP_NUM_THREADS")
 
@@ -24,7 +26,7 @@ class EngineOptions:
     threads: of the CPU; 0 takes OMP_NUM_THREADS, or all that this process may use. dtype, family: of a
     model folder; family None takes what its files say. prefix: the graph's name that an exported folder
     must have; None takes any. ptuning_checkpoint, lora_path: folders of what was trained beside a model
-    folder.
+    folder. fastdeploy_engine: what computes below FastDeploy, one of `FASTDEPLOY_ENGINES`.
     """
 
     device: str = "cpu"
@@ -35,12 +37,17 @@ class EngineOptions:
     prefix: str | None = None
     ptuning_checkpoint: str | None = None
     lora_path: str | None = None
+    fastdeploy_engine: str = FASTDEPLOY_ENGINES[0]
 
     def __post_init__(self) -> None:
         if self.device not in DEVICES:
             raise InputError(f"device {self.device!r} is not one of {', '.join(DEVICES)}")
         if self.threads < 0 or self.device_id < 0:
             raise InputError(f"threads {self.threads} and device_id {self.device_id} must not be negative")
+        if self.fastdeploy_engine not in FASTDEPLOY_ENGINES:
+            raise InputError(
+                f"fastdeploy_engine {self.fastdeploy_engine!r} is not one of {', '.join(FASTDEPLOY_ENGINES)}"
+            )
 
     def usable_threads(self) -> int:
         """The number of CPU threads to compute with."""
@@ -103,10 +110,15 @@ class Backend(ABC):
         """How many tokens the cache holds before a prompt comes; a prefix is no part of `max_length`."""
         return 0
 
+    @property
+    def first_mask(self) -> np.ndarray:
+        """int64 [first_length], 0 for those of them that no token may attend to."""
+        return np.ones(self.first_length, dtype=np.int64)
+
     def _step(self, tokens: int) -> np.ndarray:
         inputs = self.family.step_inputs(self.config, self._ids, self._mask, tokens)
-        in_front = ((0, 0), (self.first_length, 0))
-        inputs["attention_mask"] = np.pad(inputs["attention_mask"], in_front, constant_values=1)
+        in_front = np.broadcast_to(self.first_mask, (len(self._mask), self.first_length))
+        inputs["attention_mask"] = np.concatenate([in_front, inputs["attention_mask"]], axis=1)
         return self.run(inputs)
 
     @abstractmethod

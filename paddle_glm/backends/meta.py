@@ -15,6 +15,10 @@ from paddle_glm.generation.params import GenerationParams
 
 FILE_NAME = "generation_meta.json"
 FORMAT_VERSION = 2
+# What the graph is stored as -> its files behind the prefix.
+GRAPH_FILES = {"paddle": (".json", ".pdiparams"), "onnx": (".onnx",)}
+# Keys that came later: a folder without them says their defaults.
+_OPTIONAL = {"format"}
 # Those of GenerationParams that belong to a tokenizer or to one call, not to a model.
 _NOT_DEFAULTS = ("eos_token_ids", "pad_token_id", "seed", "max_new_tokens")
 
@@ -49,6 +53,7 @@ class GenerationMeta:
     positions: the family's `position_rule`. spelling: the tokenizer's `spelling()`.
     files: name -> size in bytes, of the graph, its weights and the tokenizer.
     first_cache: the file of what the cache holds before a prompt, None where it is empty.
+    format: a key of `GRAPH_FILES`.
     special_tokens: name -> id; stop_token_ids end an answer. sampling: defaults of `GenerationParams`.
     """
 
@@ -75,7 +80,13 @@ class GenerationMeta:
     unk_token_id: int | None
     first_cache: FirstCacheMeta | None = None
     sampling: Mapping[str, Any] = field(default_factory=lambda: sampling_defaults(GenerationParams()))
+    format: str = "paddle"
     format_version: int = FORMAT_VERSION
+
+    @property
+    def graph_files(self) -> tuple[str, ...]:
+        """The names of the graph's files in the folder: the graph first, then its weights where apart."""
+        return tuple(self.prefix + suffix for suffix in GRAPH_FILES[self.format])
 
     @property
     def cache(self) -> tuple[TensorMeta, ...]:
@@ -126,9 +137,11 @@ class GenerationMeta:
                 f"{path} has format version {version!r}, this program reads {FORMAT_VERSION}: "
                 "export the model again with this version"
             )
-        wrong = {option.name for option in fields(cls)} ^ set(values)
+        wrong = ({option.name for option in fields(cls)} ^ set(values)) - _OPTIONAL
         if wrong:
             raise InputError(f"{path}: missing or unknown {', '.join(sorted(wrong))}; export the model again")
+        if (found := values.get("format", cls.format)) not in GRAPH_FILES:
+            raise InputError(f"{path}: format {found!r} is unknown: expected one of {', '.join(GRAPH_FILES)}")
         tensors = {
             side: tuple(TensorMeta(one["name"], one["dtype"], tuple(one["shape"])) for one in values[side])
             for side in ("inputs", "outputs")

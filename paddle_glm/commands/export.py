@@ -4,8 +4,9 @@ import argparse
 import os
 from pathlib import Path
 
+from paddle_glm.backends.meta import GRAPH_FILES
 from paddle_glm.commands._generating import add_adapter_arguments
-from paddle_glm.config import DTYPES
+from paddle_glm.config import DTYPES, ModelConfig
 from paddle_glm.families import family_names
 
 HELP = "write a model as a static graph with its tokenizer, for Paddle Inference and C++"
@@ -22,6 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder to write; PaddleNLP's spelling FOLDER/PREFIX is understood for the prefix below",
     )
     parser.add_argument("--model_prefix", default=PREFIX, help="what the graph's files are called")
+    parser.add_argument(
+        "--format",
+        default="paddle",
+        choices=list(GRAPH_FILES),
+        help="paddle: for Paddle Inference and C++; onnx: one file below 2 GiB for ONNX Runtime, OpenVINO "
+        "and FastDeploy",
+    )
     parser.add_argument("--dtype", default="float32", choices=DTYPES, help="of the stored weights")
     parser.add_argument(
         "--family", choices=family_names(), help="what the model is, where its files do not say"
@@ -40,7 +48,10 @@ def run(args: argparse.Namespace) -> None:
     # Paddle warns that a graph's arange writes into no given tensor, which nobody asked it to.
     os.environ.setdefault("GLOG_minloglevel", "2")
 
+    import paddle
+
     from paddle_glm.export import export_model
+    from paddle_glm.export.onnx_file import check_fits
     from paddle_glm.models.auto import AutoModel
     from paddle_glm.peft.folders import check_is_model
     from paddle_glm.peft.lora import fold_lora
@@ -48,6 +59,9 @@ def run(args: argparse.Namespace) -> None:
 
     folder = output_folder(args.output_path, args.model_prefix)
     check_is_model(args.model_name_or_path)
+    if args.format == "onnx":  # said before a large model is read; the graph is to compute float32
+        check_fits(ModelConfig.from_pretrained(args.model_name_or_path, args.family), args.dtype)
+        paddle.set_device("cpu")
     tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path, args.family)
     model = AutoModel.from_pretrained(
         args.model_name_or_path,
@@ -57,7 +71,9 @@ def run(args: argparse.Namespace) -> None:
         lora_path=args.lora_path,
     )
     fold_lora(model)
-    meta = export_model(model, tokenizer, folder, args.model_prefix, overwrite=args.overwrite)
-    megabytes = sum(meta.files.values()) / 1e6
-    print(f"{folder}: {meta.family}, {meta.num_layers} layers, {meta.stored_dtype}, {megabytes:.1f} MB")
+    meta = export_model(
+        model, tokenizer, folder, args.model_prefix, overwrite=args.overwrite, format=args.format
+    )
+    size = f"{sum(meta.files.values()) / 1e6:.1f} MB"
+    print(f"{folder}: {meta.format}, {meta.family}, {meta.num_layers} layers, {meta.stored_dtype}, {size}")
     print(f"answer with it: paddle-glm infer --model_path {folder} --model_prefix {args.model_prefix}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paddle_glm.backends import BACKENDS, EngineOptions
+from paddle_glm.backends.base import FASTDEPLOY_ENGINES
 from paddle_glm.commands._sampling import GREEDY, add_sampling_arguments, sampling_params
 from paddle_glm.errors import InputError
 
@@ -28,7 +29,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device_id", type=int, default=0, help="which GPU")
     parser.add_argument("--cpu_threads", type=int, default=0, help="0 takes all that may be used")
     engines = [name for name in BACKENDS if name != "dygraph"]
-    parser.add_argument("--backend", default="paddle", choices=engines, help="inference engine")
+    parser.add_argument(
+        "--backend",
+        choices=engines,
+        help="engine; default: the first that reads the folder's format",
+    )
+    parser.add_argument(
+        "--fastdeploy_engine",
+        default=FASTDEPLOY_ENGINES[0],
+        choices=FASTDEPLOY_ENGINES,
+        help="what computes below --backend fastdeploy",
+    )
     parser.add_argument("--batch_size", type=int, default=2, help="prompts answered together")
     parser.add_argument("--src_length", type=int, default=64, help="most tokens of a prompt; longer are cut")
     parser.add_argument("--tgt_length", type=int, default=64, help="most tokens of an answer")
@@ -47,7 +58,13 @@ def run(args: argparse.Namespace) -> None:
             raise InputError(f"--{name} {getattr(args, name)}: expected at least 1")
     params = sampling_params(args, GREEDY, max_length=args.max_length)
     examples = _examples(args)
-    options = EngineOptions(args.device, args.device_id, args.cpu_threads, prefix=args.model_prefix)
+    options = EngineOptions(
+        args.device,
+        args.device_id,
+        args.cpu_threads,
+        prefix=args.model_prefix,
+        fastdeploy_engine=args.fastdeploy_engine,
+    )
     started = time.perf_counter()
     engine = open_engine(args.model_path, options, args.backend)
     loaded = time.perf_counter()

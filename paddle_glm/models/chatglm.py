@@ -8,12 +8,12 @@ import math
 
 import numpy as np
 import paddle
-import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.families.chatglm import attention_output, ffn_input, ffn_output, query_key_value, sop
+from paddle_glm.layers.activation import gelu_tanh
 from paddle_glm.layers.attention import context_mask, grouped_query_attention
 from paddle_glm.layers.norm import LayerNorm
 from paddle_glm.layers.rotary import angle_table, apply_rotary_parts, lookup_rows
@@ -56,7 +56,7 @@ class SelfAttention(nn.Layer):
 
 
 class MLP(nn.Layer):
-    """GELU by its tanh approximation (arXiv:1606.08415)."""
+    """Two projections with GELU, by its tanh approximation, in between."""
 
     def __init__(self, config: ModelConfig, group: TPGroup, dtype: str) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class MLP(nn.Layer):
         self.dense_4h_to_h = RowLinear(config.hidden_size, ffn_output(config), group, dtype, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dense_4h_to_h(F.gelu(self.dense_h_to_4h(x), approximate=True))
+        return self.dense_4h_to_h(gelu_tanh(self.dense_h_to_4h(x)))
 
 
 class Block(nn.Layer):

@@ -3,20 +3,24 @@
 Prefill and decode are the same graph: the past may have length zero. Batch and lengths are dynamic.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import paddle
-from paddle import Tensor, nn
-from paddle.static import InputSpec
 
-from paddle_glm.backends.meta import FirstCacheMeta, GenerationMeta, TensorMeta, sampling_defaults
+from paddle_glm.backends.meta import (
+    GRAPH_FILES,
+    FirstCacheMeta,
+    GenerationMeta,
+    TensorMeta,
+    sampling_defaults,
+)
 from paddle_glm.checkpoint import atomic_folder
 from paddle_glm.checkpoint.tensor_file import write_safetensors
 from paddle_glm.checkpoint.tensors import as_lazy
 from paddle_glm.errors import InputError
+from paddle_glm.export.onnx_file import check_fits, convert
+from paddle_glm.export.step_graph import save_paddle, step_tensors
 from paddle_glm.generation.params import GenerationParams
 from paddle_glm.generation.session import stop_ids
 from paddle_glm.models.base import CausalLM
@@ -33,24 +37,33 @@ def export_model(
     prefix: str = DEFAULT_PREFIX,
     sampling: GenerationParams | None = None,
     overwrite: bool = False,
+    format: str = "paddle",
 ) -> GenerationMeta:
-    """Write `PREFIX.json`, `PREFIX.pdiparams`, `generation_meta.json`, `config.json` and the tokenizer.
+    """Write the graph, `generation_meta.json`, `config.json` and the tokenizer.
 
-    Weights are stored in the model's dtype; the caches have the dtype it computes in on this device
-    (on CPU, float32 also for half weights). The folder appears whole or not at all.
-    Raises `InputError` for a slice of a model, and for a folder that is in use and not to be replaced.
+    format: of the graph, a key of `GRAPH_FILES`. Weights are stored in the model's dtype; the caches have
+    the dtype it computes in on this device (on CPU, float32 also for half weights). The folder appears
+    whole or not at all.
+    Raises `InputError` for a slice of a model, for one that the format cannot hold, and for a folder that
+    is in use and not to be replaced.
     """
     if model.group.degree > 1:
         raise InputError("export needs the whole model: merge the shards first (paddle-glm merge)")
+    if format not in GRAPH_FILES:
+        raise InputError(f"format {format!r} is unknown: expected one of {', '.join(GRAPH_FILES)}")
+    if format == "onnx":
+        check_fits(model.config, model.dtype)
+        if compute_dtype(model.stored_dtype) != paddle.float32:
+            raise InputError("format onnx: call paddle.set_device('cpu') first, its graphs compute float32")
     model.eval()
     config = replace(model.config, dtype=model.dtype)
     with atomic_folder(folder, overwrite=overwrite) as path:
-        inputs, outputs = _tensors(model)
-        _save_graph(model, inputs, path / prefix)
+        inputs, outputs = step_tensors(model)
+        _save_graph(model, inputs, outputs, path / prefix, format)
         config.save_pretrained(path)
         tokenizer.save_pretrained(path)
         first = _save_first_cache(model, inputs, path / f"{prefix}.first_cache.safetensors")
-        names = [f"{prefix}.json", f"{prefix}.pdiparams", tokenizer.vocab_file]
+        names = [*(prefix + suffix for suffix in GRAPH_FILES[format]), tokenizer.vocab_file]
         if first is not None:
             names.append(first.file)
         meta = GenerationMeta(
@@ -77,9 +90,23 @@ def export_model(
             unk_token_id=tokenizer.unk_token_id,
             first_cache=first,
             sampling=sampling_defaults(sampling or GenerationParams()),
+            format=format,
         )
         meta.write(path)
     return meta
+
+
+def _save_graph(
+    model: CausalLM, inputs: tuple[TensorMeta, ...], outputs: tuple[TensorMeta, ...], path: Path, format: str
+) -> None:
+    """Write the files `path` + suffix that `GRAPH_FILES` names for the format, and no other."""
+    save_paddle(model, inputs, path)
+    if format == "paddle":
+        return
+    graph, weights = (Path(f"{path}{suffix}") for suffix in GRAPH_FILES["paddle"])
+    convert(graph, weights, outputs, Path(f"{path}{GRAPH_FILES[format][0]}"))
+    graph.unlink()
+    weights.unlink()
 
 
 @paddle.no_grad()
@@ -94,53 +121,3 @@ def _save_first_cache(model: CausalLM, inputs: tuple[TensorMeta, ...], path: Pat
     }
     write_safetensors(path, arrays)
     return FirstCacheMeta(path.name, model.first_cache.length)
-
-
-class StepGraph(nn.Layer):
-    """The layer that is traced: `CausalLM.prefill_step`, left as Python so that tracing follows it."""
-
-    def __init__(self, model: CausalLM) -> None:
-        super().__init__()
-        self.model = model
-
-        @paddle.jit.not_to_static
-        def step(*inputs: Any) -> tuple[Tensor, ...]:
-            return model.prefill_step(*inputs)
-
-        self.step: Callable[..., tuple[Tensor, ...]] = step
-
-    # The argument must be called `self`, and the list of caches is one argument, for to_static's sake.
-    def forward(
-        self, input_ids: Tensor, position_ids: Tensor, attention_mask: Tensor, past: list[Tensor]
-    ) -> tuple[Tensor, ...]:
-        return self.step(input_ids, position_ids, attention_mask, past)
-
-
-def _tensors(model: CausalLM) -> tuple[tuple[TensorMeta, ...], tuple[TensorMeta, ...]]:
-    """Inputs and outputs of the step graph, in order."""
-    config = model.config
-    steps = tuple(
-        TensorMeta(name, "int64", shape) for name, shape in model.family.step_shapes(config).items()
-    )
-    dtype = str(compute_dtype(model.stored_dtype)).removeprefix("paddle.")
-    shape = (-1, config.num_key_value_heads, -1, config.head_dim)
-
-    def caches(word: str) -> tuple[TensorMeta, ...]:
-        return tuple(
-            TensorMeta(f"{word}_{kind}_{layer}", dtype, shape)
-            for layer in range(config.num_layers)
-            for kind in ("key", "value")
-        )
-
-    logits = TensorMeta("logits", "float32", (-1, config.vocab_size))
-    return steps + caches("past"), (logits, *caches("present"))
-
-
-def _save_graph(model: CausalLM, inputs: tuple[TensorMeta, ...], path: Path) -> None:
-    specs = [InputSpec(one.shape, getattr(paddle, one.dtype), one.name) for one in inputs]
-    count = len(inputs) - 2 * model.config.num_layers
-    with paddle.no_grad():
-        static = paddle.jit.to_static(
-            StepGraph(model), input_spec=[*specs[:count], specs[count:]], full_graph=True
-        )
-        paddle.jit.save(static, str(path))

@@ -1,0 +1,115 @@
+"""What backends share that compute over an exported folder."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import ClassVar
+
+import numpy as np
+
+from paddle_glm.backends import READERS
+from paddle_glm.backends.base import Backend, EngineOptions
+from paddle_glm.backends.cache import CacheBackend
+from paddle_glm.backends.meta import GenerationMeta
+from paddle_glm.checkpoint.tensor_file import open_safetensors
+from paddle_glm.config import ModelConfig
+from paddle_glm.errors import InputError
+
+
+class ExportedBackend(Backend):
+    """A folder of `paddle-glm export`, and what its cache holds before a prompt.
+
+    format: what of `meta.GRAPH_FILES` it reads. empty_past: whether the engine takes a past of length 0.
+    Where it does not, and there is no prefix, the cache begins with one column of zeros that the mask hides
+    from all, so that it changes neither positions nor results.
+    """
+
+    format: ClassVar[str]
+    empty_past: ClassVar[bool] = True
+
+    def __init__(self, folder: Path, options: EngineOptions) -> None:
+        self.meta = GenerationMeta.read(folder, options.prefix)
+        if self.meta.format != self.format:
+            raise InputError(
+                f"{folder} holds a graph in the format {self.meta.format}, which --backend "
+                f"{' or '.join(READERS[self.meta.format])} reads; this one needs "
+                f"`paddle-glm export --format {self.format}`"
+            )
+        super().__init__(ModelConfig.from_pretrained(folder, self.meta.family))
+        self.first_cache = self._read_first_cache(folder)
+
+    @property
+    def first_length(self) -> int:
+        return self.first_cache[0].shape[2]
+
+    @property
+    def first_mask(self) -> np.ndarray:
+        seen = self.meta.first_cache is not None
+        return np.full(self.first_length, int(seen), dtype=np.int64)
+
+    def _read_first_cache(self, folder: Path) -> list[np.ndarray]:
+        """float32 [1, heads, first_length, head_dim] of every cache input, in their order."""
+        if self.meta.first_cache is not None:
+            stored = open_safetensors(folder / self.meta.first_cache.file)
+            return [stored[one.name] for one in self.meta.cache]
+        length = 0 if self.empty_past else 1
+        return [np.zeros((1, one.shape[1], length, one.shape[3]), np.float32) for one in self.meta.cache]
+
+
+class ArrayBackend(ExportedBackend, CacheBackend):
+    """An ONNX graph on an engine that takes and gives numpy arrays; the cache is what it gave last."""
+
+    format = "onnx"
+
+    def __init__(self, folder: Path, options: EngineOptions) -> None:
+        super().__init__(folder, options)
+        self._past: list[np.ndarray] = []
+        self._inputs = [one.name for one in self.meta.inputs]
+
+    @classmethod
+    def open(cls, folder: Path, options: EngineOptions) -> "ArrayBackend":
+        return cls(folder, options)
+
+    def reset(self, batch: int) -> None:
+        self._past = [
+            np.repeat(array.astype(one.dtype), batch, axis=0)
+            for array, one in zip(self.first_cache, self.meta.cache, strict=True)
+        ]
+
+    def run(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        steps = [inputs[name] for name in self._inputs[: len(self._inputs) - len(self._past)]]
+        arrays = [np.ascontiguousarray(array) for array in steps + self._past]
+        logits, *self._past = self.infer(dict(zip(self._inputs, arrays, strict=True)))
+        return logits
+
+    def take(self, tensor: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        return tensor[rows]
+
+    def concat(self, tensors: Sequence[np.ndarray], axis: int) -> np.ndarray:
+        return np.concatenate(tensors, axis=axis)
+
+    def zeros(self, shape: Sequence[int], like: np.ndarray) -> np.ndarray:
+        return np.zeros(shape, like.dtype)
+
+    @abstractmethod
+    def infer(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """The graph's outputs, in its order, for its inputs by name; the arrays belong to the caller."""
+
+    def graph_path(self, folder: Path) -> Path:
+        return folder / self.meta.graph_files[0]
+
+
+def needed_package(name: str, command: str) -> ModuleType:
+    """The module `name`; raises `InputError` with the command that installs it where it is missing."""
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise InputError(f"the package {name} cannot be imported ({error}): {command}") from error
+
+
+def graph_error(path: Path, error: Exception) -> InputError:
+    """What to say where an engine cannot load a graph: its message's first line, and how to mend it."""
+    reason = str(error).strip().partition("\n")[0]
+    return InputError(f"{path} cannot be loaded ({reason}): copy or export the folder again")

@@ -1,0 +1,110 @@
+"""An exported ONNX graph on the Runtime of FastDeploy 1.x (https://github.com/PaddlePaddle/FastDeploy).
+
+Its Runtime ends the process where an input is not as it likes it, so all is checked on this side: arrays are
+contiguous, int64 or float32, and no dimension is 0.
+"""
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from paddle_glm.backends.base import EngineOptions
+from paddle_glm.backends.exported import ArrayBackend, graph_error, needed_package
+from paddle_glm.backends.meta import GenerationMeta, TensorMeta
+from paddle_glm.errors import InputError
+
+INSTALL = (
+    "PyPI does not have it: pip install fastdeploy-python (fastdeploy-gpu-python for a GPU) -f "
+    "https://www.paddlepaddle.org.cn/whl/fastdeploy.html, or build release/1.1.0 of PaddlePaddle/FastDeploy"
+)
+_NAMES = ("RuntimeOption", "Runtime", "ModelFormat")
+# Rows and tokens that TensorRT builds its engine for; it builds another one, slowly, for what is beyond.
+_TENSORRT_BATCH = 8
+_TENSORRT_LENGTH = 2048
+
+
+class FastDeployBackend(ArrayBackend):
+    empty_past = False
+
+    def __init__(self, folder: Path, options: EngineOptions) -> None:
+        super().__init__(folder, options)
+        module = _fastdeploy()
+        option = _runtime_option(module, self.graph_path(folder), self.meta, options)
+        try:
+            self._runtime = module.Runtime(option)
+        except (AssertionError, RuntimeError) as error:
+            raise graph_error(self.graph_path(folder), error) from error
+
+    def infer(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        batch = len(inputs[self.meta.inputs[0].name])
+        outputs = self._runtime.infer(inputs)
+        # A step that failed is written to its log; what it returns then is empty.
+        if len(outputs) != len(self.meta.outputs) or outputs[0].shape != (batch, self.meta.vocab_size):
+            raise InputError(
+                f"FastDeploy gave {len(outputs)} outputs, the first of shape "
+                f"{outputs[0].shape if outputs else None}: its log says why the step failed"
+            )
+        return list(outputs)
+
+
+def _fastdeploy() -> ModuleType:
+    """FastDeploy 1.x; PyPI has other projects under its names, and FastDeploy 2 is a server."""
+    module = needed_package("fastdeploy", f"the backend is FastDeploy 1.x, and {INSTALL}")
+    missing = [name for name in _NAMES if not hasattr(module, name)]
+    if missing:
+        raise InputError(
+            f"the package fastdeploy in {getattr(module, '__file__', None)} has no {', '.join(missing)}: "
+            f"this is not FastDeploy 1.x. pip uninstall it; {INSTALL}"
+        )
+    return module
+
+
+def _runtime_option(module: Any, graph: Path, meta: GenerationMeta, options: EngineOptions) -> Any:
+    _check(module, meta, options)
+    option = module.RuntimeOption()
+    option.set_model_path(str(graph), "", module.ModelFormat.ONNX)
+    if options.device == "gpu":
+        option.use_gpu(options.device_id)
+    else:
+        option.use_cpu()
+        option.set_cpu_thread_num(options.usable_threads())
+    if options.fastdeploy_engine == "onnx_runtime":
+        option.use_ort_backend()
+    elif options.fastdeploy_engine == "openvino":
+        option.use_openvino_backend()
+    else:
+        option.use_trt_backend()
+        for one in meta.inputs:
+            option.trt_option.set_shape(one.name, *_shapes(one, meta))
+    return option
+
+
+def _check(module: Any, meta: GenerationMeta, options: EngineOptions) -> None:
+    """Raise `InputError` for what FastDeploy answers by ending the process, or by computing elsewhere."""
+    engine = options.fastdeploy_engine
+    if engine.startswith("paddle"):
+        raise InputError(
+            f"fastdeploy_engine {engine} reads .pdmodel files, which Paddle 3 cannot write for these models: "
+            "expected onnx_runtime, openvino or tensorrt"
+        )
+    needed = {"openvino": "cpu", "tensorrt": "gpu"}.get(engine, options.device)
+    if options.device != needed:
+        raise InputError(f"fastdeploy_engine {engine} computes on the {needed}: give --device {needed}")
+    if options.device == "gpu" and not module.is_built_with_gpu():
+        raise InputError("device gpu: this FastDeploy computes on CPUs only; install fastdeploy-gpu-python")
+    if wrong := {one.dtype for one in meta.inputs} - {"int64", "float32"}:
+        raise InputError(f"the graph takes {', '.join(sorted(wrong))}, FastDeploy is given int64 and float32")
+
+
+def _shapes(tensor: TensorMeta, meta: GenerationMeta) -> tuple[list[int], list[int], list[int]]:
+    """The smallest, usual and largest shape of an input: its first open size is the batch's."""
+    length = min(meta.max_sequence_length, _TENSORRT_LENGTH)
+    batches, lengths = (1, 1, _TENSORRT_BATCH), (1, length // 2, length)
+
+    def filled(which: int) -> list[int]:
+        tail = [lengths[which] if size == -1 else size for size in tensor.shape[1:]]
+        return [batches[which], *tail]
+
+    return filled(0), filled(1), filled(2)

@@ -1,0 +1,41 @@
+"""An exported ONNX graph on ONNX Runtime (https://onnxruntime.ai)."""
+
+from pathlib import Path
+
+import numpy as np
+
+from paddle_glm.backends.base import EngineOptions
+from paddle_glm.backends.exported import ArrayBackend, graph_error, needed_package
+from paddle_glm.errors import InputError
+
+INSTALL = 'pip install -c constraints.txt -e ".[onnx]"'
+_ERRORS_ONLY = 3  # of the logger's severities
+
+
+class OnnxRuntimeBackend(ArrayBackend):
+    def __init__(self, folder: Path, options: EngineOptions) -> None:
+        super().__init__(folder, options)
+        runtime = needed_package("onnxruntime", INSTALL)
+        settings = runtime.SessionOptions()
+        settings.intra_op_num_threads = options.usable_threads()
+        settings.log_severity_level = _ERRORS_ONLY
+        path = self.graph_path(folder)
+        providers = _providers(runtime.get_available_providers(), options)
+        try:
+            self._session = runtime.InferenceSession(str(path), settings, providers=providers)
+        except Exception as error:  # the package has a class of its own for each of the library's codes
+            raise graph_error(path, error) from error
+
+    def infer(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        return self._session.run(None, inputs)
+
+
+def _providers(available: list[str], options: EngineOptions) -> list:
+    """Where the session computes, the preferred place first."""
+    if options.device == "cpu":
+        return ["CPUExecutionProvider"]
+    if "CUDAExecutionProvider" not in available:
+        raise InputError(
+            "device gpu: this onnxruntime computes on CPUs only; pip install onnxruntime-gpu in its place"
+        )
+    return [("CUDAExecutionProvider", {"device_id": options.device_id}), "CPUExecutionProvider"]

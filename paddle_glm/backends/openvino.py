@@ -1,0 +1,34 @@
+"""An exported ONNX graph on OpenVINO (https://docs.openvino.ai), on a CPU."""
+
+from pathlib import Path
+
+import numpy as np
+
+from paddle_glm.backends.base import EngineOptions
+from paddle_glm.backends.exported import ArrayBackend, graph_error, needed_package
+from paddle_glm.errors import InputError
+
+INSTALL = 'pip install -c constraints.txt -e ".[openvino]"'
+
+
+class OpenVinoBackend(ArrayBackend):
+    def __init__(self, folder: Path, options: EngineOptions) -> None:
+        super().__init__(folder, options)
+        if options.device != "cpu":
+            raise InputError(f"device {options.device}: the backend openvino computes on CPUs")
+        openvino = needed_package("openvino", INSTALL)
+        settings = {
+            # Processors with bfloat16 or float16 units would otherwise compute in those.
+            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": options.usable_threads(),
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        path = self.graph_path(folder)
+        try:
+            self._request = openvino.compile_model(str(path), "CPU", settings).create_infer_request()
+        except RuntimeError as error:
+            raise graph_error(path, error) from error
+
+    def infer(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        results = self._request.infer(inputs, share_inputs=True)
+        return [results[index] for index in range(len(results))]

@@ -1,0 +1,72 @@
+"""The step graph as one ONNX file, by way of Paddle's own (https://github.com/PaddlePaddle/Paddle2ONNX)."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from paddle_glm.backends.exported import needed_package
+from paddle_glm.backends.meta import TensorMeta
+from paddle_glm.config import ModelConfig
+from paddle_glm.errors import InputError
+from paddle_glm.families import family_of
+
+# The oldest that says all our graphs need: engines inside FastDeploy 1.x are of 2022.
+OPSET = 13
+NEWEST_OPSET = 17
+INSTALL = 'pip install -c constraints.txt -e ".[onnx]"'
+# A file is one protobuf message, which holds 2 GiB at most; the graph around the weights takes its part.
+MAX_WEIGHTS = 2**31 - 2**26
+_BYTES = {"float32": 4, "float16": 2}
+
+
+def check_fits(config: ModelConfig, dtype: str) -> None:
+    """Raise `InputError` for a model that no ONNX file can hold: too large, or of another dtype.
+
+    paddle2onnx itself writes an empty file above the limit, without an error.
+    """
+    if dtype not in _BYTES:
+        raise InputError(
+            f"dtype {dtype} with the format onnx: engines compute no {dtype}; expected one of "
+            f"{', '.join(_BYTES)}"
+        )
+    specs = family_of(config).parameters(config).values()
+    size = sum(math.prod(spec.shape) for spec in specs) * _BYTES[dtype]
+    if size > MAX_WEIGHTS:
+        raise InputError(
+            f"the weights are {size / 2**30:.2f} GiB in {dtype}, and an ONNX file holds less than 2 GiB: "
+            "export with --format paddle"
+        )
+
+
+def convert(graph: Path, weights: Path, outputs: Sequence[TensorMeta], target: Path) -> None:
+    """Write `target` from Paddle's graph and weights; its outputs get the names of `outputs`, in order."""
+    onnx = needed_package("onnx", INSTALL)
+    paddle2onnx = needed_package("paddle2onnx", INSTALL)
+    # Its optimiser installs packages with pip while it runs; any other name than that does nothing.
+    message = paddle2onnx.export(str(graph), str(weights), opset_version=OPSET, optimize_tool="none")
+    model = onnx.load_from_string(message)
+    _name_outputs(model.graph, [one.name for one in outputs])
+    _drop_unused(model.graph)
+    if (opset := model.opset_import[0].version) > NEWEST_OPSET:
+        raise RuntimeError(f"paddle2onnx wrote opset {opset}, engines read {NEWEST_OPSET} at most")
+    onnx.checker.check_model(model)
+    onnx.save(model, str(target))
+
+
+def _name_outputs(graph, names: Sequence[str]) -> None:
+    """Give the graph's outputs their names in `generation_meta.json`."""
+    new = dict(zip((one.name for one in graph.output), names, strict=True))
+    for node in graph.node:
+        for side in (node.input, node.output):
+            for index, name in enumerate(side):
+                side[index] = new.get(name, name)
+    for one in graph.output:
+        one.name = new[one.name]
+
+
+def _drop_unused(graph) -> None:
+    """Remove constants that no node reads: engines warn of each."""
+    read = {name for node in graph.node for name in node.input}
+    kept = [one for one in graph.initializer if one.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)

@@ -1,0 +1,64 @@
+"""The graph of one step: what it takes and gives, and how it is traced."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import paddle
+from paddle import Tensor, nn
+from paddle.static import InputSpec
+
+from paddle_glm.backends.meta import TensorMeta
+from paddle_glm.models.base import CausalLM
+from paddle_glm.precision import compute_dtype
+
+
+class StepGraph(nn.Layer):
+    """The layer that is traced: `CausalLM.prefill_step`, left as Python so that tracing follows it."""
+
+    def __init__(self, model: CausalLM) -> None:
+        super().__init__()
+        self.model = model
+
+        @paddle.jit.not_to_static
+        def step(*inputs: Any) -> tuple[Tensor, ...]:
+            return model.prefill_step(*inputs)
+
+        self.step: Callable[..., tuple[Tensor, ...]] = step
+
+    # The argument must be called `self`, and the list of caches is one argument, for to_static's sake.
+    def forward(
+        self, input_ids: Tensor, position_ids: Tensor, attention_mask: Tensor, past: list[Tensor]
+    ) -> tuple[Tensor, ...]:
+        return self.step(input_ids, position_ids, attention_mask, past)
+
+
+def step_tensors(model: CausalLM) -> tuple[tuple[TensorMeta, ...], tuple[TensorMeta, ...]]:
+    """Inputs and outputs of the step graph, in order."""
+    config = model.config
+    steps = tuple(
+        TensorMeta(name, "int64", shape) for name, shape in model.family.step_shapes(config).items()
+    )
+    dtype = str(compute_dtype(model.stored_dtype)).removeprefix("paddle.")
+    shape = (-1, config.num_key_value_heads, -1, config.head_dim)
+
+    def caches(word: str) -> tuple[TensorMeta, ...]:
+        return tuple(
+            TensorMeta(f"{word}_{kind}_{layer}", dtype, shape)
+            for layer in range(config.num_layers)
+            for kind in ("key", "value")
+        )
+
+    logits = TensorMeta("logits", "float32", (-1, config.vocab_size))
+    return steps + caches("past"), (logits, *caches("present"))
+
+
+def save_paddle(model: CausalLM, inputs: tuple[TensorMeta, ...], path: Path) -> None:
+    """Write `path`.json and `path`.pdiparams, what Paddle Inference reads."""
+    specs = [InputSpec(one.shape, getattr(paddle, one.dtype), one.name) for one in inputs]
+    count = len(inputs) - 2 * model.config.num_layers
+    with paddle.no_grad():
+        static = paddle.jit.to_static(
+            StepGraph(model), input_spec=[*specs[:count], specs[count:]], full_graph=True
+        )
+        paddle.jit.save(static, str(path))
