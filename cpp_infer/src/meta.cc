@@ -38,6 +38,9 @@ GenerationParams sampling(const Json& value) {
     value.at("top_k").get_to(result.top_k);
     value.at("top_p").get_to(result.top_p);
     value.at("repetition_penalty").get_to(result.repetition_penalty);
+    value.at("num_beams").get_to(result.num_beams);
+    value.at("length_penalty").get_to(result.length_penalty);
+    value.at("early_stopping").get_to(result.early_stopping);
     value.at("max_length").get_to(result.max_length);
     return result;
 }

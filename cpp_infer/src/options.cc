@@ -32,10 +32,16 @@ auto into(std::optional<Number> Options::* field, const char* flag) {
     return [=](Options& options, const std::string& text) { options.*field = number<Number>(flag, text); };
 }
 
-bool truth(const std::string& text) {
-    if (text == "true" || text == "True" || text == "1") return true;
-    if (text == "false" || text == "False" || text == "0") return false;
-    throw InputError("--do_sample " + text + ": expected true or false");
+auto into(std::optional<bool> Options::* field, const char* flag) {
+    return [=](Options& options, const std::string& text) {
+        if (text == "true" || text == "True" || text == "1") {
+            options.*field = true;
+        } else if (text == "false" || text == "False" || text == "0") {
+            options.*field = false;
+        } else {
+            throw InputError(std::string(flag) + " " + text + ": expected true or false");
+        }
+    };
 }
 
 const std::vector<Flag>& flags() {
@@ -62,7 +68,7 @@ const std::vector<Flag>& flags() {
          into(&Options::max_new_tokens, "--max_new_tokens")},
         {"--do_sample", "BOOL",
          "draw tokens (default: with the flags below, and in a chat if the model says so)",
-         [](Options& options, const std::string& text) { options.do_sample = truth(text); }},
+         into(&Options::do_sample, "--do_sample")},
         {"--temperature", "X", "divides the logits", into(&Options::temperature, "--temperature")},
         {"--top_k", "N", "draw from this many most likely tokens; 0: from all",
          into(&Options::top_k, "--top_k")},
@@ -70,6 +76,12 @@ const std::vector<Flag>& flags() {
          into(&Options::top_p, "--top_p")},
         {"--repetition_penalty", "X", "above 1 makes tokens less likely that were there before",
          into(&Options::repetition_penalty, "--repetition_penalty")},
+        {"--num_beams", "N", "number of beams; above 1 is beam search, which does not sample",
+         into(&Options::num_beams, "--num_beams")},
+        {"--length_penalty", "X", "exponent of the length that divides a beam's score",
+         into(&Options::length_penalty, "--length_penalty")},
+        {"--early_stopping", "BOOL", "end beam search as soon as so many answers are complete",
+         into(&Options::early_stopping, "--early_stopping")},
         {"--seed", "N", "the same seed gives the same answer", into(&Options::seed, "--seed")},
         {"--num_threads", "N", "CPU threads (default: OMP_NUM_THREADS, or all)",
          [](Options& options, const std::string& text) {
@@ -128,12 +140,15 @@ Options parse_options(int count, const char* const* arguments) {
 
 GenerationParams Options::params(GenerationParams defaults) const {
     const bool sampling_flags = temperature || top_k || top_p;
-    const bool fallback = sampling_flags || (chat && defaults.do_sample);
+    defaults.num_beams = num_beams.value_or(defaults.num_beams);
+    const bool fallback = defaults.num_beams == 1 && (sampling_flags || (chat && defaults.do_sample));
     defaults.do_sample = do_sample.value_or(fallback);
     defaults.temperature = temperature.value_or(defaults.temperature);
     defaults.top_k = top_k.value_or(defaults.top_k);
     defaults.top_p = top_p.value_or(defaults.top_p);
     defaults.repetition_penalty = repetition_penalty.value_or(defaults.repetition_penalty);
+    defaults.length_penalty = length_penalty.value_or(defaults.length_penalty);
+    defaults.early_stopping = early_stopping.value_or(defaults.early_stopping);
     defaults.max_length = max_length.value_or(defaults.max_length);
     if (max_new_tokens) defaults.max_new_tokens = max_new_tokens;
     if (seed) defaults.seed = seed;

@@ -20,13 +20,13 @@ struct Options {
     size_t batch_size = 1;
     EngineOptions engine;
 
-    std::optional<bool> do_sample;
-    std::optional<double> temperature, top_p, repetition_penalty;
-    std::optional<int64_t> top_k, max_length, max_new_tokens;
+    std::optional<bool> do_sample, early_stopping;
+    std::optional<double> temperature, top_p, repetition_penalty, length_penalty;
+    std::optional<int64_t> top_k, num_beams, max_length, max_new_tokens;
     std::optional<uint64_t> seed;
 
     // `defaults` with the flags that were given: greedy unless a flag that only sampling heeds is there,
-    // or, in a chat, the model's own way. Throws InputError for values that cannot work.
+    // or, in a chat, the model's own way; beams do not sample. Throws InputError for values that cannot work.
     GenerationParams params(GenerationParams defaults) const;
 };
 

@@ -24,6 +24,8 @@ void GenerationParams::check() const {
     require(top_k >= 0, "top_k", top_k, "0 (off) or a positive number");
     require(top_p > 0 && top_p <= 1, "top_p", top_p, "a number above 0 and at most 1");
     require(repetition_penalty > 0, "repetition_penalty", repetition_penalty, "a number above 0 (1 is off)");
+    require(num_beams >= 1, "num_beams", num_beams, "at least 1");
+    require(num_beams == 1 || !do_sample, "num_beams", num_beams, "1 with sampling (or turn sampling off)");
     require(max_length >= 1, "max_length", max_length, "at least 1");
     require(max_new_tokens.value_or(1) >= 1, "max_new_tokens", max_new_tokens.value_or(1), "at least 1");
 }

@@ -8,12 +8,17 @@
 namespace paddle_glm {
 namespace {
 
-// Ids of the `count` highest scores and of all that tie with the last, best first.
-std::vector<int64_t> best_ids(const std::vector<double>& scores, int64_t count) {
+void normalise(std::vector<double>& weights) {
+    const double sum = std::accumulate(weights.begin(), weights.end(), 0.0);
+    for (double& weight : weights) weight /= sum;
+}
+
+}  // namespace
+
+std::vector<int64_t> best_ids(const double* scores, int64_t size, int64_t count) {
     std::vector<int64_t> ids;
-    const auto size = static_cast<int64_t>(scores.size());
     if (count > 0 && count < size) {
-        std::vector<double> sorted = scores;
+        std::vector<double> sorted(scores, scores + size);
         std::nth_element(sorted.begin(), sorted.begin() + (count - 1), sorted.end(), std::greater<>());
         const double lowest = sorted[count - 1];
         for (int64_t id = 0; id < size; ++id) {
@@ -28,24 +33,10 @@ std::vector<int64_t> best_ids(const std::vector<double>& scores, int64_t count) 
     return ids;
 }
 
-void normalise(std::vector<double>& weights) {
-    const double sum = std::accumulate(weights.begin(), weights.end(), 0.0);
-    for (double& weight : weights) weight /= sum;
-}
-
-}  // namespace
-
-void penalise(float* logits, const std::vector<char>& seen, double penalty) {
-    const auto factor = static_cast<float>(penalty);
-    for (size_t id = 0; id < seen.size(); ++id) {
-        if (seen[id]) logits[id] = logits[id] < 0 ? logits[id] * factor : logits[id] / factor;
-    }
-}
-
 Candidates candidates(const float* logits, int64_t vocab, const GenerationParams& params) {
     std::vector<double> scores(logits, logits + vocab);
     for (double& score : scores) score /= params.temperature;
-    Candidates result{best_ids(scores, params.top_k), {}};
+    Candidates result{best_ids(scores.data(), vocab, params.top_k), {}};
     for (const int64_t id : result.ids) {
         result.probabilities.push_back(std::exp(scores[id] - scores[result.ids[0]]));
     }

@@ -17,8 +17,17 @@ struct Candidates {
     std::vector<double> probabilities;
 };
 
-// Logits of ids that a row has held, divided by `penalty` (multiplied where negative).
-void penalise(float* logits, const std::vector<char>& seen, double penalty);
+// Scores of ids that a row has held, divided by `penalty` (multiplied where negative).
+template <class Number>
+void penalise(Number* scores, const std::vector<char>& seen, double penalty) {
+    const auto factor = static_cast<Number>(penalty);
+    for (size_t id = 0; id < seen.size(); ++id) {
+        if (seen[id]) scores[id] = scores[id] < 0 ? scores[id] * factor : scores[id] / factor;
+    }
+}
+
+// Ids of the `count` highest scores and of all that tie with the last, best first; 0 means all.
+std::vector<int64_t> best_ids(const double* scores, int64_t size, int64_t count);
 Candidates candidates(const float* logits, int64_t vocab, const GenerationParams& params);
 int64_t draw(const float* logits, int64_t vocab, double uniform, const GenerationParams& params);
 

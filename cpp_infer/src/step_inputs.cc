@@ -86,8 +86,8 @@ void Tokens::append(const std::vector<int64_t>& column) {
 void Tokens::select(const std::vector<int64_t>& rows) {
     Tokens chosen;
     for (const int64_t row : rows) {
-        chosen.ids.push_back(std::move(ids[row]));
-        chosen.real.push_back(std::move(real[row]));
+        chosen.ids.push_back(ids[row]);
+        chosen.real.push_back(real[row]);
     }
     *this = std::move(chosen);
 }

@@ -52,6 +52,9 @@ GenerationParams params_of(const Json& value) {
     params.top_k = value.value("top_k", 0);
     params.top_p = value.value("top_p", 1.0);
     params.repetition_penalty = value.value("repetition_penalty", 1.0);
+    params.num_beams = value.value("num_beams", 1);
+    params.length_penalty = value.value("length_penalty", 1.0);
+    params.early_stopping = value.value("early_stopping", false);
     if (value.contains("seed")) params.seed = value.at("seed").get<uint64_t>();
     if (value.contains("max_new_tokens")) params.max_new_tokens = value.at("max_new_tokens").get<int64_t>();
     return params;
@@ -138,10 +141,18 @@ void response(const Json& one, const Json&, const std::string& name) {
     }
 }
 
+// Loading one takes longer than all cases.
+const Tokenizer& tokenizer_of(const std::string& file, const Json& facts) {
+    static std::map<std::string, Tokenizer> loaded;
+    const std::string key = file + facts.dump();
+    if (const auto found = loaded.find(key); found != loaded.end()) return found->second;
+    return loaded.try_emplace(key, file, read_spelling(facts.at("spelling")), facts.at("special_tokens"))
+        .first->second;
+}
+
 void text(const Json& one, const Json& shared, const std::string& name) {
     const Json& facts = shared.at("tokenizers").at(one.at("family").get<std::string>());
-    const Tokenizer tokenizer(shared.at("file"), read_spelling(facts.at("spelling")),
-                              facts.at("special_tokens"));
+    const Tokenizer& tokenizer = tokenizer_of(shared.at("file"), facts);
     if (one.contains("messages")) {
         const auto chat_template = make_template(facts.at("template"));
         expect_equal(name + " prompt", chat_template->render(tokenizer, messages_of(one.at("messages"))),

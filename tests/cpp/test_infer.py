@@ -18,6 +18,7 @@ from paddle_glm.generation import ChatSession, GenerationParams, complete
 from paddle_glm.generation.response import parse_messages, visible_text
 from paddle_glm.generation.session import with_special_ids
 from paddle_glm.models.auto import AutoModel
+from paddle_glm.models.base import CausalLM
 from paddle_glm.tiny.checkpoint import write_checkpoint
 from paddle_glm.tokenizers import AutoTokenizer, Tokenizer
 from tests.cpp.build import build, checked, run
@@ -43,8 +44,17 @@ def exported(request, tiny_rows, tmp_path_factory) -> Exported:
     sizes = {"vocab_size": vocab, "num_layers": 2, "hidden_size": 64, "ffn_hidden_size": 96, "seed": 1}
     write_checkpoint(path / "model", texts, family=family, **sizes)
     tokenizer = AutoTokenizer.from_pretrained(path / "model")
-    export_model(AutoModel.from_pretrained(path / "model", dtype or "float32"), tokenizer, path / "out")
+    model = AutoModel.from_pretrained(path / "model", dtype or "float32")
+    wake(model)
+    export_model(model, tokenizer, path / "out")
     return Exported(path / "out", open_backend("paddle", path / "out"), tokenizer)
+
+
+def wake(model: CausalLM) -> None:
+    """Enlarge the layers' weights: an untrained ChatGLM-6B repeats its last token, whatever stands before."""
+    for name, parameter in model.named_parameters():
+        if "layers" in name and parameter.ndim == 2:
+            parameter.set_value(parameter * 40)
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +103,10 @@ WAYS: dict[str, tuple[dict, tuple]] = {
         {"temperature": 1.5, "top_k": 40, "top_p": 0.9, "seed": 7},
         ("--temperature", 1.5, "--top_k", 40, "--top_p", 0.9, "--seed", 7),
     ),
+    "beams": (
+        {"do_sample": False, "num_beams": 3, "length_penalty": 0.6, "repetition_penalty": 1.2},
+        ("--num_beams", 3, "--length_penalty", 0.6, "--repetition_penalty", 1.2),
+    ),
 }
 
 
@@ -102,6 +116,7 @@ def test_tokens_are_pythons(exported, way, batch, tmp_path):
     values, flags = WAYS[way]
     tokenizer = exported.tokenizer
     expected = python_ids(exported, batch, **values)
+    assert len({token for ids in expected for token in ids}) > len(expected)  # they do say something
     rows = rows_of(exported, tmp_path, "--batch_size", batch, *flags)
     assert [row["ids"] for row in rows] == expected
     assert [row["src"] for row in rows] == list(QUESTIONS)
@@ -173,7 +188,7 @@ ASK = ("--prompt", "你好")
         (("--model_dir", ".", *ASK, "--top_k", "many"), "--top_k many: expected a number"),
         (("--model_dir", ".", *ASK, "--seed", "-1"), "--seed -1: expected a number"),
         (("--model_dir", ".", *ASK, "--output_file", "x"), "--output_file needs --input_file"),
-        (("--model_dir", ".", *ASK, "--do_sample", "maybe"), "expected true or false"),
+        (("--model_dir", ".", *ASK, "--do_sample", "maybe"), "--do_sample maybe: expected true or false"),
     ],
 )
 def test_arguments_that_are_refused(arguments, message):
@@ -184,6 +199,10 @@ def test_values_and_files_that_are_refused(folder, tmp_path):
     ask = ("--model_dir", folder, *ASK)
     assert "temperature is 0: expected a number above 0" in refusal(*ask, "--temperature", 0)
     assert "top_p is 2" in refusal(*ask, "--top_p", 2)
+    assert "num_beams is 0" in refusal(*ask, "--num_beams", 0)
+    assert "num_beams is 3: expected 1 with sampling" in refusal(
+        *ask, "--num_beams", 3, "--do_sample", "true"
+    )
     assert "leaves no room for an answer within max_length 3" in refusal(*ask, "--max_length", 3)
     long = ("--model_dir", folder, "--prompt", "长" * 3000)
     assert "the model's limit of 2048 tokens" in refusal(*long)
@@ -261,19 +280,31 @@ def test_meta_data_that_is_no_json(damaged):
     assert "generation_meta.json cannot be read" in refusal("--model_dir", damaged, *ASK)
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-def test_a_trained_prefix(damaged, batch, tmp_path):
-    path = damaged / "generation_meta.json"
+@pytest.fixture(scope="module")
+def prefixed(exported, tmp_path_factory) -> Exported:
+    """An exported folder whose cache begins with random keys and values of five tokens."""
+    folder = shutil.copytree(exported.folder, tmp_path_factory.mktemp("cpp") / "prefixed")
+    path = folder / "generation_meta.json"
     values = json.loads(path.read_text("utf-8"))
     random = np.random.default_rng(0)
     shape = (1, values["num_key_value_heads"], 5, values["head_dim"])
     names = [one["name"] for one in values["inputs"] if one["name"].startswith("past_")]
-    save_file({name: random.standard_normal(shape, np.float32) for name in names}, damaged / "first")
-    values["files"]["first"] = (damaged / "first").stat().st_size
+    save_file({name: random.standard_normal(shape, np.float32) for name in names}, folder / "first")
+    values["files"]["first"] = (folder / "first").stat().st_size
     path.write_text(json.dumps({**values, "first_cache": {"file": "first", "length": 5}}), "utf-8")
-    with_prefix = Exported(damaged, open_backend("paddle", damaged), AutoTokenizer.from_pretrained(damaged))
-    rows = rows_of(with_prefix, tmp_path, "--batch_size", batch)
-    assert [row["ids"] for row in rows] == python_ids(with_prefix, batch, do_sample=False)
+    return Exported(folder, open_backend("paddle", folder), exported.tokenizer)
 
-    (damaged / "first").write_bytes(b"\xff" * values["files"]["first"])
-    assert "first is no safetensors file" in refusal("--model_dir", damaged, *ASK)
+
+@pytest.mark.parametrize("way", WAYS)
+def test_tokens_behind_a_trained_prefix(prefixed, exported, way, tmp_path):
+    values, flags = WAYS[way]
+    expected = python_ids(prefixed, 3, **values)
+    assert expected != python_ids(exported, 3, **values)
+    rows = rows_of(prefixed, tmp_path, "--batch_size", 3, *flags)
+    assert [row["ids"] for row in rows] == expected
+
+
+def test_a_damaged_prefix_is_refused(prefixed, tmp_path):
+    folder = shutil.copytree(prefixed.folder, tmp_path / "copy")
+    (folder / "first").write_bytes(b"\xff" * (folder / "first").stat().st_size)
+    assert "first is no safetensors file" in refusal("--model_dir", folder, *ASK)

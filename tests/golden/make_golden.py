@@ -167,19 +167,30 @@ def positions() -> dict[str, Any]:
     return {"kind": "positions", "cases": cases}
 
 
-def loops() -> dict[str, Any]:
-    prompts = [[5, 6, 7], [8], [9, 10, 11, 12, 13], [14, 15]]
-    ways = (
-        {"do_sample": False},
-        {"do_sample": False, "repetition_penalty": 1.4},
-        {"seed": 3, "temperature": 0.9, "top_k": 10, "top_p": 0.8},
-        {"seed": 4, "max_new_tokens": 5, "top_k": 0, "top_p": 0.95, "repetition_penalty": 1.1},
-    )
-    vocab, limit, stops = 24, 60, (1, 2)
+PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13], [14, 15]]
+PICKED: tuple[dict[str, Any], ...] = (
+    {"do_sample": False},
+    {"do_sample": False, "repetition_penalty": 1.4},
+    {"seed": 3, "temperature": 0.9, "top_k": 10, "top_p": 0.8},
+    {"seed": 4, "max_new_tokens": 5, "top_k": 0, "top_p": 0.95, "repetition_penalty": 1.1},
+)
+SEARCHED: tuple[dict[str, Any], ...] = (
+    {"num_beams": 2},
+    {"num_beams": 4, "length_penalty": 2.0},
+    {"num_beams": 3, "length_penalty": -0.5, "repetition_penalty": 1.3},
+    {"num_beams": 5, "length_penalty": 0.0, "max_new_tokens": 3},
+    {"num_beams": 3, "early_stopping": True, "max_new_tokens": 12},
+)
+
+
+def loops(ways: tuple[dict[str, Any], ...], stops: tuple[int, ...], limit: int) -> dict[str, Any]:
+    """What the generation loop gives over a toy model, for a batch padded on the left and for one prompt."""
+    vocab = 24
     cases = []
     for way in ways:
+        way = {"do_sample": False, **way} if "num_beams" in way else way
         params = GenerationParams(**way, eos_token_ids=stops, pad_token_id=-1)
-        for batch in (prompts, prompts[1:2]):
+        for batch in (PROMPTS, PROMPTS[1:2]):
             used, mask = pad_left(batch, 0)
             columns = list(generate(ToyBackend(vocab, limit), used, mask, params))
             full = {"temperature": params.temperature, "top_k": params.top_k, "top_p": params.top_p}
@@ -241,7 +252,8 @@ def goldens() -> dict[str, dict[str, Any]]:
         "sampling.json": sampling(),
         "random.json": random_numbers(),
         "positions.json": positions(),
-        "loop.json": loops(),
+        "loop.json": loops(PICKED, (1, 2), 60),
+        "beam.json": loops(SEARCHED, (1, 2, 3), 30),
         "response.json": responses(),
         "text.json": texts(both, MODEL),
     }

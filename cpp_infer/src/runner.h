@@ -1,0 +1,64 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "engine.h"
+#include "meta.h"
+#include "paddle_glm/session.h"
+#include "sampler.h"
+#include "step_inputs.h"
+
+namespace paddle_glm {
+
+// The engine with the tokens that it has taken.
+class Runner {
+  public:
+    // Counts its steps and tokens in `timing`. Throws InputError for ids that the model does not have.
+    Runner(Engine& engine, const Meta& meta, const std::vector<std::vector<int64_t>>& prompts,
+           Timing& timing);
+
+    int64_t length() const { return tokens_.total(); }
+    int64_t vocab() const { return meta_.vocab_size; }
+    int64_t pad() const { return meta_.pad_token_id; }
+    size_t stops() const { return meta_.stop_token_ids.size(); }
+    bool ends(int64_t token) const;
+
+    // Both give the logits of the last position, float32 [rows, vocab], and throw InputError where they are
+    // not finite. `answers`: how many of the tokens continue answers of their own.
+    std::vector<float> prefill();
+    std::vector<float> decode(const std::vector<int64_t>& tokens, int64_t answers);
+
+    // Row i becomes what row rows[i] was; rows may repeat or be left out.
+    void select(const std::vector<int64_t>& rows);
+
+  private:
+    std::vector<float> step(int64_t count, int64_t number);
+
+    Engine& engine_;
+    const Meta& meta_;
+    Tokens tokens_;
+    Timing& timing_;
+};
+
+// Which ids each running row has held: only kept with a repetition penalty.
+class Seen {
+  public:
+    Seen(const std::vector<std::vector<int64_t>>& prompts, int64_t vocab, double penalty);
+
+    // scores: [rows, vocab]
+    template <class Number>
+    void penalise(std::vector<Number>& scores) const {
+        for (size_t row = 0; row < rows_.size(); ++row) {
+            paddle_glm::penalise(scores.data() + row * rows_[row].size(), rows_[row], penalty_);
+        }
+    }
+    void add(const std::vector<int64_t>& tokens);
+    void select(const std::vector<int64_t>& rows);
+
+  private:
+    double penalty_;
+    std::vector<std::vector<char>> rows_;
+};
+
+}  // namespace paddle_glm
