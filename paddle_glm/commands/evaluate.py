@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
         results |= metrics.score(answers, labels)
         results |= {"rows": len(examples), "seconds": round(time.perf_counter() - started, 2)}
         write_results(Path(args.output_dir), results, labels, answers)
-        print(table(results, baseline))
+        print(table({"score": results} if baseline is None else {"before": baseline, "after": results}))
         print(f"\n{args.output_dir}: {PREDICTIONS}, {METRICS}")
     leave()
 
@@ -116,13 +116,11 @@ def read_metrics(path: str | Path) -> dict[str, Any]:
     raise InputError(f"{path} is not a {METRICS} that `paddle-glm evaluate` wrote")
 
 
-def table(results: Mapping[str, Any], baseline: Mapping[str, Any] | None = None) -> str:
-    """One line per metric; with a baseline, its value and the new one side by side."""
-    columns = [results] if baseline is None else [baseline, results]
-    titles = ["score"] if baseline is None else ["before", "after"]
-    lines = [f"{'metric':<12}" + "".join(f"{title:>12}" for title in titles)]
-    for name in results:
-        values = [column.get(name, float("nan")) for column in columns]
+def table(columns: Mapping[str, Mapping[str, Any]]) -> str:
+    """One line per metric of the last column, the values of all columns side by side under their titles."""
+    lines = [f"{'metric':<12}" + "".join(f"{title:>12}" for title in columns)]
+    for name in list(columns.values())[-1]:
+        values = [column.get(name, float("nan")) for column in columns.values()]
         shown = [f"{value:>12}" if isinstance(value, int) else f"{value:>12.4f}" for value in values]
         lines.append(f"{name:<12}" + "".join(shown))
     return "\n".join(lines)

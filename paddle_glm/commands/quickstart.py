@@ -8,162 +8,66 @@ import json
 import os
 import shlex
 import shutil
-import subprocess
-import sys
-import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from paddle_glm.commands import _chain as chain
+from paddle_glm.commands._link import ROOT, run_link, shown
 from paddle_glm.commands.evaluate import table
 from paddle_glm.errors import InputError
+from paddle_glm.quantization.packing import BITS
 
 HELP = "run the whole chain once: data, training, merging, scores, export, answers"
 MARKER = ".paddle_glm_quickstart"
-ROOT = Path(__file__).resolve().parents[2]
-CONFIG = Path("configs/tiny/quickstart.yaml")
-PROCESSES = 2
-LINKS = ("tiny", "before", "finetune", "plot", "merge", "after", "export", "infer")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output_dir", default="quickstart", help="gets everything; made anew each time")
     parser.add_argument("--data", help="folder of real rows (train and dev files) instead of made ones")
-    parser.add_argument("--max_steps", type=int, help=f"optimizer steps (default: what {CONFIG} says)")
+    parser.add_argument(
+        "--method",
+        choices=chain.METHODS,
+        default="full",
+        help="train all weights, or LoRA adapters or a prefix (P-Tuning v2) on a base trained before",
+    )
+    parser.add_argument(
+        "--quantization_bit",
+        type=int,
+        choices=sorted(BITS),
+        help="keep weights in so many bits: those of the trained model, or those of the base of an adapter",
+    )
+    parser.add_argument(
+        "--max_steps", type=int, help="optimizer steps (default: what the files in configs/ say)"
+    )
     parser.add_argument("--eval_rows", type=int, default=100, help="held-out rows to score")
     parser.add_argument("--setup_seconds", type=float, help=argparse.SUPPRESS)
 
 
-@dataclass(frozen=True)
-class Link:
-    """One command of the chain: what it is for, and its words."""
-
-    purpose: str
-    words: list[str]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The folders and sizes of one quick start.
-
-    Real rows have more words and longer texts than those of the grammar: they get a larger vocabulary
-    and model, and longer sequences.
-    """
-
-    output: Path
-    real_data: Path | None = None
-    max_steps: int | None = None
-    eval_rows: int = 100
-
-    @property
-    def data(self) -> Path:
-        return self.real_data or self.output / "data"
-
-    @property
-    def lengths(self) -> list[str]:
-        source, target = (96, 128) if self.real_data else (64, 64)
-        return ["--src_length", f"{source}", "--tgt_length", f"{target}"]
-
-    def link(self, name: str) -> Link:
-        return getattr(self, name)()
-
-    def path(self, name: str) -> str:
-        return str(self.output / name)
-
-    def tiny(self) -> Link:
-        words = [*program(), "tiny", "--output_dir", str(self.output)]
-        if self.real_data is None:
-            return Link("a grammar makes rows, a tokenizer is trained, a small model is initialised", words)
-        sizes = ["--vocab_size", "4000", "--hidden_size", "192", "--ffn_hidden_size", "512"]
-        purpose = "a tokenizer is trained on the rows and a small model is initialised"
-        return Link(purpose, [*words, "--data", str(self.real_data), *sizes])
-
-    def score(self, model: str, target: str) -> list[str]:
-        words = [
-            *program(),
-            "evaluate",
-            "--model_name_or_path",
-            self.path(model),
-            "--data_file",
-            str(self.data),
-        ]
-        rows = ["--limit", str(self.eval_rows), "--batch_size", "50"]
-        return [*words, "--output_dir", self.path(target), *rows, *self.lengths]
-
-    def before(self) -> Link:
-        return Link("the untrained model answers held-out rows", self.score("model", "before"))
-
-    def finetune(self) -> Link:
-        launch = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", str(PROCESSES)]
-        words = [*launch, "--log_dir", self.path("log/launch"), "tools/finetune_generation.py", str(CONFIG)]
-        words += ["--model_name_or_path", self.path("model"), "--task_name_or_path", str(self.data)]
-        words += ["--output_dir", self.path("trained"), *self.lengths]
-        if self.max_steps is not None:
-            words += ["--max_steps", f"{self.max_steps}", "--logging_steps", f"{min(self.max_steps, 10)}"]
-        return Link(f"{PROCESSES} processes train one model together (tensor parallelism)", words)
-
-    def plot(self) -> Link:
-        return Link(
-            "the loss curve, as numbers (step:loss) and as a picture",
-            [*program(), "plot", "--log", self.path("trained"), "--output", self.path("loss.png")],
-        )
-
-    def merge(self) -> Link:
-        words = [*program(), "merge", "--model_name_or_path", self.path("trained")]
-        purpose = "the processes' shards become one checkpoint, laid out as on the hub"
-        return Link(purpose, [*words, "--merge_model_path", self.path("merged")])
-
-    def after(self) -> Link:
-        words = [*self.score("merged", "after"), "--baseline", self.path("before/metrics.json")]
-        return Link("the merged model answers the same rows", words)
-
-    def export(self) -> Link:
-        words = [*program(), "export", "--model_name_or_path", self.path("merged")]
-        return Link(
-            "the model becomes a static graph", [*words, "--output_path", self.path("exported/chatglm")]
-        )
-
-    def infer(self) -> Link:
-        words = [*program(), "infer", "--model_path", self.path("exported"), *self.lengths]
-        for question in self.questions(3):
-            words += ["--prompt", question]
-        return Link("Paddle Inference answers from the graph", words)
-
-    def questions(self, count: int) -> Iterator[str]:
-        """The first held-out questions."""
-        from paddle_glm.training.readers import find_files, load_rows
-
-        files = find_files(self.data)
-        for example in load_rows(files.validation or files.train or self.data, limit=count):
-            yield example.question[-1]["content"]
-
-
 def run(args: argparse.Namespace) -> None:
-    if not (ROOT / CONFIG).is_file():
+    if not (ROOT / chain.CONFIG).is_file():
         raise InputError("quickstart runs in a checkout of the repository: bash tools/quickstart.sh")
     if args.data and not Path(args.data).is_dir():
         raise InputError(f"--data {args.data}: expected a folder with train.json and dev.json")
     os.chdir(ROOT)
-    plan = Plan(Path(args.output_dir), args.data and Path(args.data), args.max_steps, args.eval_rows)
+    plan = chain.Chain(
+        Path(args.output_dir),
+        args.data and Path(args.data),
+        args.max_steps,
+        args.eval_rows,
+        args.method,
+        args.quantization_bit,
+    )
     make_anew(plan.output)
-    seconds = {} if args.setup_seconds is None else {"setup": args.setup_seconds}
-    for number, name in enumerate(LINKS, start=1):
-        link = plan.link(name)
-        print(f"\n[{number}/{len(LINKS)}] {name}: {link.purpose}", flush=True)
-        seconds[name] = run_link(name, link, plan.output)
-    scores = {
-        name: json.loads(Path(plan.path(f"{name}/metrics.json")).read_text(encoding="utf-8"))
-        for name in ("before", "after")
-    }
-    summary = json.dumps({"seconds": seconds, **scores}, indent=2)
+    seconds, left_out = run_chain(plan)
+    if args.setup_seconds is not None:
+        seconds = {"setup": args.setup_seconds, **seconds}
+    cpp = {"left_out": left_out} if left_out else {"equal_answers": compare_answers(plan)}
+    scores = {name: _read_json(plan.path(f"{name}/metrics.json")) for name in plan.scored}
+    settings = {"method": plan.method, "quantization_bit": plan.bits}
+    summary = json.dumps({**settings, "seconds": seconds, **scores, "cpp": cpp}, indent=2, ensure_ascii=False)
     Path(plan.path("summary.json")).write_text(summary + "\n", encoding="utf-8")
-    print(farewell(plan, seconds, scores))
-
-
-def program() -> list[str]:
-    """The installed `paddle-glm`, else the same from this checkout."""
-    installed = Path(sys.executable).with_name("paddle-glm")
-    return [str(installed)] if installed.exists() else [sys.executable, "-m", "paddle_glm.main"]
+    print(farewell(plan, seconds, scores, left_out))
 
 
 def make_anew(folder: Path) -> None:
@@ -173,92 +77,91 @@ def make_anew(folder: Path) -> None:
             raise InputError(f"{folder} was not made by a quick start: move it, or give another --output_dir")
         shutil.rmtree(folder)
     (folder / "log").mkdir(parents=True)
+    (folder / "answers").mkdir()
     (folder / MARKER).touch()
 
 
-def run_link(name: str, link: Link, output: Path) -> float:
-    """Runs a link, shows what it prints (for training, the loss), and returns its seconds.
-
-    What it logs goes to `log/NAME.log`. Raises InputError with the log's end where it fails.
-    """
-    print("  $ " + shown(link.words), flush=True)
-    log = output / "log" / f"{name}.log"
-    environment = dict(os.environ)
-    if name == "finetune":  # the processes share the cores; without this each takes them all
-        environment.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // PROCESSES, 1)))
-    started = time.perf_counter()
-    with log.open("wb") as errors:
-        out = errors if name == "finetune" else subprocess.PIPE
-        process = subprocess.Popen(link.words, stdout=out, stderr=errors, env=environment)
+def run_chain(plan: chain.Chain) -> tuple[dict[str, float], str | None]:
+    """Runs all links; returns the seconds of each, and why the last ones were left out, if they were."""
+    links = plan.links()
+    seconds: dict[str, float] = {}
+    for number, link in enumerate(links, start=1):
+        print(f"\n[{number}/{len(links)}] {link.name}: {link.purpose}", flush=True)
         try:
-            follow(process, output / "trained" / "train_log.jsonl")
-            code = process.wait()
-        except BaseException:
-            process.terminate()
-            raise
-    if code != 0:
-        tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
-        raise InputError(f"{name} failed with exit code {code}; the end of {log}:\n{tail}")
-    seconds = round(time.perf_counter() - started, 1)
-    print(f"  done in {seconds} s", flush=True)
-    return seconds
+            seconds[link.name] = run_link(link, plan.output)
+        except InputError as error:
+            if not link.optional:
+                raise
+            rest = ", ".join(each.name for each in links[number:])
+            reason = f"{rest} left out: {error}"
+            print("  " + reason.replace("\n", "\n  "), flush=True)
+            return seconds, reason
+        if link.name == "tiny":
+            plan.write_questions()
+    return seconds, None
 
 
-def follow(process: subprocess.Popen, train_log: Path) -> None:
-    """Prints a process's output while it runs; that of training is its loss, every few seconds."""
-    if process.stdout is not None:
-        for line in process.stdout:
-            print("  " + line.decode("utf-8", errors="replace").rstrip(), flush=True)
-        return
-    from paddle_glm.training.curve import read_records
-
-    shown_step, ended = 0, False
-    while not ended:
-        try:
-            process.wait(timeout=1)
-            ended = True
-        except subprocess.TimeoutExpired:
-            pass
-        records = read_records(train_log) if train_log.is_file() else []
-        losses = [record for record in records if "loss" in record]
-        for record in losses:
-            # Every 50 steps is enough to watch, and the last one.
-            due = record["step"] % 50 == 0 or (ended and record is losses[-1])
-            if due and record["step"] > shown_step:
-                shown_step = record["step"]
-                print("  " + progress(record), flush=True)
-
-
-def progress(record: Mapping[str, float]) -> str:
-    """A line of train_log.jsonl for people."""
-    return f"step {record['step']:>4}  loss {record['loss']:.3f}  {record['tokens_per_second']:.0f} tokens/s"
-
-
-def shown(words: list[str]) -> str:
-    """A command as one types it in the checkout."""
-    here = str(ROOT) + os.sep
-    return shlex.join(word.removeprefix(here) for word in words)
-
-
-def farewell(plan: Plan, seconds: Mapping[str, float], scores: Mapping[str, Mapping[str, float]]) -> str:
-    """How long everything took, what was learnt, and how to go on."""
-    command = shown(program())
-    total = sum(seconds.values())
-    times = [f"  {name:<10}{value:>8.1f} s" for name, value in [*seconds.items(), ("total", total)]]
-    question = shlex.quote(next(plan.questions(1)))
-    going_on = [
-        f"{command} chat --model_name_or_path {plan.path('merged')}",
-        f"{command} infer --model_path {plan.path('exported')} --prompt {question}",
-        f"{command} predict --model_name_or_path {plan.path('trained')} --data_file YOUR_ROWS.json",
-        "bash tools/quickstart.sh --data FOLDER_WITH_TRAIN_AND_DEV_JSON",
-        f"{command} --help",
+def compare_answers(plan: chain.Chain) -> int:
+    """Prints both programs' answers; returns how many there are. Raises InputError where they differ."""
+    python, cpp = (_read_lines(plan.path(name)) for name in (chain.PYTHON_ANSWERS, chain.CPP_ANSWERS))
+    print("\nThe same questions to both programs", flush=True)
+    for one, other in zip(python, cpp, strict=True):
+        print(f"  问：    {one['src']}\n  Python：{one['output']}\n  C++：   {other['output']}\n", flush=True)
+    differing = [
+        one["src"] for one, other in zip(python, cpp, strict=True) if one["output"] != other["output"]
     ]
-    table_lines = [f"  {line}" for line in table(scores["after"], scores["before"]).splitlines()]
-    names = ("loss.png", "after/generated_predictions.txt", "summary.json")
+    if differing:
+        raise InputError(
+            f"the C++ program answers {len(differing)} of {len(python)} questions otherwise than Python: "
+            f"{' '.join(differing)}"
+        )
+    print(f"  all {len(python)} answers are equal", flush=True)
+    return len(python)
+
+
+def farewell(
+    plan: chain.Chain,
+    seconds: Mapping[str, float],
+    scores: Mapping[str, Mapping[str, float]],
+    left_out: str | None,
+) -> str:
+    """How long everything took, what was learnt, and how to go on."""
+    total = sum(seconds.values())
+    times = [f"  {name:<12}{value:>8.1f} s" for name, value in [*seconds.items(), ("total", total)]]
+    names = ("loss.png", "after/generated_predictions.txt", "answers/", "summary.json")
     sections = {
         "Time": times,
-        "Scores on held-out rows": table_lines,
+        "Scores on held-out rows": [f"  {line}" for line in table(scores).splitlines()],
         "To look at": [f"  {plan.path(name)}" for name in names],
-        "To go on": [f"  {line}" for line in going_on],
+        "To go on": [f"  {line}" for line in going_on(plan, left_out is None)],
     }
+    if left_out:
+        sections["Left out"] = [f"  {line}" for line in left_out.splitlines()]
     return "\n".join(line for title, lines in sections.items() for line in ("", title, *lines))
+
+
+def going_on(plan: chain.Chain, with_cpp: bool) -> list[str]:
+    """Commands that do more with what is there now."""
+    question = shlex.quote(_read_json(plan.path(chain.QUESTIONS_FILE))[0]["content"])
+
+    def command(name: str, *words: str) -> str:
+        return f"{shown(chain.program(name))} {' '.join(words)}"
+
+    lines = [
+        command("chat", *plan.result),
+        command("predict", *plan.result, "--data_file YOUR_ROWS.json"),
+        command("infer", "--model_path", plan.path("exported"), "--prompt", question),
+    ]
+    if with_cpp:
+        lines.append(f"{chain.CPP_PROGRAM} --model_dir {plan.path('exported')} --chat")
+    lines += ["bash tools/quickstart.sh --data FOLDER_WITH_TRAIN_AND_DEV_JSON"]
+    lines += ["bash tools/quickstart.sh --method lora --quantization_bit 4"]
+    return [*lines, f"{shown(chain.program('--help'))}"]
+
+
+def _read_json(path: str) -> Any:
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def _read_lines(path: str) -> list[dict[str, str]]:
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]

@@ -18,7 +18,9 @@ SIZES = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output_dir", required=True, help="gets data/ (unless --data is given) and model/")
+    parser.add_argument(
+        "--output_dir", required=True, help="gets model/, and, unless --data is given, data/ and shop/"
+    )
     parser.add_argument(
         "--data", help="folder or file of rows to train the tokenizer on, instead of making rows"
     )
@@ -43,6 +45,10 @@ def run(args: argparse.Namespace) -> None:
     if not args.data:
         write_dataset(data, args.train_rows, args.dev_rows, args.seed)
         print(f"{data}: {args.train_rows} training rows, {args.dev_rows} held-out rows")
+        # Another writer prefers other phrasings: something for an adapter to learn.
+        shop, few = output / "shop", (args.train_rows + 2) // 3
+        write_dataset(shop, few, args.dev_rows, args.seed + 2, usual=1)
+        print(f"{shop}: {few} training rows, {args.dev_rows} held-out rows in the voice of one shop")
     files = find_files(data)
     examples = load_rows(files.train or data)
     texts = [message["content"] for example in examples for message in example.messages]

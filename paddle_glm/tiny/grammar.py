@@ -14,13 +14,16 @@ from paddle_glm.tiny.phrases import OPENINGS, PHRASES, TYPES
 
 Row = dict[str, str]
 
-# The first phrasing is the usual one; a model that has learnt it scores well, yet not perfectly.
+# How often the usual phrasing is taken; a model that has learnt it scores well, yet not perfectly.
 USUAL = 0.75
 
 
-def make_rows(count: int, seed: int = 0, avoid: frozenset[str] | set[str] = frozenset()) -> list[Row]:
+def make_rows(
+    count: int, seed: int = 0, avoid: frozenset[str] | set[str] = frozenset(), usual: int = 0
+) -> list[Row]:
     """`count` rows with different `content`, none of which is in `avoid`.
 
+    usual: which phrasing of everything is the usual one; 1 gives rows in the voice of another writer.
     The same arguments give the same rows on every machine. Raises InputError for a negative count,
     or one above what the grammar can vary without long searching.
     """
@@ -30,37 +33,40 @@ def make_rows(count: int, seed: int = 0, avoid: frozenset[str] | set[str] = froz
     seen = set(avoid)
     rows: list[Row] = []
     while len(rows) < count:
-        row = _make_row(generator)
+        row = _make_row(generator, usual)
         if row["content"] not in seen:
             seen.add(row["content"])
             rows.append(row)
     return rows
 
 
-def write_dataset(folder: str | Path, train: int = 6000, dev: int = 200, seed: int = 0) -> Path:
+def write_dataset(
+    folder: str | Path, train: int = 6000, dev: int = 200, seed: int = 0, usual: int = 0
+) -> Path:
     """Writes `train.json` and `dev.json` (JSON lines) into `folder`, as AdvertiseGen lies on disk."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    dev_rows = make_rows(dev, seed=seed + 1)
-    train_rows = make_rows(train, seed=seed, avoid={row["content"] for row in dev_rows})
+    dev_rows = make_rows(dev, seed=seed + 1, usual=usual)
+    train_rows = make_rows(train, seed=seed, avoid={row["content"] for row in dev_rows}, usual=usual)
     for name, rows in (("train.json", train_rows), ("dev.json", dev_rows)):
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
         (folder / name).write_text("".join(lines), encoding="utf-8")
     return folder
 
 
-def _make_row(generator: random.Random) -> Row:
+def _make_row(generator: random.Random, usual: int) -> Row:
     kind = generator.choice(list(TYPES))
     noun = generator.choice(TYPES[kind]["样式"])
     attributes = generator.sample(TYPES[kind]["属性"], k=generator.randint(2, 4))
     pairs = [(name, generator.choice(list(PHRASES[name]))) for name in attributes]
     content = "*".join(f"{name}#{value}" for name, value in [("类型", kind), ("样式", noun), *pairs])
-    clauses = [_choose(generator, PHRASES[name][value]) for name, value in pairs]
-    opening = _choose(generator, OPENINGS).format(noun)
-    summary = opening + "，".join(clauses) + "。" + _choose(generator, TYPES[kind]["结尾"])
+    clauses = [_choose(generator, PHRASES[name][value], usual) for name, value in pairs]
+    opening = _choose(generator, OPENINGS, usual).format(noun)
+    summary = opening + "，".join(clauses) + "。" + _choose(generator, TYPES[kind]["结尾"], usual)
     return {"content": content, "summary": summary}
 
 
-def _choose(generator: random.Random, phrasings: tuple[str, ...]) -> str:
-    """The first phrasing with probability USUAL, otherwise one of the others."""
-    return phrasings[0] if generator.random() < USUAL else generator.choice(phrasings[1:])
+def _choose(generator: random.Random, phrasings: tuple[str, ...], usual: int) -> str:
+    """The usual phrasing with probability USUAL, otherwise one of the others."""
+    others = phrasings[:usual] + phrasings[usual + 1 :]
+    return phrasings[usual] if generator.random() < USUAL else generator.choice(others)

@@ -1,30 +1,106 @@
 """The quick start: every link runs and leaves what the next one needs; nothing of others is removed."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
+from paddle_glm.commands import _chain as chain
 from paddle_glm.commands import quickstart
+from paddle_glm.commands._link import ROOT, run_link, shown
 from paddle_glm.errors import InputError
 from paddle_glm.main import main
+from tests.cpp.build import INSTALL
+
+slow = pytest.mark.slow
+# What a method leaves under `trained`.
+TRAINED = {
+    "full": {"model-tp00-of-02.safetensors", "model-tp01-of-02.safetensors"},
+    "lora": {"adapter_model.safetensors"},
+    "ptuning": {"prefix_model.safetensors"},
+}
 
 
-def test_the_whole_chain(tmp_path, capsys):
-    """Two training steps; the real thing is tools/quickstart.sh."""
+def quick_start(out: Path, *flags: str) -> dict:
+    """The summary of a quick start of two training steps; the real thing is tools/quickstart.sh."""
+    short = ("--max_steps", "2", "--eval_rows", "4")
+    assert main(["quickstart", "--output_dir", str(out), *short, *flags]) == 0
+    return json.loads((out / "summary.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    "method", ["full", *(pytest.param(name, marks=slow) for name in ("lora", "ptuning"))]
+)
+def test_the_whole_chain(method, tmp_path, capsys):
     out = tmp_path / "run"
-    assert main(["quickstart", "--output_dir", str(out), "--max_steps", "2", "--eval_rows", "4"]) == 0
+    summary = quick_start(out, "--method", method)
     printed = capsys.readouterr().out
-    for number, name in enumerate(quickstart.LINKS, start=1):
-        assert f"[{number}/8] {name}: " in printed
+    links = [link.name for link in chain.Chain(out, method=method).links()]
+    for number, name in enumerate(links, start=1):
+        assert f"[{number}/{len(links)}] {name}: " in printed
     assert "step    2  loss" in printed and "答：" in printed
     assert (out / "loss.png").read_bytes().startswith(b"\x89PNG")
-    summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
-    assert list(summary["seconds"]) == list(quickstart.LINKS)
     assert summary["after"]["loss"] < summary["before"]["loss"]
-    shards = {path.name for path in (out / "trained").glob("*.safetensors")}
-    assert shards == {"model-tp00-of-02.safetensors", "model-tp01-of-02.safetensors"}
+    assert {path.name for path in (out / "trained").glob("*.safetensors")} == TRAINED[method]
+    if "left_out" in summary["cpp"]:
+        pytest.skip(f"the chain ran without its C++ end: {INSTALL}")
+    assert list(summary["seconds"]) == links
+    assert summary["cpp"] == {"equal_answers": 3} and "all 3 answers are equal" in printed
+    assert len((out / chain.CPP_ANSWERS).read_text(encoding="utf-8").splitlines()) == 3
+
+
+def test_the_links_of_each_method(tmp_path):
+    """Where adapters are trained a base comes first; what is exported is the last thing scored."""
+
+    def names(method, bits=None):
+        return [link.name for link in chain.Chain(tmp_path, method=method, bits=bits).links()]
+
+    end = ["export", "infer", "setup_cpp", "build_cpp", "cpp"]
+    full = ["tiny", "before", "finetune", "plot", "merge", "after"]
+    assert names("full") == [*full, *end]
+    assert names("full", 8) == [*full, "quantize", "after_int8", *end]
+    adapted = ["before", "finetune", "plot", "after"]
+    assert names("lora") == ["tiny", "base", "merge", *adapted, "merge_lora", *end]
+    for method in ("lora", "ptuning"):
+        assert names(method, 4) == ["tiny", "base", "merge", "quantize", *adapted, *end]
+    for method, bits, given in (
+        ("full", 8, "merged_int8"),
+        ("lora", None, "merged"),
+        ("ptuning", 4, "base_int4"),
+    ):
+        result = chain.Chain(tmp_path, method=method, bits=bits).result
+        assert result[:2] == ["--model_name_or_path", str(tmp_path / given)]
+        assert ("--ptuning_checkpoint" in result) == (method == "ptuning")
+
+
+def test_without_the_packages_for_cpp_it_says_so_and_goes_on(tmp_path, monkeypatch, capsys):
+    quickstart.make_anew(tmp_path / "run")
+    command = "echo 'error: cpp_infer needs packages (apt-get install cmake)' >&2; exit 2"
+    links = [
+        chain.Link("infer", "answers", ["true"]),
+        chain.Link("setup_cpp", "installs", ["bash", "-c", command], optional=True),
+        chain.Link("cpp", "never runs", ["false"]),
+    ]
+    monkeypatch.setattr(chain.Chain, "links", lambda self: links)
+    seconds, left_out = quickstart.run_chain(chain.Chain(tmp_path / "run"))
+    assert list(seconds) == ["infer"] and left_out.startswith("cpp left out: setup_cpp failed")
+    assert "(apt-get install cmake)" in left_out and "(apt-get install cmake)" in capsys.readouterr().out
+
+
+def test_answers_that_differ_are_an_error(tmp_path, capsys):
+    plan = chain.Chain(tmp_path / "run")
+    quickstart.make_anew(plan.output)
+    for name, answer in ((chain.PYTHON_ANSWERS, "好"), (chain.CPP_ANSWERS, "坏")):
+        rows = [{"src": "一", "output": "同"}, {"src": "二", "output": answer}]
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        Path(plan.path(name)).write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=r"answers 1 of 2 questions otherwise than Python: 二"):
+        quickstart.compare_answers(plan)
+    shutil.copy(plan.path(chain.PYTHON_ANSWERS), plan.path(chain.CPP_ANSWERS))
+    assert quickstart.compare_answers(plan) == 2
+    assert "C++：   好" in capsys.readouterr().out
 
 
 def test_only_its_own_folder_is_made_anew(tmp_path):
@@ -43,9 +119,9 @@ def test_only_its_own_folder_is_made_anew(tmp_path):
 def test_a_failing_link_shows_the_end_of_its_log(tmp_path, capfd):
     quickstart.make_anew(tmp_path / "run")
     code = "import sys; print('hello'); sys.stderr.write('line\\n' * 50 + 'the reason'); sys.exit(3)"
-    link = quickstart.Link("fails", [sys.executable, "-c", code])
+    link = chain.Link("merge", "fails", [sys.executable, "-c", code])
     with pytest.raises(InputError, match=r"(?s)merge failed with exit code 3.*the reason") as failure:
-        quickstart.run_link("merge", link, tmp_path / "run")
+        run_link(link, tmp_path / "run")
     assert str(failure.value).count("line") == 14
     assert "  hello\n" in capfd.readouterr().out
 
@@ -57,5 +133,5 @@ def test_data_that_is_not_there(tmp_path, capsys):
 
 
 def test_commands_are_shown_as_typed_in_the_checkout():
-    words = [str(quickstart.ROOT / "tools" / "x.py"), "--prompt", "a b", str(Path("/elsewhere"))]
-    assert quickstart.shown(words) == "tools/x.py --prompt 'a b' /elsewhere"
+    words = [str(ROOT / "tools" / "x.py"), "--prompt", "a b", str(Path("/elsewhere"))]
+    assert shown(words) == "tools/x.py --prompt 'a b' /elsewhere"

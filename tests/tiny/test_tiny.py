@@ -55,6 +55,18 @@ def test_dataset_holds_rows_out(tmp_path):
     assert not {row["content"] for row in train} & {row["content"] for row in dev}
 
 
+def test_another_writer_says_the_same_in_other_words():
+    """What one takes for the usual phrasing, the other takes rarely."""
+    usual = {values[value][0] for values in PHRASES.values() for value in values}
+
+    def share(rows):
+        clauses = sum(len(row["content"].split("*")) - 2 for row in rows)
+        return sum(phrase in row["summary"] for row in rows for phrase in usual) / clauses
+
+    assert share(make_rows(300)) == pytest.approx(0.75, abs=0.05)
+    assert share(make_rows(300, usual=1)) == pytest.approx(0.25, abs=0.05)
+
+
 def test_impossible_number_of_rows():
     with pytest.raises(InputError, match="-1 rows"):
         make_rows(-1)
