@@ -11,6 +11,8 @@ from paddle_glm.errors import InputError
 
 DTYPES = ("float32", "float16", "bfloat16")
 FAMILY_KEY = "paddle_glm_family"
+# THUDM's keys of quantised checkpoints, and ours: they have no groups.
+_QUANTIZATION = ("quantization_bit", "quantization_embeddings", "quantization_group_size")
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ _GROUPED = _Architecture(
     keys={
         **_same("num_layers", "hidden_size", "num_attention_heads", "ffn_hidden_size", "layernorm_epsilon"),
         **_same("add_qkv_bias", "hidden_dropout", "attention_dropout", "eos_token_id", "pad_token_id"),
-        **_same("pre_seq_len", "prefix_projection"),
+        **_same("pre_seq_len", "prefix_projection", *_QUANTIZATION),
         "head_dim": "kv_channels",
         "vocab_size": "padded_vocab_size",
         "max_sequence_length": "seq_length",
@@ -71,7 +73,6 @@ _GROUPED = _Architecture(
         "fp32_residual_connection": False,
         "original_rope": True,
         "tie_word_embeddings": False,
-        "quantization_bit": 0,
         "rope_ratio": 1,
     },
     optional=frozenset(
@@ -84,6 +85,7 @@ _GROUPED = _Architecture(
             "dtype",
             "pre_seq_len",
             "prefix_projection",
+            *_QUANTIZATION,
         )
     ),
     derive=_groups,
@@ -98,13 +100,21 @@ _TWO_ROWS = _Architecture(
     keys={
         **_same("num_layers", "hidden_size", "num_attention_heads", "vocab_size", "max_sequence_length"),
         **_same("layernorm_epsilon", "position_encoding_2d", "bos_token_id", "eos_token_id", "pad_token_id"),
-        **_same("mask_token_id", "gmask_token_id", "pre_seq_len", "prefix_projection"),
+        **_same("mask_token_id", "gmask_token_id", "pre_seq_len", "prefix_projection", *_QUANTIZATION),
         "ffn_hidden_size": "inner_hidden_size",
         "dtype": "torch_dtype",
     },
-    fixed={"tie_word_embeddings": True, "quantization_bit": 0},
+    fixed={"tie_word_embeddings": True},
     optional=frozenset(
-        ("mask_token_id", "gmask_token_id", "pad_token_id", "dtype", "pre_seq_len", "prefix_projection")
+        (
+            "mask_token_id",
+            "gmask_token_id",
+            "pad_token_id",
+            "dtype",
+            "pre_seq_len",
+            "prefix_projection",
+            *_QUANTIZATION,
+        )
     ),
     derive=_heads,
     express=lambda config: {},
@@ -118,7 +128,8 @@ class ModelConfig:
 
     The defaults are those of ChatGLM2-6B. Ids of special tokens are None where the architecture has no
     use for them, or its files do not name them (the first releases of ChatGLM-6B). `pre_seq_len` is the
-    length of a trained prefix that stands beside the weights, None where there is none. `hub` keeps the
+    length of a trained prefix that stands beside the weights, None where there is none. `quantization_bit`
+    is 0 for float weights; `quantization_group_size` None means one scale per output channel. `hub` keeps the
     keys of the original file which the architecture does not need (`auto_map`, `architectures`, ...), so
     that saving gives them back.
     """
@@ -145,6 +156,9 @@ class ModelConfig:
     dtype: str = "float32"
     pre_seq_len: int | None = None
     prefix_projection: bool = False
+    quantization_bit: int = 0
+    quantization_group_size: int | None = None
+    quantization_embeddings: bool = False
     hub: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -155,6 +169,11 @@ class ModelConfig:
                 raise InputError(f"{name} must be a positive integer, not {value!r}: check config.json")
         if self.pre_seq_len is not None and not (isinstance(self.pre_seq_len, int) and self.pre_seq_len > 0):
             raise InputError(f"pre_seq_len must be a positive integer or null, not {self.pre_seq_len!r}")
+        if self.quantization_bit not in (0, 4, 8):
+            raise InputError(f"quantization_bit {self.quantization_bit!r}: expected 0 (float), 4 or 8")
+        size = self.quantization_group_size
+        if size is not None and not (isinstance(size, int) and size > 0):
+            raise InputError(f"quantization_group_size must be a positive integer or null, not {size!r}")
         if self.num_attention_heads % self.num_key_value_heads:
             raise InputError(
                 f"num_attention_heads {self.num_attention_heads} is not a multiple of "

@@ -216,6 +216,18 @@ def Vocab(size: int) -> Sharding:
 REPLICATED = Sharding(None)
 
 
+@dataclass(frozen=True)
+class ParameterSpec:
+    """One parameter of a checkpoint: its full shape, and how tensor parallelism cuts it.
+
+    dtype: what it is kept in where that does not follow the model's dtype; a numpy name.
+    """
+
+    shape: tuple[int, ...]
+    sharding: Sharding
+    dtype: str | None = None
+
+
 def along(axis: int, start: int, stop: int) -> tuple[slice, ...]:
     """Index that takes [start, stop) along `axis`."""
     return (*(slice(None),) * axis, slice(start, stop))

@@ -65,7 +65,8 @@ def test_the_first_release_has_no_pad_token_of_its_own() -> None:
         ({"torch_dtype": "float8"}, "float8"),
         ({"rmsnorm": False}, "rmsnorm = False"),
         ({"rope_ratio": 50}, "rope_ratio = 50"),
-        ({"quantization_bit": 4}, "quantization_bit = 4"),
+        ({"quantization_bit": 3}, "quantization_bit 3: expected 0"),
+        ({"quantization_bit": 4, "quantization_group_size": "128"}, "quantization_group_size must be"),
     ],
 )
 def test_what_is_not_supported_is_named(change: dict, names: str) -> None:
@@ -120,7 +121,7 @@ def test_chatglm_6b_of_both_vocabularies(early: bool, parameters: int, tmp_path:
     [
         ({"num_attention_heads": 30}, "4096 is not a multiple of num_attention_heads 30"),
         ({"num_attention_heads": "32"}, "num_attention_heads must be a positive integer"),
-        ({"quantization_bit": 4}, "quantization_bit = 4"),
+        ({"quantization_bit": 5}, "quantization_bit 5"),
         ({"tie_word_embeddings": False}, "tie_word_embeddings = False"),
     ],
 )

@@ -166,6 +166,9 @@ class Checkpoint:
                         wrong.add(f"{name} {tensor.shape}, expected {expected}")
                     elif name in first and tensor.dtype != first[name].dtype:
                         wrong.add(f"{name} {tensor.dtype} in shard {rank}, {first[name].dtype} in shard 0")
+                    elif (tensor.dtype == np.int8) != (self.table[name].dtype == "int8"):
+                        bits = self.config.quantization_bit
+                        wrong.add(f"{name} {tensor.dtype}, while config.json says quantization_bit = {bits}")
                 elif not any(re.fullmatch(pattern, name) for pattern in ignored):
                     unexpected.add(name)
         found = {"missing": missing, "unexpected": unexpected, "wrong shape or dtype": wrong}

@@ -16,6 +16,7 @@ import numpy as np
 from paddle_glm.checkpoint.folder import atomic_folder
 from paddle_glm.checkpoint.io import Checkpoint, open_checkpoint
 from paddle_glm.checkpoint.paddlenlp import name_tokenizer
+from paddle_glm.checkpoint.quantizing import QuantizingCheckpoint
 from paddle_glm.checkpoint.save import DEFAULT_SHARD_SIZE, check_format, save_model
 from paddle_glm.checkpoint.tensor_file import Progress
 from paddle_glm.checkpoint.tensors import DTYPES, FLOAT_NAMES, LazyTensor
@@ -32,6 +33,8 @@ COMPANIONS = (
 )
 
 
+# What `Family.quantized_config` takes: bits, group_size, embeddings.
+QuantizeOptions = tuple[int, int | None, bool]
 # (source, name, rank, degree, what would be written) -> what is written.
 Edit = Callable[[Checkpoint, str, int, int, LazyTensor], LazyTensor]
 
@@ -58,24 +61,26 @@ def reshard(
     overwrite: bool = False,
     family: str | None = None,
     edit: Edit | None = None,
+    quantize: QuantizeOptions | None = None,
 ) -> Transfer:
     """Write the model in `source` (any folder that `open_checkpoint` reads) to the new folder `target`.
 
     degree: 1 for full tensors, otherwise one file per tensor-parallel rank.
     file_format: "safetensors" and "bin" have the hub's names and layout, "pdparams" PaddleNLP's.
     dtype: "float32", "float16" or "bfloat16" to cast floating point weights to; None keeps every bit.
-    edit: gives what is written in place of a tensor.
+    edit: gives what is written in place of a tensor. quantize: write integers in place of float weights.
     Raises InputError where the source does not fit its config.json, or where the target is in use.
     """
     checkpoint = open_checkpoint(source, family)
     checkpoint.validate()
     _check_apart(checkpoint.folder, Path(target))
     cast = _float_dtype(dtype)
-    config = checkpoint.config if dtype is None else replace(checkpoint.config, dtype=dtype)
+    written = checkpoint if quantize is None else QuantizingCheckpoint(checkpoint, *quantize)
+    config = written.config if dtype is None else replace(written.config, dtype=dtype)
     check_format(config, degree, file_format)
     start = time.perf_counter()
     ranks = [
-        {name: checkpoint.lazy(name, rank, degree, cast) for name in checkpoint.names()}
+        {name: written.lazy(name, rank, degree, _own_dtype(written, name, cast)) for name in written.names()}
         for rank in range(degree)
     ]
     if edit is not None:
@@ -97,6 +102,14 @@ def reshard(
         elif config == checkpoint.config and not for_paddlenlp:
             shutil.copyfile(checkpoint.folder / "config.json", folder / "config.json")
     return Transfer(total, time.perf_counter() - start)
+
+
+def _own_dtype(
+    checkpoint: Checkpoint | QuantizingCheckpoint, name: str, cast: np.dtype | None
+) -> np.dtype | None:
+    """What a tensor is cast to where floats are cast: scales of quantised weights stay float32."""
+    own = checkpoint.table[name].dtype if name in checkpoint.table else None
+    return cast if cast is None or own is None else np.dtype(own)
 
 
 def _float_dtype(name: str | None) -> np.dtype | None:

@@ -74,6 +74,8 @@ def check_format(config: ModelConfig, degree: int, file_format: str) -> None:
         raise InputError(
             f"tensor_parallel_degree {degree} as {file_format}: expected 1, or more in another format"
         )
+    if config.quantization_bit and file_format == "pdparams":
+        raise InputError("PaddleNLP has no such quantised weights: keep them as safetensors, or bin")
     if degree > 1 and file_format == "pdparams":
         check_degree(config, degree)
 

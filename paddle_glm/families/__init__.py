@@ -10,16 +10,10 @@ import numpy as np
 from paddle_glm.chat import Template
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
-from paddle_glm.sharding import Sharding
+from paddle_glm.quantization import quantization_of, quantized_table, with_quantization
+from paddle_glm.sharding import ParameterSpec
 
-
-@dataclass(frozen=True)
-class ParameterSpec:
-    """One parameter of a hub checkpoint: its full shape and how tensor parallelism cuts it."""
-
-    shape: tuple[int, ...]
-    sharding: Sharding
-
+__all__ = ["Family", "ParameterSpec", "family_names", "family_of", "get_family"]
 
 Positions = Callable[[ModelConfig, np.ndarray, np.ndarray], np.ndarray]
 
@@ -36,7 +30,7 @@ def _counting(config: ModelConfig) -> dict[str, Any]:
 class Family:
     """A family of checkpoints.
 
-    parameters: every parameter by its hub name, for a configuration.
+    float_parameters: every parameter of the float model by its hub name, for a configuration.
     positions: `(config, input_ids [batch, total], attention_mask [batch, total])`, int64, to the position of
         every token, int64 [batch, *position_rows, total]: the only home of positions.
     position_rows: how many positions a token has; () for a single one.
@@ -49,7 +43,7 @@ class Family:
 
     name: str
     title: str
-    parameters: Callable[[ModelConfig], dict[str, ParameterSpec]]
+    float_parameters: Callable[[ModelConfig], dict[str, ParameterSpec]]
     positions: Positions
     template: Template
     model: str
@@ -58,6 +52,16 @@ class Family:
     position_rule: Callable[[ModelConfig], dict[str, Any]] = _counting
     ignored: tuple[str, ...] = ()
     half_precision_positions: bool = False
+
+    def parameters(self, config: ModelConfig) -> dict[str, ParameterSpec]:
+        """Every parameter by its name, quantised where the configuration says so."""
+        return quantized_table(self.float_parameters(config), quantization_of(config))
+
+    def quantized_config(
+        self, config: ModelConfig, bits: int, group_size: int | None = None, embeddings: bool = False
+    ) -> ModelConfig:
+        """The configuration of the quantised model; see `with_quantization`."""
+        return with_quantization(config, self.float_parameters(config), bits, group_size, embeddings)
 
     def step_inputs(
         self, config: ModelConfig, input_ids: np.ndarray, attention_mask: np.ndarray, tokens: int

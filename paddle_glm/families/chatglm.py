@@ -139,14 +139,14 @@ FAMILIES = {
     "chatglm": Family(
         name="chatglm",
         title="ChatGLM-6B",
-        parameters=parameters,
+        float_parameters=parameters,
         positions=positions,
         position_rows=position_rows,
         position_rule=position_rule,
         template=CHATGLM,
         model="paddle_glm.models.chatglm:ChatGLMModel",
         tokenizer="paddle_glm.tokenizers.chatglm:ChatGLMTokenizer",
-        ignored=(r"lm_head\.weight", r"transformer\.layers\.\d+\.attention\.rotary_emb\.inv_freq"),
+        ignored=(r"lm_head\.weight(_scale)?", r"transformer\.layers\.\d+\.attention\.rotary_emb\.inv_freq"),
         half_precision_positions=True,
     )
 }

@@ -65,7 +65,7 @@ def positions(config: ModelConfig, input_ids: np.ndarray, attention_mask: np.nda
 _CHATGLM2 = Family(
     name="chatglm2",
     title="ChatGLM2-6B",
-    parameters=parameters,
+    float_parameters=parameters,
     positions=positions,
     template=CHATGLM2,
     model="paddle_glm.models.chatglm2:ChatGLM2Model",

@@ -3,7 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from paddle_glm.checkpoint import open_checkpoint
+from paddle_glm.checkpoint.quantizing import quantizing
 from paddle_glm.config import ModelConfig
 from paddle_glm.families import family_of
 from paddle_glm.families.initial import initial_value
@@ -11,6 +14,8 @@ from paddle_glm.models.base import CausalLM, dtype_name, from_numpy
 from paddle_glm.parallel import SINGLE, TPGroup
 from paddle_glm.peft.lora import load_lora
 from paddle_glm.peft.prefix import attach_encoder, load_prefix
+from paddle_glm.quantization import quantization_of, quantize, weight_of
+from paddle_glm.sharding import Sharding
 
 _TAGS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -26,6 +31,9 @@ class AutoModel:
         family: str | None = None,
         ptuning_checkpoint: str | Path | None = None,
         lora_path: str | Path | None = None,
+        quantization_bit: int = 0,
+        quantization_group_size: int | None = None,
+        quantization_embeddings: bool = False,
     ) -> CausalLM:
         """Load a hub folder, a merged folder or a folder of tensor-parallel shards, in evaluation mode.
 
@@ -33,15 +41,19 @@ class AutoModel:
             file's own. group: this process's place among those that share the model; only its own
             slices are read. ptuning_checkpoint: folder of a prefix to put in front, ours or THUDM's.
             lora_path: folder of LoRA adapters to put beside its weights, ours or PEFT's.
-            Raises `InputError` for a folder whose names or shapes are wrong.
+            quantization_bit: 4 or 8 quantises float weights while they are read, so that the float model
+            is never in memory; 0 takes the folder as it is. quantization_group_size and
+            quantization_embeddings: as those of `CausalLM.quantize`.
+            Raises `InputError` for a folder whose names or shapes are wrong, or quantised otherwise.
         """
         checkpoint = open_checkpoint(path, family=family)
         checkpoint.validate()
-        config = checkpoint.config
         if dtype == "auto":
-            dtype = _TAGS[checkpoint.dtype(next(iter(checkpoint.table)))]
-        model = _empty(config, dtype, group)
-        model.fill(checkpoint)
+            first = next(name for name, spec in checkpoint.table.items() if spec.dtype is None)
+            dtype = _TAGS[checkpoint.dtype(first)]
+        source = quantizing(checkpoint, quantization_bit, quantization_group_size, quantization_embeddings)
+        model = _empty(source.config, dtype, group)
+        model.fill(source)
         if ptuning_checkpoint is not None:
             load_prefix(model, ptuning_checkpoint)
         if lora_path is not None:
@@ -58,13 +70,23 @@ class AutoModel:
         parallelism starts from the same model.
         """
         model = _empty(config, dtype, group)
-        table = family_of(config).parameters(config)
         for name, parameter in model.named_parameters():
-            spec = table[name]
-            whole = initial_value(name, spec.shape, seed)
-            values = spec.sharding.split(whole, group.rank, group.degree)
+            whole, sharding = _initial(config, name, seed)
+            values = sharding.split(whole, group.rank, group.degree)
             parameter.set_value(from_numpy(values, dtype_name(parameter)))
         return model
+
+
+def _initial(config: ModelConfig, name: str, seed: int) -> tuple[np.ndarray, Sharding]:
+    """A whole parameter of a random model and how it is cut; of integers, those of the float model's."""
+    family, quantization = family_of(config), quantization_of(config)
+    floats, sharding = family.float_parameters(config), family.parameters(config)[name].sharding
+    weight = weight_of(name)
+    values = initial_value(weight, floats[weight].shape, seed)
+    if quantization is None or not quantization.applies_to(floats[weight]):
+        return values, sharding
+    integers, scale = quantize(values, quantization.bits, quantization.group_size)
+    return (integers if name == weight else scale), sharding
 
 
 def _empty(config: ModelConfig, dtype: str, group: TPGroup) -> CausalLM:

@@ -13,17 +13,17 @@ from paddle import Tensor, nn
 from paddle.distributed.fleet.utils import recompute
 
 from paddle_glm.checkpoint import Checkpoint, LazyTensor, atomic_folder, save_model
-from paddle_glm.checkpoint.tensors import DTYPES as DTYPES_BY_TAG
-from paddle_glm.checkpoint.tensors import FLOAT_NAMES
+from paddle_glm.checkpoint.quantizing import QuantizingCheckpoint
 from paddle_glm.config import DTYPES, ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.families import family_of
 from paddle_glm.layers.attention import FirstCache, additive_mask, causal_mask, length_of
 from paddle_glm.models.answering import Answering
 from paddle_glm.parallel import SINGLE, TPGroup
-from paddle_glm.parallel.layers import VocabHead
+from paddle_glm.parallel.layers import Head, Storage, Weighted
 from paddle_glm.parallel.ops import IGNORE_INDEX, vocab_parallel_cross_entropy
 from paddle_glm.precision import full_precision
+from paddle_glm.quantization import quantization_of
 
 KeyValue = tuple[Tensor, Tensor]
 
@@ -57,7 +57,7 @@ class CausalLM(Answering, nn.Layer):
         if dtype not in DTYPES:
             raise InputError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
         self.config, self.group, self.family = config, group, family_of(config)
-        self.dtype = dtype
+        self.dtype, self.storage = dtype, Storage(dtype, quantization_of(config))
         self.stored_dtype = getattr(paddle, dtype)
         self.recompute = False
         self.first_cache: FirstCache | None = None
@@ -83,7 +83,7 @@ class CausalLM(Answering, nn.Layer):
     def final_norm(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def head(self) -> VocabHead:
+    def head(self) -> Head:
         raise NotImplementedError
 
     def forward(
@@ -187,11 +187,32 @@ class CausalLM(Answering, nn.Layer):
         for name, parameter in self.named_parameters():
             yield name, to_numpy(parameter)
 
-    def fill(self, checkpoint: Checkpoint) -> None:
+    def fill(self, checkpoint: Checkpoint | QuantizingCheckpoint) -> None:
         """Set every parameter, in place, from a checkpoint of any degree; reads this rank's slices only."""
         for name, parameter in self.named_parameters():
             values = checkpoint.read(name, self.group.rank, self.group.degree)
             parameter.set_value(from_numpy(values, dtype_name(parameter)))
+
+    def quantize(self, bits: int, group_size: int | None = None, embeddings: bool = False) -> "CausalLM":
+        """Turn linear layers' weights into integers of 4 or 8 bits, in place, one layer after another.
+
+        group_size: inputs that share a scale; None takes 128 for 4 bits (less where sizes ask for it) and one
+            scale per output channel for 8, 0 the latter for both. embeddings: embedding and head too.
+        Returns the model. Raises `InputError` where this process holds only a slice, the model is quantised
+        already, sizes do not fit, or a weight is not finite.
+        """
+        if self.group.degree > 1:
+            raise InputError("quantize needs the whole model: give from_pretrained quantization_bit instead")
+        config = self.family.quantized_config(self.config, bits, group_size, embeddings)
+        for name, parameter in self.named_parameters():
+            if not bool(paddle.isfinite(parameter.astype("float32")).all()):
+                raise InputError(f"{name} holds NaN or infinity: the model cannot be quantised")
+        storage = Storage(self.dtype, quantization_of(config))
+        for layer in self.sublayers():
+            if isinstance(layer, Weighted):
+                layer.quantize(storage)
+        self.config, self.storage = config, storage
+        return self
 
     def save_pretrained(
         self,
@@ -241,8 +262,7 @@ def _hidden_only(block: nn.Layer, x: Tensor, positions: Any, mask: Tensor, *past
 def lazy_tensors(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, LazyTensor]]:
     """For writers: tensors that leave the device one at a time, while they are written."""
     for name, tensor in tensors:
-        kind = DTYPES_BY_TAG[FLOAT_NAMES[dtype_name(tensor)]]
-        yield name, LazyTensor(kind, tuple(tensor.shape), partial(_whole, tensor))
+        yield name, LazyTensor(numpy_dtype(dtype_name(tensor)), tuple(tensor.shape), partial(_whole, tensor))
 
 
 def _whole(tensor: Tensor) -> list[np.ndarray]:
@@ -254,6 +274,11 @@ def dtype_name(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("paddle.")
 
 
+def numpy_dtype(name: str) -> np.dtype:
+    """numpy's dtype for Paddle's name of it."""
+    return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
+
+
 def to_numpy(tensor: Tensor) -> np.ndarray:
     """numpy array of the same dtype; Paddle hands bfloat16 out as its bits."""
     array = tensor.numpy()
@@ -261,9 +286,8 @@ def to_numpy(tensor: Tensor) -> np.ndarray:
 
 
 def from_numpy(array: np.ndarray, dtype: str) -> Tensor:
-    """Tensor of `dtype` (rounded to nearest even) from an array of any float dtype."""
-    kind = np.dtype(ml_dtypes.bfloat16) if dtype == "bfloat16" else np.dtype(dtype)
-    cast = np.ascontiguousarray(array.astype(kind, copy=False))
+    """Tensor of `dtype` (rounded to nearest even) from an array of any float dtype, or of int8 from int8."""
+    cast = np.ascontiguousarray(array.astype(numpy_dtype(dtype), copy=False))
     if dtype == "bfloat16":
         return paddle.to_tensor(cast.view(np.uint16)).view("bfloat16")
     return paddle.to_tensor(cast)

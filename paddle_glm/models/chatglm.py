@@ -19,7 +19,7 @@ from paddle_glm.layers.norm import LayerNorm
 from paddle_glm.layers.rotary import angle_table, apply_rotary_parts, lookup_rows
 from paddle_glm.models.base import CausalLM, KeyValue
 from paddle_glm.parallel import SINGLE, TPGroup
-from paddle_glm.parallel.layers import ColumnLinear, RowLinear, VocabEmbedding, VocabHead
+from paddle_glm.parallel.layers import ColumnLinear, Head, RowLinear, Storage, TiedHead, VocabEmbedding
 from paddle_glm.precision import compute_dtype
 from paddle_glm.sharding import Vocab
 
@@ -30,14 +30,14 @@ RESIDUAL_SCALE = math.sqrt(2 * 28)
 class SelfAttention(nn.Layer):
     """x [batch, tokens, hidden] -> the same shape, and this layer's keys and values."""
 
-    def __init__(self, config: ModelConfig, group: TPGroup, dtype: str, index: int) -> None:
+    def __init__(self, config: ModelConfig, group: TPGroup, storage: Storage, index: int) -> None:
         super().__init__()
         # Scores are kept smaller by the layer's number until they are float32, as in the original.
         self.group, self.head_dim, self.headroom = group, config.head_dim, index + 1.0
         self.query_key_value = ColumnLinear(
-            config.hidden_size, query_key_value(config), group, dtype, bias=True
+            config.hidden_size, query_key_value(config), group, storage, bias=True
         )
-        self.dense = RowLinear(config.hidden_size, attention_output(config), group, dtype, bias=True)
+        self.dense = RowLinear(config.hidden_size, attention_output(config), group, storage, bias=True)
 
     def forward(
         self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, past: KeyValue | None = None
@@ -58,10 +58,10 @@ class SelfAttention(nn.Layer):
 class MLP(nn.Layer):
     """Two projections with GELU, by its tanh approximation, in between."""
 
-    def __init__(self, config: ModelConfig, group: TPGroup, dtype: str) -> None:
+    def __init__(self, config: ModelConfig, group: TPGroup, storage: Storage) -> None:
         super().__init__()
-        self.dense_h_to_4h = ColumnLinear(config.hidden_size, ffn_input(config), group, dtype, bias=True)
-        self.dense_4h_to_h = RowLinear(config.hidden_size, ffn_output(config), group, dtype, bias=True)
+        self.dense_h_to_4h = ColumnLinear(config.hidden_size, ffn_input(config), group, storage, bias=True)
+        self.dense_4h_to_h = RowLinear(config.hidden_size, ffn_output(config), group, storage, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.dense_4h_to_h(gelu_tanh(self.dense_h_to_4h(x)))
@@ -70,12 +70,12 @@ class MLP(nn.Layer):
 class Block(nn.Layer):
     """scale * norm(x) + attention(norm(x)), then the same with the MLP: the norm's output is the residual."""
 
-    def __init__(self, config: ModelConfig, group: TPGroup, dtype: str, index: int) -> None:
+    def __init__(self, config: ModelConfig, group: TPGroup, storage: Storage, index: int) -> None:
         super().__init__()
-        self.input_layernorm = LayerNorm(config.hidden_size, config.layernorm_epsilon, dtype)
-        self.attention = SelfAttention(config, group, dtype, index)
-        self.post_attention_layernorm = LayerNorm(config.hidden_size, config.layernorm_epsilon, dtype)
-        self.mlp = MLP(config, group, dtype)
+        self.input_layernorm = LayerNorm(config.hidden_size, config.layernorm_epsilon, storage.dtype)
+        self.attention = SelfAttention(config, group, storage, index)
+        self.post_attention_layernorm = LayerNorm(config.hidden_size, config.layernorm_epsilon, storage.dtype)
+        self.mlp = MLP(config, group, storage)
 
     def forward(
         self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, past: KeyValue | None = None
@@ -87,12 +87,14 @@ class Block(nn.Layer):
 
 
 class Transformer(nn.Layer):
-    def __init__(self, config: ModelConfig, group: TPGroup, dtype: str) -> None:
+    def __init__(self, config: ModelConfig, group: TPGroup, storage: Storage) -> None:
         super().__init__()
         words = Vocab(config.vocab_size)
-        self.word_embeddings = VocabEmbedding(config.hidden_size, words, group, dtype)
-        self.layers = nn.LayerList([Block(config, group, dtype, index) for index in range(config.num_layers)])
-        self.final_layernorm = LayerNorm(config.hidden_size, config.layernorm_epsilon, dtype)
+        self.word_embeddings = VocabEmbedding(config.hidden_size, words, group, storage)
+        self.layers = nn.LayerList(
+            [Block(config, group, storage, index) for index in range(config.num_layers)]
+        )
+        self.final_layernorm = LayerNorm(config.hidden_size, config.layernorm_epsilon, storage.dtype)
 
 
 class ChatGLMModel(CausalLM):
@@ -105,10 +107,8 @@ class ChatGLMModel(CausalLM):
 
     def __init__(self, config: ModelConfig, dtype: str = "float32", group: TPGroup = SINGLE) -> None:
         super().__init__(config, dtype, group)
-        self.transformer = Transformer(config, group, dtype)
-        self.lm_head = VocabHead(
-            config.hidden_size, Vocab(config.vocab_size), group, dtype, tied=self.transformer.word_embeddings
-        )
+        self.transformer = Transformer(config, group, self.storage)
+        self.lm_head = TiedHead(self.transformer.word_embeddings)
         rows = 2 if config.position_encoding_2d else 1
         table = angle_table(config.max_sequence_length, frequencies(config.head_dim // rows), dtype)
         self.register_buffer("rotary_table", paddle.to_tensor(table), persistable=False)
@@ -140,7 +140,7 @@ class ChatGLMModel(CausalLM):
     def final_norm(self, x: Tensor) -> Tensor:
         return self.transformer.final_layernorm(x)
 
-    def head(self) -> VocabHead:
+    def head(self) -> Head:
         return self.lm_head
 
 

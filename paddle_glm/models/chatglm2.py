@@ -15,7 +15,7 @@ from paddle_glm.layers.norm import RMSNorm
 from paddle_glm.layers.rotary import apply_rotary, lookup_rotary, rotary_table
 from paddle_glm.models.base import CausalLM, KeyValue
 from paddle_glm.parallel import SINGLE, TPGroup
-from paddle_glm.parallel.layers import ColumnLinear, RowLinear, VocabEmbedding, VocabHead
+from paddle_glm.parallel.layers import ColumnLinear, Head, RowLinear, Storage, VocabEmbedding, VocabHead
 from paddle_glm.precision import compute_dtype
 from paddle_glm.sharding import Vocab
 
@@ -23,14 +23,14 @@ from paddle_glm.sharding import Vocab
 class SelfAttention(nn.Layer):
     """x [batch, tokens, hidden] -> the same shape, and this layer's keys and values."""
 
-    def __init__(self, config: ModelConfig, group: TPGroup, dtype: str) -> None:
+    def __init__(self, config: ModelConfig, group: TPGroup, storage: Storage) -> None:
         super().__init__()
         self.group, self.dropout, self.head_dim = group, config.attention_dropout, config.head_dim
         sharding = query_key_value(config)
         self.query_key_value = ColumnLinear(
-            config.hidden_size, sharding, group, dtype, bias=config.add_qkv_bias
+            config.hidden_size, sharding, group, storage, bias=config.add_qkv_bias
         )
-        self.dense = RowLinear(config.hidden_size, attention_output(config), group, dtype)
+        self.dense = RowLinear(config.hidden_size, attention_output(config), group, storage)
         # Local rows of queries, keys and values.
         self.sections = [stop - start for start, stop in sharding.local_ranges(group.rank, group.degree)]
 
@@ -55,10 +55,10 @@ class SelfAttention(nn.Layer):
 class MLP(nn.Layer):
     """SwiGLU (arXiv:2002.05202): silu(gate) * up, with gate and up fused in one projection."""
 
-    def __init__(self, config: ModelConfig, group: TPGroup, dtype: str) -> None:
+    def __init__(self, config: ModelConfig, group: TPGroup, storage: Storage) -> None:
         super().__init__()
-        self.dense_h_to_4h = ColumnLinear(config.hidden_size, gate_up(config), group, dtype)
-        self.dense_4h_to_h = RowLinear(config.hidden_size, ffn_output(config), group, dtype)
+        self.dense_h_to_4h = ColumnLinear(config.hidden_size, gate_up(config), group, storage)
+        self.dense_4h_to_h = RowLinear(config.hidden_size, ffn_output(config), group, storage)
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.dense_h_to_4h(x).chunk(2, axis=-1)
@@ -68,13 +68,13 @@ class MLP(nn.Layer):
 class Block(nn.Layer):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, config: ModelConfig, group: TPGroup, dtype: str) -> None:
+    def __init__(self, config: ModelConfig, group: TPGroup, storage: Storage) -> None:
         super().__init__()
         self.dropout = config.hidden_dropout
-        self.input_layernorm = RMSNorm(config.hidden_size, config.layernorm_epsilon, dtype)
-        self.self_attention = SelfAttention(config, group, dtype)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.layernorm_epsilon, dtype)
-        self.mlp = MLP(config, group, dtype)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.layernorm_epsilon, storage.dtype)
+        self.self_attention = SelfAttention(config, group, storage)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.layernorm_epsilon, storage.dtype)
+        self.mlp = MLP(config, group, storage)
 
     def forward(
         self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, past: KeyValue | None = None
@@ -88,27 +88,27 @@ class Block(nn.Layer):
 
 
 class Embedding(nn.Layer):
-    def __init__(self, config: ModelConfig, group: TPGroup, dtype: str) -> None:
+    def __init__(self, config: ModelConfig, group: TPGroup, storage: Storage) -> None:
         super().__init__()
-        self.word_embeddings = VocabEmbedding(config.hidden_size, Vocab(config.vocab_size), group, dtype)
+        self.word_embeddings = VocabEmbedding(config.hidden_size, Vocab(config.vocab_size), group, storage)
 
     def forward(self, input_ids: Tensor) -> Tensor:
         return self.word_embeddings(input_ids)
 
 
 class Encoder(nn.Layer):
-    def __init__(self, config: ModelConfig, group: TPGroup, dtype: str) -> None:
+    def __init__(self, config: ModelConfig, group: TPGroup, storage: Storage) -> None:
         super().__init__()
-        self.layers = nn.LayerList([Block(config, group, dtype) for _ in range(config.num_layers)])
-        self.final_layernorm = RMSNorm(config.hidden_size, config.layernorm_epsilon, dtype)
+        self.layers = nn.LayerList([Block(config, group, storage) for _ in range(config.num_layers)])
+        self.final_layernorm = RMSNorm(config.hidden_size, config.layernorm_epsilon, storage.dtype)
 
 
 class Transformer(nn.Layer):
-    def __init__(self, config: ModelConfig, group: TPGroup, dtype: str) -> None:
+    def __init__(self, config: ModelConfig, group: TPGroup, storage: Storage) -> None:
         super().__init__()
-        self.embedding = Embedding(config, group, dtype)
-        self.encoder = Encoder(config, group, dtype)
-        self.output_layer = VocabHead(config.hidden_size, Vocab(config.vocab_size), group, dtype)
+        self.embedding = Embedding(config, group, storage)
+        self.encoder = Encoder(config, group, storage)
+        self.output_layer = VocabHead(config.hidden_size, Vocab(config.vocab_size), group, storage)
 
 
 class ChatGLM2Model(CausalLM):
@@ -116,7 +116,7 @@ class ChatGLM2Model(CausalLM):
 
     def __init__(self, config: ModelConfig, dtype: str = "float32", group: TPGroup = SINGLE) -> None:
         super().__init__(config, dtype, group)
-        self.transformer = Transformer(config, group, dtype)
+        self.transformer = Transformer(config, group, self.storage)
         rounded = dtype if self.family.half_precision_positions else "float32"
         table = rotary_table(config.max_sequence_length, config.head_dim // 2, rounded)
         self.register_buffer("rotary_table", paddle.to_tensor(table), persistable=False)
@@ -133,5 +133,5 @@ class ChatGLM2Model(CausalLM):
     def final_norm(self, x: Tensor) -> Tensor:
         return self.transformer.encoder.final_layernorm(x)
 
-    def head(self) -> VocabHead:
+    def head(self) -> Head:
         return self.transformer.output_layer

@@ -134,7 +134,7 @@ def load_lora(model: "CausalLM", folder: str | Path, name: str = DEFAULT_NAME) -
     Raises `InputError` where the folder holds none, or one of another model, and for a name that is taken.
     """
     weights = read_lora(folder)
-    check_fits(weights, family_of(model.config).parameters(model.config), folder)
+    check_fits(weights, family_of(model.config).float_parameters(model.config), folder)
     adapter = _attach(model, weights.config, list(weights.pairs), name)
     pairs = weights.pairs.items()
     adapter.fill({file_name(module, part): pair[part == "B"] for module, pair in pairs for part in "AB"})
@@ -165,7 +165,12 @@ def lora_names(model: "CausalLM") -> list[str]:
 
 @paddle.no_grad()
 def fold_lora(model: "CausalLM") -> None:
-    """Add the adapter in use to the weights beside it and let go of all; the whole model must be here."""
+    """Add the adapter in use to the weights beside it and let go of all; the whole model must be here.
+
+    Raises `InputError` for a quantised model: the sum would lose what the adapter has learnt to rounding.
+    """
+    if model.config.quantization_bit:
+        raise InputError("LoRA cannot be folded into quantised weights: fold it into the float model")
     held = _held(model)
     used = held.adapters[held.used] if held.used is not None else {}
     use_lora(model, None)
@@ -181,7 +186,7 @@ def _attach(model: "CausalLM", config: LoraConfig, modules: list[str], name: str
     held = _held(model)
     if name in held.adapters:
         raise InputError(f"the model has an adapter {name!r} already: give this one another name")
-    table, layers = family_of(model.config).parameters(model.config), dict(_linear_layers(model))
+    table, layers = family_of(model.config).float_parameters(model.config), dict(_linear_layers(model))
     specs: dict[str, ParameterSpec] = {}
     tensors: dict[str, Tensor] = {}
     adapter: dict[str, _Beside] = {}

@@ -10,6 +10,7 @@ from paddle_glm.checkpoint.io import Checkpoint
 from paddle_glm.checkpoint.reshard import Transfer, reshard
 from paddle_glm.checkpoint.tensors import LazyTensor, cast_chunks
 from paddle_glm.config import ModelConfig
+from paddle_glm.errors import InputError
 from paddle_glm.families import family_of
 from paddle_glm.peft.lora_config import check_fits, read_lora, specs_of
 
@@ -18,7 +19,8 @@ def merge_lora(source: Path | str, lora_path: Path | str, target: Path | str, **
     """Write W + scale * B A for every adapted weight of the model in `source`; options are `reshard`'s.
 
     The sum is made in float32 and rounded to the dtype that is written.
-    Raises `InputError` where the adapter is of another model.
+    Raises `InputError` where the adapter is of another model, and for a quantised one: rounding would lose
+    what the adapter has learnt.
     """
     weights = read_lora(lora_path)
 
@@ -39,5 +41,10 @@ def merge_lora(source: Path | str, lora_path: Path | str, target: Path | str, **
         return LazyTensor(tensor.dtype, tensor.shape, chunks)
 
     config = ModelConfig.from_pretrained(source, options.get("family"))
+    if config.quantization_bit:
+        raise InputError(
+            f"{source} is quantised to {config.quantization_bit} bits: fold the adapter into the float model "
+            "it was made from, then run `paddle-glm quantize`; or answer with both, --lora_path beside it"
+        )
     check_fits(weights, family_of(config).parameters(config), lora_path)
     return reshard(source, target, edit=edit, **options)

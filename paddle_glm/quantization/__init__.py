@@ -9,13 +9,31 @@ from paddle_glm.quantization.packing import (
     quantize,
     unpack_int4,
 )
+from paddle_glm.quantization.specs import (
+    SCALE,
+    WEIGHT,
+    Quantization,
+    quantization_of,
+    quantized_table,
+    scale_of,
+    weight_of,
+    with_quantization,
+)
 
 __all__ = [
     "BITS",
+    "SCALE",
+    "WEIGHT",
+    "Quantization",
     "Quantized",
     "default_group_size",
     "dequantize",
     "pack_int4",
+    "quantization_of",
     "quantize",
+    "quantized_table",
+    "scale_of",
     "unpack_int4",
+    "weight_of",
+    "with_quantization",
 ]

@@ -42,6 +42,8 @@ def check_group_size(in_features: int, bits: int, group_size: int | None) -> Non
             f"group_size {group_size} does not divide {in_features} inputs: expected a divisor, or 0 for one "
             "scale per output"
         )
+    if group_size is not None and bits == 4 and group_size % 2:
+        raise InputError(f"group_size {group_size}: 4 bits need an even number, two inputs share a byte")
 
 
 def default_group_size(bits: int, in_features: Iterable[int]) -> int | None:

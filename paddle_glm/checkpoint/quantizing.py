@@ -1,0 +1,119 @@
+"""A float checkpoint seen as a quantised one: integers and scales are made as they are read."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from paddle_glm.checkpoint.io import Checkpoint
+from paddle_glm.checkpoint.tensors import LazyTensor
+from paddle_glm.errors import InputError
+from paddle_glm.families import family_of
+from paddle_glm.quantization import Quantized, quantization_of, quantize, scale_of, weight_of
+
+# Float bytes of a weight that are read at once.
+_BLOCK_BYTES = 32 << 20
+
+
+def quantizing(
+    checkpoint: Checkpoint, bits: int, group_size: int | None = None, embeddings: bool = False
+) -> "Checkpoint | QuantizingCheckpoint":
+    """The checkpoint as it is where `bits` is 0 or it is quantised so already, else seen as quantised.
+
+    Raises `InputError` where it is quantised otherwise.
+    """
+    if not bits:
+        if group_size is not None or embeddings:
+            raise InputError(
+                "quantization_group_size and quantization_embeddings need quantization_bit: 4 or 8"
+            )
+        return checkpoint
+    held = quantization_of(checkpoint.config)
+    if held is None:
+        return QuantizingCheckpoint(checkpoint, bits, group_size, embeddings)
+    if held.bits == bits and group_size in (None, held.group_size or 0) and embeddings <= held.embeddings:
+        return checkpoint
+    raise InputError(
+        f"{checkpoint.folder} is quantised to {held.bits} bits already (group_size {held.group_size or 0}): "
+        "give its float model to have it otherwise, or leave the flags out"
+    )
+
+
+class QuantizingCheckpoint:
+    """What `Checkpoint` gives, for the model quantised so.
+
+    Weights are read, quantised and handed on some rows at a time, so that no more of the float model than
+    that is ever in memory.
+    """
+
+    def __init__(
+        self, source: Checkpoint, bits: int, group_size: int | None = None, embeddings: bool = False
+    ) -> None:
+        """The options of `Family.quantized_config`; raises `InputError` where they do not fit."""
+        family = family_of(source.config)
+        self.source, self.folder = source, Path(source.folder)
+        self.config = family.quantized_config(source.config, bits, group_size, embeddings)
+        self.table = family.parameters(self.config)
+        quantization = quantization_of(self.config)
+        assert quantization is not None
+        self._quantization = quantization
+        # A scale, from where its weight has just been read: whoever wants one wants the other.
+        self._kept: dict[tuple[str, int, int], np.ndarray] = {}
+
+    def names(self) -> list[str]:
+        """Names of all tensors, without those of the source that the model ignores."""
+        return list(self.table)
+
+    def read(self, name: str, rank: int = 0, degree: int = 1) -> np.ndarray:
+        """What tensor-parallel rank `rank` of `degree` holds of a tensor of the quantised model."""
+        if (kept := self._kept.pop((name, rank, degree), None)) is not None:
+            return kept
+        weight = weight_of(name)
+        if not self._is_quantized(weight):
+            return self.source.read(name, rank, degree)
+        values, scale = self._empty(weight, rank, degree), self._empty(scale_of(weight), rank, degree)
+        start = 0
+        for block in self._blocks(weight, rank, degree):
+            stop = start + len(block.values)
+            values[start:stop], scale[start:stop] = block
+            start = stop
+        if name == weight:
+            self._kept = {(scale_of(weight), rank, degree): scale}
+        return values if name == weight else scale
+
+    def lazy(self, name: str, rank: int = 0, degree: int = 1, dtype: np.dtype | None = None) -> LazyTensor:
+        """Like `read`, in pieces for writing; floats that stay floats are cast to `dtype`."""
+        weight = weight_of(name)
+        if not self._is_quantized(weight):
+            return self.source.lazy(name, rank, degree, dtype)
+        spec = self.table[name]
+        shape = spec.sharding.local_shape(spec.shape, rank, degree)
+        part = Quantized._fields.index("values" if name == weight else "scale")
+        return LazyTensor(
+            np.dtype(spec.dtype), shape, lambda: (block[part] for block in self._blocks(weight, rank, degree))
+        )
+
+    def _is_quantized(self, name: str) -> bool:
+        return name in self.source.table and self._quantization.applies_to(self.source.table[name])
+
+    def _empty(self, name: str, rank: int, degree: int) -> np.ndarray:
+        spec = self.table[name]
+        return np.empty(spec.sharding.local_shape(spec.shape, rank, degree), spec.dtype)
+
+    def _blocks(self, name: str, rank: int, degree: int) -> Iterator[Quantized]:
+        """The rows of a weight in turn, quantised, as `rank` of `degree` holds them."""
+        sharding = self.table[name].sharding
+        # A scale is that of whole rows, whoever holds what part of them.
+        cut_inputs = sharding.axis == 1
+        floats = self.source.lazy(name, 0, 1) if cut_inputs else self.source.lazy(name, rank, degree)
+        rows = max(1, _BLOCK_BYTES // (floats.dtype.itemsize * floats.shape[1]))
+        for chunk in floats.chunks():
+            for start in range(0, len(chunk), rows):
+                values, scale = self._quantized(name, chunk[start : start + rows])
+                yield Quantized(sharding.split(values, rank, degree) if cut_inputs else values, scale)
+
+    def _quantized(self, name: str, weight: np.ndarray) -> Quantized:
+        try:
+            return quantize(weight, self._quantization.bits, self._quantization.group_size)
+        except InputError as error:
+            raise InputError(f"{self.folder}: {name} cannot be quantised: {error}") from error

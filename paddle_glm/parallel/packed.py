@@ -1,0 +1,127 @@
+"""Products with weights that are kept as small integers and scales (`paddle_glm.quantization`).
+
+Integers become floats some rows at a time, by arithmetic that every device, graph and exchange format
+has: float weights of a whole layer never exist, and on a CPU the few rows stay in its cache.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor
+from paddle.autograd import PyLayer
+
+# Bytes of integers that become floats at once. Larger floats than these leave a CPU's cache, and then the
+# system gives and takes their memory anew each time: up to 20 times slower. A graph holds every block, so
+# that there they are fewer; a GPU wants few large steps.
+_AT_ONCE = 1 << 19
+_AT_ONCE_IN_GRAPHS = 1 << 21
+_AT_ONCE_ON_GPU = 1 << 26
+
+
+def packed_linear(x: Tensor, values: Tensor, scale: Tensor, bits: int) -> Tensor:
+    """x [..., in] times the transpose of the weight [out, in], in the dtype of x.
+
+    values: int8 [out, in], or [out, in / 2] for 4 bits; scale: float32 [out] or [out, groups]. For backward
+    nothing but these and no float weight is kept; x gets a gradient, they never do.
+    """
+    if paddle.in_dynamic_mode() and paddle.is_grad_enabled() and not x.stop_gradient:
+        return _PackedLinear.apply(x, values, scale, bits)
+    return _times(x, values, scale, bits)
+
+
+def packed_rows(ids: Tensor, values: Tensor, scale: Tensor, bits: int, dtype: paddle.dtype) -> Tensor:
+    """Rows [..., in] of the weight, for ids [...] of an embedding, in `dtype`."""
+    rows = _joined(_integers(F.embedding(ids, values), bits, dtype))
+    scales = F.embedding(ids, scale.reshape([scale.shape[0], -1])).astype(dtype).unsqueeze(-1)
+    # (..., in) -> (..., groups, inputs of a group) and back
+    kept, groups, width = [0] * ids.ndim, scales.shape[-2], rows.shape[-1]
+    return (rows.reshape([*kept, groups, width // groups]) * scales).reshape([*kept, width])
+
+
+class _PackedLinear(PyLayer):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, values: Tensor, scale: Tensor, bits: int) -> Tensor:
+        ctx.save_for_backward(values, scale)
+        ctx.bits, ctx.dtype = bits, x.dtype
+        return _times(x, values, scale, bits)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        values, scale = ctx.saved_tensor()
+        return _times_untransposed(grad, values, scale, ctx.bits).astype(ctx.dtype), None, None
+
+
+def _times(x: Tensor, values: Tensor, scale: Tensor, bits: int) -> Tensor:
+    """x [..., in] -> [..., out]."""
+    sides = _parted(x) if bits == 4 else (x,)
+    found = []
+    for rows, scales in _blocks(values, scale):
+        parts = _weights(rows, scales, bits, x.dtype)
+        y = sum(paddle.matmul(side, part, transpose_y=True) for side, part in zip(sides, parts, strict=True))
+        found.append(y)
+    y = found[0] if len(found) == 1 else paddle.concat(found, axis=-1)
+    return y * scale.astype(y.dtype) if scale.ndim == 1 else y
+
+
+def _times_untransposed(y: Tensor, values: Tensor, scale: Tensor, bits: int) -> Tensor:
+    """y [..., out] -> [..., in], in the dtype of y."""
+    if scale.ndim == 1:
+        y = y * scale.astype(y.dtype)
+    sums: list[Tensor] = []
+    start = 0
+    for rows, scales in _blocks(values, scale):
+        part = y[..., start : start + rows.shape[0]]
+        start += rows.shape[0]
+        products = [paddle.matmul(part, weight) for weight in _weights(rows, scales, bits, y.dtype)]
+        sums = products if not sums else [one + more for one, more in zip(sums, products, strict=True)]
+    return _joined(sums)
+
+
+def _blocks(values: Tensor, scale: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Some rows of a weight and their scales, in turn."""
+    at_once = _AT_ONCE if paddle.in_dynamic_mode() else _AT_ONCE_IN_GRAPHS
+    rows = max(1, (at_once if paddle.get_device() == "cpu" else _AT_ONCE_ON_GPU) // values.shape[1])
+    if rows >= values.shape[0]:
+        yield values, scale
+        return
+    for start in range(0, values.shape[0], rows):
+        yield values[start : start + rows], scale[start : start + rows]
+
+
+def _weights(values: Tensor, scale: Tensor, bits: int, dtype: paddle.dtype) -> list[Tensor]:
+    """Float weights of the even and of the odd inputs, [out, in / 2] each, or of all; channels' scales left
+    out."""
+    parts = _integers(values, bits, dtype)
+    if scale.ndim == 1:
+        return parts
+    outputs, width = parts[0].shape
+    groups = scale.shape[1]
+    # Spread once for both: a product of equal shapes is faster than one that spreads.
+    spread = scale.astype(dtype).unsqueeze(-1).expand([outputs, groups, width // groups])
+    spread = spread.reshape([outputs, width])
+    return [part * spread for part in parts]
+
+
+def _integers(values: Tensor, bits: int, dtype: paddle.dtype) -> list[Tensor]:
+    """What is packed in int8 [..., n], as floats: for 4 bits the high and the low halves of bytes."""
+    both = values.astype(dtype)
+    if bits == 8:
+        return [both]
+    # byte = 16 * high + low with low in -8..7 follows from rounding; all steps are exact in bfloat16 too.
+    high = paddle.floor(paddle.scale(both, 1 / 16))
+    carried = paddle.floor(paddle.scale(both, 1 / 16, bias=0.5))
+    return [high, both - paddle.scale(carried, 16.0)]
+
+
+def _parted(x: Tensor) -> tuple[Tensor, Tensor]:
+    """[..., in] -> the even and the odd inputs, [..., in / 2] each."""
+    return x[..., 0::2], x[..., 1::2]
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """The inverse of `_parted`; a single part as it is."""
+    if len(parts) == 1:
+        return parts[0]
+    return paddle.stack(parts, axis=-1).flatten(-2)
