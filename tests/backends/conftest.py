@@ -1,0 +1,139 @@
+"""Models of every family, exported in both formats, for all tests of backends."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from paddle_glm.backends import READERS, Backend, EngineOptions, open_backend
+from paddle_glm.chat import render
+from paddle_glm.export import export_model
+from paddle_glm.generation import GenerationParams, complete
+from paddle_glm.models.auto import AutoModel
+from paddle_glm.models.base import CausalLM
+from paddle_glm.models.dygraph import DygraphBackend
+from paddle_glm.peft.prefix import attach_prefix
+from paddle_glm.tiny.checkpoint import write_checkpoint
+from paddle_glm.tiny.grammar import Row
+from paddle_glm.tokenizers import AutoTokenizer
+from tests.backends import fastdeploy_standin
+
+QUESTIONS = ("类型#裤*版型#宽松", "你好", "类型#上衣*颜色#白色*风格#简约*图案#条纹")
+# Name -> family, dtype, length of the prefix.
+CASES = {
+    "chatglm": ("chatglm", "float32", 0),
+    "chatglm2": ("chatglm2", "float32", 0),
+    "chatglm3": ("chatglm3", "float32", 0),
+    "chatglm-prefix": ("chatglm", "float32", 4),
+    "chatglm2-prefix": ("chatglm2", "float32", 4),
+    "chatglm2-float16": ("chatglm2", "float16", 0),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, the folder of its ONNX graph, its Paddle graph, and prompts of three lengths."""
+
+    model: CausalLM
+    onnx: Path
+    paddle: Backend
+    prompts: list[list[int]]
+    tokens: dict[str, list] = field(default_factory=dict)
+
+    def expected(self, params: GenerationParams, prompts: list[list[int]]) -> list[list[int]]:
+        """What the model answers, after seeing that its Paddle graph answers the same."""
+        key = repr((params, prompts))
+        if key not in self.tokens:
+            self.tokens[key] = complete(DygraphBackend(self.model), prompts, params)
+            assert self.tokens[key] == complete(self.paddle, prompts, params)
+        return self.tokens[key]
+
+
+@pytest.fixture(scope="session")
+def checkpoints(
+    tiny_checkpoint: Path, tiny_rows: list[Row], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """A model folder of every family by its name."""
+    texts = [text for row in tiny_rows for text in row.values()]
+    folders = {"chatglm2": tiny_checkpoint}
+    for family in ("chatglm", "chatglm3"):
+        folders[family] = tmp_path_factory.mktemp("families") / family
+        sizes = {"vocab_size": 512, "hidden_size": 64, "ffn_hidden_size": 96}
+        write_checkpoint(folders[family], texts, family=family, **sizes)
+    return folders
+
+
+@pytest.fixture(scope="session")
+def make_case(
+    checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Case]:
+    """Export each of `CASES` when it is first asked for, once."""
+
+    @cache
+    def make(name: str) -> Case:
+        family, dtype, length = CASES[name]
+        model = AutoModel.from_pretrained(checkpoints[family], dtype=dtype)
+        if length:
+            attach_prefix(model, length, projection=False)
+        tokenizer = AutoTokenizer.from_pretrained(checkpoints[family])
+        folder = tmp_path_factory.mktemp("exported") / name
+        for kind in ("onnx", "paddle"):
+            export_model(model, tokenizer, folder / kind, format=kind)
+        messages = [[{"role": "user", "content": text}] for text in QUESTIONS]
+        prompts = [render(tokenizer.template, tokenizer, one).input_ids for one in messages]
+        graph = open_backend("paddle", folder / "paddle", EngineOptions(threads=1))
+        return Case(model, folder / "onnx", graph, prompts)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_engine(make_case: Callable[[str], Case]) -> Callable[[str, str], Backend]:
+    """Open each backend over each case once; a prompt resets it."""
+
+    @cache
+    def make(backend: str, name: str) -> Backend:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(sys.modules, "fastdeploy", fastdeploy_standin.module())
+            return open_backend(backend, make_case(name).onnx, EngineOptions(threads=1))
+
+    return make
+
+
+@pytest.fixture(params=CASES)
+def case_name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def case(case_name: str, make_case: Callable[[str], Case]) -> Case:
+    return make_case(case_name)
+
+
+@pytest.fixture(params=READERS["onnx"])
+def engine(
+    request: pytest.FixtureRequest, case_name: str, make_engine: Callable[[str, str], Backend]
+) -> Backend:
+    """Every backend that reads ONNX, over every case."""
+    return make_engine(request.param, case_name)
+
+
+@pytest.fixture(scope="session")
+def onnx_folder(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model as an ONNX folder. Do not write into it."""
+    folder = tmp_path_factory.mktemp("onnx") / "exported"
+    tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
+    export_model(AutoModel.from_pretrained(tiny_checkpoint), tokenizer, folder, format="onnx")
+    return folder
+
+
+@pytest.fixture
+def fastdeploy(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A stand-in that `import fastdeploy` finds."""
+    made = fastdeploy_standin.module()
+    monkeypatch.setitem(sys.modules, "fastdeploy", made)
+    return made

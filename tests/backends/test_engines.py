@@ -1,0 +1,105 @@
+"""Every engine gives the tokens and the numbers of the model, over exported folders of every family."""
+
+import numpy as np
+import pytest
+
+from paddle_glm.backends import READERS, Backend, EngineOptions, open_backend
+from paddle_glm.backends.base import FASTDEPLOY_ENGINES
+from paddle_glm.backends.folder import open_engine
+from paddle_glm.generation import GenerationParams, complete
+from paddle_glm.generation.step_backend import JoiningBackend
+from paddle_glm.models.dygraph import DygraphBackend
+from tests.backends.conftest import Case
+
+ENGINES = READERS["onnx"]
+OPTIONS = EngineOptions(threads=1)
+WAYS = {
+    "greedy": {"do_sample": False},
+    "penalty": {"do_sample": False, "repetition_penalty": 1.5},
+    "beam": {"do_sample": False, "num_beams": 3, "eos_token_ids": (2,)},
+    "sampling": {"seed": 3},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_tokens_are_those_of_paddle(engine: Backend, case: Case, way: str) -> None:
+    params = GenerationParams(max_new_tokens=8, **WAYS[way])
+    for prompts in ([case.prompts[0]], case.prompts):
+        tokens = complete(engine, prompts, params)
+        assert tokens == case.expected(params, prompts)
+        assert all(tokens)
+
+
+def test_logits_are_those_of_the_model(engine: Backend, case: Case) -> None:
+    dygraph = DygraphBackend(case.model)
+    width = max(map(len, case.prompts))
+    ids = np.array([[0] * (width - len(row)) + row for row in case.prompts])
+    mask = np.array([[0] * (width - len(row)) + [1] * len(row) for row in case.prompts])
+    differences = [np.abs(engine.prefill(ids, mask) - dygraph.prefill(ids, mask)).max()]
+    for token in range(20, 24):
+        step = np.array([token, token + 5, token + 9])
+        differences.append(np.abs(engine.decode(step) - dygraph.decode(step)).max())
+    assert max(differences) < 1e-5
+
+
+def test_rows_join_and_leave(engine: Backend, case: Case) -> None:
+    """A row's logits do not depend on those that come and go beside it."""
+    assert isinstance(engine, JoiningBackend)
+    long, short = (np.array([row]) for row in (case.prompts[2], case.prompts[1]))
+    alone = case.paddle
+    expected = [alone.prefill(short, np.ones_like(short)), alone.decode(np.array([30]))]
+    engine.prefill(long, np.ones_like(long))
+    engine.decode(np.array([20]))
+    joined = engine.join(short, np.ones_like(short))
+    both = engine.decode(np.array([21, 30]))
+    engine.select(np.array([1]))
+    engine.trim()
+    assert np.abs(joined - expected[0]).max() < 1e-5
+    assert np.abs(both[1] - expected[1]).max() < 1e-5
+    assert np.abs(engine.decode(np.array([31])) - alone.decode(np.array([31]))).max() < 1e-5
+
+
+def test_the_format_chooses_the_engine(onnx_folder) -> None:
+    assert type(open_engine(onnx_folder, OPTIONS).backend).__name__ == "OnnxRuntimeBackend"
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_prompt_leaves_no_trace_in_the_next(name: str, onnx_folder, fastdeploy) -> None:
+    backend = open_backend(name, onnx_folder, OPTIONS)
+    params = GenerationParams(max_new_tokens=6, do_sample=False)
+    first = complete(backend, [[5, 6, 7, 8]], params)
+    complete(backend, [[300], [10, 11]], params)
+    assert complete(backend, [[5, 6, 7, 8]], params) == first
+
+
+def test_fastdeploy_sees_a_masked_column_and_no_empty_array(case: Case, fastdeploy) -> None:
+    backend = open_backend("fastdeploy", case.onnx, OPTIONS)
+    complete(backend, case.prompts, GenerationParams(max_new_tokens=2, do_sample=False))
+    (runtime,) = fastdeploy.Runtime.built
+    first, second = runtime.steps
+    prefix = backend.meta.first_cache
+    in_front = 1 if prefix is None else prefix.length
+    width = max(map(len, case.prompts))
+    assert first["past_key_0"][2] == in_front
+    assert first["attention_mask"] == (3, in_front + width)
+    assert second["past_key_0"][2] == in_front + width
+    assert list(backend.first_mask) == ([0] if prefix is None else [1] * prefix.length)
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "told"),
+    [("onnx_runtime", "cpu", "ORT"), ("openvino", "cpu", "OPENVINO"), ("onnx_runtime", "gpu", "ORT"),
+     ("tensorrt", "gpu", "TRT")],
+)  # fmt: skip
+def test_what_fastdeploy_is_told(name, device, told, onnx_folder, fastdeploy, monkeypatch) -> None:
+    monkeypatch.setattr(fastdeploy, "is_built_with_gpu", lambda: True)
+    assert name in FASTDEPLOY_ENGINES
+    backend = open_backend("fastdeploy", onnx_folder, EngineOptions(device, 1, 3, fastdeploy_engine=name))
+    option = fastdeploy.Runtime.built[0].runtime_option
+    assert option.model == (str(onnx_folder / "chatglm.onnx"), "", fastdeploy.ModelFormat.ONNX)
+    assert (option.engine, option.device) == (told, device)
+    assert (option.device_id, option.threads) == ((1, -1) if device == "gpu" else (0, 3))
+    shapes = option.trt_option.shapes
+    assert set(shapes) == ({one.name for one in backend.meta.inputs} if name == "tensorrt" else set())
+    if shapes:
+        assert shapes["past_key_0"] == ([1, 2, 1, 16], [1, 2, 1024, 16], [8, 2, 2048, 16])

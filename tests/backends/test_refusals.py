@@ -1,0 +1,140 @@
+"""What the engines refuse, and that the message says how to mend it."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from paddle_glm.backends import EngineOptions, open_backend
+from paddle_glm.backends.folder import open_engine
+from paddle_glm.backends.meta import FILE_NAME
+from paddle_glm.errors import InputError
+from paddle_glm.generation import GenerationParams, complete
+from tests.paths import ROOT
+
+
+@pytest.fixture
+def damaged(onnx_folder: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    return shutil.copytree(onnx_folder, tmp_path / "copy")
+
+
+def test_a_cut_file_is_named(damaged: Path) -> None:
+    path = damaged / "chatglm.onnx"
+    path.write_bytes(path.read_bytes()[:-100])
+    for name in ("onnxruntime", "openvino", "fastdeploy"):
+        with pytest.raises(InputError, match=r"chatglm\.onnx has \d+ bytes of \d+: copy or export"):
+            open_backend(name, damaged)
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_a_file_of_the_right_size_that_is_no_graph(damaged: Path, name: str) -> None:
+    path = damaged / "chatglm.onnx"
+    path.write_bytes(b"\xff" * path.stat().st_size)
+    with pytest.raises(InputError, match=r"chatglm\.onnx cannot be loaded \(.+\): copy or export") as caught:
+        open_backend(name, damaged)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_of_the_other_format_names_its_backends(onnx_folder: Path, make_case) -> None:
+    with pytest.raises(InputError, match="format onnx, which --backend onnxruntime or openvino or fastdep"):
+        open_backend("paddle", onnx_folder)
+    paddle_folder = make_case("chatglm2").onnx.parent / "paddle"
+    with pytest.raises(InputError, match=r"format paddle, which --backend paddle reads; .*--format onnx"):
+        open_backend("openvino", paddle_folder)
+
+
+def test_a_model_folder_is_no_exported_one(tiny_checkpoint: Path) -> None:
+    with pytest.raises(InputError, match="no exported folder: backend 'onnxruntime'"):
+        open_engine(tiny_checkpoint, backend="onnxruntime")
+
+
+def test_a_folder_from_before_there_were_formats_is_paddles(damaged: Path, make_case) -> None:
+    folder = make_case("chatglm2").onnx.parent / "paddle"
+    values = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
+    assert values.pop("format") == "paddle"
+    copy = shutil.copytree(folder, damaged.parent / "old")
+    (copy / FILE_NAME).write_text(json.dumps(values), encoding="utf-8")
+    assert type(open_engine(copy).backend).__name__ == "PaddleInferenceBackend"
+    (copy / FILE_NAME).write_text(json.dumps({**values, "format": "coreml"}), encoding="utf-8")
+    with pytest.raises(InputError, match="format 'coreml' is unknown: expected one of paddle, onnx"):
+        open_engine(copy)
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [("onnxruntime", r"pip install .*\[onnx\]"), ("openvino", r"pip install .*\[openvino\]"),
+     ("fastdeploy", "pip install fastdeploy-python")],
+)  # fmt: skip
+def test_a_missing_package_is_named_with_its_command(name, command, onnx_folder, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(InputError, match=rf"the package {name} cannot be imported .*{command}"):
+        open_backend(name, onnx_folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "engine", "message"),
+    [("onnxruntime", "onnx_runtime", "pip install onnxruntime-gpu"), ("openvino", "onnx_runtime", "on CPUs"),
+     ("fastdeploy", "onnx_runtime", "install fastdeploy-gpu-python"),
+     ("fastdeploy", "openvino", "openvino computes on the cpu")],
+)  # fmt: skip
+def test_a_gpu_that_cannot_be_used(name, engine, message, onnx_folder, fastdeploy) -> None:
+    with pytest.raises(InputError, match=message):
+        open_backend(name, onnx_folder, EngineOptions("gpu", fastdeploy_engine=engine))
+
+
+@pytest.mark.parametrize("engine", ["paddle", "paddle_tensorrt", "tensorrt"])
+def test_engines_that_fastdeploy_cannot_use_here(engine: str, onnx_folder: Path, fastdeploy) -> None:
+    with pytest.raises(InputError, match=r"tensorrt computes on the gpu|reads \.pdmodel files"):
+        open_backend("fastdeploy", onnx_folder, EngineOptions(fastdeploy_engine=engine))
+
+
+def test_an_engine_that_fastdeploy_does_not_have() -> None:
+    with pytest.raises(InputError, match="'ncnn' is not one of onnx_runtime, openvino, tensorrt"):
+        EngineOptions(fastdeploy_engine="ncnn")
+
+
+def test_another_project_called_fastdeploy(onnx_folder: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "fastdeploy", ModuleType("fastdeploy"))
+    with pytest.raises(InputError, match="has no RuntimeOption, Runtime, ModelFormat: this is not"):
+        open_backend("fastdeploy", onnx_folder)
+
+
+def test_a_runtime_that_does_not_start(onnx_folder: Path, fastdeploy, monkeypatch) -> None:
+    def fail(option: object) -> None:
+        raise AssertionError("Initialize Runtime Failed!")
+
+    monkeypatch.setattr(fastdeploy, "Runtime", fail)
+    with pytest.raises(InputError, match=r"chatglm\.onnx cannot be loaded \(Initialize Runtime Failed!\)"):
+        open_backend("fastdeploy", onnx_folder)
+
+
+def test_a_step_that_fastdeploy_could_not_compute(onnx_folder: Path, fastdeploy) -> None:
+    backend = open_backend("fastdeploy", onnx_folder)
+    inputs = {"input_ids": np.array([[5]])}  # the others are missing
+    with pytest.raises(InputError, match="its log says why the step failed"):
+        backend.infer(inputs)
+
+
+NO_PADDLE = """
+import sys
+sys.modules["paddle"] = None
+from paddle_glm.backends.folder import open_engine
+from paddle_glm.generation import GenerationParams, complete
+engine = open_engine(sys.argv[1], backend=sys.argv[2])
+print(complete(engine.backend, [[5, 6, 7]], GenerationParams(max_new_tokens=4, do_sample=False)))
+"""
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_answers_need_no_paddle(name: str, onnx_folder: Path) -> None:
+    words = [sys.executable, "-c", NO_PADDLE, str(onnx_folder), name]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    params = GenerationParams(max_new_tokens=4, do_sample=False)
+    assert done.stdout.strip() == str(complete(open_backend(name, onnx_folder), [[5, 6, 7]], params))
