@@ -50,7 +50,12 @@ def add_sampling_arguments(
 
 
 def sampling_params(args: argparse.Namespace, defaults: GenerationParams, **values: Any) -> GenerationParams:
-    """`defaults` with the flags that were given, then `values`.
+    """`defaults` with the flags that were given, then `values`; raises as `given_values` does."""
+    return defaults.updated({**given_values(args, defaults), **values})
+
+
+def given_values(args: argparse.Namespace, defaults: GenerationParams) -> dict[str, Any]:
+    """What the flags that were given say, by names of `GenerationParams`.
 
     More than one beam turns sampling off; a flag that only sampling heeds turns it on, unless the flags
     say how tokens are chosen. Raises `InputError` for flags that contradict each other.
@@ -71,4 +76,4 @@ def sampling_params(args: argparse.Namespace, defaults: GenerationParams, **valu
         given.setdefault("do_sample", False)
     elif not _SAMPLING_ONLY.isdisjoint(given):
         given.setdefault("do_sample", True)
-    return defaults.updated({**given, **values})
+    return given

@@ -1,9 +1,13 @@
 """What the model wrote -> the assistant's messages, whole or while it arrives."""
 
 import ast
+from collections.abc import Sequence
 from typing import Any
 
 from paddle_glm.chat import Message, RoleTemplate, Template, parse_response
+
+History = list[Any]
+"""(question, answer) pairs for ChatGLM-6B and ChatGLM2, messages for ChatGLM3; messages are always taken."""
 
 
 def parse_messages(template: Template, text: str) -> list[Message]:
@@ -37,6 +41,40 @@ def tool_call(message: Message) -> dict[str, Any]:
     except (SyntaxError, ValueError):
         return {"name": name, "content": content}
     return {"name": name, "parameters": values}
+
+
+def chat_result(
+    template: Template,
+    query: str,
+    history: Sequence[Any] | None,
+    messages: list[Message],
+    answer: list[Message],
+) -> tuple[Any, History]:
+    """What the originals' `chat` returns: the response, and the history with it.
+
+    messages: the conversation that was asked, `query` at its end; answer: the assistant's messages. The
+    response is text; for a tool call of ChatGLM3 it is `{"name", "parameters"}`, or `{"name", "content"}`
+    where the conversation declares no tools.
+    """
+    last = answer[-1]
+    response: Any = last["content"]
+    if last.get("metadata"):
+        declared = messages[0]["role"] == "system" and "tools" in messages[0]
+        response = tool_call(last) if declared else {"name": last["metadata"], "content": last["content"]}
+    return response, extended_history(template, query, history, messages, answer)
+
+
+def extended_history(
+    template: Template,
+    query: str,
+    history: Sequence[Any] | None,
+    messages: list[Message],
+    answer: list[Message],
+) -> History:
+    """The history with one more exchange, in the form that the family's original keeps."""
+    if isinstance(template, RoleTemplate):
+        return [*messages, *answer]
+    return [*(history or ()), (query, answer[-1]["content"])]
 
 
 class ResponseStream:

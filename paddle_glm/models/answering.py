@@ -8,16 +8,12 @@ from typing import Any
 import numpy as np
 import paddle
 
-from paddle_glm.chat import Message, RoleTemplate, from_history
+from paddle_glm.chat import Message, from_history
 from paddle_glm.generation import ChatSession, GenerationParams
 from paddle_glm.generation import generate as generate_steps
-from paddle_glm.generation.response import tool_call
-from paddle_glm.generation.session import Reply
+from paddle_glm.generation.response import History, chat_result, extended_history
 from paddle_glm.models.dygraph import DygraphBackend
 from paddle_glm.tokenizers import Tokenizer
-
-History = list[Any]
-"""(question, answer) pairs for ChatGLM-6B and ChatGLM2, messages for ChatGLM3; messages are always taken."""
 
 
 class Answering:
@@ -51,7 +47,7 @@ class Answering:
         """
         messages = from_history(query, history, role=role)
         reply = ChatSession(DygraphBackend(self), tokenizer, _params(params)).answer(messages)
-        return _outcome(tokenizer, query, history, messages, reply)
+        return chat_result(tokenizer.template, query, history, messages, reply.messages)
 
     def stream_chat(
         self: Any,
@@ -68,10 +64,10 @@ class Answering:
         for piece in session.stream(messages):
             text += piece
             so_far: Message = {"role": "assistant", "metadata": "", "content": text}
-            last = text, _extended(tokenizer, query, history, messages, [so_far])
+            last = text, extended_history(tokenizer.template, query, history, messages, [so_far])
             yield last
         assert session.reply is not None
-        whole = _outcome(tokenizer, query, history, messages, session.reply)
+        whole = chat_result(tokenizer.template, query, history, messages, session.reply.messages)
         if whole != last:
             yield whole
 
@@ -82,27 +78,3 @@ def _params(values: dict[str, Any]) -> GenerationParams:
         ends = values.pop("eos_token_id")
         values["eos_token_ids"] = (ends,) if isinstance(ends, int) else tuple(ends)
     return GenerationParams.from_values(values)
-
-
-def _outcome(
-    tokenizer: Tokenizer, query: str, history: Sequence[Any] | None, messages: list[Message], reply: Reply
-) -> tuple[Any, History]:
-    last = reply.messages[-1]
-    response: Any = last["content"]
-    if last.get("metadata"):
-        declared = messages[0]["role"] == "system" and "tools" in messages[0]
-        response = tool_call(last) if declared else {"name": last["metadata"], "content": last["content"]}
-    return response, _extended(tokenizer, query, history, messages, reply.messages)
-
-
-def _extended(
-    tokenizer: Tokenizer,
-    query: str,
-    history: Sequence[Any] | None,
-    messages: list[Message],
-    answer: list[Message],
-) -> History:
-    """The history with one more exchange, in the form that the family's original keeps."""
-    if isinstance(tokenizer.template, RoleTemplate):
-        return [*messages, *answer]
-    return [*(history or ()), (query, answer[-1]["content"])]

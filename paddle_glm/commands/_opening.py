@@ -1,0 +1,108 @@
+"""Flags and set-up that the commands share which talk: with a folder here, or with a server."""
+
+import argparse
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from paddle_glm.backends import BACKENDS, EngineOptions
+from paddle_glm.commands._generating import add_adapter_arguments
+from paddle_glm.commands._sampling import given_values
+from paddle_glm.config import DTYPES
+from paddle_glm.errors import InputError
+from paddle_glm.families import family_names
+from paddle_glm.generation.params import GenerationParams
+
+if TYPE_CHECKING:
+    from paddle_glm.backends.folder import Engine
+    from paddle_glm.serving.client import RemoteSession
+
+API_KEY_VARIABLE = "OPENAI_API_KEY"
+
+
+def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which folder, what runs it, and where."""
+    parser.add_argument(
+        "--model_name_or_path",
+        "--model_path",
+        help="hub folder, merged folder, folder of shards, or exported folder",
+    )
+    parser.add_argument("--backend", choices=list(BACKENDS), help="default: what fits the folder")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "gpu"), help="where to compute")
+    parser.add_argument("--device_id", type=int, default=0, help="which GPU")
+    parser.add_argument("--cpu_threads", type=int, default=0, help="0 takes all that may be used")
+    parser.add_argument("--dtype", default="float32", choices=DTYPES, help="of a model folder's weights")
+    parser.add_argument(
+        "--family", choices=family_names(), help="what the model is, where its files do not say"
+    )
+    add_adapter_arguments(parser)
+
+
+def open_engine_of(args: argparse.Namespace) -> "Engine":
+    """What `add_engine_arguments` describes; raises `InputError` where it cannot be opened."""
+    from paddle_glm.backends.folder import open_engine
+    from paddle_glm.peft.folders import check_is_model
+
+    options = EngineOptions(
+        args.device,
+        args.device_id,
+        args.cpu_threads,
+        args.dtype,
+        args.family,
+        ptuning_checkpoint=args.ptuning_checkpoint,
+        lora_path=args.lora_path,
+    )
+    check_is_model(args.model_name_or_path)
+    return open_engine(args.model_name_or_path, options, args.backend)
+
+
+def add_remote_arguments(parser: argparse.ArgumentParser) -> None:
+    """A server of the OpenAI protocol in the place of a folder."""
+    parser.add_argument("--api_base", help="talk to this server instead, such as http://127.0.0.1:8000/v1")
+    parser.add_argument("--model", help="which of the server's models (default: the only one)")
+    parser.add_argument(
+        "--api_key", help=f"the server's key; {API_KEY_VARIABLE} keeps it out of process lists"
+    )
+    parser.add_argument("--timeout", type=float, default=300.0, help="seconds that the server may be silent")
+
+
+def check_one_source(args: argparse.Namespace, add_local: Sequence[Callable]) -> None:
+    """Raise `InputError` unless there is a folder or a server, and no flag that has no meaning for it.
+
+    add_local: the functions whose flags are about a folder.
+    """
+    if (args.model_name_or_path is None) == (args.api_base is None):
+        raise InputError("give --model_name_or_path FOLDER or --api_base URL (one of them)")
+    idle = argparse.ArgumentParser(add_help=False)
+    for add in add_local if args.api_base is not None else (add_remote_arguments,):
+        add(idle)
+    for name, default in vars(idle.parse_args([])).items():
+        if name not in ("model_name_or_path", "api_base") and getattr(args, name) != default:
+            what = "a server" if args.api_base is not None else "a folder"
+            raise InputError(f"--{name} {getattr(args, name)}: it has no meaning for {what}; leave it out")
+
+
+@contextmanager
+def packages_of(extra: str) -> Iterator[None]:
+    """Turns a package that is missing into an `InputError` with the extra that brings it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] == "paddle_glm":
+            raise
+        raise InputError(
+            f"the package {error.name} is missing: pip install -c constraints.txt -e '.[{extra}]'"
+        ) from error
+
+
+def open_remote(args: argparse.Namespace) -> "RemoteSession":
+    """A conversation with the server, which has been asked for its models; the sampling flags go with it."""
+    with packages_of("serve"):
+        from paddle_glm.serving.client import OpenAIClient, RemoteSession, choose_model, request_fields
+
+    given = given_values(args, GenerationParams())
+    GenerationParams().updated(given)  # values that cannot work are said before a server is asked
+    fields = request_fields(given)
+    client = OpenAIClient(args.api_base, args.api_key or os.environ.get(API_KEY_VARIABLE), args.timeout)
+    return RemoteSession(client, choose_model(client, args.model), fields)

@@ -1,0 +1,56 @@
+"""`paddle-glm serve`: an HTTP server over a model folder or an exported one."""
+
+import argparse
+import os
+from pathlib import Path
+
+from paddle_glm.commands._generating import positive
+from paddle_glm.commands._opening import add_engine_arguments, open_engine_of, packages_of
+from paddle_glm.commands._sampling import add_sampling_arguments, sampling_params
+from paddle_glm.errors import InputError
+from paddle_glm.generation.params import GenerationParams
+
+HELP = "answer over HTTP: OpenAI's protocol, and that of THUDM's api.py"
+API_KEY_VARIABLE = "PADDLE_GLM_API_KEY"
+# Requests that run together take no beams.
+_NO_BEAMS = ("num_beams", "length_penalty", "early_stopping")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_engine_arguments(parser)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 is all of them")
+    parser.add_argument("--port", type=int, default=8000, help="port to listen on; 0 takes a free one")
+    parser.add_argument(
+        "--api_key", help=f"what clients have to send; {API_KEY_VARIABLE} keeps it out of process lists"
+    )
+    parser.add_argument("--served_model_name", help="the model's name for clients (default: the folder's)")
+    parser.add_argument(
+        "--max_batch_size", type=positive, default=8, help="requests that are generated together"
+    )
+    parser.add_argument(
+        "--max_waiting", type=positive, default=64, help="requests that may wait; more are refused (503)"
+    )
+    parser.add_argument(
+        "--max_request_bytes", type=positive, default=1 << 20, help="longest body of a request"
+    )
+    parser.add_argument(
+        "--shutdown_timeout", type=positive, default=30, help="seconds that answers may take when it ends"
+    )
+    add_sampling_arguments(parser, GenerationParams(), leave_out=_NO_BEAMS)
+
+
+def run(args: argparse.Namespace) -> None:
+    with packages_of("serve"):
+        from paddle_glm.serving.app import create_app
+        from paddle_glm.serving.http_server import bind, serve
+    from paddle_glm.serving.scheduler import Scheduler
+
+    if args.model_name_or_path is None:
+        raise InputError("give --model_name_or_path FOLDER")
+    key = args.api_key or os.environ.get(API_KEY_VARIABLE) or None
+    name = args.served_model_name or Path(args.model_name_or_path).resolve().name
+    listener = bind(args.host, args.port)  # a port that is taken is said before a model is loaded
+    scheduler = Scheduler(lambda: open_engine_of(args), args.max_batch_size, args.max_waiting)
+    params = sampling_params(args, scheduler.engine.params)
+    app = create_app(scheduler, name, params, key, args.max_request_bytes)
+    serve(app, listener, name, open_to_all=key is None, shutdown_seconds=args.shutdown_timeout)

@@ -1,0 +1,286 @@
+"""A client of the OpenAI protocol, for any server that speaks it (FastDeploy 2.x, vLLM, ours). No paddle."""
+
+import codecs
+import ipaddress
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from paddle_glm.chat import Message
+from paddle_glm.errors import InputError
+
+CONNECT_SECONDS = 10.0
+_SHOWN = 200  # characters of what a server said that an error repeats
+
+
+class ServerError(InputError):
+    """A server that cannot be reached, refuses, or answers with something else than the protocol.
+
+    status: HTTP's, where the server gave one that says it failed.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class EventStream:
+    """Bytes of server-sent events -> the text of each event's data.
+
+    Bytes are cut into lines before they are decoded, so a network packet may end inside a character;
+    other line breaks of Unicode (U+2028) are text. (https://html.spec.whatwg.org, 9.2 Server-sent events)
+    """
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._data: list[str] = []
+
+    def push(self, chunk: bytes) -> Iterator[str]:
+        """Take more bytes; yield what is complete. Raises UnicodeDecodeError for what is not UTF-8."""
+        *lines, self._rest = (self._rest + chunk).replace(b"\r\n", b"\n").split(b"\n")
+        for line in lines:
+            text = codecs.decode(line.removesuffix(b"\r"), "utf-8")
+            name, _, value = text.partition(":")
+            if not text and self._data:
+                yield "\n".join(self._data)
+                self._data = []
+            elif name == "data":
+                self._data.append(value.removeprefix(" "))
+
+    def finish(self) -> Iterator[str]:
+        """What stands without an empty line behind it: some servers end so."""
+        yield from self.push(b"\n\n")
+
+
+@dataclass(frozen=True)
+class RemoteReply:
+    """How an answer ended, as the server says."""
+
+    messages: list[Message]
+    finish_reason: str
+
+
+class OpenAIClient:
+    """Talks to the server at `api_base`, such as http://127.0.0.1:8000/v1.
+
+    api_key is sent as the bearer token, and is in no message of this class. timeout: seconds that the
+    server may be silent. Raises `InputError` for an address that is none.
+    """
+
+    def __init__(self, api_base: str, api_key: str | None = None, timeout: float = 300.0) -> None:
+        try:
+            self._url = httpx.URL(api_base.rstrip("/"))
+        except httpx.InvalidURL as error:
+            raise InputError(f"--api_base {api_base!r} is no address ({error})") from error
+        if self._url.scheme not in ("http", "https") or not self._url.host:
+            raise InputError(f"--api_base {api_base!r} is no address such as http://127.0.0.1:8000/v1")
+        if timeout <= 0:
+            raise InputError(f"timeout {timeout}: expected a number of seconds above 0")
+        if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
+            raise InputError("the API key holds characters that no HTTP header can hold")
+        self._key, self._timeout = api_key, timeout
+        self._http = httpx.Client(
+            headers={"Authorization": f"Bearer {api_key}"} if api_key else None,
+            timeout=httpx.Timeout(timeout, connect=CONNECT_SECONDS),
+            trust_env=not _is_here(self._url.host),  # a proxy cannot reach this machine's own addresses
+        )
+        self.address = str(self._url.copy_with(userinfo=b""))
+
+    def close(self) -> None:
+        self._http.close()
+
+    def models(self) -> list[str]:
+        """The names of the server's models. Raises `ServerError`."""
+        with self._errors():
+            response = self._http.get(f"{self._url}/models")
+            self._check(response)
+            try:
+                return [model["id"] for model in response.json()["data"]]
+            except (ValueError, KeyError, TypeError) as error:
+                raise ServerError(
+                    f"{self.address}/models gave no list of models: {_start(response)}"
+                ) from error
+
+    def stream_chat(self, request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """The chunks that answer `request`, until [DONE]. Raises `ServerError`."""
+        body = json.dumps({**request, "stream": True}, ensure_ascii=False).encode()
+        headers = {"Content-Type": "application/json", "Accept": "text/event-stream"}
+        with (
+            self._errors(),
+            self._http.stream(
+                "POST", f"{self._url}/chat/completions", content=body, headers=headers
+            ) as response,
+        ):
+            if not response.is_success:
+                response.read()
+            self._check(response)
+            kind = response.headers.get("content-type", "")
+            if not kind.startswith("text/event-stream"):
+                raise ServerError(
+                    f"{self.address} gave {kind or 'something'!r} in the place of a stream of events"
+                )
+            for data in _events(response.iter_bytes()):
+                if data == "[DONE]":
+                    return
+                yield self._chunk(data)
+
+    def _chunk(self, data: str) -> dict[str, Any]:
+        try:
+            chunk = json.loads(data)
+        except ValueError as error:
+            raise ServerError(f"{self.address} sent an event that is not JSON: {data[:_SHOWN]!r}") from error
+        if not isinstance(chunk, dict):
+            raise ServerError(f"{self.address} sent an event that is no object: {data[:_SHOWN]!r}")
+        if "error" in chunk:
+            raise ServerError(f"{self.address} ended the answer: {self._said(chunk)}")
+        return chunk
+
+    def _check(self, response: httpx.Response) -> None:
+        if response.is_success:
+            return
+        try:
+            said = self._said(response.json())
+        except ValueError:
+            said = _start(response)
+        status = response.status_code
+        hint = ""
+        if status in (401, 403):
+            hint = " (give --api_key, or set OPENAI_API_KEY)" if self._key is None else " (is the key right?)"
+        elif status == 404 and not self._url.path.rstrip("/").endswith("/v1"):
+            hint = " (most servers' addresses end in /v1)"
+        elif response.is_redirect:
+            hint = f" (it points to {response.headers.get('location', 'nowhere')}: give that as --api_base)"
+        text = f"{self.address} answered {status} {response.reason_phrase}: {said}{hint}"
+        raise ServerError(text, status)
+
+    def _said(self, body: Any) -> str:
+        """The message of an error's body; servers repeat keys there, and these are taken out."""
+        error = body.get("error", body) if isinstance(body, dict) else body
+        text = error.get("message", error) if isinstance(error, dict) else error
+        line = " ".join(str(text).split())
+        return (line.replace(self._key, "***") if self._key else line)[:_SHOWN]
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """What goes wrong on the way, as one line each."""
+        try:
+            yield
+        except httpx.ConnectTimeout as error:
+            raise ServerError(f"{self.address} cannot be reached within {CONNECT_SECONDS:g} s") from error
+        except httpx.TimeoutException as error:
+            raise ServerError(f"{self.address} was silent for {self._timeout:g} s (--timeout)") from error
+        except httpx.ConnectError as error:
+            raise ServerError(
+                f"{self.address} cannot be reached ({error}): is the server running?"
+            ) from error
+        except UnicodeDecodeError as error:
+            raise ServerError(f"{self.address} sent bytes that are not UTF-8 ({error.reason})") from error
+        except httpx.HTTPError as error:
+            raise ServerError(f"{self.address} broke off ({error or type(error).__name__})") from error
+
+
+class RemoteSession:
+    """A conversation with a server's model; `paddle_glm.generation.Session` says what it does.
+
+    fields: of the request beside its messages, such as those of `request_fields`.
+    """
+
+    def __init__(self, client: OpenAIClient, model: str, fields: Mapping[str, Any] | None = None) -> None:
+        self.client, self.model, self.fields = client, model, dict(fields or {})
+        self.reply: RemoteReply | None = None
+
+    def stream(self, messages: Sequence[Message]) -> Iterator[str]:
+        """See `Session.stream`. Raises `ServerError`."""
+        self.reply = None
+        sent = [{"role": message["role"], "content": message["content"]} for message in messages]
+        text, reason = "", None
+        for chunk in self.client.stream_chat({**self.fields, "model": self.model, "messages": sent}):
+            piece, ended = _delta(chunk)
+            reason = ended or reason
+            if piece:
+                text += piece
+                yield piece
+        if reason is None:
+            raise ServerError(f"{self.client.address} broke off before the answer was complete")
+        self.reply = RemoteReply([{"role": "assistant", "content": text}], reason)
+
+
+def choose_model(client: OpenAIClient, name: str | None) -> str:
+    """`name` after a look at the server's list, or the only model there is.
+
+    Raises `ServerError` where the server cannot be reached, or has other models.
+    """
+    try:
+        known = client.models()
+    except ServerError as error:
+        if name is not None and error.status in (404, 405):  # a server without a list
+            return name
+        raise
+    if name is None and len(known) == 1:
+        return known[0]
+    if name is None or name not in known:
+        asked = "say which with --model" if name is None else f"the model {name!r} is not among them"
+        raise ServerError(f"{client.address} has the models {', '.join(known) or 'none'}: {asked}")
+    return name
+
+
+# Fields of GenerationParams that the protocol has, and under which name; then those that most servers add.
+_FIELDS = {"temperature": "temperature", "top_p": "top_p", "max_new_tokens": "max_tokens", "seed": "seed"}
+_EXTENSIONS = ("top_k", "repetition_penalty")
+
+
+def request_fields(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Generation parameters that a user gave -> fields of a request; the server's defaults rule the others.
+
+    Without sampling the temperature is 0. Raises `InputError` for what the protocol has no words for.
+    """
+    for name, neutral in (("num_beams", 1), ("length_penalty", 1.0), ("early_stopping", False)):
+        if given.get(name, neutral) != neutral:
+            raise InputError(f"--{name} {given[name]}: the OpenAI protocol has no beam search; leave it out")
+    if "max_length" in given:
+        raise InputError(
+            f"--max_length {given['max_length']}: the OpenAI protocol limits the answer alone; give "
+            "--max_new_tokens"
+        )
+    fields = {field: given[name] for name, field in _FIELDS.items() if given.get(name) is not None}
+    fields |= {name: given[name] for name in _EXTENSIONS if name in given}
+    if given.get("do_sample") is False:
+        fields["temperature"] = 0
+    return fields
+
+
+def _delta(chunk: Mapping[str, Any]) -> tuple[str, str | None]:
+    """The text that a chunk adds, and why the answer ended where it did."""
+    try:
+        choices = chunk["choices"]
+        if not choices:  # the chunk that counts tokens
+            return "", None
+        piece, reason = choices[0]["delta"].get("content"), choices[0].get("finish_reason")
+        if isinstance(piece, str | None) and isinstance(reason, str | None):
+            return piece or "", reason
+    except (KeyError, IndexError, TypeError, AttributeError):
+        pass  # said below
+    raise ServerError(f"a chunk of the answer has another form: {json.dumps(chunk)[:_SHOWN]}")
+
+
+def _events(chunks: Iterable[bytes]) -> Iterator[str]:
+    stream = EventStream()
+    for chunk in chunks:
+        yield from stream.push(chunk)
+    yield from stream.finish()
+
+
+def _start(response: httpx.Response) -> str:
+    return " ".join(response.text.split())[:_SHOWN] or "nothing"
+
+
+def _is_here(host: str) -> bool:
+    """Whether a host's name means this machine."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

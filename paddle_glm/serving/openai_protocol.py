@@ -1,0 +1,219 @@
+"""OpenAI's chat completions protocol: requests -> messages and parameters, replies -> JSON values."""
+
+import difflib
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from paddle_glm.chat import Message
+from paddle_glm.errors import InputError
+from paddle_glm.generation import GenerationParams, Reply
+from paddle_glm.generation.response import visible_text
+
+MOST_STOPS = 16
+
+# Fields of the protocol that would change the answer and are not offered: the values that ask for nothing.
+_NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    "n": (1,),
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "logit_bias": ({},),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+}
+
+
+class TextPart(BaseModel):
+    """A piece of a message's content."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    type: Literal["text"]
+    text: str
+
+
+class ChatMessage(BaseModel):
+    """A message of the conversation; `name` is accepted and has no meaning here."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    role: str
+    content: str | list[TextPart]
+    name: str | None = None
+
+    def to_message(self) -> Message:
+        parts = self.content
+        text = parts if isinstance(parts, str) else "".join(part.text for part in parts)
+        return {"role": "system" if self.role == "developer" else self.role, "content": text}
+
+
+class StreamOptions(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    include_usage: bool | None = None
+
+
+class ChatRequest(BaseModel):
+    """The body of /v1/chat/completions; `top_k` and `repetition_penalty` are extensions that vLLM has too."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    messages: list[ChatMessage] = Field(min_length=1)
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    repetition_penalty: float | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    # Accepted where they ask for nothing: see _NEUTRAL.
+    n: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    tools: list[Any] | None = None
+    tool_choice: Any = None
+    response_format: dict[str, Any] | None = None
+    modalities: list[str] | None = None
+    # They do not touch the answer.
+    parallel_tool_calls: bool | None = None
+    user: str | None = None
+    metadata: Any = None
+    store: bool | None = None
+    service_tier: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+
+    def check(self) -> None:
+        """Raise `InputError` naming a field that asks for what is not offered."""
+        for name, neutral in _NEUTRAL.items():
+            value = getattr(self, name)
+            if value is not None and value not in neutral:
+                raise InputError(f"{name} is {value!r}: this server offers {neutral[0]!r} alone")
+        if self.temperature is not None and self.temperature < 0:
+            raise InputError(f"temperature is {self.temperature}: expected 0 (the most likely token) or more")
+        stops = self.stops()
+        if len(stops) > MOST_STOPS or not all(stops):
+            raise InputError(f"stop is {self.stop!r}: expected at most {MOST_STOPS} texts, none empty")
+        both = (self.max_tokens, self.max_completion_tokens)
+        if None not in both and both[0] != both[1]:
+            raise InputError(f"max_tokens {both[0]} and max_completion_tokens {both[1]}: give one of them")
+
+    def to_messages(self) -> list[Message]:
+        return [message.to_message() for message in self.messages]
+
+    def stops(self) -> tuple[str, ...]:
+        if self.stop is None:
+            return ()
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    def to_params(self, defaults: GenerationParams) -> GenerationParams:
+        """`defaults` with what the request gives; a temperature of 0 takes the most likely token.
+
+        Raises `InputError` for values that cannot work.
+        """
+        most = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+        values = {
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "top_k": 0 if self.top_k == -1 else self.top_k,  # vLLM's way to turn it off
+            "repetition_penalty": self.repetition_penalty,
+            "max_new_tokens": most,
+            "seed": self.seed,
+        }
+        given = {name: value for name, value in values.items() if value is not None}
+        return defaults.updated(sampling_values(given))
+
+
+def sampling_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as `GenerationParams` has them: a temperature of 0 turns sampling off, others turn it on."""
+    values = dict(values)
+    if values.get("temperature") == 0:
+        del values["temperature"]
+        values["do_sample"] = False
+    elif not {"temperature", "top_p", "top_k"}.isdisjoint(values):
+        values["do_sample"] = True
+    return values
+
+
+@dataclass(frozen=True)
+class Completion:
+    """The identity of one answer, in all of its JSON values."""
+
+    model: str
+    id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def whole(self, reply: Reply) -> dict[str, Any]:
+        message = {"role": "assistant", "content": visible_text(reply.messages)}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reply.finish_reason}
+        return {**self._head("chat.completion"), "choices": [choice], "usage": usage(reply)}
+
+    def first(self) -> dict[str, Any]:
+        return self._chunk({"role": "assistant", "content": ""})
+
+    def piece(self, text: str) -> dict[str, Any]:
+        return self._chunk({"content": text})
+
+    def last(self, reply: Reply) -> dict[str, Any]:
+        return self._chunk({}, reply.finish_reason)
+
+    def usage(self, reply: Reply) -> dict[str, Any]:
+        """The chunk that `stream_options: {"include_usage": true}` asks for."""
+        return {**self._head("chat.completion.chunk"), "choices": [], "usage": usage(reply)}
+
+    def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        return {**self._head("chat.completion.chunk"), "choices": [choice]}
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+
+
+def usage(reply: Reply) -> dict[str, int]:
+    return {
+        "prompt_tokens": reply.prompt_tokens,
+        "completion_tokens": reply.answer_tokens,
+        "total_tokens": reply.prompt_tokens + reply.answer_tokens,
+    }
+
+
+def error_body(message: str, kind: str, code: str | None = None, param: str | None = None) -> dict[str, Any]:
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def explain(errors: Sequence[Mapping[str, Any]], known: Sequence[str]) -> tuple[str, str | None]:
+    """One of pydantic's errors as one line that names the value, and the field it is about.
+
+    known: the fields of the request, one of which an unknown field may have meant.
+    """
+    first = max(errors, key=lambda error: len(error["loc"]))  # of a union's kinds, the one it came nearest
+    # FastAPI puts "body" in front; a union puts the kinds it tried behind the field.
+    place = [part for part in first["loc"] if part != "body"]
+    names = [str(part) for part in place if isinstance(part, int) or (part.isidentifier() and part != "str")]
+    param = ".".join(names) or None
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(names[-1], known, 1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        return f"{param} is not a field of the request{hint}", param
+    if first["type"] == "missing":
+        return f"{param or 'the body'} is missing: expected JSON with {', '.join(known[:2])}", param
+    if first["type"] == "json_invalid":
+        return f"the body is not valid JSON: {first.get('ctx', {}).get('error', first['msg'])}", None
+    given = repr(first.get("input"))
+    shown = given if len(given) <= 80 else given[:77] + "..."
+    return f"{param or 'the body'} is {shown}: {first['msg'][:1].lower()}{first['msg'][1:]}", param
