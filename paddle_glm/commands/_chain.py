@@ -8,6 +8,7 @@ from pathlib import Path
 
 METHODS = ("full", "lora", "ptuning")
 PROCESSES = 2
+ROOT = Path(__file__).resolve().parents[2]
 CONFIG = Path("configs/tiny/quickstart.yaml")
 # What trains an adapter, and the flag that gives it to other commands.
 ADAPTER_CONFIGS = {"lora": Path("configs/tiny/lora.yaml"), "ptuning": Path("configs/tiny/prefix.yaml")}
@@ -185,7 +186,9 @@ class Chain:
     def _cpp(self) -> Iterator[Link]:
         purpose = "what the C++ program is built with"
         yield Link("setup_cpp", purpose, ["bash", "tools/setup_cpp.sh"], optional=True)
-        yield Link("build_cpp", "the C++ program is compiled", ["bash", "tools/build_cpp.sh"])
+        yield Link(
+            "build_cpp", "the C++ program is compiled", ["bash", "tools/build_cpp.sh", *_this_python()]
+        )
         words = [CPP_PROGRAM, "--model_dir", self.path("exported")]
         words += ["--input_file", self.path(QUESTIONS_FILE), "--output_file", self.path(CPP_ANSWERS)]
         words += ["--batch_size", f"{QUESTIONS}", "--max_new_tokens", self.lengths[-1]]
@@ -210,3 +213,9 @@ def program(command: str) -> list[str]:
     installed = Path(sys.executable).with_name("paddle-glm")
     words = [str(installed)] if installed.exists() else [sys.executable, "-m", "paddle_glm.main"]
     return [*words, command]
+
+
+def _this_python() -> list[str]:
+    """What makes the C++ program use the Paddle of this Python, where that is not the checkout's .venv."""
+    in_venv = Path(sys.prefix).resolve() == (ROOT / ".venv").resolve()
+    return [] if in_venv else [f"-DPADDLE_GLM_PYTHON={sys.executable}"]

@@ -7,10 +7,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from paddle_glm.commands._chain import PROCESSES, Link
+from paddle_glm.commands._chain import PROCESSES, ROOT, Link
 from paddle_glm.errors import InputError
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def run_link(link: Link, output: Path) -> float:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from paddle_glm.commands import _chain as chain
-from paddle_glm.commands._link import ROOT, run_link, shown
+from paddle_glm.commands._link import run_link, shown
 from paddle_glm.commands.evaluate import table
 from paddle_glm.errors import InputError
 from paddle_glm.quantization.packing import BITS
@@ -45,11 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    if not (ROOT / chain.CONFIG).is_file():
+    if not (chain.ROOT / chain.CONFIG).is_file():
         raise InputError("quickstart runs in a checkout of the repository: bash tools/quickstart.sh")
     if args.data and not Path(args.data).is_dir():
         raise InputError(f"--data {args.data}: expected a folder with train.json and dev.json")
-    os.chdir(ROOT)
+    os.chdir(chain.ROOT)
     plan = chain.Chain(
         Path(args.output_dir),
         args.data and Path(args.data),

@@ -9,7 +9,7 @@ import pytest
 
 from paddle_glm.commands import _chain as chain
 from paddle_glm.commands import quickstart
-from paddle_glm.commands._link import ROOT, run_link, shown
+from paddle_glm.commands._link import run_link, shown
 from paddle_glm.errors import InputError
 from paddle_glm.main import main
 from tests.cpp.build import INSTALL
@@ -133,5 +133,5 @@ def test_data_that_is_not_there(tmp_path, capsys):
 
 
 def test_commands_are_shown_as_typed_in_the_checkout():
-    words = [str(ROOT / "tools" / "x.py"), "--prompt", "a b", str(Path("/elsewhere"))]
+    words = [str(chain.ROOT / "tools" / "x.py"), "--prompt", "a b", str(Path("/elsewhere"))]
     assert shown(words) == "tools/x.py --prompt 'a b' /elsewhere"
