@@ -12,10 +12,10 @@ from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.families import family_of
 from paddle_glm.models.auto import AutoModel
-from paddle_glm.models.base import CausalLM
 from paddle_glm.models.dygraph import DygraphBackend
 from paddle_glm.parallel.layers import Weighted
 from paddle_glm.quantization import dequantize
+from tests.quantized import dequantized
 
 SIZES = {
     "num_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
@@ -32,19 +32,6 @@ WAYS = {"int8": (8, None, False), "int4": (4, None, False), "int4-16": (4, 16, F
 
 def config_of(family: str) -> ModelConfig:
     return ModelConfig(family=family, **{**SIZES, **OWN.get(family, {})})
-
-
-def dequantized(model: CausalLM) -> CausalLM:
-    """A float model of the weights that a quantised one stands for."""
-    config = ModelConfig.from_dict({**model.config.to_hub_dict(), "quantization_bit": 0}, model.config.family)
-    floats = AutoModel.from_config(config)
-    kept = dict(model.named_parameters())
-    for name, parameter in floats.named_parameters():
-        values = kept[name].numpy()
-        if values.dtype == np.int8:
-            values = dequantize(values, kept[f"{name}_scale"].numpy(), model.config.quantization_bit)
-        parameter.set_value(values)
-    return floats
 
 
 def batch(config: ModelConfig) -> paddle.Tensor:
