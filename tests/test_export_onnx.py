@@ -102,11 +102,15 @@ def test_sizes_above_two_gib_are_refused_from_the_configuration_alone(tiny_check
     real = replace(tiny, **REAL_SIZES)
     with pytest.raises(InputError, match=r"11\.63 GiB in float16.* --format paddle"):
         check_fits(real, "float16")
-    # 4 layers with the real vocabulary: too much in float32, and below the limit in float16.
+    # 2 layers with the real vocabulary: too much in float32, and below the limit in float16.
     fewer = replace(real, num_layers=2)
     with pytest.raises(InputError, match=r"GiB in float32"):
         check_fits(fewer, "float32")
     check_fits(fewer, "float16")
+    packed = replace(real, num_layers=8, quantization_bit=4, quantization_embeddings=True)
+    check_fits(packed, "float16")
+    with pytest.raises(InputError, match=r"2\.9\d GiB in float16.*quantise"):
+        check_fits(replace(packed, num_layers=28), "float16")
 
 
 def test_the_command_refuses_a_large_model_before_it_reads_it(tiny_checkpoint, tmp_path, capsys) -> None:

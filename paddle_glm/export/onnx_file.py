@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from paddle_glm.backends.exported import needed_package
 from paddle_glm.backends.meta import TensorMeta
 from paddle_glm.config import ModelConfig
@@ -16,7 +18,7 @@ NEWEST_OPSET = 17
 INSTALL = 'pip install -c constraints.txt -e ".[onnx]"'
 # A file is one protobuf message, which holds 2 GiB at most; the graph around the weights takes its part.
 MAX_WEIGHTS = 2**31 - 2**26
-_BYTES = {"float32": 4, "float16": 2}
+_DTYPES = ("float32", "float16")
 
 
 def check_fits(config: ModelConfig, dtype: str) -> None:
@@ -24,17 +26,17 @@ def check_fits(config: ModelConfig, dtype: str) -> None:
 
     paddle2onnx itself writes an empty file above the limit, without an error.
     """
-    if dtype not in _BYTES:
+    if dtype not in _DTYPES:
         raise InputError(
             f"dtype {dtype} with the format onnx: engines compute no {dtype}; expected one of "
-            f"{', '.join(_BYTES)}"
+            f"{', '.join(_DTYPES)}"
         )
     specs = family_of(config).parameters(config).values()
-    size = sum(math.prod(spec.shape) for spec in specs) * _BYTES[dtype]
+    size = sum(math.prod(spec.shape) * np.dtype(spec.dtype or dtype).itemsize for spec in specs)
     if size > MAX_WEIGHTS:
         raise InputError(
             f"the weights are {size / 2**30:.2f} GiB in {dtype}, and an ONNX file holds less than 2 GiB: "
-            "export with --format paddle"
+            "quantise the model (paddle-glm quantize), or export with --format paddle"
         )
 
 

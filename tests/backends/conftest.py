@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -23,14 +24,18 @@ from paddle_glm.tokenizers import AutoTokenizer
 from tests.backends import fastdeploy_standin
 
 QUESTIONS = ("类型#裤*版型#宽松", "你好", "类型#上衣*颜色#白色*风格#简约*图案#条纹")
-# Name -> family, dtype, length of the prefix.
-CASES = {
-    "chatglm": ("chatglm", "float32", 0),
-    "chatglm2": ("chatglm2", "float32", 0),
-    "chatglm3": ("chatglm3", "float32", 0),
-    "chatglm-prefix": ("chatglm", "float32", 4),
-    "chatglm2-prefix": ("chatglm2", "float32", 4),
-    "chatglm2-float16": ("chatglm2", "float16", 0),
+INT8 = {"quantization_bit": 8}
+INT4 = {"quantization_bit": 4, "quantization_group_size": 16, "quantization_embeddings": True}
+# Name -> family, length of the prefix, how the model is read.
+CASES: dict[str, tuple[str, int, dict[str, Any]]] = {
+    "chatglm": ("chatglm", 0, {}),
+    "chatglm2": ("chatglm2", 0, {}),
+    "chatglm3": ("chatglm3", 0, {}),
+    "chatglm-prefix": ("chatglm", 4, {}),
+    "chatglm2-prefix": ("chatglm2", 4, {}),
+    "chatglm2-float16": ("chatglm2", 0, {"dtype": "float16"}),
+    "chatglm-int8": ("chatglm", 0, INT8),
+    "chatglm2-int4": ("chatglm2", 0, INT4),
 }
 
 
@@ -75,8 +80,8 @@ def make_case(
 
     @cache
     def make(name: str) -> Case:
-        family, dtype, length = CASES[name]
-        model = AutoModel.from_pretrained(checkpoints[family], dtype=dtype)
+        family, length, how = CASES[name]
+        model = AutoModel.from_pretrained(checkpoints[family], **how)
         if length:
             attach_prefix(model, length, projection=False)
         tokenizer = AutoTokenizer.from_pretrained(checkpoints[family])
