@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from paddle_glm.backends import BACKENDS, EngineOptions
+from paddle_glm.backends.base import FASTDEPLOY_ENGINES
 from paddle_glm.commands._generating import add_adapter_arguments
 from paddle_glm.commands._sampling import given_values
 from paddle_glm.config import DTYPES
@@ -28,15 +29,33 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         "--model_path",
         help="hub folder, merged folder, folder of shards, or exported folder",
     )
-    parser.add_argument("--backend", choices=list(BACKENDS), help="default: what fits the folder")
-    parser.add_argument("--device", default="cpu", choices=("cpu", "gpu"), help="where to compute")
-    parser.add_argument("--device_id", type=int, default=0, help="which GPU")
-    parser.add_argument("--cpu_threads", type=int, default=0, help="0 takes all that may be used")
+    add_backend_arguments(parser, list(BACKENDS))
     parser.add_argument("--dtype", default="float32", choices=DTYPES, help="of a model folder's weights")
     parser.add_argument(
         "--family", choices=family_names(), help="what the model is, where its files do not say"
     )
     add_adapter_arguments(parser)
+
+
+def add_backend_arguments(parser: argparse.ArgumentParser, backends: Sequence[str]) -> None:
+    """What computes, and where; backends: the names to choose from."""
+    # PaddleNLP's scripts call one of them otherwise.
+    ours = {"onnx_runtime": "onnxruntime"}
+    parser.add_argument(
+        "--backend",
+        choices=backends,
+        type=lambda name: ours.get(name, name),
+        help="default: what fits the folder",
+    )
+    parser.add_argument(
+        "--fastdeploy_engine",
+        default=FASTDEPLOY_ENGINES[0],
+        choices=FASTDEPLOY_ENGINES,
+        help="what computes below --backend fastdeploy",
+    )
+    parser.add_argument("--device", default="cpu", choices=("cpu", "gpu"), help="where to compute")
+    parser.add_argument("--device_id", type=int, default=0, help="which GPU")
+    parser.add_argument("--cpu_threads", type=int, default=0, help="0 takes all that may be used")
 
 
 def open_engine_of(args: argparse.Namespace) -> "Engine":
@@ -52,6 +71,7 @@ def open_engine_of(args: argparse.Namespace) -> "Engine":
         args.family,
         ptuning_checkpoint=args.ptuning_checkpoint,
         lora_path=args.lora_path,
+        fastdeploy_engine=args.fastdeploy_engine,
     )
     check_is_model(args.model_name_or_path)
     return open_engine(args.model_name_or_path, options, args.backend)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paddle_glm.backends import BACKENDS, EngineOptions
-from paddle_glm.backends.base import FASTDEPLOY_ENGINES
+from paddle_glm.commands._opening import add_backend_arguments
 from paddle_glm.commands._sampling import GREEDY, add_sampling_arguments, sampling_params
 from paddle_glm.errors import InputError
 
@@ -25,21 +25,7 @@ QUESTIONS = ("你好", "晚上睡不着应该怎么办")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model_path", required=True, help="folder that `paddle-glm export` wrote")
     parser.add_argument("--model_prefix", help="name of the graph in it (default: the one that is there)")
-    parser.add_argument("--device", default="cpu", choices=("cpu", "gpu"), help="where to compute")
-    parser.add_argument("--device_id", type=int, default=0, help="which GPU")
-    parser.add_argument("--cpu_threads", type=int, default=0, help="0 takes all that may be used")
-    engines = [name for name in BACKENDS if name != "dygraph"]
-    parser.add_argument(
-        "--backend",
-        choices=engines,
-        help="engine; default: the first that reads the folder's format",
-    )
-    parser.add_argument(
-        "--fastdeploy_engine",
-        default=FASTDEPLOY_ENGINES[0],
-        choices=FASTDEPLOY_ENGINES,
-        help="what computes below --backend fastdeploy",
-    )
+    add_backend_arguments(parser, [name for name in BACKENDS if name != "dygraph"])
     parser.add_argument("--batch_size", type=int, default=2, help="prompts answered together")
     parser.add_argument("--src_length", type=int, default=64, help="most tokens of a prompt; longer are cut")
     parser.add_argument("--tgt_length", type=int, default=64, help="most tokens of an answer")

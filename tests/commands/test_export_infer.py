@@ -2,12 +2,14 @@
 
 import builtins
 import json
+import sys
 
 import pytest
 
 from paddle_glm.commands import chat, export
 from paddle_glm.generation import ChatSession, GenerationParams
 from paddle_glm.main import main
+from tests.backends import fastdeploy_standin
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +60,38 @@ def test_infer_answers_as_predict_does(exported, tiny_checkpoint, tiny_rows, tmp
         assert [row["tgt"] for row in lines(inferred)] == [row["summary"] for row in tiny_rows[:5]]
 
 
+@pytest.fixture(scope="module")
+def onnx_folder(tiny_checkpoint, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("commands") / "onnx"
+    words = ["export", "--model_name_or_path", str(tiny_checkpoint), "--output_path", str(folder)]
+    assert main([*words, "--format", "onnx"]) == 0
+    return folder
+
+
+def test_every_engine_answers_alike(exported, onnx_folder, tiny_rows, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "fastdeploy", fastdeploy_standin.module())
+    rows = tmp_path / "rows.json"
+    rows.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in tiny_rows[:3]), encoding="utf-8")
+    sizes = ["--tgt_length", "8", "--batch_size", "2", "--data_file", str(rows), "--cpu_threads", "1"]
+    paddle = tmp_path / "paddle"
+    assert main(["infer", "--model_path", str(exported), "--output_file", str(paddle), *sizes]) == 0
+    engines = [
+        [],
+        ["onnx_runtime"],
+        ["openvino"],
+        ["fastdeploy"],
+        ["fastdeploy", "--fastdeploy_engine", "openvino"],
+    ]
+    for words in engines:
+        found = tmp_path / "found"
+        backend = ["--backend", *words] if words else []
+        infer = ["infer", "--model_path", str(onnx_folder), "--output_file", str(found), *sizes, *backend]
+        assert main(infer) == 0
+        assert lines(found) == lines(paddle)
+    assert main(["infer", "--model_path", str(exported), "--backend", "openvino"]) == 2
+    assert "format paddle, which --backend paddle reads" in capsys.readouterr().err
+
+
 def test_infer_asks_common_questions_without_a_prompt(exported, capsys):
     assert main(["infer", "--model_path", str(exported), "--tgt_length", "4", "--cpu_threads", "1"]) == 0
     output = capsys.readouterr().out
@@ -87,12 +121,12 @@ def test_exporting_onto_a_folder_in_use_needs_overwrite(exported, tiny_checkpoin
     assert "bfloat16" in capsys.readouterr().out
 
 
-def test_chat_answers_until_stop(exported, tiny_checkpoint, capsys, monkeypatch):
-    for folder in (exported, tiny_checkpoint):
+def test_chat_answers_until_stop(exported, onnx_folder, tiny_checkpoint, capsys, monkeypatch):
+    for folder, backend in ((exported, []), (tiny_checkpoint, []), (onnx_folder, ["--backend", "openvino"])):
         questions = iter(["你好", "", "再见", "clear", "你好", "stop", "not read"])
         monkeypatch.setattr(builtins, "input", lambda _, questions=questions: next(questions))
         command = ["chat", "--model_path", str(folder), "--max_new_tokens", "6", "--do_sample", "False"]
-        assert main(command) == 0
+        assert main([*command, *backend]) == 0
         output = capsys.readouterr().out
         answers = [text.split("\n")[0] for text in output.split("ChatGLM：")[1:]]
         assert len(answers) == 3
