@@ -106,6 +106,11 @@ class Backend(ABC):
         return values
 
     @property
+    def decides(self) -> bool:
+        """Whether this process is the one that `agree` takes the values of, and that writes files."""
+        return True
+
+    @property
     def first_length(self) -> int:
         """How many tokens the cache holds before a prompt comes; a prefix is no part of `max_length`."""
         return 0

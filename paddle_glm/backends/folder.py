@@ -19,6 +19,11 @@ class Engine:
     params: GenerationParams
 
 
+def is_exported(folder: str | Path) -> bool:
+    """Whether `paddle-glm export` wrote the folder."""
+    return (Path(folder) / FILE_NAME).is_file()
+
+
 def open_engine(
     folder: str | Path, options: EngineOptions | None = None, backend: str | None = None
 ) -> Engine:
@@ -30,7 +35,7 @@ def open_engine(
     path = Path(folder)
     if not path.is_dir():
         raise InputError(f"{path} not found: expected a model folder or one that `paddle-glm export` wrote")
-    meta = GenerationMeta.read(path) if (path / FILE_NAME).is_file() else None
+    meta = GenerationMeta.read(path) if is_exported(path) else None
     name = backend or (READERS[meta.format][0] if meta is not None else "dygraph")
     if meta is not None and name == "dygraph":
         raise InputError(f"{path} is an exported folder: backend 'dygraph' opens the model it was made from")

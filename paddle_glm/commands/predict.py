@@ -3,9 +3,15 @@
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from paddle_glm.backends import BACKENDS, EngineOptions
 from paddle_glm.commands import _generating as generating
 from paddle_glm.errors import InputError
+
+if TYPE_CHECKING:
+    from paddle_glm.backends import Backend
+    from paddle_glm.tokenizers import Tokenizer
 
 HELP = "answer the rows of a file with a model folder of any kind, shards under the launcher too"
 
@@ -15,6 +21,10 @@ QUESTIONS = ("你好", "晚上睡不着应该怎么办")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     generating.add_model_arguments(parser)
+    engines = [name for name in BACKENDS if name != "dygraph"]
+    parser.add_argument(
+        "--backend", choices=engines, help="for an exported folder; default: what fits its format"
+    )
     parser.add_argument("--data_file", help="JSON or JSON lines to answer; two common questions without it")
     parser.add_argument(
         "--predict_file", default="prediction.json", help="gets a line {src, tgt, output} per row"
@@ -41,9 +51,9 @@ def run(args: argparse.Namespace) -> None:
         examples = load_rows(args.data_file, generating.columns_of(args), answers=False)
     else:
         examples = [Example(({"role": "user", "content": text},)) for text in QUESTIONS]
-    backend, tokenizer = generating.open_model(args)
+    backend, tokenizer = _open(args)
     dataset = GenerationDataset(examples, tokenizer.template, tokenizer, args.src_length, args.tgt_length)
-    first = backend.model.group.rank == 0
+    first = backend.decides
     answers = answer_in_order(backend, tokenizer, dataset.prompts, params, args.batch_size)
     rows = (answer for batch in answers for answer in batch)
     if first:
@@ -54,6 +64,24 @@ def run(args: argparse.Namespace) -> None:
     if first and args.merge_tensor_parallel_path:
         _merge(args)
     leave()
+
+
+def _open(args: argparse.Namespace) -> "tuple[Backend, Tokenizer]":
+    """The model over all processes, or an exported folder in this one."""
+    from paddle_glm.backends.folder import is_exported, open_engine
+
+    if not args.backend and not is_exported(args.model_name_or_path):
+        return generating.open_model(args)
+    if args.merge_tensor_parallel_path:
+        raise InputError("--merge_tensor_parallel_path: an exported folder holds no weights to merge")
+    options = EngineOptions(
+        args.device or "cpu",
+        family=args.family,
+        ptuning_checkpoint=args.ptuning_checkpoint,
+        lora_path=args.lora_path,
+    )
+    engine = open_engine(args.model_name_or_path, options, args.backend)
+    return engine.backend, engine.tokenizer
 
 
 def _write(path: Path, examples, answers) -> None:

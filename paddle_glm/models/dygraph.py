@@ -47,6 +47,10 @@ class DygraphBackend(TensorCacheBackend):
         return cls(model)
 
     @property
+    def decides(self) -> bool:
+        return self.model.group.rank == 0
+
+    @property
     def first_length(self) -> int:
         first = self.model.first_cache
         return first.length if first is not None else 0

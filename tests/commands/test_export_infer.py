@@ -68,7 +68,9 @@ def onnx_folder(tiny_checkpoint, tmp_path_factory):
     return folder
 
 
-def test_every_engine_answers_alike(exported, onnx_folder, tiny_rows, tmp_path, monkeypatch, capsys):
+def test_every_engine_answers_alike(
+    exported, onnx_folder, tiny_checkpoint, tiny_rows, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setitem(sys.modules, "fastdeploy", fastdeploy_standin.module())
     rows = tmp_path / "rows.json"
     rows.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in tiny_rows[:3]), encoding="utf-8")
@@ -88,6 +90,13 @@ def test_every_engine_answers_alike(exported, onnx_folder, tiny_rows, tmp_path, 
         infer = ["infer", "--model_path", str(onnx_folder), "--output_file", str(found), *sizes, *backend]
         assert main(infer) == 0
         assert lines(found) == lines(paddle)
+    predicted, model = tmp_path / "predicted", ["predict", "--model_name_or_path", str(onnx_folder)]
+    predict = [*model, "--predict_file", str(predicted), *sizes[:-2]]
+    for words in ([], ["--backend", "openvino"]):
+        assert main([*predict, *words]) == 0
+        assert lines(predicted) == lines(paddle)
+    assert main(["predict", "--model_name_or_path", str(tiny_checkpoint), "--backend", "openvino"]) == 2
+    assert "no exported folder" in capsys.readouterr().err
     assert main(["infer", "--model_path", str(exported), "--backend", "openvino"]) == 2
     assert "format paddle, which --backend paddle reads" in capsys.readouterr().err
 
