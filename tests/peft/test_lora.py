@@ -16,6 +16,7 @@ from paddle_glm.models.base import CausalLM
 from paddle_glm.peft.lora import attach_lora, fold_lora, load_lora, lora_names, use_lora
 from paddle_glm.peft.lora_config import LoraConfig
 from paddle_glm.peft.merge import merge_lora
+from tests.quantized import dequantized
 
 IDS = paddle.to_tensor([[5, 6, 7, 8, 9, 10], [20, 21, 22, 23, 24, 25]])
 LAYER = "transformer.encoder.layers.0.self_attention.query_key_value"
@@ -131,6 +132,27 @@ def test_several_adapters_and_one_of_them_in_use(model, tiny_checkpoint, tmp_pat
     assert trained == {f"{LAYER}.lora_A.weight", f"{LAYER}.lora_B.weight"}
     fold_lora(model)
     assert lora_names(model) == [] and float((model(IDS).logits - alone["math"]).abs().max()) < 2e-6
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_adapters_on_a_quantised_base(tiny_checkpoint, tmp_path, bits):
+    """They add to what its integers stand for, take turns, and are not folded into integers."""
+    base = AutoModel.from_pretrained(tiny_checkpoint, quantization_bit=bits)
+    base.save_pretrained(tmp_path / "base")
+    exact = dequantized(base)
+    for model in (base, exact):
+        for seed, (name, module) in enumerate({"ads": LAYER, "poems": OTHER}.items()):
+            pair = random_pair(exact, layer=module, seed=seed)
+            load_lora(model, peft_folder(tmp_path / name, {module: pair}), name)
+    for name in ("ads", None, "poems"):
+        for model in (base, exact):
+            use_lora(model, name)
+        assert float((base(IDS).logits - exact(IDS).logits).abs().max()) < 2e-6
+    with pytest.raises(InputError, match="cannot be folded into quantised weights"):
+        fold_lora(base)
+    with pytest.raises(InputError, match=f"is quantised to {bits} bits"):
+        merge_lora(tmp_path / "base", tmp_path / "ads", tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
 
 
 def test_a_refused_adapter_leaves_the_model_as_it_was(model, tmp_path):
