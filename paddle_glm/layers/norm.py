@@ -4,6 +4,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
+from paddle_glm.parallel.frozen import frozen_scale, is_frozen
 from paddle_glm.parallel.layers import new_parameter
 from paddle_glm.precision import full_precision
 
@@ -23,7 +24,7 @@ class RMSNorm(nn.Layer):
         with full_precision():
             wide = x.astype("float32")
             scale = paddle.rsqrt(wide.square().mean(axis=-1, keepdim=True) + self.epsilon)
-            return (wide * scale * self.weight.astype("float32")).astype(x.dtype)
+            return _weighted(wide * scale, self.weight).astype(x.dtype)
 
 
 class LayerNorm(nn.Layer):
@@ -37,7 +38,13 @@ class LayerNorm(nn.Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         with full_precision():
-            weight, bias = self.weight.astype("float32"), self.bias.astype("float32")
             # Given a frozen weight, Paddle 3.3.1's kernel computes a wrong gradient of x on CPU.
             normal = F.layer_norm(x.astype("float32"), [self.size], epsilon=self.epsilon)
-            return (normal * weight + bias).astype(x.dtype)
+            return (_weighted(normal, self.weight) + self.bias.astype("float32")).astype(x.dtype)
+
+
+def _weighted(normal: Tensor, weight: Tensor) -> Tensor:
+    """normal [..., size] times weight [size], float32; for a frozen weight `normal` is not kept."""
+    if is_frozen(weight, normal):
+        return frozen_scale(normal, weight)
+    return normal * weight.astype("float32")

@@ -10,6 +10,7 @@ from paddle import Tensor, nn
 
 from paddle_glm.config import ModelConfig
 from paddle_glm.families.chatglm2 import attention_output, ffn_output, gate_up, query_key_value
+from paddle_glm.layers.activation import swiglu
 from paddle_glm.layers.attention import grouped_query_attention
 from paddle_glm.layers.norm import RMSNorm
 from paddle_glm.layers.rotary import apply_rotary, lookup_rotary, rotary_table
@@ -53,7 +54,7 @@ class SelfAttention(nn.Layer):
 
 
 class MLP(nn.Layer):
-    """SwiGLU (arXiv:2002.05202): silu(gate) * up, with gate and up fused in one projection."""
+    """SwiGLU between two projections; gate and up are fused in the first."""
 
     def __init__(self, config: ModelConfig, group: TPGroup, storage: Storage) -> None:
         super().__init__()
@@ -61,8 +62,7 @@ class MLP(nn.Layer):
         self.dense_4h_to_h = RowLinear(config.hidden_size, ffn_output(config), group, storage)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.dense_h_to_4h(x).chunk(2, axis=-1)
-        return self.dense_4h_to_h(F.silu(gate) * up)
+        return self.dense_4h_to_h(swiglu(self.dense_h_to_4h(x)))
 
 
 class Block(nn.Layer):

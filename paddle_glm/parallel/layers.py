@@ -12,6 +12,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
+from paddle_glm.parallel.frozen import frozen_linear, is_frozen
 from paddle_glm.parallel.group import TPGroup
 from paddle_glm.parallel.ops import (
     copy_to_group,
@@ -54,8 +55,14 @@ def new_parameter(layer: nn.Layer, shape: tuple[int, ...], dtype: Any, distribut
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x [..., in] times weight [out, in] transposed, in the dtype of x: half weights are widened on CPU."""
-    y = paddle.matmul(x, weight.astype(x.dtype), transpose_y=True)
+    """x [..., in] times weight [out, in] transposed, in the dtype of x: half weights are widened on CPU.
+
+    For a frozen weight x is not kept.
+    """
+    if is_frozen(weight, x):
+        y = frozen_linear(x, weight)
+    else:
+        y = paddle.matmul(x, weight.astype(x.dtype), transpose_y=True)
     return y if bias is None else y + bias.astype(x.dtype)
 
 

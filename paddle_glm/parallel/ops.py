@@ -160,7 +160,7 @@ def sum_shared_rows(weight: Tensor, shared: tuple[tuple[int, int, int], ...], gr
 
     shared: (start, stop, copies) of the local rows with copies > 1; neighbouring ranks hold the same rows.
     """
-    return weight if not shared else _SumSharedRows.apply(weight, shared, group)
+    return weight if not shared or weight.stop_gradient else _SumSharedRows.apply(weight, shared, group)
 
 
 def vocab_parallel_cross_entropy(logits: Tensor, labels: Tensor, group: TPGroup) -> Tensor:
