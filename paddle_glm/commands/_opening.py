@@ -1,6 +1,7 @@
 """Flags and set-up that the commands share which talk: with a folder here, or with a server."""
 
 import argparse
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -121,6 +122,7 @@ def open_remote(args: argparse.Namespace) -> "RemoteSession":
     with packages_of("serve"):
         from paddle_glm.serving.client import OpenAIClient, RemoteSession, choose_model, request_fields
 
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log every request
     given = given_values(args, GenerationParams())
     GenerationParams().updated(given)  # values that cannot work are said before a server is asked
     fields = request_fields(given)

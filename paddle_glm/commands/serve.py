@@ -47,9 +47,10 @@ def run(args: argparse.Namespace) -> None:
 
     if args.model_name_or_path is None:
         raise InputError("give --model_name_or_path FOLDER")
+    sampling_params(args, GenerationParams())  # values that cannot work are said before a model is loaded
     key = args.api_key or os.environ.get(API_KEY_VARIABLE) or None
     name = args.served_model_name or Path(args.model_name_or_path).resolve().name
-    listener = bind(args.host, args.port)  # a port that is taken is said before a model is loaded
+    listener = bind(args.host, args.port)  # and so is a port that is taken
     scheduler = Scheduler(lambda: open_engine_of(args), args.max_batch_size, args.max_waiting)
     params = sampling_params(args, scheduler.engine.params)
     app = create_app(scheduler, name, params, key, args.max_request_bytes)

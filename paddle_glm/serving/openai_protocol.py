@@ -13,6 +13,7 @@ from paddle_glm.chat import Message
 from paddle_glm.errors import InputError
 from paddle_glm.generation import GenerationParams, Reply
 from paddle_glm.generation.response import visible_text
+from paddle_glm.serving.sampling import sampling_values
 
 MOST_STOPS = 16
 
@@ -137,17 +138,6 @@ class ChatRequest(BaseModel):
         }
         given = {name: value for name, value in values.items() if value is not None}
         return defaults.updated(sampling_values(given))
-
-
-def sampling_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values as `GenerationParams` has them: a temperature of 0 turns sampling off, others turn it on."""
-    values = dict(values)
-    if values.get("temperature") == 0:
-        del values["temperature"]
-        values["do_sample"] = False
-    elif not {"temperature", "top_p", "top_k"}.isdisjoint(values):
-        values["do_sample"] = True
-    return values
 
 
 @dataclass(frozen=True)

@@ -75,10 +75,11 @@ class Scheduler:
             raise InputError(
                 f"max_batch_size {max_batch_size}, max_waiting {max_waiting}: expected at least 1"
             )
-        with suppress(ModuleNotFoundError):  # some backends need none
-            # The first thread that imports it is the only one with eager tensors, but if that is the main
-            # one they all have them (Paddle 3.3.1).
-            import paddle  # noqa: F401
+        if threading.current_thread() is threading.main_thread():
+            # Eager tensors are for the thread that imports it first, and for all where that is the main one
+            # (Paddle 3.3.1). Some backends need none.
+            with suppress(ModuleNotFoundError):
+                import paddle  # noqa: F401
         self.max_batch_size, self.max_waiting = max_batch_size, max_waiting
         self._waiting: deque[Job] = deque()
         self._running: list[Job] = []

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 from paddle_glm.chat import Message, Template, from_history
 from paddle_glm.generation import GenerationParams, Reply
 from paddle_glm.generation.response import chat_result
-from paddle_glm.serving.openai_protocol import sampling_values
+from paddle_glm.serving.sampling import sampling_values
 
 
 class THUDMRequest(BaseModel):

@@ -1,0 +1,112 @@
+"""The web page on gradio."""
+
+import logging
+import os
+from collections.abc import Iterator
+from typing import Any
+
+# Before the import: gradio would report each start to its makers.
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+import gradio as gr
+
+from paddle_glm.chat import Message
+from paddle_glm.errors import InputError
+from paddle_glm.generation.response import visible_text
+from paddle_glm.serving.scheduler import Busy, Closed
+from paddle_glm.serving.source import Source
+
+# The system's own: gradio's default theme fetches fonts from another company's server.
+FONTS = ("system-ui", "Noto Sans CJK SC", "Microsoft YaHei", "sans-serif")
+
+
+def create_page(source: Source, beginning: list[Message]) -> gr.Blocks:
+    """The page; `beginning` stands in front of every conversation."""
+
+    def answer(
+        question: str, messages: list[Message], temperature: float, top_p: float, max_new_tokens: int
+    ) -> Iterator[tuple[list[dict[str, Any]], list[Message], str]]:
+        """(what is shown, the conversation, what is left in the text box), while the answer grows."""
+        before = messages or beginning
+        if not question.strip():
+            yield shown(before), before, ""
+            return
+        asked: list[Message] = [*before, {"role": "user", "content": question}]
+        text = ""
+        try:
+            session = source.open(
+                {"temperature": temperature, "top_p": top_p, "max_new_tokens": int(max_new_tokens)}
+            )
+            for piece in session.stream(asked):
+                text += piece
+                # Kept as it is where the visitor stops the answer.
+                so_far: list[Message] = [*asked, {"role": "assistant", "content": text}]
+                yield shown(so_far), so_far, ""
+        except (InputError, Busy, Closed) as error:
+            yield shown(before), before, question
+            raise gr.Error(str(error)) from error
+        assert session.reply is not None
+        whole = [*asked, *session.reply.messages]
+        yield shown(whole), whole, ""
+
+    with gr.Blocks(title=source.title, analytics_enabled=False) as page:
+        gr.Markdown(f"# {source.title}")
+        messages = gr.State(beginning)
+        chat = gr.Chatbot(height=520, show_label=False)
+        question = gr.Textbox(placeholder="输入内容，回车发送", show_label=False, autofocus=True)
+        with gr.Row():
+            send = gr.Button("发送", variant="primary")
+            stop = gr.Button("停止")
+            clear = gr.Button("清空对话")
+        with gr.Row():
+            sliders = [
+                gr.Slider(
+                    0,
+                    source.most_temperature,
+                    source.temperature,
+                    step=0.05,
+                    label="temperature（0：不采样）",
+                ),
+                gr.Slider(0.01, 1, source.top_p, step=0.01, label="top_p"),
+                gr.Slider(1, source.most_new_tokens, source.max_new_tokens, step=1, label="max_new_tokens"),
+            ]
+        asking = gr.on(
+            [send.click, question.submit],
+            answer,
+            [question, messages, *sliders],
+            [chat, messages, question],
+            api_name="chat",
+        )
+        stop.click(None, cancels=asking, api_visibility="private")
+        clear.click(
+            lambda: (shown(beginning), beginning), None, [chat, messages], cancels=asking, api_name="clear"
+        )
+    return page
+
+
+def shown(messages: list[Message]) -> list[dict[str, Any]]:
+    """The conversation for gradio: system messages are not part of what is said."""
+    return [
+        {"role": message["role"], "content": visible_text([message])}
+        for message in messages
+        if message["role"] in ("user", "assistant")
+    ]
+
+
+def run(source: Source, beginning: list[Message], host: str, port: int | None, answers_at_once: int) -> None:
+    """Serve the page until Ctrl-C. Raises OSError where the port is taken."""
+    page = create_page(source, beginning)
+    page.queue(default_concurrency_limit=answers_at_once)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # gradio calls its own address when it starts
+    _, address, _ = page.launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        ssr_mode=False,
+        quiet=True,
+        footer_links=[],
+        theme=gr.themes.Default(font=list(FONTS), font_mono=["monospace"]),
+        prevent_thread_lock=True,
+    )
+    print(f"{source.title}: {address} (Ctrl-C ends)", flush=True)
+    page.block_thread()

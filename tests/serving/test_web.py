@@ -1,0 +1,168 @@
+"""The web pages, for real: gradio through its client, streamlit through its own test runner."""
+
+import subprocess
+import sys
+import time
+
+import httpx
+import pytest
+
+from paddle_glm.backends.folder import open_engine
+from paddle_glm.generation import ChatSession, GenerationParams
+from paddle_glm.main import main
+from paddle_glm.serving.http_server import bind
+from paddle_glm.serving.scheduler import Scheduler
+from paddle_glm.serving.source import local_source
+from tests.paths import ROOT
+
+pytest.importorskip("gradio", reason="gradio is not installed (extra `web`)")
+streamlit_testing = pytest.importorskip(
+    "streamlit.testing.v1", reason="streamlit is not installed (extra `web`)"
+)
+
+QUESTIONS = ("你好", "类型#裤")
+
+
+@pytest.fixture(scope="module")
+def conversation(tiny_checkpoint):
+    """Two rounds in this process, as (role, text)."""
+    engine = open_engine(tiny_checkpoint)
+    session = ChatSession(
+        engine.backend, engine.tokenizer, GenerationParams(do_sample=False, max_new_tokens=8)
+    )
+    messages: list = []
+    for question in QUESTIONS:
+        messages.append({"role": "user", "content": question})
+        messages += session.answer(messages).messages
+    return [(message["role"], message["content"]) for message in messages]
+
+
+def free_port() -> int:
+    with bind("127.0.0.1", 0) as bound:
+        return bound.getsockname()[1]
+
+
+def start_page(*flags: str) -> tuple[subprocess.Popen, int]:
+    port = free_port()
+    command = [sys.executable, "-m", "paddle_glm.main", "web", "--port", str(port), *flags]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    for _ in range(600):
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        try:
+            httpx.get(f"http://127.0.0.1:{port}/")
+            return process, port
+        except httpx.ConnectError:
+            time.sleep(0.1)
+    raise AssertionError("the page did not start")
+
+
+def said(chat) -> list[tuple[str, str]]:
+    """What gradio's client gives of a conversation, as (role, text)."""
+    return [(message["role"], "".join(part["text"] for part in message["content"])) for message in chat]
+
+
+def test_gradio_over_a_server(server, conversation):
+    from gradio_client import Client
+
+    process, port = start_page("--api_base", f"{server}/v1")
+    try:
+        client = Client(f"http://127.0.0.1:{port}", verbose=False)
+        job = client.submit(QUESTIONS[0], 0, 0.8, 8, api_name="/chat")
+        chat, left = job.result()
+        assert (said(chat), left) == (conversation[:2], "")
+        assert len(job.outputs()) > 2  # it streams
+        chat, _ = client.predict(QUESTIONS[1], 0, 0.8, 8, api_name="/chat")
+        assert said(chat) == conversation
+        assert client.predict(api_name="/clear") == []
+        chat, _ = client.predict(QUESTIONS[0], 0, 0.8, 8, api_name="/chat")
+        assert said(chat) == conversation[:2]
+        other = Client(f"http://127.0.0.1:{port}", verbose=False)
+        chat, _ = other.predict(QUESTIONS[0], 0, 0.8, 8, api_name="/chat")
+        assert said(chat) == conversation[:2]  # a visitor does not see another's
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+def test_gradio_over_a_model_here(slow_engine):
+    """Stopping ends generation, and an error leaves its round out."""
+    from gradio_client import Client
+    from gradio_client.exceptions import AppError
+
+    from paddle_glm.serving.web_gradio import create_page
+
+    scheduler = Scheduler(slow_engine)
+    page = create_page(local_source(scheduler, GenerationParams(do_sample=False)), [])
+    page.queue()
+    _, address, _ = page.launch(server_port=free_port(), prevent_thread_lock=True, quiet=True, ssr_mode=False)
+    try:
+        client = Client(address, verbose=False)
+        job = client.submit("你好", 0, 0.8, 1500, api_name="/chat")
+        while len(job.outputs()) < 3:
+            time.sleep(0.02)
+        assert scheduler.running == 1
+        job.cancel()
+        for _ in range(500):
+            if scheduler.running == 0:
+                break
+            time.sleep(0.01)
+        assert scheduler.running == 0
+        with pytest.raises(AppError, match="leaves no room"):
+            client.predict("长" * 3000, 0, 0.8, 4, api_name="/chat")
+        chat, _ = client.predict("  ", 0, 0.8, 4, api_name="/chat")
+        assert not any("长" in text for _, text in said(chat))
+    finally:
+        page.close()
+        scheduler.close()
+
+
+def shown(page) -> list[tuple[str, str]]:
+    return [(message.name, message.markdown[0].value) for message in page.chat_message]
+
+
+def test_streamlit_over_a_model_here(tiny_checkpoint, conversation, monkeypatch):
+    """tools/web_demo2.py as `streamlit run` runs it."""
+    flags = ["--model_path", str(tiny_checkpoint), "--do_sample", "False", "--max_new_tokens", "8"]
+    monkeypatch.setattr(sys, "argv", ["web_demo2.py", *flags])
+    page = streamlit_testing.AppTest.from_file(str(ROOT / "tools" / "web_demo2.py"), default_timeout=60).run()
+    assert not page.exception and not page.error
+    assert [slider.value for slider in page.sidebar.slider] == [0.0, 0.8, 8]
+    for rounds, question in enumerate(QUESTIONS, 1):
+        page.chat_input[0].set_value(question).run()
+        assert not page.exception and not page.error
+        assert shown(page) == conversation[: 2 * rounds]
+    page.chat_input[0].set_value("长" * 3000).run()
+    assert "leaves no room" in page.error[0].value
+    page.run()
+    assert shown(page) == conversation
+    page.sidebar.button[0].click().run()
+    assert shown(page) == []
+
+
+def test_streamlit_shows_what_is_wrong(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["web_demo2.py", "--model_path", str(tmp_path / "nowhere")])
+    page = streamlit_testing.AppTest.from_file(str(ROOT / "tools" / "web_demo2.py"), default_timeout=60).run()
+    assert "nowhere not found" in page.error[0].value
+
+
+def test_streamlit_as_a_process(server):
+    process, port = start_page("--ui", "streamlit", "--api_base", f"{server}/v1")
+    try:
+        assert httpx.get(f"http://127.0.0.1:{port}/_stcore/health").text == "ok"
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+@pytest.mark.parametrize("ui", ["gradio", "streamlit"])
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [(["--model_path", "nowhere"], "nowhere not found"), (["--api_base", "http://127.0.0.1:9/v1"], "reached"),
+     ([], "give --model_name_or_path"), (["--model_path", "a", "--top_p", "7"], "top_p is 7")],
+)  # fmt: skip
+def test_errors_are_one_line(ui, flags, message, capsys):
+    assert main(["web", "--ui", ui, *flags]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("paddle-glm: error: ") and message in error

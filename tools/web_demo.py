@@ -1,0 +1,11 @@
+"""A chat page in the browser: the same as `paddle-glm web`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from paddle_glm.main import main
+
+if __name__ == "__main__":
+    raise SystemExit(main(["web", *sys.argv[1:]]))
