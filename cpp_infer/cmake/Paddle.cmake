@@ -1,11 +1,6 @@
 # Target `paddle_inference`: from the official SDK (PADDLE_INFERENCE_DIR), or from the pip wheel that
 # PADDLE_GLM_PYTHON has. The wheel has the library without inference headers: src/paddle_wheel_api.h.
 set(PADDLE_INFERENCE_DIR "" CACHE PATH "folder of the official Paddle Inference SDK; empty: the pip wheel")
-set(_venv_python "${CMAKE_CURRENT_SOURCE_DIR}/../.venv/bin/python")
-if(NOT EXISTS "${_venv_python}")
-  set(_venv_python python3)
-endif()
-set(PADDLE_GLM_PYTHON "${_venv_python}" CACHE STRING "Python whose paddlepaddle wheel is linked")
 
 add_library(paddle_inference INTERFACE)
 
@@ -31,17 +26,15 @@ endif()
 # the same version will do.
 execute_process(
   COMMAND "${PADDLE_GLM_PYTHON}" -c "
-import importlib.util, os, sys, sysconfig
-spec = importlib.util.find_spec('paddle')
-print(os.path.dirname(spec.origin) if spec else '', sysconfig.get_config_var('LIBDIR'),
-      f'libpython3.{sys.version_info[1]}.so.1.0', sep=';', end='')"
+import sys, sysconfig
+print(sysconfig.get_config_var('LIBDIR'), f'libpython3.{sys.version_info[1]}.so.1.0', sep=';', end='')"
   OUTPUT_VARIABLE _facts RESULT_VARIABLE _failed ERROR_QUIET)
 if(_failed)
   message(FATAL_ERROR "${PADDLE_GLM_PYTHON} does not run: set -DPADDLE_GLM_PYTHON, or -DPADDLE_INFERENCE_DIR")
 endif()
-list(GET _facts 0 PADDLE_DIR)
-list(GET _facts 1 _libdir)
-list(GET _facts 2 _libpython)
+list(GET _facts 0 _libdir)
+list(GET _facts 1 _libpython)
+package_folder(paddle PADDLE_DIR)
 if(NOT EXISTS "${PADDLE_DIR}/base/libpaddle.so")
   message(FATAL_ERROR "${PADDLE_GLM_PYTHON} has no paddlepaddle: bash tools/setup_env.sh cpu makes .venv with it, "
                       "or set -DPADDLE_GLM_PYTHON or -DPADDLE_INFERENCE_DIR")

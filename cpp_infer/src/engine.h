@@ -6,21 +6,28 @@
 
 namespace paddle_glm {
 
-// The cache of one layer's keys or values; -1 in `shape` is batch or length. `first` is what a row's cache
-// holds before its prompt, [key/value heads, first_length, head_dim]; empty without a prefix.
-struct CacheSpec {
+// An input or output of the graph; -1 in `shape` is a size that each step chooses.
+struct TensorMeta {
     std::string name;
     std::string dtype;
     std::vector<int64_t> shape;
+};
+
+// The cache of one layer's keys or values: -1 in `shape` is batch or length. `first` is what a row's cache
+// holds before its prompt, [key/value heads, first_length, head_dim]; empty without a prefix.
+struct CacheSpec : TensorMeta {
     std::vector<float> first = {};
 };
 
 struct EngineConfig {
     std::string graph_file;
-    std::string weights_file;
+    std::string weights_file;       // empty where the graph's file holds them
+    std::vector<TensorMeta> steps;  // what EngineInputs come for, in their order
     std::vector<CacheSpec> caches;
     int64_t first_length = 0;  // tokens of a trained prefix
+    int64_t max_length = 0;    // most tokens of a row
     int threads = 1;
+    std::string backend;  // what computes below an engine that has several; empty: its own choice
 };
 
 // An int64 input of a step, borrowed for the call.
@@ -38,7 +45,8 @@ class Engine {
 
     // Makes the cache what it is before a prompt, for `batch` rows: empty, or the prefix.
     virtual void reset(int64_t batch) = 0;
-    // One step over inputs and cache, which grows; float32 logits of the last position, [batch, vocab].
+    // One step over inputs (ids, positions, attention mask) and cache, which grows; float32 logits of the
+    // last position, [batch, vocab].
     virtual std::vector<float> run(const std::vector<EngineInput>& inputs) = 0;
     // Row i of the cache becomes what row rows[i] was.
     virtual void select(const std::vector<int64_t>& rows) = 0;

@@ -25,11 +25,31 @@ constexpr int kFlags = RTLD_NOW | RTLD_LOCAL;
 constexpr int kFlags = RTLD_NOW | RTLD_LOCAL | RTLD_DEEPBIND;
 #endif
 
+// What reads a graph of which format, and what a build needs for it; for a format the first that is there is
+// taken.
+struct Reader {
+    const char* engine;
+    const char* format;
+    const char* build;
+};
+constexpr Reader kReaders[] = {
+    {"paddle", "paddle", "bash tools/setup_env.sh cpu, then bash tools/build_cpp.sh"},
+    {"openvino", "onnx",
+     "pip install -c constraints.txt -e \".[openvino]\" in .venv, then bash tools/build_cpp.sh"},
+    {"fastdeploy", "onnx",
+     "build FastDeploy 1.x (https://github.com/PaddlePaddle/FastDeploy, release/1.1.0), then bash "
+     "tools/build_cpp.sh -DFASTDEPLOY_INSTALL_DIR=ITS_FOLDER"},
+};
+
 fs::path own_folder() {
     Dl_info info{};
     if (dladdr(reinterpret_cast<const void*>(&load_engine), &info) == 0 || info.dli_fname == nullptr)
         return ".";
     return fs::absolute(info.dli_fname).parent_path();
+}
+
+fs::path module_file(const fs::path& folder, const std::string& engine) {
+    return folder / (kModulePrefix + engine + ".so");
 }
 
 std::string names_in(const fs::path& folder) {
@@ -45,6 +65,38 @@ std::string names_in(const fs::path& folder) {
     return text.empty() ? "none" : text;
 }
 
+// The engine that was asked for, or the first that reads `format`.
+std::string chosen_engine(const EngineOptions& options, const std::string& format, const fs::path& folder) {
+    std::string first, readers;
+    for (const Reader& one : kReaders) {
+        if (one.format != format) continue;
+        readers += (readers.empty() ? "--engine " : " or ") + std::string(one.engine);
+        if (first.empty() && fs::is_regular_file(module_file(folder, one.engine))) first = one.engine;
+    }
+    for (const Reader& one : kReaders) {
+        if (options.engine == one.engine && one.format != format) {
+            throw InputError("engine '" + options.engine + "' reads what `paddle-glm export --format " +
+                             one.format + "` wrote, this folder is in the format " + format + ", for " +
+                             readers);
+        }
+        if (options.engine.empty() && first.empty() && one.format == format) first = one.engine;
+    }
+    return options.engine.empty() ? first : options.engine;
+}
+
+void check_engine(const std::string& engine, const std::string& backend, const fs::path& folder) {
+    if (!backend.empty() && engine != "fastdeploy") {
+        throw InputError("backend '" + backend + "' is for engine 'fastdeploy', not for '" + engine + "'");
+    }
+    if (fs::is_regular_file(module_file(folder, engine))) return;
+    std::string text =
+        "engine '" + engine + "' is not in " + folder.string() + ", which has " + names_in(folder);
+    for (const Reader& one : kReaders) {
+        if (engine == one.engine) text += std::string(": ") + one.build;
+    }
+    throw InputError(text);
+}
+
 // One line of a message that may have many.
 std::string first_line(const std::string& text) {
     const size_t begin = text.find_first_not_of("\n ");
@@ -53,13 +105,12 @@ std::string first_line(const std::string& text) {
 
 }  // namespace
 
-std::unique_ptr<Engine> load_engine(const EngineOptions& options, const EngineConfig& config) {
+std::unique_ptr<Engine> load_engine(const EngineOptions& options, const std::string& format,
+                                    const EngineConfig& config) {
     const fs::path folder = options.engine_dir.empty() ? own_folder() : fs::path(options.engine_dir);
-    const fs::path file = folder / (kModulePrefix + options.engine + ".so");
-    if (!fs::is_regular_file(file)) {
-        throw InputError("engine '" + options.engine + "' is not in " + folder.string() + ": it has " +
-                         names_in(folder));
-    }
+    const std::string engine = chosen_engine(options, format, folder);
+    check_engine(engine, options.backend, folder);
+    const fs::path file = module_file(folder, engine);
     void* module = dlopen(file.c_str(), kFlags);  // never closed: its libraries do not survive that
     if (module == nullptr) throw InputError(first_line(dlerror()));
     auto* make = reinterpret_cast<MakeEngine*>(dlsym(module, kMakeEngine));
@@ -67,7 +118,7 @@ std::unique_ptr<Engine> load_engine(const EngineOptions& options, const EngineCo
     try {
         return std::unique_ptr<Engine>(make(config));
     } catch (const std::exception& error) {
-        throw InputError(config.graph_file + " cannot be opened by engine '" + options.engine +
+        throw InputError(config.graph_file + " cannot be opened by engine '" + engine +
                          "': " + first_line(error.what()));
     }
 }

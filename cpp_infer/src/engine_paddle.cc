@@ -7,6 +7,7 @@
 
 #include "engine.h"
 #include "paddle/phi/api/all.h"
+#include "standard_streams.h"
 #ifdef PADDLE_GLM_SDK
 #include "paddle_inference_api.h"
 #else
@@ -123,5 +124,6 @@ class PaddleEngine : public Engine {
 }  // namespace paddle_glm
 
 extern "C" paddle_glm::Engine* paddle_glm_make_engine(const paddle_glm::EngineConfig& config) {
+    paddle_glm::make_standard_streams();
     return new paddle_glm::PaddleEngine(config);
 }

@@ -15,6 +15,15 @@ TensorMeta tensor(const Json& value) {
     return {value.at("name"), value.at("dtype"), value.at("shape").get<std::vector<int64_t>>()};
 }
 
+// The graph's files behind the prefix, for each format: GRAPH_FILES in Python.
+std::vector<std::string> graph_files(const std::string& prefix, const std::string& format,
+                                     const std::string& path) {
+    if (format == "paddle") return {prefix + ".json", prefix + ".pdiparams"};
+    if (format == "onnx") return {prefix + ".onnx"};
+    throw InputError(path + " has a graph in the format \"" + format +
+                     "\", this program knows paddle and onnx: build it from the version that exported");
+}
+
 PositionRule position_rule(const Json& value, const std::string& path) {
     PositionRule result;
     const std::string rule = value.at("rule");
@@ -53,6 +62,8 @@ Meta from_json(const Json& values, const std::string& path) {
     }
     Meta meta;
     values.at("prefix").get_to(meta.prefix);
+    meta.format = values.value("format", "paddle");
+    meta.graph_files = graph_files(meta.prefix, meta.format, path);
     values.at("vocab_size").get_to(meta.vocab_size);
     values.at("max_sequence_length").get_to(meta.max_sequence_length);
     const Json& inputs = values.at("inputs");

@@ -7,18 +7,12 @@
 #include <utility>
 #include <vector>
 
+#include "engine.h"
 #include "paddle_glm/params.h"
 
 namespace paddle_glm {
 
 using Json = nlohmann::ordered_json;  // keeps the order of keys, as Python does
-
-// An input or output of the graph; -1 in `shape` is a size that each step chooses.
-struct TensorMeta {
-    std::string name;
-    std::string dtype;
-    std::vector<int64_t> shape;
-};
 
 // How ids and text differ from the SentencePiece model's: `Tokenizer.spelling` in Python.
 struct Spelling {
@@ -47,6 +41,8 @@ struct FirstCache {
 // What `paddle-glm export` says about a folder, `paddle_glm/backends/meta.py`.
 struct Meta {
     std::string prefix;
+    std::string format;                    // what the graph is stored as: paddle or onnx
+    std::vector<std::string> graph_files;  // the graph first, then its weights where apart
     int64_t vocab_size = 0;
     int64_t max_sequence_length = 0;
     std::vector<TensorMeta> steps;  // inputs of every step, before the caches

@@ -87,8 +87,12 @@ const std::vector<Flag>& flags() {
          [](Options& options, const std::string& text) {
              options.engine.threads = number<int>("--num_threads", text);
          }},
-        {"--engine", "NAME", "what computes (default: paddle)",
+        {"--engine", "NAME",
+         "what computes: paddle, openvino or fastdeploy (default: the first that reads the folder's format)",
          [](Options& options, const std::string& text) { options.engine.engine = text; }},
+        {"--backend", "NAME",
+         "what computes below --engine fastdeploy: onnx_runtime (default), openvino or tensorrt",
+         [](Options& options, const std::string& text) { options.engine.backend = text; }},
         {"--benchmark", nullptr, "print times, tokens per second and memory to standard error",
          [](Options& options, const std::string&) { options.benchmark = true; }},
         {"--help", nullptr, "print this", [](Options& options, const std::string&) { options.help = true; }},

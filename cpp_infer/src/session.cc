@@ -19,8 +19,11 @@ namespace {
 
 EngineConfig engine_config(const std::string& folder, const Meta& meta, const EngineOptions& options) {
     EngineConfig config;
-    config.graph_file = folder + "/" + meta.prefix + ".json";
-    config.weights_file = folder + "/" + meta.prefix + ".pdiparams";
+    config.graph_file = folder + "/" + meta.graph_files.at(0);
+    if (meta.graph_files.size() > 1) config.weights_file = folder + "/" + meta.graph_files[1];
+    config.steps = meta.steps;
+    config.max_length = meta.max_sequence_length;
+    config.backend = options.backend;
     config.first_length = meta.first_cache.length;
     std::map<std::string, std::vector<float>> first;
     if (config.first_length > 0) first = read_safetensors(folder + "/" + meta.first_cache.file);
@@ -32,7 +35,7 @@ EngineConfig engine_config(const std::string& folder, const Meta& meta, const En
                              " numbers for " + one.name + ", expected " + std::to_string(size) +
                              ": export the model again");
         }
-        config.caches.push_back({one.name, one.dtype, one.shape, std::move(values)});
+        config.caches.push_back({one, std::move(values)});
     }
     config.threads = usable_threads(options.threads);
     return config;
@@ -47,7 +50,7 @@ struct Session::State {
         : meta(read_meta(folder)),
           chat_template(make_template(meta.chat_template)),
           tokenizer(folder + "/" + meta.tokenizer_file, meta.spelling, meta.special_tokens),
-          engine(load_engine(options, engine_config(folder, meta, options))) {}
+          engine(load_engine(options, meta.format, engine_config(folder, meta, options))) {}
 
     bool ends(int64_t token) const {
         const auto& ids = meta.stop_token_ids;

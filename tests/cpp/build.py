@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,10 @@ def checked(*command: object, stdin: str = "", cwd: Path | None = None) -> str:
     return result.stdout
 
 
+# Stands for the SDK of FastDeploy where OpenVINO, which computes below it, is installed.
+STANDIN = ROOT / "cpp_infer" / "tests" / "fastdeploy"
+
+
 @cache
 def build(name: str = "cpp", *options: str) -> Path:
     """The build folder; kept in the checkout (build/NAME), so that only what changed is compiled again."""
@@ -38,6 +43,8 @@ def build(name: str = "cpp", *options: str) -> Path:
     if not tools or run("pkg-config", "--exists", "sentencepiece", "nlohmann_json").returncode:
         pytest.skip(f"cpp_infer cannot be built here: {INSTALL}")
     folder = ROOT / "build" / name
+    if find_spec("openvino") is not None and not options:
+        options = (f"-DFASTDEPLOY_INSTALL_DIR={STANDIN}",)
     checked(
         *("cmake", "-S", ROOT / "cpp_infer", "-B", folder, f"-DPADDLE_GLM_PYTHON={sys.executable}"), *options
     )

@@ -39,15 +39,22 @@ class Exported:
 def exported(request, tiny_rows, tmp_path_factory) -> Exported:
     family, _, dtype = request.param.partition("-")
     path = tmp_path_factory.mktemp("cpp")
-    texts = [text for row in tiny_rows for text in row.values()]
+    model, tokenizer = tiny_model(path, family, tiny_rows, dtype or "float32")
+    export_model(model, tokenizer, path / "out")
+    return Exported(path / "out", open_backend("paddle", path / "out"), tokenizer)
+
+
+def tiny_model(
+    path: Path, family: str, rows: list[dict], dtype: str = "float32"
+) -> tuple[CausalLM, Tokenizer]:
+    """An untrained model that says something."""
+    texts = [text for row in rows for text in row.values()]
     vocab = 600 if family == "chatglm" else 512
     sizes = {"vocab_size": vocab, "num_layers": 2, "hidden_size": 64, "ffn_hidden_size": 96, "seed": 1}
     write_checkpoint(path / "model", texts, family=family, **sizes)
-    tokenizer = AutoTokenizer.from_pretrained(path / "model")
-    model = AutoModel.from_pretrained(path / "model", dtype or "float32")
+    model = AutoModel.from_pretrained(path / "model", dtype)
     wake(model)
-    export_model(model, tokenizer, path / "out")
-    return Exported(path / "out", open_backend("paddle", path / "out"), tokenizer)
+    return model, AutoTokenizer.from_pretrained(path / "model")
 
 
 def wake(model: CausalLM) -> None:
@@ -207,6 +214,10 @@ def test_values_and_files_that_are_refused(folder, tmp_path):
     long = ("--model_dir", folder, "--prompt", "长" * 3000)
     assert "the model's limit of 2048 tokens" in refusal(*long)
     assert "engine 'other' is not in" in refusal(*ask, "--engine", "other")
+    assert "backend 'x' is for engine 'fastdeploy', not for 'paddle'" in refusal(*ask, "--backend", "x")
+    assert "wrote, this folder is in the format paddle, for --engine paddle" in refusal(
+        *ask, "--engine", "fastdeploy"
+    )
     rows = tmp_path / "rows.json"
     asked = ("--model_dir", folder, "--input_file", rows)
     assert "rows.json not found" in refusal(*asked)
@@ -262,6 +273,7 @@ def resize(folder: Path, name: str) -> None:
         (lambda values: [], "has format version null"),
         (lambda values: {k: v for k, v in values.items() if k != "spelling"}, "spelling"),
         (lambda values: {**values, "positions": {"rule": "other"}}, 'position rule "other"'),
+        (lambda values: {**values, "format": "other"}, 'a graph in the format "other"'),
         (
             lambda values: {**values, "template": {**values["template"], "layout": "x"}},
             'layout "x" is unknown',
@@ -280,18 +292,23 @@ def test_meta_data_that_is_no_json(damaged):
     assert "generation_meta.json cannot be read" in refusal("--model_dir", damaged, *ASK)
 
 
-@pytest.fixture(scope="module")
-def prefixed(exported, tmp_path_factory) -> Exported:
-    """An exported folder whose cache begins with random keys and values of five tokens."""
-    folder = shutil.copytree(exported.folder, tmp_path_factory.mktemp("cpp") / "prefixed")
-    path = folder / "generation_meta.json"
+def give_prefix(source: Path, target: Path) -> Path:
+    """A copy of an exported folder whose cache begins with random keys and values of five tokens."""
+    shutil.copytree(source, target)
+    path = target / "generation_meta.json"
     values = json.loads(path.read_text("utf-8"))
     random = np.random.default_rng(0)
     shape = (1, values["num_key_value_heads"], 5, values["head_dim"])
     names = [one["name"] for one in values["inputs"] if one["name"].startswith("past_")]
-    save_file({name: random.standard_normal(shape, np.float32) for name in names}, folder / "first")
-    values["files"]["first"] = (folder / "first").stat().st_size
+    save_file({name: random.standard_normal(shape, np.float32) for name in names}, target / "first")
+    values["files"]["first"] = (target / "first").stat().st_size
     path.write_text(json.dumps({**values, "first_cache": {"file": "first", "length": 5}}), "utf-8")
+    return target
+
+
+@pytest.fixture(scope="module")
+def prefixed(exported, tmp_path_factory) -> Exported:
+    folder = give_prefix(exported.folder, tmp_path_factory.mktemp("cpp") / "prefixed")
     return Exported(folder, open_backend("paddle", folder), exported.tokenizer)
 
 

@@ -40,8 +40,9 @@ struct Timing {
 };
 
 struct EngineOptions {
-    std::string engine = "paddle";
-    int threads = 0;         // 0: OMP_NUM_THREADS, or all that this process may use
+    std::string engine;   // paddle, openvino or fastdeploy; empty: the first that reads the folder's format
+    std::string backend;  // what computes below fastdeploy: onnx_runtime (when empty), openvino, tensorrt
+    int threads = 0;      // 0: OMP_NUM_THREADS, or all that this process may use
     std::string engine_dir;  // where libpaddle_glm_engine_NAME.so is; empty: beside this library
 };
 

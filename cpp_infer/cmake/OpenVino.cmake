@@ -1,0 +1,13 @@
+# Target `openvino_c`: the C interface of the pip wheel that PADDLE_GLM_PYTHON has, where it has one.
+package_folder(openvino OPENVINO_DIR)
+file(GLOB OPENVINO_LIBRARY "${OPENVINO_DIR}/libs/libopenvino_c.so*")
+if(OPENVINO_DIR AND OPENVINO_LIBRARY AND EXISTS "${OPENVINO_DIR}/include/openvino/c/openvino.h")
+  list(GET OPENVINO_LIBRARY 0 OPENVINO_LIBRARY)
+  add_library(openvino_c INTERFACE)
+  target_include_directories(openvino_c SYSTEM INTERFACE "${OPENVINO_DIR}/include")
+  target_link_libraries(openvino_c INTERFACE "${OPENVINO_LIBRARY}")
+  set(OPENVINO_RPATH "${OPENVINO_DIR}/libs")
+  message(STATUS "OpenVINO: the wheel in ${OPENVINO_DIR}")
+else()
+  message(STATUS "OpenVINO: not installed, its engine is left out")
+endif()
