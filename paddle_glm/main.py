@@ -18,7 +18,7 @@ from paddle_glm.version import __version__
 # The order of the work, for --help; commands not named here follow alphabetically.
 CHAIN = (
     *("tiny", "convert", "finetune", "ptuning", "plot", "merge", "merge-lora"),
-    *("predict", "evaluate", "export", "infer", "chat"),
+    *("predict", "evaluate", "export", "infer", "chat", "serve", "web"),
 )
 
 # What importing paddle and paddlenlp warns of, on every machine, and nobody here can act on.

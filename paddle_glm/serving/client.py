@@ -217,9 +217,11 @@ def choose_model(client: OpenAIClient, name: str | None) -> str:
     try:
         known = client.models()
     except ServerError as error:
-        if name is not None and error.status in (404, 405):  # a server without a list
-            return name
-        raise
+        if error.status not in (404, 405):
+            raise
+        if name is None:
+            raise ServerError(f"{error} (a server without a list of models: give --model)") from error
+        return name
     if name is None and len(known) == 1:
         return known[0]
     if name is None or name not in known:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -94,7 +95,7 @@ def shown(messages: list[Message]) -> list[dict[str, Any]]:
 
 
 def run(source: Source, beginning: list[Message], host: str, port: int | None, answers_at_once: int) -> None:
-    """Serve the page until Ctrl-C. Raises OSError where the port is taken."""
+    """Serve the page until Ctrl-C or SIGTERM, in the main thread. Raises OSError where the port is taken."""
     page = create_page(source, beginning)
     page.queue(default_concurrency_limit=answers_at_once)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # gradio calls its own address when it starts
@@ -109,4 +110,5 @@ def run(source: Source, beginning: list[Message], host: str, port: int | None, a
         prevent_thread_lock=True,
     )
     print(f"{source.title}: {address} (Ctrl-C ends)", flush=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: Paddle reports a crash else
     page.block_thread()

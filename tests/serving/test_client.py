@@ -175,7 +175,7 @@ def test_the_model_is_the_only_one_or_the_one_named(remote):
         choose_model(client, "a")
     script.status = 404
     assert choose_model(client, "x") == "x"  # a server without a list
-    with pytest.raises(ServerError, match="404"):
+    with pytest.raises(ServerError, match=r"404 .*give --model"):
         choose_model(client, None)
 
 

@@ -83,7 +83,7 @@ def test_gradio_over_a_server(server, conversation):
         assert said(chat) == conversation[:2]  # a visitor does not see another's
     finally:
         process.terminate()
-        process.wait(timeout=20)
+        assert process.wait(timeout=20) == 0
 
 
 def test_gradio_over_a_model_here(slow_engine):
