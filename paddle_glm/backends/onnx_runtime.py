@@ -21,8 +21,12 @@ class OnnxRuntimeBackend(ArrayBackend):
         settings.log_severity_level = _ERRORS_ONLY
         path = self.graph_path(folder)
         providers = _providers(runtime.get_available_providers(), options)
+        # Folded, small integers would be float weights from loading on, of four to eight times the memory.
+        without = ["ConstantFolding"] if self.config.quantization_bit else []
         try:
-            self._session = runtime.InferenceSession(str(path), settings, providers=providers)
+            self._session = runtime.InferenceSession(
+                str(path), settings, providers=providers, disabled_optimizers=without
+            )
         except Exception as error:  # the package has a class of its own for each of the library's codes
             raise graph_error(path, error) from error
 

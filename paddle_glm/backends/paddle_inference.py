@@ -23,7 +23,11 @@ class PaddleInferenceBackend(ExportedBackend, TensorCacheBackend):
     def __init__(self, folder: Path, options: EngineOptions) -> None:
         super().__init__(folder, options)
         set_device(options)
-        self._predictor = inference.create_predictor(_configure(folder, self.meta, options))
+        config = _configure(folder, self.meta, options)
+        if self.config.quantization_bit:
+            # It would make float weights of small integers, from loading on: four to eight times the memory.
+            config.delete_pass("constant_folding_pass")
+        self._predictor = inference.create_predictor(config)
         self._past: list[paddle.Tensor] = []
         self._first = [
             paddle.to_tensor(array).astype(getattr(paddle, one.dtype))

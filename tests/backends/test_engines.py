@@ -1,15 +1,24 @@
 """Every engine gives the tokens and the numbers of the model, over exported folders of every family."""
 
+import subprocess
+import sys
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from paddle_glm.backends import READERS, Backend, EngineOptions, open_backend
 from paddle_glm.backends.base import FASTDEPLOY_ENGINES
 from paddle_glm.backends.folder import open_engine
+from paddle_glm.config import ModelConfig
+from paddle_glm.export import export_model
 from paddle_glm.generation import GenerationParams, complete
 from paddle_glm.generation.step_backend import JoiningBackend
+from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.dygraph import DygraphBackend
+from paddle_glm.tokenizers import AutoTokenizer
 from tests.backends.conftest import Case
+from tests.paths import ROOT
 
 ENGINES = READERS["onnx"]
 OPTIONS = EngineOptions(threads=1)
@@ -103,3 +112,31 @@ def test_what_fastdeploy_is_told(name, device, told, onnx_folder, fastdeploy, mo
     assert set(shapes) == ({one.name for one in backend.meta.inputs} if name == "tensorrt" else set())
     if shapes:
         assert shapes["past_key_0"] == ([1, 2, 1, 16], [1, 2, 1024, 16], [8, 2, 2048, 16])
+
+
+MEMORY = """
+import sys
+from pathlib import Path
+from paddle_glm.backends import EngineOptions, open_backend
+import onnxruntime, paddle
+def resident():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1])
+before = resident()
+backend = open_backend(sys.argv[1], sys.argv[2], EngineOptions(threads=1))
+print((resident() - before) // 1024)
+"""
+
+
+@pytest.mark.parametrize(("name", "format"), [("paddle", "paddle"), ("onnxruntime", "onnx")])
+def test_integers_stay_small_in_memory(name, format, tiny_checkpoint, tmp_path) -> None:
+    """Folded at loading, they would be float weights: 24 million are 92 MiB, 11 MiB in 4 bits."""
+    tiny = ModelConfig.from_pretrained(tiny_checkpoint)
+    sizes = {"hidden_size": 1024, "num_attention_heads": 8, "head_dim": 128, "ffn_hidden_size": 2816}
+    config = replace(tiny, quantization_bit=4, **sizes)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
+    export_model(AutoModel.from_config(config), tokenizer, tmp_path / "out", format=format)
+    words = [sys.executable, "-c", MEMORY, name, str(tmp_path / "out")]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[-1]) < 80
