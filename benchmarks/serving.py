@@ -1,0 +1,129 @@
+"""`paddle-glm serve` with one client and with several at once.
+
+    python benchmarks/serving.py [--model_path FOLDER] [--layers 8 --hidden 512] [--clients 1 4 8 16]
+
+For each number of clients: tokens per second of all together, and how long the first piece of text and a
+whole answer took (medians). A client asks again as soon as it has its answer. Prompts differ in length;
+answers are greedy and are cut at --new_tokens. Without a folder a model of random weights is made.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from paddle_glm.serving.client import OpenAIClient
+from paddle_glm.tiny.checkpoint import write_checkpoint
+from paddle_glm.tiny.grammar import make_rows
+
+
+def make_model(folder: Path, layers: int, hidden: int) -> Path:
+    texts = [text for row in make_rows(300) for text in row.values()]
+    heads = max(hidden // 64, 2)
+    write_checkpoint(
+        folder,
+        texts,
+        num_layers=layers,
+        hidden_size=hidden,
+        num_attention_heads=heads,
+        ffn_hidden_size=3 * hidden,
+    )
+    return folder
+
+
+def start_server(folder: Path, batch: int, threads: int) -> tuple[subprocess.Popen[str], str]:
+    command = [sys.executable, "-m", "paddle_glm.main", "serve", "--model_path", str(folder), "--port", "0"]
+    command += ["--max_batch_size", str(batch), "--cpu_threads", str(threads)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if "/v1" not in line:
+        raise SystemExit(f"the server did not start: {line}")
+    threading.Thread(target=process.stdout.read, daemon=True).start()
+    return process, line.split()[1]
+
+
+class Load:
+    """Clients that ask until `seconds` have passed; what they saw."""
+
+    def __init__(self, address: str, new_tokens: int) -> None:
+        self.address, self.new_tokens = address, new_tokens
+        self.tokens = 0
+        self.first: list[float] = []
+        self.whole: list[float] = []
+        self._lock = threading.Lock()
+
+    def ask(self, client: OpenAIClient, question: str) -> None:
+        request = {
+            "messages": [{"role": "user", "content": question}],
+            "temperature": 0,
+            "max_tokens": self.new_tokens,
+            "stream_options": {"include_usage": True},
+        }
+        started, first, tokens = time.perf_counter(), None, 0
+        for chunk in client.stream_chat(request):
+            if first is None and chunk["choices"] and chunk["choices"][0]["delta"].get("content"):
+                first = time.perf_counter() - started
+            tokens = chunk.get("usage", {}).get("completion_tokens", tokens)
+        with self._lock:
+            self.tokens += tokens
+            self.whole.append(time.perf_counter() - started)
+            if first is not None:
+                self.first.append(first)
+
+    def run(self, clients: int, seconds: float) -> float:
+        """Tokens per second."""
+        end = time.perf_counter() + seconds
+
+        def client(number: int) -> None:
+            connection = OpenAIClient(self.address)
+            asked = number
+            while time.perf_counter() < end:
+                self.ask(connection, "类型#裙*颜色#白色*" * (1 + asked % 4))
+                asked += 1
+            connection.close()
+
+        started = time.perf_counter()
+        threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return self.tokens / (time.perf_counter() - started)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model_path", type=Path, help="a model or exported folder")
+    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--hidden", type=int, default=512)
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 8, 16])
+    parser.add_argument("--max_batch_size", type=int, default=8)
+    parser.add_argument("--cpu_threads", type=int, default=0)
+    parser.add_argument("--new_tokens", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=15.0, help="for each number of clients")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = args.model_path or make_model(Path(scratch) / "model", args.layers, args.hidden)
+        process, address = start_server(folder, args.max_batch_size, args.cpu_threads)
+        try:
+            Load(address, args.new_tokens).run(1, 1.0)  # first runs are slower
+            print("| clients | tokens/s | first text, s | whole answer, s |\n|---|---|---|---|")
+            for clients in args.clients:
+                load = Load(address, args.new_tokens)
+                speed = load.run(clients, args.seconds)
+                first, whole = (statistics.median(times or [0.0]) for times in (load.first, load.whole))
+                print(f"| {clients} | {speed:.1f} | {first:.2f} | {whole:.2f} |", flush=True)
+        finally:
+            process.terminate()
+            process.wait()
+
+
+if __name__ == "__main__":
+    main()
