@@ -38,15 +38,15 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     add_adapter_arguments(parser)
 
 
+def backend_name(text: str) -> str:
+    """The name of a backend, also as PaddleNLP's scripts spell it."""
+    return {"onnx_runtime": "onnxruntime"}.get(text, text)
+
+
 def add_backend_arguments(parser: argparse.ArgumentParser, backends: Sequence[str]) -> None:
     """What computes, and where; backends: the names to choose from."""
-    # PaddleNLP's scripts call one of them otherwise.
-    ours = {"onnx_runtime": "onnxruntime"}
     parser.add_argument(
-        "--backend",
-        choices=backends,
-        type=lambda name: ours.get(name, name),
-        help="default: what fits the folder",
+        "--backend", choices=backends, type=backend_name, help="default: what fits the folder"
     )
     parser.add_argument(
         "--fastdeploy_engine",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from paddle_glm.backends import BACKENDS, EngineOptions
 from paddle_glm.commands import _generating as generating
+from paddle_glm.commands._opening import backend_name
 from paddle_glm.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,7 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     generating.add_model_arguments(parser)
     engines = [name for name in BACKENDS if name != "dygraph"]
     parser.add_argument(
-        "--backend", choices=engines, help="for an exported folder; default: what fits its format"
+        "--backend",
+        choices=engines,
+        type=backend_name,
+        help="for an exported folder; default: what fits its format",
     )
     parser.add_argument("--data_file", help="JSON or JSON lines to answer; two common questions without it")
     parser.add_argument(

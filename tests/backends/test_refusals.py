@@ -14,7 +14,6 @@ from paddle_glm.backends import EngineOptions, open_backend
 from paddle_glm.backends.folder import open_engine
 from paddle_glm.backends.meta import FILE_NAME
 from paddle_glm.errors import InputError
-from paddle_glm.generation import GenerationParams, complete
 from tests.paths import ROOT
 
 
@@ -124,17 +123,20 @@ def test_a_step_that_fastdeploy_could_not_compute(onnx_folder: Path, fastdeploy)
 NO_PADDLE = """
 import sys
 sys.modules["paddle"] = None
-from paddle_glm.backends.folder import open_engine
-from paddle_glm.generation import GenerationParams, complete
-engine = open_engine(sys.argv[1], backend=sys.argv[2])
-print(complete(engine.backend, [[5, 6, 7]], GenerationParams(max_new_tokens=4, do_sample=False)))
+from paddle_glm.main import main
+sys.exit(main(["infer", *sys.argv[1:]]))
 """
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
-def test_answers_need_no_paddle(name: str, onnx_folder: Path) -> None:
-    words = [sys.executable, "-c", NO_PADDLE, str(onnx_folder), name]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    params = GenerationParams(max_new_tokens=4, do_sample=False)
-    assert done.stdout.strip() == str(complete(open_backend(name, onnx_folder), [[5, 6, 7]], params))
+def test_answers_need_no_paddle(name: str, onnx_folder: Path, tmp_path: Path) -> None:
+    words = ["--model_path", str(onnx_folder), "--backend", name, "--tgt_length", "4"]
+    found = []
+    for program in ([sys.executable, "-m", "paddle_glm.main", "infer"], [sys.executable, "-c", NO_PADDLE]):
+        output = tmp_path / f"{len(found)}.jsonl"
+        done = subprocess.run(
+            [*program, *words, "--output_file", str(output)], cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        found.append(output.read_text(encoding="utf-8"))
+    assert found[0] == found[1] and found[0].count("\n") == 2
