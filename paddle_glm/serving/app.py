@@ -114,7 +114,8 @@ def create_app(
         yield
         await run_in_threadpool(scheduler.close)
 
-    app = FastAPI(title="paddle_glm", lifespan=lifespan)
+    # FastAPI's pages would load their scripts from another company's server.
+    app = FastAPI(title="paddle_glm", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.add_middleware(Gate, api_key=api_key, most_bytes=most_bytes)
     _answer_errors(app)
 

@@ -11,20 +11,18 @@ from paddle_glm.main import main
 from tests.paths import ROOT
 from tests.serving.scripted import scripted_server
 
-WITHOUT_PADDLE = (
-    "import sys; sys.modules['paddle'] = None; from paddle_glm.main import main; sys.exit(main())"
-)
+WITHOUT = "import sys; sys.modules[{!r}] = None; from paddle_glm.main import main; sys.exit(main())"
 QUESTIONS = "你好\n类型#裤\nclear\n你好\nstop\n"
 GREEDY = ["--do_sample", "False", "--max_new_tokens", "12"]
 
 
-def chat(*flags, questions="", key=None):
+def chat(*flags, questions="", key=None, missing="paddle"):
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
     environment.pop("OPENAI_API_KEY", None)
     if key is not None:
         environment["OPENAI_API_KEY"] = key
     return subprocess.run(
-        [sys.executable, "-c", WITHOUT_PADDLE, "chat", *flags],
+        [sys.executable, "-c", WITHOUT.format(missing), "chat", *flags],
         input=questions,
         env=environment,
         cwd=ROOT,
@@ -67,6 +65,11 @@ def test_errors_are_one_line(server):
     )
     long = chat("--api_base", f"{server}/v1", questions="长" * 3000)
     assert "leaves no room" in one_line(long)
+
+
+def test_a_package_that_is_missing_is_named():
+    error = one_line(chat("--api_base", "http://127.0.0.1:9/v1", missing="httpx"))
+    assert "httpx is missing: pip install" in error and "[serve]" in error
 
 
 def test_the_key_goes_to_the_server_and_nowhere_else():

@@ -151,6 +151,16 @@ def test_a_server_that_falls_silent(scripted):
         next(pieces)
 
 
+def test_a_proxy_is_not_asked_for_this_machine(remote, monkeypatch):
+    session, script = remote
+    script.pieces = [b'{"data": []}']
+    for name in ("HTTP_PROXY", "ALL_PROXY", "http_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    assert OpenAIClient(session.client.address).models() == []
+    with pytest.raises(ServerError, match="cannot be reached"):
+        OpenAIClient("http://example.invalid/v1").models()
+
+
 def test_a_server_that_is_not_there():
     client = OpenAIClient("http://127.0.0.1:9/v1")
     with pytest.raises(

@@ -122,6 +122,8 @@ def test_a_conversation_with_parts_and_a_system_message(server):
 def test_models_and_health(server, tiny_checkpoint):
     assert httpx.get(server + "/v1/models").json()["data"][0]["id"] == tiny_checkpoint.name
     assert httpx.get(server + "/health").json()["status"] == "ok"
+    fields = httpx.get(server + "/openapi.json").json()["components"]["schemas"]["ChatRequest"]["properties"]
+    assert {"messages", "temperature", "stream"} <= set(fields)
 
 
 @pytest.mark.parametrize(
