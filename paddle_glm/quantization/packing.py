@@ -15,6 +15,8 @@ from paddle_glm.errors import InputError
 BITS = (4, 8)
 # Fine enough for 4 bits, and a scale for so many weights costs a quarter of a bit each.
 _LARGEST_GROUP = 128
+# Finer ones bring little and cost much: scales for groups of 8 take as many bytes as integers of 4 bits.
+_SMALLEST_GROUP = 32
 # Float32 bytes that are worked on at once: they stay in the cache.
 _BLOCK_BYTES = 4 << 20
 
@@ -48,15 +50,19 @@ def check_group_size(in_features: int, bits: int, group_size: int | None) -> Non
 
 def default_group_size(bits: int, in_features: Iterable[int]) -> int | None:
     """The weights per scale where nobody says otherwise: None, one scale per output channel, for 8 bits; for
-    4 bits the largest power of two up to 128 that divides all of `in_features`, 128 for the real models.
+    4 bits the largest power of two from 128 to 32 that divides all of `in_features`, 128 for the real models,
+    or None too where there is none.
     """
     check_bits(bits)
     if bits == 8:
         return None
+    features = list(in_features)
     size = _LARGEST_GROUP
-    while any(features % size for features in in_features):
+    while size >= _SMALLEST_GROUP:
+        if not any(number % size for number in features):
+            return size
         size //= 2
-    return size
+    return None
 
 
 def quantize(weight: np.ndarray, bits: int, group_size: int | None = None) -> Quantized:

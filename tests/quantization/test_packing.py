@@ -122,5 +122,6 @@ def test_groups_where_nobody_says():
     assert default_group_size(8, [4096, 13696]) is None
     assert default_group_size(4, [4096, 13696]) == 128
     assert default_group_size(4, [64, 96]) == 32
+    assert default_group_size(4, iter([128, 344])) is None
     with pytest.raises(InputError, match="2 bits"):
         default_group_size(2, [64])
