@@ -57,6 +57,8 @@ fastdeploy::RuntimeOption runtime_option(const EngineConfig& config) {
     const std::string& name = config.backend;
     if (name.empty() || name == "onnx_runtime") {
         option.UseOrtBackend();
+        // Level 0 of its optimisations: the first would fold small integers to float weights.
+        if (config.quantised) option.SetOrtGraphOptLevel(0);
     } else if (name == "openvino") {
         option.UseOpenVINOBackend();
     } else if (name == "tensorrt") {

@@ -65,6 +65,8 @@ paddle_infer::Config configuration(const EngineConfig& config) {
     result.PADDLE_GLM_DISABLE_ONEDNN();
     result.SetCpuMathLibraryNumThreads(config.threads);
     result.DisableGlogInfo();
+    // It would make float weights of small integers from loading on: four to eight times the memory.
+    if (config.quantised) result.DeletePass("constant_folding_pass");
     return result;
 }
 

@@ -85,6 +85,18 @@ Meta from_json(const Json& values, const std::string& path) {
     return meta;
 }
 
+Json read_json(const std::filesystem::path& path) {
+    std::ifstream file(path);
+    if (!file) {
+        throw InputError(path.string() + " not found: expected a folder that `paddle-glm export` wrote");
+    }
+    try {
+        return Json::parse(file);
+    } catch (const Json::exception& error) {
+        throw InputError(path.string() + " cannot be read (" + error.what() + "): export the model again");
+    }
+}
+
 void check_files(const std::filesystem::path& folder, const Json& files) {
     for (const auto& [name, size] : files.items()) {
         const auto path = folder / name;
@@ -112,13 +124,11 @@ Spelling read_spelling(const Json& value) {
 
 Meta read_meta(const std::string& folder) {
     const auto path = std::filesystem::path(folder) / kFileName;
-    std::ifstream file(path);
-    if (!file) {
-        throw InputError(path.string() + " not found: expected a folder that `paddle-glm export` wrote");
-    }
+    const Json values = read_json(path);
     try {
-        const Json values = Json::parse(file);
         Meta meta = from_json(values, path.string());
+        meta.quantised =
+            read_json(std::filesystem::path(folder) / "config.json").value("quantization_bit", 0) > 0;
         check_files(folder, values.at("files"));
         return meta;
     } catch (const Json::exception& error) {

@@ -43,6 +43,7 @@ struct Meta {
     std::string prefix;
     std::string format;                    // what the graph is stored as: paddle or onnx
     std::vector<std::string> graph_files;  // the graph first, then its weights where apart
+    bool quantised = false;                // weights are int8 or int4
     int64_t vocab_size = 0;
     int64_t max_sequence_length = 0;
     std::vector<TensorMeta> steps;  // inputs of every step, before the caches
@@ -60,8 +61,9 @@ struct Meta {
 
 Spelling read_spelling(const Json& value);
 
-// Reads FOLDER/generation_meta.json and checks that the files it names are whole. Throws InputError where
-// one is missing or cut off, or the meta data is another version's.
+// Reads FOLDER/generation_meta.json (and from config.json whether weights are quantised) and checks that the
+// files it names are whole. Throws InputError where one is missing or cut off, or the meta data is another
+// version's.
 Meta read_meta(const std::string& folder);
 
 }  // namespace paddle_glm

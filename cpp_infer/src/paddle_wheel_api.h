@@ -21,6 +21,7 @@ struct AnalysisConfig {
     void PADDLE_GLM_DISABLE_ONEDNN();  // the build finds out which of its two names this version has
     void SetCpuMathLibraryNumThreads(int);
     void DisableGlogInfo();
+    void DeletePass(const std::string&);
 
   private:
     alignas(64) std::byte room_[16384];

@@ -23,6 +23,7 @@ EngineConfig engine_config(const std::string& folder, const Meta& meta, const En
     if (meta.graph_files.size() > 1) config.weights_file = folder + "/" + meta.graph_files[1];
     config.steps = meta.steps;
     config.max_length = meta.max_sequence_length;
+    config.quantised = meta.quantised;
     config.backend = options.backend;
     config.first_length = meta.first_cache.length;
     std::map<std::string, std::vector<float>> first;

@@ -101,6 +101,7 @@ void RuntimeOption::SetModelPath(const std::string& model_path, const std::strin
 void RuntimeOption::UseCpu() { device = CPU; }
 void RuntimeOption::UseGpu(int) { device = GPU; }
 void RuntimeOption::SetCpuThreadNum(int thread_num) { cpu_thread_num = thread_num; }
+void RuntimeOption::SetOrtGraphOptLevel(int level) { info("optimisation level " + std::to_string(level)); }
 void RuntimeOption::UseOrtBackend() { backend = ORT; }
 void RuntimeOption::UseTrtBackend() { backend = TRT; }
 void RuntimeOption::UseOpenVINOBackend() { backend = OPENVINO; }

@@ -52,6 +52,7 @@ struct RuntimeOption {
     void UseCpu();
     void UseGpu(int gpu_id = 0);
     void SetCpuThreadNum(int thread_num);
+    void SetOrtGraphOptLevel(int level = -1);
     void UseOrtBackend();
     void UseTrtBackend();
     void UseOpenVINOBackend();

@@ -1,0 +1,71 @@
+"""int8 and int4 exports: Python's tokens, and weights that stay small in memory."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from paddle_glm.backends import open_backend
+from paddle_glm.export import export_model
+from paddle_glm.models.auto import AutoModel
+from paddle_glm.tiny.checkpoint import write_checkpoint
+from paddle_glm.tokenizers import AutoTokenizer
+from tests.cpp.build import build, run
+from tests.cpp.test_infer import ASK, WAYS, Exported, python_ids, rows_of, tiny_model
+
+KINDS = {
+    "int8": {"bits": 8},
+    "int4": {"bits": 4},
+    "int4-groups": {"bits": 4, "group_size": 16, "embeddings": True},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("family", ["chatglm", "chatglm2", "chatglm3"])
+def test_tokens_are_pythons(family, kind, tiny_rows, tmp_path):
+    model, tokenizer = tiny_model(tmp_path, family, tiny_rows)
+    model.quantize(**KINDS[kind])
+    export_model(model, tokenizer, tmp_path / "out")
+    exported = Exported(tmp_path / "out", open_backend("paddle", tmp_path / "out"), tokenizer)
+    for way in ("greedy", "beams"):
+        values, flags = WAYS[way]
+        rows = rows_of(exported, tmp_path, "--batch_size", 3, *flags)
+        assert [row["ids"] for row in rows] == python_ids(exported, 3, **values)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tokens_from_onnx(kind, tiny_rows, tmp_path):
+    pytest.importorskip("openvino", reason='pip install -c constraints.txt -e ".[onnx,openvino]"')
+    pytest.importorskip("paddle2onnx", reason='pip install -c constraints.txt -e ".[onnx,openvino]"')
+    model, tokenizer = tiny_model(tmp_path, "chatglm2", tiny_rows)
+    model.quantize(**KINDS[kind])
+    export_model(model, tokenizer, tmp_path / "paddle")
+    export_model(model, tokenizer, tmp_path / "out", format="onnx")
+    exported = Exported(tmp_path / "out", open_backend("paddle", tmp_path / "paddle"), tokenizer)
+    expected = python_ids(exported, 3, do_sample=False)
+    for flags in ((), ("--engine", "fastdeploy")):
+        rows = rows_of(exported, tmp_path, "--batch_size", 3, *flags)
+        assert [row["ids"] for row in rows] == expected
+    asked = ("--model_dir", exported.folder, *ASK, "--max_new_tokens", 2, "--engine", "fastdeploy")
+    assert "optimisation level 0" in run(build() / "paddle_glm_infer", *asked).stderr
+
+
+def peak_megabytes(folder: Path) -> float:
+    asked = ("--model_dir", folder, *ASK, "--max_new_tokens", 2, "--num_threads", 1, "--benchmark")
+    result = run(build() / "paddle_glm_infer", *asked)
+    return float(re.search(r"peak memory ([\d.]+) MB", result.stderr)[1])
+
+
+def test_weights_stay_small_in_memory(tiny_rows, tmp_path):
+    """25 million weights: 100 MB as floats, 25 and 13 as integers, and the floats of one layer in turn."""
+    texts = [text for row in tiny_rows for text in row.values()]
+    sizes = {"vocab_size": 512, "num_layers": 2, "hidden_size": 1024, "ffn_hidden_size": 3072, "seed": 1}
+    write_checkpoint(tmp_path / "model", texts, family="chatglm2", **sizes)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    peaks = {}
+    for bits in (0, 8, 4):
+        model = AutoModel.from_pretrained(tmp_path / "model", quantization_bit=bits)
+        export_model(model, tokenizer, tmp_path / f"int{bits}")
+        peaks[bits] = peak_megabytes(tmp_path / f"int{bits}")
+    # Folded to floats when the graph is loaded, they would need more than the float model.
+    assert peaks[0] - peaks[8] > 30 and peaks[0] - peaks[4] > 20, peaks
