@@ -42,7 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     with packages_of("serve"):
         from paddle_glm.serving.app import create_app
-        from paddle_glm.serving.http_server import bind, serve
+        from paddle_glm.serving.http_server import serve
+    from paddle_glm.serving.address import bind
     from paddle_glm.serving.scheduler import Scheduler
 
     if args.model_name_or_path is None:

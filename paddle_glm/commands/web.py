@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from paddle_glm.serving.source import Source
 
 HELP = "a chat page in the browser, with a model folder, an exported one, or a server"
+STREAMLIT_PORT = 8501  # gradio takes the first free one from 7860 on
 # Requests that run together take no beams.
 _NO_BEAMS = ("num_beams", "length_penalty", "early_stopping")
 
@@ -41,20 +42,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     check_one_source(args, (add_engine_arguments,))
     beginning: list[Message] = [{"role": "system", "content": args.system}] if args.system else []
-    if args.ui == "gradio":
-        with packages_of("web"):
-            from paddle_glm.serving import web_gradio
+    draw = _on_gradio if args.ui == "gradio" else _on_streamlit
+    draw(args, beginning)
 
-        with closing(open_source(args)) as source:
-            web_gradio.run(source, beginning, args.host, args.port, args.max_batch_size)
-        return
+
+def _on_gradio(args: argparse.Namespace, beginning: list[Message]) -> None:
+    with packages_of("web"):
+        from paddle_glm.serving import web_gradio
+    from paddle_glm.serving.address import bind
+
+    bind(args.host, args.port or 0).close()  # a port that is taken is said before a model is loaded
+    with closing(open_source(args)) as source:
+        web_gradio.run(source, beginning, args.host, args.port, args.max_batch_size)
+
+
+def _on_streamlit(args: argparse.Namespace, beginning: list[Message]) -> None:
     with packages_of("web"):
         from paddle_glm.serving import web_streamlit
+    from paddle_glm.serving.address import bind
+
     if web_streamlit.is_running():  # `streamlit run tools/web_demo2.py -- FLAGS`, at every click
         web_streamlit.show_opened(lambda: open_source(args), str(args), beginning)
         return
+    port = STREAMLIT_PORT if args.port is None else args.port
+    bind(args.host, port).close()
     with closing(open_source(args)) as source:
-        web_streamlit.run(source, beginning, args.host, args.port)
+        web_streamlit.run(source, beginning, args.host, port)
 
 
 def open_source(args: argparse.Namespace) -> "Source":

@@ -6,27 +6,7 @@ from typing import Any
 
 import uvicorn
 
-from paddle_glm.errors import InputError
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A socket on the address, not listening yet; raises `InputError` where it cannot be had."""
-    if not 0 <= port <= 65535:
-        raise InputError(f"--port {port}: expected 0 to 65535")
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        bound = socket.socket(family, kind, protocol)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-    except OSError as error:
-        raise InputError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
-    return bound
-
-
-def address_of(bound: socket.socket) -> str:
-    """http://host:port, for people."""
-    host, port = bound.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+from paddle_glm.serving.address import address_of
 
 
 def serve(app: Any, bound: socket.socket, name: str, open_to_all: bool, shutdown_seconds: int) -> None:

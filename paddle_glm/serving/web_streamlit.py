@@ -15,7 +15,7 @@ SCRIPT = Path(__file__).with_name("streamlit_script.py")
 _given: tuple[Source, list[Message]] | None = None
 
 
-def run(source: Source, beginning: list[Message], host: str, port: int | None) -> None:
+def run(source: Source, beginning: list[Message], host: str, port: int) -> None:
     """Serve the page until Ctrl-C."""
     from streamlit.web import cli
 
@@ -23,7 +23,7 @@ def run(source: Source, beginning: list[Message], host: str, port: int | None) -
     _given = source, beginning
     flags = {
         "server.address": host,
-        "server.port": port or 8501,
+        "server.port": port,
         "server.headless": "true",
         "server.fileWatcherType": "none",
         "browser.gatherUsageStats": "false",

@@ -13,8 +13,8 @@ import uvicorn
 
 from paddle_glm.backends.folder import Engine
 from paddle_glm.generation import GenerationParams
+from paddle_glm.serving.address import address_of, bind
 from paddle_glm.serving.app import create_app
-from paddle_glm.serving.http_server import address_of, bind
 from paddle_glm.serving.scheduler import Scheduler
 from paddle_glm.tokenizers.chatglm2 import ChatGLM2Tokenizer
 from tests.generation.numpy_model import NumpyBackend

@@ -12,6 +12,8 @@ import pytest
 from paddle_glm.backends.folder import open_engine
 from paddle_glm.generation import ChatSession, GenerationParams
 from paddle_glm.generation.response import visible_text
+from paddle_glm.main import main
+from paddle_glm.serving.address import bind
 from tests.serving.conftest import GREEDY, start_server
 
 PATH = "/v1/chat/completions"
@@ -275,6 +277,15 @@ def test_a_defect_says_nothing_of_the_inside(serve_slowly):
     assert "the answer failed" in streamed and "[DONE]" not in streamed
     del scheduler.engine.backend.run
     assert httpx.post(address + PATH, json=request).status_code == 200
+
+
+def test_a_port_that_is_taken_is_said_before_a_model_is_read(capsys):
+    with bind("127.0.0.1", 0) as taken:
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        for command in (["serve"], ["web"], ["web", "--ui", "streamlit"]):
+            assert main([*command, "--model_path", "nowhere", "--port", port]) == 2
+            assert f"cannot listen on 127.0.0.1 port {port}" in capsys.readouterr().err
 
 
 def test_shutting_down_lets_answers_end(tiny_checkpoint):

@@ -10,7 +10,7 @@ import pytest
 from paddle_glm.backends.folder import open_engine
 from paddle_glm.generation import ChatSession, GenerationParams
 from paddle_glm.main import main
-from paddle_glm.serving.http_server import bind
+from paddle_glm.serving.address import bind
 from paddle_glm.serving.scheduler import Scheduler
 from paddle_glm.serving.source import local_source
 from tests.paths import ROOT
@@ -160,6 +160,7 @@ def test_streamlit_as_a_process(server):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [(["--model_path", "nowhere"], "nowhere not found"), (["--api_base", "http://127.0.0.1:9/v1"], "reached"),
+     (["--model_path", "a", "--port", "70000"], "--port 70000"),
      ([], "give --model_name_or_path"), (["--model_path", "a", "--top_p", "7"], "top_p is 7")],
 )  # fmt: skip
 def test_errors_are_one_line(ui, flags, message, capsys):
