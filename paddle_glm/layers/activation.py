@@ -47,6 +47,7 @@ class _SwiGLU(PyLayer):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (fused,) = ctx.saved_tensor()
+        ctx.container = None  # it would stay until the whole graph is gone
         with paddle.enable_grad():
             again = fused.detach()
             again.stop_gradient = False

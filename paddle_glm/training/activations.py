@@ -16,7 +16,6 @@ Tensor parallelism cuts all but the norms and the inputs `hidden`. Half precisio
 Paddle has no such kernels on CPUs.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from paddle_glm.config import ModelConfig
@@ -29,7 +28,9 @@ class Step:
 
     rows, tokens: the batch's shape. degree: of tensor parallelism. width, stream: bytes of a number in
     products and between blocks. trains_all: the model's own weights are trained; else `lora` beside them,
-    or the prefix that `config` names.
+    or the prefix that `config` names. weight_copies: bytes of copies of weights that one block keeps (half
+    ones of float32 weights, rows that several processes hold). head_gradient, block_gradient: bytes of the
+    head's gradient and of the largest one in a block, which stand beside the sums that they are added to.
     """
 
     config: ModelConfig
@@ -41,7 +42,9 @@ class Step:
     trains_all: bool
     lora: LoraConfig | None
     recompute: bool
-    head_bytes: int
+    weight_copies: int = 0
+    head_gradient: int = 0
+    block_gradient: int = 0
 
     @property
     def keys(self) -> int:
@@ -81,10 +84,10 @@ def activation_bytes(step: Step) -> int:
     if step.recompute:
         # Inputs of blocks, and one block at a time that is computed again.
         kept = config.num_layers * batch * config.hidden_size * step.stream
-        working = block + _backward_bytes(step)
+        working = block + _working_bytes(step)
     else:
         kept = kept_bytes(step)
-        working = _backward_bytes(step)
+        working = _working_bytes(step)
     return kept + _shared_bytes(step) + max(_loss_bytes(step), working)
 
 
@@ -100,14 +103,13 @@ def kept_bytes(step: Step) -> int:
 def block_bytes(step: Step) -> int:
     """What one block keeps for its backward."""
     config, batch = step.config, step.rows * step.tokens
-    names = _MODULES["chatglm" if config.family == "chatglm" else "chatglm2"]
     sizes = (config.hidden_size, step.queries, config.hidden_size, step.ffn)
-    linear = sum(_input_width(step, name, size) for name, size in zip(names, sizes, strict=True))
+    linear = sum(_input_width(step, name, size) for name, size in zip(_modules(config), sizes, strict=True))
     # The one layer of ChatGLM-6B's MLP, or gate and up.
     activation = step.width * (step.ffn if config.family == "chatglm" else 2 * step.ffn)
     dropout = 2 * config.hidden_size if config.hidden_dropout else 0
     per_token = 2 * _norm_width(step) + linear + _rotary_width(step) + activation + dropout
-    return batch * per_token + _attention_bytes(step)
+    return batch * per_token + _attention_bytes(step) + step.weight_copies
 
 
 def head_kept_bytes(step: Step) -> int:
@@ -117,23 +119,13 @@ def head_kept_bytes(step: Step) -> int:
     return step.rows * step.tokens * per_token
 
 
-# Linear layers of a block in the order of their inputs: hidden, queries, hidden, ffn.
-_MODULES: Mapping[str, tuple[str, ...]] = {
-    "chatglm2": tuple(
-        f"transformer.encoder.layers.0.{name}"
-        for name in (
-            *("self_attention.query_key_value", "self_attention.dense"),
-            *("mlp.dense_h_to_4h", "mlp.dense_4h_to_h"),
-        )
-    ),
-    "chatglm": tuple(
-        f"transformer.layers.0.{name}"
-        for name in (
-            *("attention.query_key_value", "attention.dense"),
-            *("mlp.dense_h_to_4h", "mlp.dense_4h_to_h"),
-        )
-    ),
-}
+def _modules(config: ModelConfig) -> tuple[str, ...]:
+    """Linear layers of a block in the order of their inputs: hidden, queries, hidden, ffn."""
+    layer, attention = "transformer.encoder.layers.0", "self_attention"
+    if config.family == "chatglm":
+        layer, attention = "transformer.layers.0", "attention"
+    names = (f"{attention}.query_key_value", f"{attention}.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
+    return tuple(f"{layer}.{name}" for name in names)
 
 
 def _norm_width(step: Step) -> int:
@@ -176,8 +168,8 @@ def _shared_bytes(step: Step) -> int:
     prefix = 0
     if config.pre_seq_len is not None:
         numbers = 2 * config.num_layers * config.num_key_value_heads * config.head_dim * config.pre_seq_len
-        # Float32 as they are made, with dropout's mask, and in the compute dtype for each row.
-        prefix = numbers * (4 + step.rows * (1 + step.width))
+        # Float32 as they are made; for each row with dropout's mask, their copies and those' gradients.
+        prefix = numbers * (4 + step.rows * (1 + 2 * step.width))
     return mask + rotary + prefix
 
 
@@ -186,13 +178,25 @@ def _loss_bytes(step: Step) -> int:
     copies = step.width + 4 if step.degree == 1 else step.width + 12
     if step.width == 2 and step.degree == 1:
         copies += 4  # logits in float32
-    per_token = copies * step.vocabulary - 4 * step.vocabulary
-    gradient = step.head_bytes if step.trains_all else 0
-    return head_kept_bytes(step) + step.rows * step.tokens * per_token + gradient
+    batch = step.rows * step.tokens
+    at_loss = batch * copies * step.vocabulary
+    behind_it = batch * step.width * step.vocabulary + step.head_gradient
+    return head_kept_bytes(step) - 4 * batch * step.vocabulary + max(at_loss, behind_it)
 
 
-def _backward_bytes(step: Step) -> int:
-    """Gradients within a block while its backward runs, at its widest place, the MLP."""
-    config = step.config
+def _working_bytes(step: Step) -> int:
+    """What is there beside what a block keeps, at the widest place: in its MLP's backward, or in attention,
+    where scores stand beside those with a mask, or their gradients beside the weights'.
+    """
+    config, batch = step.config, step.rows * step.tokens
     fused = step.ffn if config.family == "chatglm" else 2 * step.ffn
-    return step.rows * step.tokens * step.width * (fused + 2 * config.hidden_size)
+    # Gradients of both ends of SwiGLU, its output again, and the residual's. An adapter's output has a
+    # gradient of its own, beside that of the sum which it is part of.
+    wide, narrow = (2, 3) if step.lora is not None or fused > step.ffn else (1, 2)
+    mlp = batch * step.width * (wide * fused + narrow * config.hidden_size) + step.block_gradient
+    names = _modules(config)
+    inputs = _input_width(step, names[2], config.hidden_size) + _input_width(step, names[3], step.ffn)
+    later = batch * (_norm_width(step) + inputs + step.width * fused)  # what the MLP keeps
+    scores = 2 * 4 * step.rows * step.heads * step.tokens * step.keys
+    attention = scores + 2 * batch * step.width * (step.queries + 2 * step.key_width)
+    return max(mlp, attention - later)

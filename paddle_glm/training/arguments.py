@@ -7,7 +7,8 @@ A YAML or JSON file may come first; what follows on the command line wins.
 
 import difflib
 import json
-from collections.abc import Sequence
+from argparse import Namespace
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn, Optional
@@ -19,6 +20,8 @@ from paddlenlp.utils.log import logger
 from paddle_glm.checkpoint.save import FORMAT_HELP, FORMATS
 from paddle_glm.errors import InputError
 from paddle_glm.parallel import Mesh, check_degree, init_parallel, world_size
+from paddle_glm.quantization import BITS
+from paddle_glm.training.unsupported import check_supported
 
 # THUDM's name -> ours.
 ALIASES = {
@@ -27,47 +30,9 @@ ALIASES = {
     "predict_with_generate": "do_generation",
 }
 
-# What PaddleNLP's Trainer knows and this trainer does not do: an error rather than no effect.
-_UNSUPPORTED = (
-    "do_predict",
-    "do_export",
-    "sharding_degree",
-    "pipeline_parallel_degree",
-    "sep_parallel_degree",
-    "context_parallel_degree",
-    "expert_parallel_degree",
-    "sequence_parallel",
-    "use_expert_parallel",
-    "enable_auto_parallel",
-    "distributed_dataloader",
-    "to_static",
-    "unified_checkpoint",
-    "use_async_save",
-    "save_on_each_node",
-    "flatten_param_grads",
-    "amp_master_grad",
-    "ignore_data_skip",
-    "ignore_load_lr_and_optim",
-    "ignore_save_lr_and_optim",
-    "skip_data_intervals",
-    "tensor_parallel_config",
-    "sequence_parallel_config",
-    "pipeline_parallel_config",
-    "sharding_parallel_config",
-    "data_parallel_config",
-    "save_sharded_model",
-    "load_sharded_model",
-    "offload_optim",
-    "refined_recompute",
-    "count_trained_tokens",
-    "ordered_save_group_size",
-    "optim",
-    "wandb_api_key",
-    "wandb_http_proxy",
-)
-
 # PaddleNLP's names; its stage3 and offload are not there.
 _STAGES = {"": 0, "stage1": 1, "stage2": 2}
+_LENGTHS = ("src_length", "tgt_length")
 _SIZES = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
 
 
@@ -96,6 +61,15 @@ class ModelArguments:
         metadata={"help": "linear layers that get one, by the ends of their names; default: all of a block"},
     )
     lora_path: Optional[str] = _option(None, "folder of adapters to go on from, ours or PEFT's")
+    quantization_bit: Optional[int] = _option(None, "keep linear layers' frozen weights in 4 or 8 bits")
+    quantization_group_size: Optional[int] = _option(
+        None, "inputs that share a scale; 0: one scale per output; default: 128 for 4 bits, 0 for 8"
+    )
+
+    @property
+    def trains_adapter(self) -> bool:
+        """Whether a prefix or LoRA is trained, and the model itself is not."""
+        return bool(self.lora or self.lora_path or self.prefix_length or self.ptuning_checkpoint)
 
     @property
     def prefix_length(self) -> Optional[int]:
@@ -113,6 +87,8 @@ class ModelArguments:
             )
         if self.prefix_length is not None and self.prefix_length < 1:
             raise InputError(f"--pre_seq_len {self.prefix_length}: expected at least 1")
+        if self.quantization_bit not in (None, *BITS):
+            raise InputError(f"--quantization_bit {self.quantization_bit}: expected 4 or 8")
 
 
 @dataclass
@@ -187,13 +163,7 @@ class FinetuneArguments(TrainingArguments):
         self.tensor_parallel_degree = degree
 
     def _check(self) -> None:
-        defaults = {item.name: item.default for item in fields(TrainingArguments)}
-        for name in _UNSUPPORTED:
-            if getattr(self, name) != defaults[name]:
-                raise InputError(
-                    f"--{name} {getattr(self, name)} is not supported: leave it out (finetune trains with "
-                    "AdamW, and combines data parallelism with --tensor_parallel_degree)"
-                )
+        check_supported(self)
         if self.tensor_parallel_degree == -1:  # PaddleNLP's way to say "none"
             self.tensor_parallel_degree = 1
         check_degree(self.tensor_parallel_degree, world_size())
@@ -201,26 +171,12 @@ class FinetuneArguments(TrainingArguments):
             raise InputError(f"--save_format {self.save_format}: expected one of {', '.join(FORMATS)}")
         if self.report_to not in ("visualdl", "none"):
             raise InputError(f"--report_to {self.report_to}: expected visualdl or none")
-        for name in _SIZES:
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name} {getattr(self, name)}: expected at least 1")
+        _check_sizes(self, _SIZES)
 
     def _choose_stage(self) -> int:
         """0, 1 or 2: what data-parallel processes share out (`training.sharded`)."""
-        if self.sharding not in _STAGES:
-            raise InputError(
-                f"--sharding {self.sharding}: expected stage1 or stage2 (parameters are cut by "
-                "--tensor_parallel_degree, which both can stand beside)"
-            )
-        stage, degree = _STAGES[self.sharding], self.mesh.data.degree
-        if stage and self.sharding_parallel_degree not in (-1, degree):
-            raise InputError(
-                f"--sharding_parallel_degree {self.sharding_parallel_degree}: expected {degree}, the number "
-                "of data-parallel processes (all processes / tensor_parallel_degree), or leave it out"
-            )
-        if not stage and self.sharding_parallel_degree > 1:
-            raise InputError("--sharding_parallel_degree needs --sharding stage1 or stage2")
-        if stage and degree == 1:
+        stage = stage_of(self.sharding, self.sharding_parallel_degree, self.mesh.data.degree)
+        if stage and self.mesh.data.degree == 1:
             if _is_first_process():
                 logger.warning(f"--sharding {self.sharding}: one data-parallel process shares nothing out")
             return 0
@@ -239,9 +195,7 @@ class FinetuneArguments(TrainingArguments):
     @property
     def dtype(self) -> str:
         """The dtype that weights are held in: half precision with float32 master weights at O2."""
-        if self.fp16_opt_level == "O2" and (self.fp16 or self.bf16):
-            return "float16" if self.fp16 else "bfloat16"
-        return "float32"
+        return stored_dtype(self)
 
     @property
     def dataset_rank(self) -> int:
@@ -251,6 +205,37 @@ class FinetuneArguments(TrainingArguments):
     @property
     def dataset_world_size(self) -> int:
         return self.mesh.data.degree
+
+
+def _check_sizes(values: Any, names: Iterable[str]) -> None:
+    for name in names:
+        if getattr(values, name) < 1:
+            raise InputError(f"--{name} {getattr(values, name)}: expected at least 1")
+
+
+def stage_of(sharding: str, wanted_degree: int, data_degree: int) -> int:
+    """0, 1 or 2, from `--sharding`; raises `InputError` for a stage or a degree that there is not."""
+    if sharding not in _STAGES:
+        raise InputError(
+            f"--sharding {sharding}: expected stage1 or stage2 (parameters are cut by "
+            "--tensor_parallel_degree, which both can stand beside)"
+        )
+    stage = _STAGES[sharding]
+    if stage and wanted_degree not in (-1, data_degree):
+        raise InputError(
+            f"--sharding_parallel_degree {wanted_degree}: expected {data_degree}, the number of "
+            "data-parallel processes (all processes / tensor_parallel_degree), or leave it out"
+        )
+    if not stage and wanted_degree > 1:
+        raise InputError("--sharding_parallel_degree needs --sharding stage1 or stage2")
+    return stage
+
+
+def stored_dtype(values: Any) -> str:
+    """What weights are held in, by `fp16`, `bf16` and `fp16_opt_level`: half precision at O2 alone."""
+    if values.fp16_opt_level == "O2" and (values.fp16 or values.bf16):
+        return "float16" if values.fp16 else "bfloat16"
+    return "float32"
 
 
 def _is_first_process() -> bool:
@@ -349,22 +334,37 @@ def _canonical(words: Sequence[str]) -> list[str]:
     return result
 
 
+def _words(argv: Sequence[str]) -> list[str]:
+    """Words with those of a file in front; raises `InputError` for names that are none and stray words."""
+    words = list(argv)
+    if words and words[0].endswith((".yaml", ".yml", ".json")):
+        words = read_file(words[0]) + words[1:]
+    canonical = _canonical(words)
+    _, rest = _parser().parse_known_args(canonical)
+    if rest:
+        raise InputError(f"finetune: {' '.join(rest)!r} belongs to no argument")
+    return canonical
+
+
+def read_values(argv: Sequence[str]) -> tuple[ModelArguments, Namespace]:
+    """What `argv` says, for a look at it: no process is joined, no device chosen.
+
+    The namespace has all flags by name. Raises `InputError` as `parse` does for names and values.
+    """
+    values = _parser().parse_args(_words(argv))
+    model = ModelArguments(**{item.name: getattr(values, item.name) for item in fields(ModelArguments)})
+    model.check()
+    _check_sizes(values, (*_SIZES, *_LENGTHS))
+    return model, values
+
+
 def parse(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, FinetuneArguments]:
     """Arguments of `paddle-glm finetune`; raises `InputError` for anything that cannot be used.
 
     argv: words after the command; the first may be a YAML or JSON file, whose values the rest override.
     """
-    words = list(argv)
-    if words and words[0].endswith((".yaml", ".yml", ".json")):
-        words = read_file(words[0]) + words[1:]
-    parser = _parser()
-    canonical = _canonical(words)
-    _, rest = parser.parse_known_args(canonical)
-    if rest:
-        raise InputError(f"finetune: {' '.join(rest)!r} belongs to no argument")
-    model, data, training = parser.parse_args_into_dataclasses(canonical, look_for_args_file=False)
+    words = _words(argv)
+    model, data, training = _parser().parse_args_into_dataclasses(words, look_for_args_file=False)
     model.check()
-    for name in ("src_length", "tgt_length"):
-        if getattr(data, name) < 1:
-            raise InputError(f"--{name} {getattr(data, name)}: expected at least 1")
+    _check_sizes(data, _LENGTHS)
     return model, data, training

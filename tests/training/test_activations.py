@@ -84,7 +84,6 @@ def step_of(model, lora, method, **changes) -> Step:
         "trains_all": method == "full",
         "lora": lora,
         "recompute": False,
-        "head_bytes": 0,
     }
     return Step(**{**values, **changes})
 

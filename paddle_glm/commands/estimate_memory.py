@@ -1,0 +1,93 @@
+"""`paddle-glm estimate-memory`: what a finetuning run needs on each process, before it is started."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, NoReturn
+
+from paddle_glm.errors import InputError
+
+if TYPE_CHECKING:
+    from paddle_glm.training.memory import Memory, Plan
+
+HELP = "estimate the memory that a finetuning run needs, by its flags alone"
+_GIB = 2**30
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"estimate-memory: {message}")
+
+
+def run_argv(argv: Sequence[str]) -> int:
+    """Print the estimate; returns 0. Raises `InputError` for flags and sizes that cannot be used."""
+    args, flags = _parser().parse_known_args(list(argv))
+    from paddle_glm.training.arguments import read_values
+    from paddle_glm.training.memory import estimate, find_config, plan_of
+
+    recipe = [args.recipe] if args.recipe else []
+    # What every run needs and no estimate does.
+    needed = ["--output_dir", "-"] + (["--model_name_or_path", args.model] if args.model else [])
+    wanted, values = read_values([*recipe, *needed, *flags])
+    config = find_config(wanted.model_name_or_path)
+    if args.quantization_bit:
+        from paddle_glm.families import family_of
+
+        config = family_of(config).quantized_config(
+            config, args.quantization_bit, args.quantization_group_size
+        )
+    plan = plan_of(wanted, values, config, args.processes)
+    memory = estimate(plan)
+    if args.json:
+        print(json.dumps({**asdict(memory), "total": memory.total}))
+    else:
+        print(_table(wanted.model_name_or_path, plan, memory))
+    return 0
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="paddle-glm estimate-memory",
+        usage="%(prog)s [--model M] [--recipe FILE.yaml] [flags of paddle-glm finetune]",
+        description=HELP + "; flags of paddle-glm finetune win over the recipe's",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--model", help="chatglm-6b, chatglm2-6b, chatglm3-6b, or a model folder; default: the recipe's"
+    )
+    parser.add_argument("--recipe", help="YAML or JSON file of arguments for paddle-glm finetune")
+    parser.add_argument(
+        "--processes",
+        type=int,
+        help="how many run; default: tensor_parallel_degree x sharding_parallel_degree",
+    )
+    parser.add_argument("--quantization_bit", type=int, choices=(4, 8), help="quantise frozen weights")
+    parser.add_argument(
+        "--quantization_group_size", type=int, help="inputs that share a scale; 0: one scale per output"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object, in bytes")
+    return parser
+
+
+def _table(model: str, plan: "Plan", memory: "Memory") -> str:
+    method = "LoRA" if plan.lora else "P-Tuning v2" if plan.trains_prefix else "all weights"
+    weights = plan.dtype
+    if plan.config.quantization_bit:
+        weights = f"{plan.config.quantization_bit} bits"
+    computed = "half precision" if plan.half else "float32"
+    sharing = f", sharding stage {plan.stage}" if plan.stage and plan.data_degree > 1 else ""
+    share = 100 * memory.trainable / memory.parameters
+    lines = [
+        f"{model}, {method}: weights in {weights}, products in {computed}",
+        f"{plan.tensor_degree} (tensor) x {plan.data_degree} (data) processes{sharing}; "
+        f"batches of {plan.rows} x {plan.tokens} tokens{', recomputed' if plan.recompute else ''}",
+        f"{memory.trainable:,} of {memory.parameters:,} parameters are trained ({share:.2f} %)",
+        "",
+        "GiB on each process",
+    ]
+    parts = {
+        name: getattr(memory, name) for name in ("weights", "gradients", "optimizer", "activations", "total")
+    }
+    lines += [f"  {name:<12}{size / _GIB:>8.2f}" for name, size in parts.items()]
+    return "\n".join(lines)
