@@ -1,0 +1,153 @@
+"""Rows through a float model, one block at a time, to quantise its weights for the inputs that they see."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import Tensor, nn
+
+from paddle_glm.checkpoint import Checkpoint, LazyTensor, open_checkpoint
+from paddle_glm.checkpoint.reshard import Transfer, reshard
+from paddle_glm.checkpoint.tensors import as_lazy
+from paddle_glm.errors import InputError
+from paddle_glm.families import family_of
+from paddle_glm.models.base import CausalLM, from_numpy
+from paddle_glm.parallel.layers import ColumnLinear, RowLinear
+from paddle_glm.quantization import Quantization, Quantized, dequantize, quantization_of, weight_of
+from paddle_glm.quantization.gptq import gptq
+
+# (blocks done, blocks in all)
+Progress = Callable[[int, int], None]
+
+
+@dataclass
+class _Step:
+    """What a block is called with for one batch, and which tokens are no padding (bool [batch, tokens])."""
+
+    x: Tensor
+    positions: Any
+    mask: Tensor
+    real: Tensor
+
+
+def quantize_calibrated(
+    source: Path | str,
+    target: Path | str,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    bits: int,
+    group_size: int | None = None,
+    embeddings: bool = False,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Transfer:
+    """Write the float model in `source`, quantised for the inputs that it sees in `batches`.
+
+    bits, group_size, embeddings: as those of `CausalLM.quantize`; batches, progress: as those of `calibrate`,
+    which tells what is calibrated (the rest is rounded); options are `reshard`'s.
+    """
+    checkpoint = open_checkpoint(source, options.get("family"))
+    checkpoint.validate()
+    family = family_of(checkpoint.config)
+    config = family.quantized_config(checkpoint.config, bits, group_size, embeddings)
+    table, quantization = family.parameters(config), quantization_of(config)
+    assert quantization is not None
+    found = calibrate(checkpoint, quantization, batches, progress)
+
+    def edit(source: Checkpoint, name: str, rank: int, degree: int, tensor: LazyTensor) -> LazyTensor:
+        weight = found.get(weight_of(name))
+        if weight is None:
+            return tensor
+        whole = weight.values if name == weight_of(name) else weight.scale
+        return as_lazy(table[name].sharding.split(whole, rank, degree))
+
+    return reshard(source, target, edit=edit, quantize=(bits, group_size, embeddings), **options)
+
+
+@paddle.no_grad()
+def calibrate(
+    checkpoint: Checkpoint,
+    quantization: Quantization,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    progress: Progress | None = None,
+) -> dict[str, Quantized]:
+    """The linear weights of a float model's blocks by name, quantised by GPTQ; the vocabulary's are left out.
+
+    batches: int64 `input_ids`, `attention_mask` [batch, tokens] and `position_ids` of texts like those that
+    the model will see. A block sees what the quantised blocks below it make of them. In memory at a time:
+    one block in float32, the embedding and the head, the batches' activations, some matrices of [in, in],
+    and what is found. Raises `InputError` for a weight that cannot be quantised.
+    """
+    model = family_of(checkpoint.config).model_class()(
+        replace(checkpoint.config, num_layers=1, pre_seq_len=None)
+    )
+    model.eval()
+    [block] = model.blocks()
+    [first] = [f"{name}." for name, layer in model.named_sublayers() if layer is block]
+    for name, parameter in model.named_parameters():
+        if not name.startswith(first):
+            parameter.set_value(from_numpy(checkpoint.read(name), "float32"))
+    steps = [_first_step(model, batch) for batch in batches]
+    found: dict[str, Quantized] = {}
+    for index in range(checkpoint.config.num_layers):
+        place = f"{first.removesuffix('0.')}{index}."
+        for name, parameter in block.named_parameters():
+            parameter.set_value(from_numpy(checkpoint.read(place + name), "float32"))
+        for name, weight in _quantized(block, steps, quantization, place):
+            found[f"{place}{name}.weight"] = weight
+        for step in steps:
+            step.x, _ = block(step.x, step.positions, step.mask)
+        if progress is not None:
+            progress(index + 1, checkpoint.config.num_layers)
+    return found
+
+
+def _first_step(model: CausalLM, batch: Mapping[str, np.ndarray]) -> _Step:
+    names = ("input_ids", "position_ids", "attention_mask")
+    ids, positions, attention = (paddle.to_tensor(batch[name]) for name in names)
+    mask = model.attention_mask(ids, positions, attention)
+    return _Step(model.embed(ids), model.position_embeddings(positions), mask, attention != 0)
+
+
+def _quantized(
+    block: nn.Layer, steps: Sequence[_Step], quantization: Quantization, place: str
+) -> Iterable[tuple[str, Quantized]]:
+    """(name, quantised weight) of the block's linear layers, which have the rounded weights from then on.
+
+    All layers' inputs are those of the float block, in one pass: a pass for each layer, behind rounded ones,
+    measured no better.
+    """
+    layers = {
+        name: layer for name, layer in block.named_sublayers() if isinstance(layer, (ColumnLinear, RowLinear))
+    }
+    hessians = _hessians(block, layers, steps)
+    for name, layer in layers.items():
+        try:
+            weight = gptq(
+                layer.weight.numpy(), hessians.pop(name), quantization.bits, quantization.group_size
+            )
+        except InputError as error:
+            raise InputError(f"{place}{name}.weight cannot be quantised: {error}") from error
+        layer.weight.set_value(dequantize(*weight, quantization.bits))
+        yield name, weight
+
+
+def _hessians(block: nn.Layer, layers: Mapping[str, Any], steps: Sequence[_Step]) -> dict[str, np.ndarray]:
+    """X^T X, float64 [in, in], of the inputs X that each of the block's layers sees."""
+    sums = {name: np.zeros([layer.weight.shape[1]] * 2) for name, layer in layers.items()}
+
+    def adding(name: str, real: Tensor) -> Callable[[nn.Layer, tuple[Tensor, ...]], None]:
+        def add(layer: nn.Layer, inputs: tuple[Tensor, ...]) -> None:
+            x = inputs[0][real]
+            sums[name] += paddle.matmul(x, x, transpose_x=True).numpy()
+
+        return add
+
+    for step in steps:
+        handles = [layer.register_forward_pre_hook(adding(name, step.real)) for name, layer in layers.items()]
+        block(step.x, step.positions, step.mask)
+        for handle in handles:
+            handle.remove()
+    return sums
