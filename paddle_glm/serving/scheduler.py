@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# Prompts are read together while these, padding included, are at most so many times their own tokens.
+MOST_PADDING = 1.5
+
 
 class Busy(Exception):
     """The queue is full: the request may come again later."""
@@ -157,6 +160,8 @@ class Scheduler:
                 room = 0
             jobs: list[Job] = []
             while self._waiting and len(jobs) < room:
+                if self._joins and not _alike([*jobs, self._waiting[0]]):
+                    break  # it joins after the next token
                 job = self._waiting.popleft()
                 if not job.cancelled:
                     jobs.append(job)
@@ -220,3 +225,9 @@ class Scheduler:
                 job.listener.failed(error)
             except Exception:
                 log.exception("a listener failed")
+
+
+def _alike(jobs: Sequence[Job]) -> bool:
+    """Whether the prompts' lengths differ so little that reading them together costs little."""
+    lengths = [len(job.prompt) for job in jobs]
+    return max(lengths) * len(lengths) <= MOST_PADDING * sum(lengths)

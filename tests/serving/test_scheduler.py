@@ -76,6 +76,38 @@ def test_every_request_gets_the_tokens_that_it_gets_alone(make, size):
     assert answers == expected
 
 
+def test_a_long_prompt_is_not_read_beside_short_ones(tiny_checkpoint):
+    """Padding would cost more than the prompts; prompts of about one length are read together."""
+    read = []
+    hold = threading.Event()
+
+    def open_it():
+        engine = open_engine(tiny_checkpoint)
+        prefill = engine.backend.prefill
+
+        def recording(ids, mask):
+            hold.wait(10)
+            read.append(ids.shape)
+            return prefill(ids, mask)
+
+        engine.backend.prefill = recording
+        return engine
+
+    scheduler = Scheduler(open_it)
+    params = GenerationParams(do_sample=False, max_new_tokens=6)
+    lengths = (3, 5, 4, 80, 6, 5, 7)
+    listeners = [Collector() for _ in lengths]
+    for length, listener in zip(lengths, listeners, strict=True):
+        scheduler.submit([7] * length, params, listener)
+        if length == 3:
+            wait_until(lambda: scheduler.waiting == 0)  # it is being read; the others come meanwhile
+    hold.set()
+    for listener in listeners:
+        assert len(listener.wait()) == 6
+    scheduler.close()
+    assert read == [(1, 3), (2, 5), (1, 80), (3, 7)]
+
+
 def test_a_listener_ends_its_answer_and_others_go_on(make):
     scheduler = make()
     params = GenerationParams(do_sample=False, max_new_tokens=20)
