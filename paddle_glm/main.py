@@ -17,7 +17,7 @@ from paddle_glm.version import __version__
 
 # The order of the work, for --help; commands not named here follow alphabetically.
 CHAIN = (
-    *("tiny", "convert", "finetune", "ptuning", "plot", "merge", "merge-lora"),
+    *("tiny", "convert", "finetune", "ptuning", "plot", "merge", "merge-lora", "quantize"),
     *("predict", "evaluate", "export", "infer", "chat", "serve", "web"),
 )
 

@@ -26,7 +26,9 @@ class EngineOptions:
     threads: of the CPU; 0 takes OMP_NUM_THREADS, or all that this process may use. dtype, family: of a
     model folder; family None takes what its files say. prefix: the graph's name that an exported folder
     must have; None takes any. ptuning_checkpoint, lora_path: folders of what was trained beside a model
-    folder. fastdeploy_engine: what computes below FastDeploy, one of `FASTDEPLOY_ENGINES`.
+    folder. quantization_bit, quantization_group_size: in how many bits its weights are kept, and how many
+    share a scale; None takes the folder's own and the usual number. fastdeploy_engine: what computes below
+    FastDeploy, one of `FASTDEPLOY_ENGINES`.
     """
 
     device: str = "cpu"
@@ -37,6 +39,8 @@ class EngineOptions:
     prefix: str | None = None
     ptuning_checkpoint: str | None = None
     lora_path: str | None = None
+    quantization_bit: int | None = None
+    quantization_group_size: int | None = None
     fastdeploy_engine: str = FASTDEPLOY_ENGINES[0]
 
     def __post_init__(self) -> None:

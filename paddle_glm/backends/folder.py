@@ -45,6 +45,8 @@ def open_engine(
         )
     if meta is not None and options and (options.ptuning_checkpoint or options.lora_path):
         raise InputError(f"{path} is an exported folder: prefixes and LoRA are given to `paddle-glm export`")
+    if meta is not None and options and options.quantization_bit:
+        raise InputError(f"{path} is an exported folder: --quantization_bit is given to `paddle-glm export`")
     params = meta.params() if meta is not None else GenerationParams()
     family = options.family if options else None
     tokenizer = AutoTokenizer.from_pretrained(path, family)

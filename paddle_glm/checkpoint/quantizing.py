@@ -16,9 +16,9 @@ _BLOCK_BYTES = 32 << 20
 
 
 def quantizing(
-    checkpoint: Checkpoint, bits: int, group_size: int | None = None, embeddings: bool = False
+    checkpoint: Checkpoint, bits: int | None, group_size: int | None = None, embeddings: bool = False
 ) -> "Checkpoint | QuantizingCheckpoint":
-    """The checkpoint as it is where `bits` is 0 or it is quantised so already, else seen as quantised.
+    """The checkpoint as it is where `bits` is None or it is quantised so already, else seen as quantised.
 
     Raises `InputError` where it is quantised otherwise.
     """

@@ -7,6 +7,7 @@ from paddle_glm.commands._sampling import GREEDY, add_sampling_arguments, sampli
 from paddle_glm.errors import InputError
 from paddle_glm.families import family_names
 from paddle_glm.generation.params import GenerationParams
+from paddle_glm.quantization import BITS
 
 if TYPE_CHECKING:
     from paddle_glm.models.dygraph import DygraphBackend
@@ -22,10 +23,24 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def add_adapter_arguments(parser: argparse.ArgumentParser) -> None:
-    """What was trained beside a model and is kept apart from it."""
+def add_loading_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is put beside a model folder's weights, and in how many bits they are kept."""
     parser.add_argument("--ptuning_checkpoint", help="folder of a prefix (P-Tuning v2), ours or THUDM's")
     parser.add_argument("--lora_path", help="folder of LoRA adapters, ours or PEFT's")
+    parser.add_argument(
+        "--quantization_bit", type=int, choices=BITS, help="keep linear layers' weights in so many bits"
+    )
+    parser.add_argument(
+        "--quantization_group_size",
+        type=int,
+        help="inputs that share a scale; 0: one scale per output (default: 128 for 4 bits, 0 for 8)",
+    )
+
+
+def loading_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What those flags say, by the names that `AutoModel.from_pretrained` and `EngineOptions` take."""
+    names = ("ptuning_checkpoint", "lora_path", "quantization_bit", "quantization_group_size")
+    return {name: getattr(args, name) for name in names}
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +51,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--family", choices=family_names(), help="what the model is, where its files do not say"
     )
-    add_adapter_arguments(parser)
+    add_loading_arguments(parser)
     parser.add_argument("--device", choices=("cpu", "gpu"), help="default: the GPU where there is one")
     parser.add_argument(
         "--dtype",
@@ -94,6 +109,6 @@ def open_model(args: argparse.Namespace) -> "tuple[DygraphBackend, Tokenizer]":
     tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path, args.family)
     group = init_parallel().tensor
     model = AutoModel.from_pretrained(
-        args.model_name_or_path, args.dtype, group, args.family, args.ptuning_checkpoint, args.lora_path
+        args.model_name_or_path, args.dtype, group, args.family, **loading_options(args)
     )
     return DygraphBackend(model), tokenizer

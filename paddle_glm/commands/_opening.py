@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from paddle_glm.backends import BACKENDS, EngineOptions
 from paddle_glm.backends.base import FASTDEPLOY_ENGINES
-from paddle_glm.commands._generating import add_adapter_arguments
+from paddle_glm.commands._generating import add_loading_arguments, loading_options
 from paddle_glm.commands._sampling import given_values
 from paddle_glm.config import DTYPES
 from paddle_glm.errors import InputError
@@ -35,7 +35,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--family", choices=family_names(), help="what the model is, where its files do not say"
     )
-    add_adapter_arguments(parser)
+    add_loading_arguments(parser)
 
 
 def backend_name(text: str) -> str:
@@ -70,8 +70,7 @@ def open_engine_of(args: argparse.Namespace) -> "Engine":
         args.cpu_threads,
         args.dtype,
         args.family,
-        ptuning_checkpoint=args.ptuning_checkpoint,
-        lora_path=args.lora_path,
+        **loading_options(args),
         fastdeploy_engine=args.fastdeploy_engine,
     )
     check_is_model(args.model_name_or_path)

@@ -5,9 +5,9 @@ import os
 from pathlib import Path
 
 from paddle_glm.backends.meta import GRAPH_FILES
-from paddle_glm.commands._generating import add_adapter_arguments
+from paddle_glm.commands._generating import add_loading_arguments, loading_options
 from paddle_glm.config import DTYPES, ModelConfig
-from paddle_glm.families import family_names
+from paddle_glm.families import family_names, family_of
 
 HELP = "write a model as a static graph with its tokenizer, for Paddle Inference and C++"
 PREFIX = "chatglm"
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--family", choices=family_names(), help="what the model is, where its files do not say"
     )
-    add_adapter_arguments(parser)
+    add_loading_arguments(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace a folder that this program wrote")
 
 
@@ -60,17 +60,21 @@ def run(args: argparse.Namespace) -> None:
     folder = output_folder(args.output_path, args.model_prefix)
     check_is_model(args.model_name_or_path)
     if args.format == "onnx":  # said before a large model is read; the graph is to compute float32
-        check_fits(ModelConfig.from_pretrained(args.model_name_or_path, args.family), args.dtype)
+        config = ModelConfig.from_pretrained(args.model_name_or_path, args.family)
+        if args.quantization_bit and not config.quantization_bit:
+            options = (args.quantization_bit, args.quantization_group_size)
+            config = family_of(config).quantized_config(config, *options)
+        check_fits(config, args.dtype)
         paddle.set_device("cpu")
     tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path, args.family)
     model = AutoModel.from_pretrained(
         args.model_name_or_path,
         args.dtype,
         family=args.family,
-        ptuning_checkpoint=args.ptuning_checkpoint,
-        lora_path=args.lora_path,
+        **loading_options(args),
     )
-    fold_lora(model)
+    if not model.config.quantization_bit:  # there the graph computes the adapter's product by itself
+        fold_lora(model)
     meta = export_model(
         model, tokenizer, folder, args.model_prefix, overwrite=args.overwrite, format=args.format
     )

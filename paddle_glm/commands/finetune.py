@@ -36,6 +36,7 @@ def train(argv: Sequence[str]) -> None:
 
 def _finetune(model_args: "ModelArguments", data_args: "DataArguments", args: "FinetuneArguments") -> None:
     from paddle_glm.checkpoint.save import FORMATS, check_format
+    from paddle_glm.config import ModelConfig
     from paddle_glm.errors import InputError
     from paddle_glm.models.auto import AutoModel
     from paddle_glm.peft.folders import check_is_model
@@ -49,13 +50,26 @@ def _finetune(model_args: "ModelArguments", data_args: "DataArguments", args: "F
     check_is_model(model_args.model_name_or_path)
     output_dir = Path(args.output_dir)
     path, family = model_args.model_name_or_path, model_args.family
+    bits = model_args.quantization_bit or ModelConfig.from_pretrained(path, family).quantization_bit
+    if bits and args.do_train and not model_args.trains_adapter:
+        raise InputError(
+            f"weights of {bits} bits are not trained: give --lora True or --pre_seq_len N to train beside "
+            "them, or a float model without --quantization_bit"
+        )
     resume = None
     if args.do_train:
         resume = checkpointing.find_resume(output_dir, args.resume_from_checkpoint, args.overwrite_output_dir)
         checkpointing.start(output_dir, resume, args.overwrite_output_dir)
     tokenizer = AutoTokenizer.from_pretrained(path, family=family)
     data = rows.load(data_args, args, tokenizer)
-    model = AutoModel.from_pretrained(path, dtype=args.dtype, group=args.mesh.tensor, family=family)
+    model = AutoModel.from_pretrained(
+        path,
+        dtype=args.dtype,
+        group=args.mesh.tensor,
+        family=family,
+        quantization_bit=model_args.quantization_bit,
+        quantization_group_size=model_args.quantization_group_size,
+    )
     adapter = wrap(model, model_args, args.seed)
     if adapter is None:
         check_format(model.config, args.mesh.tensor.degree, args.save_format)

@@ -81,8 +81,7 @@ def _open(args: argparse.Namespace) -> "tuple[Backend, Tokenizer]":
     options = EngineOptions(
         args.device or "cpu",
         family=args.family,
-        ptuning_checkpoint=args.ptuning_checkpoint,
-        lora_path=args.lora_path,
+        **generating.loading_options(args),
     )
     engine = open_engine(args.model_name_or_path, options, args.backend)
     return engine.backend, engine.tokenizer

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -37,6 +36,8 @@ _PATHS = (
 _PREDICT = {
     "model_name_or_path": "model_name_or_path",
     "ptuning_checkpoint": "ptuning_checkpoint",
+    "quantization_bit": "quantization_bit",
+    "quantization_group_size": "quantization_group_size",
     "test_file": "data_file",
     "output_dir": "output_dir",
     "prompt_column": "prompt_column",
@@ -85,7 +86,7 @@ def _parse(argv: Sequence[str]) -> Flags:
         if word.startswith("--"):
             name, equals, value = word[2:].partition("=")
             name = name.replace("-", "_")
-            if name not in (*_NO_EFFECT, *_PREDICT, "do_predict", "quantization_bit"):
+            if name not in (*_NO_EFFECT, *_PREDICT, "do_predict"):
                 check_name(name, "ptuning")
             values = flags[name] = [value] if equals else []
         elif values is None:
@@ -96,12 +97,6 @@ def _parse(argv: Sequence[str]) -> Flags:
         flags.update({name: [_path(value) for value in flags[name]]} if name in flags else {})
     for name in _NO_EFFECT:
         flags.pop(name, None)
-    if bits := flags.pop("quantization_bit", None):
-        print(
-            f"paddle-glm ptuning: --quantization_bit {' '.join(bits)}: weights cannot be quantised yet, the "
-            "model keeps its own dtype and needs the memory of that",
-            file=sys.stderr,
-        )
     return flags
 
 

@@ -31,7 +31,7 @@ class AutoModel:
         family: str | None = None,
         ptuning_checkpoint: str | Path | None = None,
         lora_path: str | Path | None = None,
-        quantization_bit: int = 0,
+        quantization_bit: int | None = None,
         quantization_group_size: int | None = None,
         quantization_embeddings: bool = False,
     ) -> CausalLM:
@@ -42,7 +42,7 @@ class AutoModel:
             slices are read. ptuning_checkpoint: folder of a prefix to put in front, ours or THUDM's.
             lora_path: folder of LoRA adapters to put beside its weights, ours or PEFT's.
             quantization_bit: 4 or 8 quantises float weights while they are read, so that the float model
-            is never in memory; 0 takes the folder as it is. quantization_group_size and
+            is never in memory; None takes the folder as it is. quantization_group_size and
             quantization_embeddings: as those of `CausalLM.quantize`.
             Raises `InputError` for a folder whose names or shapes are wrong, or quantised otherwise.
         """

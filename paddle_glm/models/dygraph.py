@@ -43,6 +43,8 @@ class DygraphBackend(TensorCacheBackend):
             family=options.family,
             ptuning_checkpoint=options.ptuning_checkpoint,
             lora_path=options.lora_path,
+            quantization_bit=options.quantization_bit,
+            quantization_group_size=options.quantization_group_size,
         )
         return cls(model)
 

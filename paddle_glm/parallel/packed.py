@@ -13,10 +13,11 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 
 # Bytes of integers that become floats at once. Larger floats than these leave a CPU's cache, and then the
-# system gives and takes their memory anew each time: up to 20 times slower. A graph holds every block, so
-# that there they are fewer; a GPU wants few large steps.
+# system gives and takes their memory anew each time: up to 20 times slower. A graph holds every block, and the
+# time to open one grows faster than their number (a second for 100, minutes for 500), so that there they are
+# few; a GPU wants few large steps.
 _AT_ONCE = 1 << 19
-_AT_ONCE_IN_GRAPHS = 1 << 21
+_AT_ONCE_IN_GRAPHS = 1 << 24
 _AT_ONCE_ON_GPU = 1 << 26
 
 

@@ -1,0 +1,33 @@
+"""`paddle-glm quantize`: float weights to int8 or int4, one tensor at a time."""
+
+import argparse
+
+from paddle_glm.checkpoint.reshard import reshard
+from paddle_glm.commands.merge import add_common_arguments, common_options
+from paddle_glm.quantization import BITS
+
+HELP = "keep a model's weights in 8 or 4 bits: a folder of a half to a quarter of the size"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model_name_or_path", required=True, help="float model: hub folder, merged folder or shards"
+    )
+    parser.add_argument("--output_path", required=True, help="folder to write")
+    parser.add_argument("--bits", type=int, choices=BITS, default=4, help="of a weight")
+    parser.add_argument(
+        "--group_size",
+        type=int,
+        help="inputs that share a scale; 0: one scale per output (default: 128 for 4 bits, less where it "
+        "does not divide the inputs; 0 for 8)",
+    )
+    parser.add_argument(
+        "--embeddings", action="store_true", help="quantise the embedding and the head too, not layers alone"
+    )
+    add_common_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    options = (args.bits, args.group_size, args.embeddings)
+    written = reshard(args.model_name_or_path, args.output_path, quantize=options, **common_options(args))
+    print(f"{args.output_path}: {args.bits} bits, {written}")
