@@ -29,8 +29,8 @@ SMALL = {
     "predict": SHORT,
     "evaluate": f"{SHORT} --limit 4",
 }
-# Flags of training that others do not have, where one command does both.
-PREDICTING = "--pre_seq_len 8 --max_source_length 32 --max_target_length 8"
+# `ptuning --do_predict` takes no flags of training, and finds what the two steps above have left.
+PREDICTING = "--max_source_length 32 --max_target_length 8 --ptuning_checkpoint {}/checkpoint-2"
 
 
 def lines() -> Iterator[list[str]]:
@@ -45,7 +45,9 @@ def small(words: list[str]) -> list[str]:
     """The command with flags behind it that make its work small."""
     found = ours(words)
     assert found is not None, f"{' '.join(words)} runs none of our commands"
-    extra = PREDICTING if found[0] == "ptuning" and "--do_predict" in words else SMALL.get(found[0], "")
+    extra = SMALL.get(found[0], "")
+    if found[0] == "ptuning" and "--do_predict" in words:
+        extra = PREDICTING.format(words[words.index("--output_dir") + 1])
     return [*words, *extra.split()]
 
 
@@ -70,8 +72,10 @@ def test_commands_of_one_process_run(workplace, capfd):
         code = main([command, *arguments])
         assert code == 0, (words, capfd.readouterr().err[-3000:])
         ran.append(command)
-    assert {"tiny", "finetune", "predict", "export", "merge-lora"} <= set(ran)
-    for folder in ("sft", "prefix", "lora"):
+    assert {"tiny", "finetune", "ptuning", "quantize", "predict", "evaluate", "export", "merge-lora"} <= set(
+        ran
+    )
+    for folder in ("sft", "prefix", "lora", "prefix_int8", "lora_int4"):
         assert len(losses(workplace / "demo" / folder)) == 2
     for code in blocks(PAGE, "python"):
         exec(code, {})

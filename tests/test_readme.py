@@ -39,6 +39,8 @@ def ours(words: list[str]) -> tuple[str, list[str]] | None:
         if word.startswith("tools/") and word.endswith(".py"):
             assert Path(word).name in TOOLS, f"{word} does not exist"
             return TOOLS[Path(word).name], words[place + 1 :]
+        if word == "tools/quickstart.sh":  # its flags go to the command
+            return "quickstart", words[place + 1 :]
     return None
 
 
@@ -47,7 +49,7 @@ def known_flags(name: str) -> set[str]:
     if hasattr(command, "run_argv"):
         from paddle_glm.training.arguments import _known_names
 
-        return {f"--{flag}" for flag in _known_names()}
+        return {f"--{flag}" for flag in (*_known_names(), *getattr(command, "_NO_EFFECT", ()))}
     parser: argparse.ArgumentParser = Parser()
     command.add_arguments(parser)
     return set(parser._option_string_actions)

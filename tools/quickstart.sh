@@ -2,6 +2,7 @@
 # From nothing to answers on a machine with Python 3.10-3.12: makes .venv, then runs the whole chain.
 #   bash tools/quickstart.sh                 rows from a grammar; offline but for the packages
 #   bash tools/quickstart.sh --data FOLDER   real rows (train.json and dev.json, as AdvertiseGen has)
+#   bash tools/quickstart.sh --method lora|ptuning|full --quantization_bit 8|4
 # Everything goes to ./quickstart, which is made anew each time.
 set -euo pipefail
 
