@@ -46,7 +46,7 @@ EXTRAS = {
     ],
     # Export as ONNX, and answer from it; answering needs no Paddle.
     "onnx": ["paddle2onnx>=2.1,<2.2", "onnx>=1.16.1,<1.18", "onnxruntime>=1.17,<1.24"],  # 1.24 leaves 3.10
-    "openvino": ["openvino>=2024.6,<2026"],
+    "openvino": ["openvino>=2025.0,<2026"],
     "serve": ["fastapi>=0.110", "uvicorn>=0.27", "httpx>=0.26"],
     "web": ["gradio>=4.44", "streamlit>=1.36"],
     "dev": [

@@ -22,6 +22,8 @@ class OpenVinoBackend(ArrayBackend):
             "INFERENCE_PRECISION_HINT": "f32",
             "INFERENCE_NUM_THREADS": options.usable_threads(),
             "PERFORMANCE_HINT": "LATENCY",
+            # Kernels are kept for each length of the cache; by default for 5000, some 0.7 MiB a length.
+            "CPU_RUNTIME_CACHE_CAPACITY": 64,
         }
         path = self.graph_path(folder)
         try:
