@@ -60,6 +60,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the weights in memory; auto keeps the files' own",
     )
     parser.add_argument("--batch_size", type=positive, default=8, help="rows answered together")
+    add_row_arguments(parser)
+
+
+def add_row_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is read of a row, and how much of it."""
     parser.add_argument(
         "--src_length", type=positive, default=128, help="most tokens of a prompt; longer ones are cut"
     )

@@ -1,8 +1,9 @@
-"""`paddle-glm quantize`: float weights to int8 or int4, one tensor at a time."""
+"""`paddle-glm quantize`: float weights to int8 or int4, one tensor or one block at a time."""
 
 import argparse
 
 from paddle_glm.checkpoint.reshard import reshard
+from paddle_glm.commands._calibrating import add_calibration_arguments, calibrate_folder, is_calibrated
 from paddle_glm.commands.merge import add_common_arguments, common_options
 from paddle_glm.quantization import BITS
 
@@ -24,10 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--embeddings", action="store_true", help="quantise the embedding and the head too, not layers alone"
     )
+    add_calibration_arguments(parser)
     add_common_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    options = (args.bits, args.group_size, args.embeddings)
-    written = reshard(args.model_name_or_path, args.output_path, quantize=options, **common_options(args))
+    options, common = (args.bits, args.group_size, args.embeddings), common_options(args)
+    if is_calibrated(args):
+        written = calibrate_folder(args, options, **common)
+    else:
+        written = reshard(args.model_name_or_path, args.output_path, quantize=options, **common)
     print(f"{args.output_path}: {args.bits} bits, {written}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ from paddle import Tensor, nn
 
 from paddle_glm.checkpoint import Checkpoint, LazyTensor, open_checkpoint
 from paddle_glm.checkpoint.reshard import Transfer, reshard
-from paddle_glm.checkpoint.tensors import as_lazy
 from paddle_glm.errors import InputError
 from paddle_glm.families import family_of
 from paddle_glm.models.base import CausalLM, from_numpy
@@ -54,14 +54,21 @@ def quantize_calibrated(
     config = family.quantized_config(checkpoint.config, bits, group_size, embeddings)
     table, quantization = family.parameters(config), quantization_of(config)
     assert quantization is not None
-    found = calibrate(checkpoint, quantization, batches, progress)
+    layers = replace(quantization, embeddings=False)
+    calibrated = {name for name, spec in checkpoint.table.items() if layers.applies_to(spec)}
+
+    @cache
+    def found() -> dict[str, Quantized]:
+        # Made when the first is written: all that can be wrong with the target has been looked at by then.
+        return calibrate(checkpoint, quantization, batches, progress)
 
     def edit(source: Checkpoint, name: str, rank: int, degree: int, tensor: LazyTensor) -> LazyTensor:
-        weight = found.get(weight_of(name))
-        if weight is None:
+        weight = weight_of(name)
+        if weight not in calibrated:
             return tensor
-        whole = weight.values if name == weight_of(name) else weight.scale
-        return as_lazy(table[name].sharding.split(whole, rank, degree))
+        part = Quantized._fields.index("values" if name == weight else "scale")
+        split = table[name].sharding.split
+        return LazyTensor(tensor.dtype, tensor.shape, lambda: [split(found()[weight][part], rank, degree)])
 
     return reshard(source, target, edit=edit, quantize=(bits, group_size, embeddings), **options)
 

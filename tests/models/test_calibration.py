@@ -91,3 +91,14 @@ def test_a_quantised_model_is_refused(folder, tmp_path):
     AutoModel.from_pretrained(folder).quantize(8).save_pretrained(tmp_path / "int8")
     with pytest.raises(InputError, match="quantised to 8 bits already"):
         quantize_calibrated(tmp_path / "int8", tmp_path / "int4", [], 4)
+
+
+def test_a_target_in_use_is_refused_before_the_work(folder, tmp_path):
+    (tmp_path / "mine.txt").touch()
+
+    def progress(done: int, total: int) -> None:
+        raise AssertionError("it calibrates")
+
+    batches = [rows(open_checkpoint(folder).config)]
+    with pytest.raises(InputError, match="not empty"):
+        quantize_calibrated(folder, tmp_path, batches, 4, progress=progress)

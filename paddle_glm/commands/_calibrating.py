@@ -1,0 +1,73 @@
+"""Flags and rows of `paddle-glm quantize` for methods that look at what weights are multiplied with."""
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from paddle_glm.commands._generating import add_row_arguments, columns_of, positive
+from paddle_glm.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+NEAREST, GPTQ = "nearest", "gptq"
+# Rows that go through a block together.
+_BATCH = 8
+
+
+def add_calibration_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--method",
+        choices=(NEAREST, GPTQ),
+        default=NEAREST,
+        help="how weights are rounded: each to the nearest, or so that the layers' outputs on the rows of "
+        "--calibration_file change least (arXiv:2210.17323)",
+    )
+    parser.add_argument(
+        "--calibration_file", help=f"rows with answers, such as the training data, for --method {GPTQ}"
+    )
+    parser.add_argument("--calibration_rows", type=positive, default=128, help="how many, from the first")
+    add_row_arguments(parser)
+
+
+def is_calibrated(args: argparse.Namespace) -> bool:
+    """Whether rows are looked at; raises `InputError` where the flags say both or neither."""
+    if args.method == GPTQ and args.calibration_file is None:
+        raise InputError(f"--method {GPTQ} needs --calibration_file: rows like those that the model will see")
+    if args.method == NEAREST and args.calibration_file is not None:
+        raise InputError(
+            f"--calibration_file {args.calibration_file}: give --method {GPTQ} too, or leave it out"
+        )
+    return args.method == GPTQ
+
+
+def calibration_batches(args: argparse.Namespace) -> "list[dict[str, np.ndarray]]":
+    """The rows as the model sees them in training, question and answer, padded on the right."""
+    from paddle_glm.tokenizers import AutoTokenizer
+    from paddle_glm.training.data import Collator, SupervisedDataset
+    from paddle_glm.training.readers import load_rows
+
+    tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path, args.family)
+    examples = load_rows(args.calibration_file, columns_of(args), limit=args.calibration_rows)
+    samples = SupervisedDataset(
+        examples, tokenizer.template, tokenizer, args.src_length, args.tgt_length
+    ).samples
+    collate = Collator(tokenizer.pad_token_id)
+    return [collate(samples[start : start + _BATCH]) for start in range(0, len(samples), _BATCH)]
+
+
+def calibrate_folder(args: argparse.Namespace, options: tuple[int, int | None, bool], **common: Any) -> Any:
+    """Write the folder; returns what `reshard` does."""
+    from tqdm import tqdm
+
+    from paddle_glm.models.calibration import quantize_calibrated
+
+    batches = calibration_batches(args)
+    with tqdm(desc="blocks", disable=None) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        return quantize_calibrated(
+            args.model_name_or_path, args.output_path, batches, *options, progress=progress, **common
+        )
