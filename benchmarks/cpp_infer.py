@@ -21,6 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+FORMATS = {"paddle": "paddle", "openvino": "onnx"}  # of the graph that an engine reads
 QUESTION = "类型#裤*版型#宽松"
 
 # Prints seconds until ready, seconds per step and the tokens.
@@ -34,7 +35,7 @@ from paddle_glm.generation import GenerationParams
 from paddle_glm.generation.loop import generate
 from paddle_glm.generation.session import pad_left, with_special_ids
 folder, question, count, threads = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-engine = open_engine(folder, EngineOptions(threads=threads), "paddle")
+engine = open_engine(folder, EngineOptions(threads=threads), sys.argv[5])
 template = engine.tokenizer.template
 params = GenerationParams(do_sample=False, max_new_tokens=count)
 params = with_special_ids(params, engine.tokenizer, template)
@@ -58,9 +59,11 @@ def make_model(folder: Path, args: argparse.Namespace) -> Path:
 
     texts = [text for row in make_rows(300) for text in row.values()]
     sizes = {"num_layers": args.num_layers, "hidden_size": args.hidden_size, "num_attention_heads": 8}
-    write_checkpoint(folder / "model", texts, ffn_hidden_size=args.hidden_size * 8 // 3, **sizes)
+    write_checkpoint(folder / "model", texts, ffn_hidden_size=args.hidden_size * 8 // 3 // 64 * 64, **sizes)
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
-    export_model(AutoModel.from_pretrained(folder / "model"), tokenizer, folder / "exported")
+    bits, group = args.quantization_bit, args.quantization_group_size
+    model = AutoModel.from_pretrained(folder / "model", quantization_bit=bits, quantization_group_size=group)
+    export_model(model, tokenizer, folder / "exported", format=FORMATS[args.engine])
     return folder / "exported"
 
 
@@ -73,7 +76,8 @@ def output_of(words: list[str], threads: int) -> tuple[str, str, float]:
 
 
 def run_python(exported: Path, args: argparse.Namespace) -> dict:
-    words = [sys.executable, "-c", PYTHON, str(exported), QUESTION, str(args.tokens), str(args.threads)]
+    numbers = [str(args.tokens), str(args.threads)]
+    words = [sys.executable, "-c", PYTHON, str(exported), QUESTION, *numbers, args.engine]
     out, _, seconds = output_of(words, args.threads)
     ready, step, *tokens = out.split()
     return {"ready": float(ready), "step": float(step), "whole": seconds, "ids": [int(one) for one in tokens]}
@@ -87,6 +91,7 @@ def run_cpp(exported: Path, args: argparse.Namespace) -> dict:
         "input_file": rows,
         "max_new_tokens": args.tokens,
         "num_threads": args.threads,
+        "engine": args.engine,
     }
     words = [str(args.program), "--benchmark"]
     words += [part for name, value in flags.items() for part in (f"--{name}", str(value))]
@@ -107,6 +112,9 @@ def main() -> None:
     parser.add_argument("--program", type=Path, default=ROOT / "cpp_infer" / "build" / "paddle_glm_infer")
     parser.add_argument("--num_layers", type=int, default=8)
     parser.add_argument("--hidden_size", type=int, default=512)
+    parser.add_argument("--engine", default="paddle", choices=FORMATS)
+    parser.add_argument("--quantization_bit", type=int, default=0, choices=(0, 4, 8))
+    parser.add_argument("--quantization_group_size", type=int)
     parser.add_argument("--tokens", type=int, default=100)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
@@ -123,7 +131,10 @@ def main() -> None:
         for name in ("ready", "step", "whole")
     }
     tokens = len(runs[0][0]["ids"])
-    print(f"{args.num_layers} layers of {args.hidden_size}, {tokens} tokens, {args.threads} threads")
+    print(
+        f"{args.num_layers} layers of {args.hidden_size}, {args.quantization_bit or 32} bits, engine "
+        f"{args.engine}, {tokens} tokens, {args.threads} threads"
+    )
     for side in ("Python", "C++"):
         step, ready, whole = (median[f"{side} {name}"] for name in ("step", "ready", "whole"))
         print(f"{side:<7} {step * 1e3:8.3f} ms per step   ready in {ready:.3f} s   whole run {whole:.3f} s")

@@ -70,7 +70,7 @@ std::string chosen_engine(const EngineOptions& options, const std::string& forma
     std::string first, readers;
     for (const Reader& one : kReaders) {
         if (one.format != format) continue;
-        readers += (readers.empty() ? "--engine " : " or ") + std::string(one.engine);
+        readers.append(readers.empty() ? "--engine " : " or ").append(one.engine);
         if (first.empty() && fs::is_regular_file(module_file(folder, one.engine))) first = one.engine;
     }
     for (const Reader& one : kReaders) {

@@ -15,7 +15,8 @@ inline void make_standard_streams() {
     static __gnu_cxx::stdio_sync_filebuf<char> buffer(stderr);
     for (std::ostream* stream : {&std::cout, &std::cerr, &std::clog}) {
         void* virtual_table = nullptr;
-        std::memcpy(&virtual_table, static_cast<const void*>(stream), sizeof virtual_table);
+        std::memcpy(static_cast<void*>(&virtual_table), static_cast<const void*>(stream),
+                    sizeof virtual_table);
         if (virtual_table == nullptr) new (stream) std::ostream(&buffer);
     }
 }

@@ -16,10 +16,15 @@ INSTALL = "bash tools/setup_cpp.sh (Debian and Ubuntu: apt-get install cmake g++
 INSTALL += "libsentencepiece-dev nlohmann-json3-dev)"
 
 
-def run(*command: object, stdin: str = "", cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
+def run(
+    *command: object, stdin: str = "", cwd: Path | None = None, **environment: object
+) -> "subprocess.CompletedProcess[str]":
     """A command with its output captured as text, line ends left as they are."""
     words = [str(word) for word in command]
-    result = subprocess.run(words, input=stdin.encode(), cwd=cwd, capture_output=True, timeout=600)
+    variables = {**os.environ, **{name: str(value) for name, value in environment.items()}}
+    result = subprocess.run(
+        words, input=stdin.encode(), cwd=cwd, env=variables, capture_output=True, timeout=600
+    )
     return subprocess.CompletedProcess(
         words, result.returncode, result.stdout.decode(), result.stderr.decode(errors="replace")
     )

@@ -1,11 +1,9 @@
 """Engines over ONNX graphs: OpenVINO, and FastDeploy's engine on a stand-in for its library."""
 
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -129,13 +127,12 @@ def test_engines_that_were_not_built(folder, tmp_path):
     kept = ("paddle_glm_infer", "libpaddle_glm.so", "libpaddle_glm_engine_paddle.so")
     for name in kept:
         shutil.copy(build() / name, tmp_path)
-    environment = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path)}
     asked = [tmp_path / kept[0], "--model_dir", folder, *ASK]
     for flags, message in (
         (("--engine", "fastdeploy"), "which has paddle: build FastDeploy 1.x (https://github.com/"),
         ((), "engine 'openvino' is not in"),
     ):
-        result = subprocess.run([*asked, *flags], env=environment, capture_output=True, text=True)
+        result = run(*asked, *flags, LD_LIBRARY_PATH=tmp_path)
         assert result.returncode == 2 and result.stderr.count("\n") == 1 and message in result.stderr
 
 
