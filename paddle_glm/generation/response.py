@@ -84,8 +84,10 @@ class ResponseStream:
     the beginning of a text that the template replaces, and punctuation that the next character may widen.
     """
 
-    def __init__(self, template: Template) -> None:
+    def __init__(self, template: Template, hide_calls: bool = False) -> None:
+        """hide_calls: messages that call a tool are not for the reader."""
         self.template = template
+        self.hide_calls = hide_calls
         self.raw = ""
         self.given = ""
 
@@ -97,15 +99,19 @@ class ResponseStream:
             token = dict(self.template.roles)[self.template.reply_role]
             if "\n" not in self.raw.rpartition(token)[2]:
                 messages.pop()
-        visible = visible_text(messages)
+        visible = self._visible(messages)
         return self._give(visible[: len(visible) - self._open(visible)])
 
     def finish(self) -> str:
         """The rest."""
-        return self._give(visible_text(self.messages()))
+        return self._give(self._visible(self.messages()))
 
     def messages(self) -> list[Message]:
         return parse_messages(self.template, self.raw)
+
+    def _visible(self, messages: list[Message]) -> str:
+        shown = [one for one in messages if not (self.hide_calls and one.get("metadata"))]
+        return visible_text(shown)
 
     def _give(self, visible: str) -> str:
         piece = visible[len(self.given) :]

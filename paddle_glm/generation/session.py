@@ -104,13 +104,15 @@ class Answer:
         end_ids: Sequence[int],
         prompt_tokens: int,
         stops: Sequence[str] = (),
+        hide_calls: bool = False,
     ) -> None:
+        """stops: texts that end the answer; hide_calls: calls of tools are in the reply, not in the text."""
         self.ended = False
         self.reply: Reply | None = None
         self._end_ids = end_ids
         self._prompt_tokens = prompt_tokens
         self._text = TextStream(tokenizer.decode)
-        self._response = ResponseStream(template)
+        self._response = ResponseStream(template, hide_calls)
         self._stops = StopTexts(stops)
 
     def push(self, token: int) -> str:

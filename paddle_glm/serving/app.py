@@ -37,6 +37,7 @@ class Answering:
         messages: Sequence[Message],
         params: GenerationParams,
         stops: Sequence[str] = (),
+        hide_calls: bool = False,
     ) -> "Answering":
         """Raises what `live.start` raises: all that is wrong with a request comes before the first byte."""
         loop = asyncio.get_running_loop()
@@ -45,7 +46,7 @@ class Answering:
         def emit(event: Event) -> None:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
-        job = await run_in_threadpool(start, scheduler, messages, params, emit, stops)
+        job = await run_in_threadpool(start, scheduler, messages, params, emit, stops, hide_calls)
         return cls(job, events)
 
     async def pieces(self) -> AsyncIterator[str | Reply]:
@@ -135,8 +136,9 @@ def create_app(
             return JSONResponse(error_body(text, "invalid_request_error", "model_not_found", "model"), 404)
         body.check()
         params = body.to_params(defaults)
-        answering = await Answering.begin(scheduler, body.to_messages(), params, body.stops())
-        completion = Completion(model_name)
+        messages = body.to_messages(scheduler.engine.tokenizer.template)
+        answering = await Answering.begin(scheduler, messages, params, body.stops(), body.may_call)
+        completion = Completion(model_name, may_call=body.may_call)
         if body.stream:
             with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
             return LiveResponse(answering, _events(answering, completion, with_usage))
@@ -162,7 +164,8 @@ async def _events(answering: Answering, completion: Completion, with_usage: bool
     try:
         async for event in answering.pieces():
             if isinstance(event, Reply):
-                yield _event(completion.last(event))
+                for chunk in completion.last(event):
+                    yield _event(chunk)
                 if with_usage:
                     yield _event(completion.usage(event))
                 yield "data: [DONE]\n\n"

@@ -41,16 +41,17 @@ def start(
     params: GenerationParams,
     emit: Callable[[Event], None],
     stops: Sequence[str] = (),
+    hide_calls: bool = False,
 ) -> Job:
     """Begin an answer to `messages`; its events go to `emit`.
 
-    stops: texts that end it. Raises what rendering and `Scheduler.submit` raise.
+    stops, hide_calls: as for `Answer`. Raises what rendering and `Scheduler.submit` raise.
     """
     tokenizer = scheduler.engine.tokenizer
     template = tokenizer.template
     prompt = render(template, tokenizer, messages).input_ids
     params = with_special_ids(params, tokenizer, template)
-    answer = Answer(tokenizer, template, params.eos_token_ids, len(prompt), stops)
+    answer = Answer(tokenizer, template, params.eos_token_ids, len(prompt), stops, hide_calls)
     return scheduler.submit(prompt, params, LiveAnswer(answer, emit))
 
 

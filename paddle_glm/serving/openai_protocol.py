@@ -3,17 +3,18 @@
 import difflib
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from paddle_glm.chat import Message
+from paddle_glm.chat import Message, Template
 from paddle_glm.errors import InputError
 from paddle_glm.generation import GenerationParams, Reply
 from paddle_glm.generation.response import visible_text
 from paddle_glm.serving.sampling import sampling_values
+from paddle_glm.serving.tool_calls import RESULT_ROLE, Tool, ToolCall, called, declare
 
 MOST_STOPS = 16
 
@@ -25,7 +26,6 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "logit_bias": ({},),
     "logprobs": (False,),
     "top_logprobs": (0,),
-    "tools": ([],),
     "tool_choice": ("none", "auto"),
     "response_format": ({"type": "text"},),
     "modalities": (["text"],),
@@ -42,18 +42,25 @@ class TextPart(BaseModel):
 
 
 class ChatMessage(BaseModel):
-    """A message of the conversation; `name` is accepted and has no meaning here."""
+    """A message of the conversation; `name` and `tool_call_id` are accepted and have no meaning here."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
     role: str
-    content: str | list[TextPart]
+    content: str | list[TextPart] | None = None
     name: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
 
-    def to_message(self) -> Message:
+    def to_messages(self) -> list[Message]:
+        """One message, or a remark and the calls of tools behind it."""
         parts = self.content
-        text = parts if isinstance(parts, str) else "".join(part.text for part in parts)
-        return {"role": "system" if self.role == "developer" else self.role, "content": text}
+        if parts is None and not self.tool_calls:
+            raise InputError(f"a message of the role {self.role!r} has no content: expected text")
+        text = parts if isinstance(parts, str) else "".join(part.text for part in parts or ())
+        role = {"developer": "system", "tool": RESULT_ROLE}.get(self.role, self.role)
+        calls = [call.to_message() for call in self.tool_calls or ()]
+        return calls if calls and not text else [{"role": role, "content": text}, *calls]
 
 
 class StreamOptions(BaseModel):
@@ -86,7 +93,7 @@ class ChatRequest(BaseModel):
     logit_bias: dict[str, float] | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
-    tools: list[Any] | None = None
+    tools: list[Tool] | None = None
     tool_choice: Any = None
     response_format: dict[str, Any] | None = None
     modalities: list[str] | None = None
@@ -114,8 +121,15 @@ class ChatRequest(BaseModel):
         if None not in both and both[0] != both[1]:
             raise InputError(f"max_tokens {both[0]} and max_completion_tokens {both[1]}: give one of them")
 
-    def to_messages(self) -> list[Message]:
-        return [message.to_message() for message in self.messages]
+    @property
+    def may_call(self) -> bool:
+        """Whether the answer may be the call of a tool."""
+        return bool(self.tools) and self.tool_choice != "none"
+
+    def to_messages(self, template: Template) -> list[Message]:
+        """The conversation, with the tools that may be called. Raises `InputError`."""
+        messages = [one for message in self.messages for one in message.to_messages()]
+        return declare(messages, self.tools, template) if self.tools and self.may_call else messages
 
     def stops(self) -> tuple[str, ...]:
         if self.stop is None:
@@ -147,10 +161,15 @@ class Completion:
     model: str
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
+    may_call: bool = False
 
     def whole(self, reply: Reply) -> dict[str, Any]:
-        message = {"role": "assistant", "content": visible_text(reply.messages)}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reply.finish_reason}
+        message: dict[str, Any] = {"role": "assistant", "content": visible_text(reply.messages)}
+        reason = reply.finish_reason
+        if self.may_call and (calls := called(reply.messages)):
+            message = {**message, "content": visible_text(reply.messages[:-1]) or None, "tool_calls": calls}
+            reason = "tool_calls"
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
         return {**self._head("chat.completion"), "choices": [choice], "usage": usage(reply)}
 
     def first(self) -> dict[str, Any]:
@@ -159,8 +178,16 @@ class Completion:
     def piece(self, text: str) -> dict[str, Any]:
         return self._chunk({"content": text})
 
-    def last(self, reply: Reply) -> dict[str, Any]:
-        return self._chunk({}, reply.finish_reason)
+    def last(self, reply: Reply) -> Iterator[dict[str, Any]]:
+        """What follows the text: the call of a tool, if there is one, and why the answer ended."""
+        reason = reply.finish_reason
+        if self.may_call and reply.messages[-1].get("metadata"):
+            if calls := called(reply.messages):
+                yield self._chunk({"tool_calls": [{"index": 0, **calls[0]}]})
+                reason = "tool_calls"
+            else:  # held back for what looked like a call
+                yield self.piece(visible_text(reply.messages[-1:]))
+        yield self._chunk({}, reason)
 
     def usage(self, reply: Reply) -> dict[str, Any]:
         """The chunk that `stream_options: {"include_usage": true}` asks for."""

@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -76,12 +77,14 @@ def slow_engine(tokenizer: ChatGLM2Tokenizer) -> Callable[[], Engine]:
 
 
 @pytest.fixture
-def serve_slowly(slow_engine: Callable[[], Engine]) -> Iterator[Callable[..., tuple[str, Scheduler]]]:
-    """Starts a server over the slow model: (address, scheduler); keywords are `create_app`'s."""
+def serve() -> Iterator[Callable[..., tuple[str, Scheduler]]]:
+    """Starts a server over an engine: (address, scheduler); keywords are `create_app`'s."""
     servers = []
 
-    def start(max_batch_size: int = 2, max_waiting: int = 2, **options) -> tuple[str, Scheduler]:
-        scheduler = Scheduler(slow_engine, max_batch_size, max_waiting)
+    def start(
+        open_engine: Callable[[], Engine], max_batch_size: int = 2, max_waiting: int = 2, **options
+    ) -> tuple[str, Scheduler]:
+        scheduler = Scheduler(open_engine, max_batch_size, max_waiting)
         config = uvicorn.Config(
             create_app(scheduler, "slow", **options), log_level="warning", timeout_graceful_shutdown=1
         )
@@ -99,3 +102,9 @@ def serve_slowly(slow_engine: Callable[[], Engine]) -> Iterator[Callable[..., tu
         thread.join(timeout=20)
         bound.close()
         assert not thread.is_alive()
+
+
+@pytest.fixture
+def serve_slowly(serve, slow_engine: Callable[[], Engine]) -> Callable[..., tuple[str, Scheduler]]:
+    """`serve` over the slow model."""
+    return partial(serve, slow_engine)

@@ -1,0 +1,85 @@
+"""Tools in OpenAI's protocol, for a model that calls them (ChatGLM3): declarations, calls and results."""
+
+import json
+import uuid
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from paddle_glm.chat import Message, RoleTemplate, Template
+from paddle_glm.errors import InputError
+from paddle_glm.generation.response import tool_call
+
+# What the model was trained with in front of the declarations (THUDM's openai_api.py of ChatGLM3).
+DECLARATION = "Answer the following questions as best as you can. You have access to the following tools:"
+RESULT_ROLE = "observation"
+
+
+class FunctionDeclaration(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class Tool(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    type: Literal["function"]
+    function: FunctionDeclaration
+
+
+class CalledFunction(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    name: str
+    arguments: str
+
+
+class ToolCall(BaseModel):
+    """A call that an earlier answer held, as the client gives it back."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    id: str | None = None
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+    def to_message(self) -> Message:
+        """The call as the model wrote it. Raises `InputError` for arguments that are no JSON object."""
+        try:
+            values = json.loads(self.function.arguments)
+        except ValueError:
+            values = None
+        if not isinstance(values, dict):
+            raise InputError(f"arguments is {self.function.arguments!r}: expected the text of a JSON object")
+        written = ", ".join(f"{name}={value!r}" for name, value in values.items())
+        content = f"```python\ntool_call({written})\n```"
+        return {"role": "assistant", "metadata": self.function.name, "content": content}
+
+
+def declare(messages: list[Message], tools: Sequence[Tool], template: Template) -> list[Message]:
+    """The conversation with the tools in its system message.
+
+    Raises `InputError` for a template without tools.
+    """
+    if not isinstance(template, RoleTemplate) or RESULT_ROLE not in dict(template.roles):
+        raise InputError(f"tools: {template.name} was not trained to call any (ChatGLM3 was)")
+    declared = [tool.function.model_dump(exclude_none=True) for tool in tools]
+    content = DECLARATION
+    if messages[0]["role"] == "system":
+        content, messages = f"{messages[0]['content']}\n{content}", messages[1:]
+    return [{"role": "system", "content": content, "tools": declared}, *messages]
+
+
+def called(messages: Sequence[Message]) -> list[dict[str, Any]] | None:
+    """The calls in an answer, in the protocol's form; None where it ends without one that can be read."""
+    if not messages[-1].get("metadata"):
+        return None
+    call = tool_call(messages[-1])
+    if "parameters" not in call:
+        return None
+    function = {"name": call["name"], "arguments": json.dumps(call["parameters"], ensure_ascii=False)}
+    return [{"id": f"call_{uuid.uuid4().hex}", "type": "function", "function": function}]
