@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
 from paddle_glm.backends import READERS, Backend, EngineOptions, open_backend
@@ -17,6 +18,8 @@ from paddle_glm.generation import GenerationParams, complete
 from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.base import CausalLM
 from paddle_glm.models.dygraph import DygraphBackend
+from paddle_glm.peft.lora import attach_lora
+from paddle_glm.peft.lora_config import LoraConfig
 from paddle_glm.peft.prefix import attach_prefix
 from paddle_glm.tiny.checkpoint import write_checkpoint
 from paddle_glm.tiny.grammar import Row
@@ -26,17 +29,29 @@ from tests.backends import fastdeploy_standin
 QUESTIONS = ("类型#裤*版型#宽松", "你好", "类型#上衣*颜色#白色*风格#简约*图案#条纹")
 INT8 = {"quantization_bit": 8}
 INT4 = {"quantization_bit": 4, "quantization_group_size": 16, "quantization_embeddings": True}
-# Name -> family, length of the prefix, how the model is read.
-CASES: dict[str, tuple[str, int, dict[str, Any]]] = {
-    "chatglm": ("chatglm", 0, {}),
-    "chatglm2": ("chatglm2", 0, {}),
-    "chatglm3": ("chatglm3", 0, {}),
-    "chatglm-prefix": ("chatglm", 4, {}),
-    "chatglm2-prefix": ("chatglm2", 4, {}),
-    "chatglm2-float16": ("chatglm2", 0, {"dtype": "float16"}),
-    "chatglm-int8": ("chatglm", 0, INT8),
-    "chatglm2-int4": ("chatglm2", 0, INT4),
+# Name -> family, what is put beside the model, how the model is read.
+CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "chatglm": ("chatglm", "", {}),
+    "chatglm2": ("chatglm2", "", {}),
+    "chatglm3": ("chatglm3", "", {}),
+    "chatglm-prefix": ("chatglm", "prefix", {}),
+    "chatglm2-prefix": ("chatglm2", "prefix", {}),
+    "chatglm2-float16": ("chatglm2", "", {"dtype": "float16"}),
+    "chatglm-int8": ("chatglm", "", INT8),
+    "chatglm2-int4-lora": ("chatglm2", "lora", INT4),
 }
+
+
+def put_beside(model: CausalLM, what: str) -> None:
+    """A prefix of 4, or adapters that change what the model computes."""
+    if what == "prefix":
+        attach_prefix(model, 4, projection=False)
+    if what == "lora":
+        attach_lora(model, LoraConfig(rank=4, alpha=8.0))
+        random = np.random.default_rng(0)
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.set_value(0.1 * random.standard_normal(parameter.shape, np.float32))
 
 
 @dataclass(frozen=True)
@@ -80,10 +95,9 @@ def make_case(
 
     @cache
     def make(name: str) -> Case:
-        family, length, how = CASES[name]
+        family, beside, how = CASES[name]
         model = AutoModel.from_pretrained(checkpoints[family], **how)
-        if length:
-            attach_prefix(model, length, projection=False)
+        put_beside(model, beside)
         tokenizer = AutoTokenizer.from_pretrained(checkpoints[family])
         folder = tmp_path_factory.mktemp("exported") / name
         for kind in ("onnx", "paddle"):
