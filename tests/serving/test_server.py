@@ -224,7 +224,7 @@ def test_a_full_queue_refuses_and_health_stays_fast(serve_slowly):
 
     def ask():
         with pytest.raises(httpx.ReadTimeout):
-            httpx.post(address + PATH, json=long, timeout=2)
+            httpx.post(address + PATH, json=long, timeout=3)
 
     threads = [threading.Thread(target=ask) for _ in range(2)]
     threads[0].start()
@@ -236,7 +236,7 @@ def test_a_full_queue_refuses_and_health_stays_fast(serve_slowly):
     assert "try again later" in refused.json()["error"]["message"]
     started = time.perf_counter()
     assert httpx.get(address + "/health").json() == {"status": "ok", "running": 1, "waiting": 1}
-    assert time.perf_counter() - started < 0.5
+    assert time.perf_counter() - started < 1
     for thread in threads:
         thread.join()
     # Both have left: the one that waited gives its place up without being generated.
