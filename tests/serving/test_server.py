@@ -295,13 +295,16 @@ def test_shutting_down_lets_answers_end(tiny_checkpoint):
     process, address = start_server(tiny_checkpoint, "--api_key", "sesame")
     request = asking("你好", temperature=0, max_tokens=200, stream=True)
     headers = {"Authorization": "Bearer sesame"}
-    with httpx.stream("POST", address + PATH, json=request, headers=headers) as response:
-        chunks = response.iter_text()
-        text = next(chunks)
-        process.send_signal(signal.SIGTERM)
-        text += "".join(chunks)
-    assert text.endswith("data: [DONE]\n\n")
-    output, _ = process.communicate(timeout=30)
+    try:
+        with httpx.stream("POST", address + PATH, json=request, headers=headers) as response:
+            chunks = response.iter_text()
+            text = next(chunks)
+            process.send_signal(signal.SIGTERM)
+            text += "".join(chunks)
+        assert text.endswith("data: [DONE]\n\n")
+        output, _ = process.communicate(timeout=30)
+    finally:
+        process.kill()
     assert process.returncode == -signal.SIGTERM
     assert "Application shutdown complete" in output
     assert "sesame" not in output
