@@ -9,7 +9,7 @@ from paddle_glm.commands._generating import add_loading_arguments, loading_optio
 from paddle_glm.config import DTYPES, ModelConfig
 from paddle_glm.families import family_names, family_of
 
-HELP = "write a model as a static graph with its tokenizer, for Paddle Inference and C++"
+HELP = "write a model as a static graph with its tokenizer, for infer, servers, C++ and ONNX engines"
 PREFIX = "chatglm"
 
 
@@ -27,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format",
         default="paddle",
         choices=list(GRAPH_FILES),
-        help="paddle: for Paddle Inference and C++; onnx: one file below 2 GiB for ONNX Runtime, OpenVINO "
-        "and FastDeploy",
+        help="paddle: for Paddle Inference; onnx: one file below 2 GiB for ONNX Runtime, OpenVINO and "
+        "FastDeploy; C++ reads both",
     )
     parser.add_argument("--dtype", default="float32", choices=DTYPES, help="of the stored weights")
     parser.add_argument(
