@@ -6,6 +6,7 @@ import numpy as np
 import paddle
 from paddle import inference
 
+from paddle_glm.allocator import keep_freed_memory
 from paddle_glm.backends.base import EngineOptions
 from paddle_glm.backends.device import set_device
 from paddle_glm.backends.exported import ExportedBackend
@@ -27,6 +28,7 @@ class PaddleInferenceBackend(ExportedBackend, TensorCacheBackend):
         if self.config.quantization_bit:
             # It would make float weights of small integers, from loading on: four to eight times the memory.
             config.delete_pass("constant_folding_pass")
+            keep_freed_memory()  # three times faster, for the floats that each step makes instead
         self._predictor = inference.create_predictor(config)
         self._past: list[paddle.Tensor] = []
         self._first = [
