@@ -9,7 +9,7 @@ from paddle_glm.commands._generating import add_loading_arguments, loading_optio
 from paddle_glm.config import DTYPES, ModelConfig
 from paddle_glm.families import family_names, family_of
 
-HELP = "write a model as a static graph with its tokenizer, for infer, servers, C++ and ONNX engines"
+HELP = "write a model as a static graph, Paddle's or ONNX, with its tokenizer"
 PREFIX = "chatglm"
 
 
