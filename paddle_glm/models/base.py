@@ -157,8 +157,9 @@ class CausalLM(Answering, nn.Layer):
     def _recomputed(
         self, block: nn.Layer, x: Tensor, positions: Any, mask: Tensor, past: tuple[Tensor, ...]
     ) -> Tensor:
-        if x.stop_gradient and paddle.is_grad_enabled():
-            # Behind a frozen embedding; a block whose inputs need no gradient would give its weights none.
+        behind_frozen = x.stop_gradient and all(tensor.stop_gradient for tensor in past)
+        if behind_frozen and paddle.is_grad_enabled():
+            # Behind a frozen embedding: a block whose inputs need no gradient would give its weights none.
             x = x.detach()
             x.stop_gradient = False
         return recompute(_hidden_only, block, x, positions, mask, *past)

@@ -10,6 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import paddle
 import paddle.distributed as dist
 from paddle.optimizer import AdamW
 
@@ -19,6 +20,7 @@ from paddle_glm.training import gradients, sharded
 from paddle_glm.training.sharded import OwnedGradients
 from paddle_glm.training.trainer import FinetuneTrainer
 
+ZEROS = paddle.nn.initializer.Constant(0.0)
 held: dict[str, int] = {}
 
 
@@ -60,6 +62,28 @@ def watch() -> None:
     FinetuneTrainer.create_optimizer, AdamW.step, OwnedGradients._collect = creating, stepping, collecting
 
 
+def half_precision() -> bool:
+    """Whether bfloat16 parameters and gradients arrive: sums go through float32 on gloo."""
+    group = init_parallel(1).data
+    made = [paddle.create_parameter([5], "bfloat16", default_initializer=ZEROS) for _ in range(3)]
+    shares = sharded.Shares(made, group)
+    early = OwnedGradients(shares)
+    right = True
+    # One batch: sums of several are bfloat16's own, for which there is no kernel here.
+    sum((p.astype("float32") * (2.0 + 4 * group.rank)).sum() for p in made).backward()
+    early.finish_backward(last=True)
+    for p in made:
+        owned = shares.owner[p.name] == group.rank
+        expected = 2.0 + 4.0 * (group.degree - 1) / 2  # the mean over processes
+        grad = p.grad
+        right &= (grad is not None and bool((grad.astype("float32") == expected).all())) == owned
+        p.set_value(paddle.full([5], 1.5 + group.rank, "float32").astype("bfloat16"))
+    shares.send()
+    for p in made:
+        right &= bool((p.astype("float32") == 1.5 + shares.owner[p.name]).all())
+    return right
+
+
 def main() -> None:
     folder, runs, flags = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3:]
     init_parallel()
@@ -74,6 +98,7 @@ def main() -> None:
         dist.barrier()
         train([*flags, *own.split(), "--output_dir", str(folder / name)])
         found[name] = dict(held)
+    found["half"] = half_precision()
     print("RESULT", json.dumps({"rank": dist.get_rank(), **found}), flush=True)
     dist.barrier()
 

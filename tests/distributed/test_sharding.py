@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from paddle_glm.config import ModelConfig
+from paddle_glm.training.memory import Plan, estimate
 from tests.distributed.launch import launch
 from tests.distributed.test_tensor_parallel import results
 from tests.training.runs import contents, largest_difference, losses, read_log, write_rows
@@ -12,7 +14,8 @@ from tests.training.runs import contents, largest_difference, losses, read_log, 
 WORKER = Path(__file__).with_name("check_sharding.py")
 SHORT = """
     --do_train --max_steps 4 --save_steps 2 --logging_steps 1 --src_length 24 --tgt_length 12
-    --per_device_train_batch_size 2 --learning_rate 1e-3 --max_grad_norm 0.5 --disable_tqdm True --report_to none
+    --per_device_train_batch_size 2 --learning_rate 1e-3 --max_grad_norm 0.5 --disable_tqdm True
+    --report_to none
 """
 TWICE = "--gradient_accumulation_steps 2"
 
@@ -69,6 +72,9 @@ def test_two_data_parallel_processes(tiny_checkpoint, tiny_rows, tmp_path):
     }
     found = run(runs, 1, 2, tmp_path, tiny_checkpoint, tiny_rows)
     assert_shared_out(found, ("plain", "stage1", "stage2"))
+    plan = Plan(ModelConfig.from_pretrained(tiny_checkpoint), data_degree=2, stage=2)
+    most = max(rank["stage2"]["state"] for rank in found)
+    assert estimate(plan).optimizer == pytest.approx(most, rel=0.01)  # and two numbers for each parameter
     for stage in ("stage1", "stage2"):
         assert_same_bits(tmp_path / "plain", tmp_path / stage)
     assert_same_bits(tmp_path / "twice", tmp_path / "twice1")
@@ -106,6 +112,7 @@ def test_more_processes_than_parameters(tiny_checkpoint, tiny_rows, tmp_path):
     }
     found = run(runs, 1, 2, tmp_path, tiny_checkpoint, tiny_rows)
     assert [rank["stage2"]["state"] > 0 for rank in found] == [True, False]
+    assert all(rank["half"] for rank in found)
     for stage in ("stage1", "stage2"):
         name = "prefix_model.safetensors"
         assert (tmp_path / "plain" / name).read_bytes() == (tmp_path / stage / name).read_bytes()
