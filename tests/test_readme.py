@@ -49,7 +49,8 @@ def known_flags(name: str) -> set[str]:
     if hasattr(command, "run_argv"):
         from paddle_glm.training.arguments import _known_names
 
-        return {f"--{flag}" for flag in (*_known_names(), *getattr(command, "_NO_EFFECT", ()))}
+        own = command._parser()._option_string_actions if hasattr(command, "_parser") else ()
+        return {*own, *(f"--{flag}" for flag in (*_known_names(), *getattr(command, "_NO_EFFECT", ())))}
     parser: argparse.ArgumentParser = Parser()
     command.add_arguments(parser)
     return set(parser._option_string_actions)

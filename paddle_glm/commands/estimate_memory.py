@@ -31,12 +31,6 @@ def run_argv(argv: Sequence[str]) -> int:
     needed = ["--output_dir", "-"] + (["--model_name_or_path", args.model] if args.model else [])
     wanted, values = read_values([*recipe, *needed, *flags])
     config = find_config(wanted.model_name_or_path)
-    if args.quantization_bit:
-        from paddle_glm.families import family_of
-
-        config = family_of(config).quantized_config(
-            config, args.quantization_bit, args.quantization_group_size
-        )
     plan = plan_of(wanted, values, config, args.processes)
     memory = estimate(plan)
     if args.json:
@@ -61,10 +55,6 @@ def _parser() -> _Parser:
         "--processes",
         type=int,
         help="how many run; default: tensor_parallel_degree x sharding_parallel_degree",
-    )
-    parser.add_argument("--quantization_bit", type=int, choices=(4, 8), help="quantise frozen weights")
-    parser.add_argument(
-        "--quantization_group_size", type=int, help="inputs that share a scale; 0: one scale per output"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object, in bytes")
     return parser

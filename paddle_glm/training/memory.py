@@ -113,6 +113,9 @@ def plan_of(wanted: ModelArguments, values: Namespace, config: ModelConfig, proc
     length = wanted.prefix_length
     if length is not None:
         config = replace(config, pre_seq_len=length, prefix_projection=wanted.prefix_projection)
+    if wanted.quantization_bit:
+        bits, group_size = wanted.quantization_bit, wanted.quantization_group_size
+        config = family_of(config).quantized_config(config, bits, group_size)
     lora = None
     if wanted.lora:
         targets = tuple(wanted.lora_target_modules or DEFAULT_TARGETS)

@@ -161,7 +161,7 @@ def test_the_command_reads_recipes(capsys):
         (["--model", "chatglm2-6b", "--lora_rnak", "8"], "did you mean 'lora_rank'"),
         (["--model", "chatglm2-6b", "--processes", "6", "--tensor_parallel_degree", "4"], "but 6 run"),
         (["--model", "chatglm2-6b", "--quantization_bit", "4"], "quantised weights are not trained"),
-        (["--model", "chatglm2-6b", "--quantization_bit", "5"], "invalid choice"),
+        (["--model", "chatglm2-6b", "--quantization_bit", "5"], "expected 4 or 8"),
         (
             ["--model", "chatglm2-6b", "--lora", "True", "--lora_target_modules", "wq"],
             "linear layers are dense",
@@ -176,3 +176,20 @@ def test_the_command_reads_recipes(capsys):
 def test_what_cannot_be_estimated_is_an_error(words, message, capsys):
     assert main(["estimate-memory", *words]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_page_shows_what_the_command_says(capsys):
+    page = (ROOT / "docs" / "finetuning.md").read_text(encoding="utf-8")
+    lines = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| `chatglm")]
+    assert len(lines) == 12
+    for recipe, processes, trained, *sizes in lines:
+        file, _, flags = recipe.replace("`", "").partition(", ")
+        words = ["--json", "--recipe", str(ROOT / "configs" / file), *flags.split()]
+        found = json.loads(estimated(capsys, *words))
+        assert f"{found['trainable']:,}" == trained, recipe
+        parts = [found[name] for name in ("weights", "gradients", "optimizer", "activations", "total")]
+        assert [float(size) for size in sizes] == pytest.approx([part / GIB for part in parts], abs=0.006)
+        assert (
+            f"tensor_parallel_degree: {processes}" in (ROOT / "configs" / file).read_text()
+            or processes == "1"
+        )
