@@ -59,7 +59,8 @@ def _feedback(hessian: np.ndarray) -> np.ndarray:
     hessian[diagonal] += _DAMPING * hessian[diagonal].mean() or 1.0
     # Cholesky's factor is lower triangular; that of H read backwards, itself read backwards, is upper.
     factor = np.linalg.cholesky(hessian[::-1, ::-1])[::-1, ::-1]
-    feedback = (factor / factor[diagonal]).astype(np.float32)
+    feedback = factor.astype(np.float32)
+    feedback /= feedback[diagonal]
     feedback[diagonal] = 0
     return feedback
 
