@@ -1,5 +1,7 @@
 // Paddle Inference. `Predictor::Run` over tensors: the handles would copy the cache twice in each step.
 
+#include <malloc.h>
+
 #include <algorithm>
 #include <cstring>
 #include <memory>
@@ -58,6 +60,14 @@ paddle::Tensor first_tensor(const CacheSpec& cache, int64_t batch, int64_t lengt
     return tensor;
 }
 
+// Each step makes float blocks of quantised weights; by default the allocator gives memory of that size back
+// to the system and takes it anew, which costs more than the step. As paddle_glm/allocator.py.
+void keep_freed_memory() {
+    constexpr int kKept = 512 << 20;
+    mallopt(M_MMAP_MAX, 0);
+    mallopt(M_TRIM_THRESHOLD, kKept);
+}
+
 paddle_infer::Config configuration(const EngineConfig& config) {
     paddle_infer::Config result(config.graph_file, config.weights_file);
     result.DisableGpu();
@@ -66,7 +76,10 @@ paddle_infer::Config configuration(const EngineConfig& config) {
     result.SetCpuMathLibraryNumThreads(config.threads);
     result.DisableGlogInfo();
     // It would make float weights of small integers from loading on: four to eight times the memory.
-    if (config.quantised) result.DeletePass("constant_folding_pass");
+    if (config.quantised) {
+        result.DeletePass("constant_folding_pass");
+        keep_freed_memory();
+    }
     return result;
 }
 
