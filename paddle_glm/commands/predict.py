@@ -50,6 +50,10 @@ def run(args: argparse.Namespace) -> None:
             "--merge_tensor_parallel_path writes the model alone, without prefix or adapters: leave it out "
             "(paddle-glm merge-lora folds adapters in)"
         )
+    if args.merge_tensor_parallel_path and args.quantization_bit:
+        raise InputError(
+            "--merge_tensor_parallel_path writes the folder's own weights: run `paddle-glm quantize` first"
+        )
     params = generating.generation_params(args)
     if args.data_file:
         examples = load_rows(args.data_file, generating.columns_of(args), answers=False)

@@ -108,3 +108,10 @@ def test_shards_in_two_processes_answer_alike_and_merge(tiny_checkpoint, rows_fi
     before, after = open_checkpoint(tiny_checkpoint), open_checkpoint(merged)
     assert after.tensor_parallel_degree == 1 and set(after.names()) == set(before.names())
     assert all((before.read(name) == after.read(name)).all() for name in before.names())
+
+
+def test_what_is_merged_is_not_quantised_beside_it(tiny_checkpoint, tmp_path, capfd):
+    words = ["--model_name_or_path", str(tiny_checkpoint), "--quantization_bit", "4"]
+    assert main(["predict", *words, "--merge_tensor_parallel_path", str(tmp_path / "merged")]) == 2
+    assert "run `paddle-glm quantize` first" in capfd.readouterr().err
+    assert not (tmp_path / "merged").exists()

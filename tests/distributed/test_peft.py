@@ -17,6 +17,7 @@ WORKER = Path(__file__).with_name("check_peft.py")
 METHODS = {
     "prefix": "--pre_seq_len 6 --learning_rate 1e-3",
     "lora": "--lora True --lora_rank 4 --learning_rate 1e-3",
+    "lora-int4": "--lora True --lora_rank 4 --learning_rate 1e-3 --quantization_bit 4",
 }
 SHORT = """
     --do_train --do_eval --max_steps 3 --eval_steps 3 --src_length 24 --tgt_length 12 --logging_steps 1

@@ -13,6 +13,7 @@ from paddle_glm.errors import InputError
 from paddle_glm.families import family_of
 from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.dygraph import DygraphBackend
+from paddle_glm.parallel import TPGroup
 from paddle_glm.parallel.layers import Weighted
 from paddle_glm.quantization import dequantize
 from tests.quantized import dequantized
@@ -200,3 +201,9 @@ def test_integers_that_config_json_does_not_speak_of(folder, tmp_path):
     config.save_pretrained(tmp_path / "zeros")
     with pytest.raises(InputError, match=r"weight float16, while config.json says quantization_bit = 8"):
         AutoModel.from_pretrained(tmp_path / "zeros")
+
+
+def test_a_slice_is_not_quantised(folder):
+    model = AutoModel.from_pretrained(folder, group=TPGroup(0, 2))
+    with pytest.raises(InputError, match="give from_pretrained quantization_bit instead"):
+        model.quantize(4)
