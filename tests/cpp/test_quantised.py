@@ -57,9 +57,9 @@ def peak_megabytes(folder: Path) -> float:
 
 
 def test_weights_stay_small_in_memory(tiny_rows, tmp_path):
-    """25 million weights: 100 MB as floats, 25 and 13 as integers, and the floats of one layer in turn."""
+    """61 million weights: 245 MB as floats, 61 and 31 as integers, and the floats of one layer in turn."""
     texts = [text for row in tiny_rows for text in row.values()]
-    sizes = {"vocab_size": 512, "num_layers": 2, "hidden_size": 1024, "ffn_hidden_size": 3072, "seed": 1}
+    sizes = {"vocab_size": 512, "num_layers": 5, "hidden_size": 1024, "ffn_hidden_size": 3072, "seed": 1}
     write_checkpoint(tmp_path / "model", texts, family="chatglm2", **sizes)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
     peaks = {}
@@ -68,4 +68,4 @@ def test_weights_stay_small_in_memory(tiny_rows, tmp_path):
         export_model(model, tokenizer, tmp_path / f"int{bits}")
         peaks[bits] = peak_megabytes(tmp_path / f"int{bits}")
     # Folded to floats when the graph is loaded, they would need more than the float model.
-    assert peaks[0] - peaks[8] > 30 and peaks[0] - peaks[4] > 20, peaks
+    assert max(peaks[8], peaks[4]) < peaks[0] - 60, peaks
