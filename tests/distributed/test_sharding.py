@@ -94,10 +94,11 @@ def test_beside_tensor_parallelism(tiny_checkpoint, tiny_rows, tmp_path):
         "stage1": "--sharding stage1",
         "stage2": "--sharding stage2",
         "resumed from stage2": "--sharding stage2",
+        "recomputed": "--sharding stage2 --recompute True",
     }
     found = run(runs, 2, 4, tmp_path, tiny_checkpoint, tiny_rows)
     assert_shared_out(found, ("plain", "stage1", "stage2"), processes_per_model=2)
-    for stage in ("stage1", "stage2"):
+    for stage in ("stage1", "stage2", "recomputed"):
         assert_same_bits(tmp_path / "plain", tmp_path / stage)
     assert contents(tmp_path / "resumed" / "checkpoint-4") == contents(tmp_path / "stage2" / "checkpoint-4")
     assert len(list((tmp_path / "stage2" / "checkpoint-4").glob("optimizer*"))) == 4
