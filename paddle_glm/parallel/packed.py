@@ -60,8 +60,8 @@ def _times(x: Tensor, values: Tensor, scale: Tensor, bits: int) -> Tensor:
     found = []
     for rows, scales in _blocks(values, scale):
         parts = _weights(rows, scales, bits, x.dtype)
-        y = sum(paddle.matmul(side, part, transpose_y=True) for side, part in zip(sides, parts, strict=True))
-        found.append(y)
+        products = [paddle.matmul(one, part, transpose_y=True) for one, part in zip(sides, parts, strict=True)]
+        found.append(products[0] if len(products) == 1 else products[0] + products[1])
     y = found[0] if len(found) == 1 else paddle.concat(found, axis=-1)
     return y * scale.astype(y.dtype) if scale.ndim == 1 else y
 
