@@ -13,9 +13,9 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 
 # Bytes of integers that become floats at once. Larger floats than these leave a CPU's cache, and then the
-# system gives and takes their memory anew each time: up to 20 times slower. A graph holds every block, and the
-# time to open one grows faster than their number (a second for 100, minutes for 500), so that there they are
-# few; a GPU wants few large steps.
+# system gives and takes their memory anew each time: up to 20 times slower. A graph holds every block, and
+# the time to open one grows faster than their number (a second for 100, minutes for 500), so that there
+# they are few; a GPU wants few large steps.
 _AT_ONCE = 1 << 19
 _AT_ONCE_IN_GRAPHS = 1 << 24
 _AT_ONCE_ON_GPU = 1 << 26
@@ -59,8 +59,8 @@ def _times(x: Tensor, values: Tensor, scale: Tensor, bits: int) -> Tensor:
     sides = _parted(x) if bits == 4 else (x,)
     found = []
     for rows, scales in _blocks(values, scale):
-        parts = _weights(rows, scales, bits, x.dtype)
-        products = [paddle.matmul(one, part, transpose_y=True) for one, part in zip(sides, parts, strict=True)]
+        pairs = zip(sides, _weights(rows, scales, bits, x.dtype), strict=True)
+        products = [paddle.matmul(side, weight, transpose_y=True) for side, weight in pairs]
         found.append(products[0] if len(products) == 1 else products[0] + products[1])
     y = found[0] if len(found) == 1 else paddle.concat(found, axis=-1)
     return y * scale.astype(y.dtype) if scale.ndim == 1 else y
