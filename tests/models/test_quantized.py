@@ -1,6 +1,7 @@
 """Quantised models compute what float models of the same dequantised weights do, however they came to be."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -207,3 +208,15 @@ def test_a_slice_is_not_quantised(folder):
     model = AutoModel.from_pretrained(folder, group=TPGroup(0, 2))
     with pytest.raises(InputError, match="give from_pretrained quantization_bit instead"):
         model.quantize(4)
+
+
+def test_a_prefix_in_the_folder_stays_float(folder, tmp_path):
+    config = replace(AutoModel.from_pretrained(folder).config, pre_seq_len=3, prefix_projection=True)
+    AutoModel.from_config(config, seed=3).save_pretrained(tmp_path / "float")
+    model = AutoModel.from_pretrained(tmp_path / "float", dtype="float16", quantization_bit=4)
+    kinds = {str(value.dtype) for name, value in model.named_parameters() if "prefix_encoder" in name}
+    assert kinds == {"paddle.float32"}
+    whole = AutoModel.from_pretrained(tmp_path / "float").quantize(4)
+    model = AutoModel.from_pretrained(tmp_path / "float", quantization_bit=4)
+    ids = batch(config)
+    assert (model(ids).logits == whole(ids).logits).all()
