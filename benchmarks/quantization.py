@@ -1,6 +1,6 @@
 """What int8 and int4 weights cost and bring: bytes on disk and in memory, and speed, beside float weights.
 
-    python benchmarks/quantization.py --layers 8 --hidden 1024 --ffn 3424 --threads 2 --rounds 3
+    python benchmarks/quantization.py --layers 8 --hidden 1024 --ffn 3456 --threads 2 --rounds 3
     python benchmarks/quantization.py --model_name_or_path chatglm2-6b --kinds float16 int8 int4 int4-32
 
 Without a model, one with random weights is made: only bytes and times are compared. Each kind is a folder of
