@@ -65,23 +65,36 @@ std::string names_in(const fs::path& folder) {
     return text.empty() ? "none" : text;
 }
 
-// The engine that was asked for, or the first that reads `format`.
+// What kReaders has of an engine, null for one of another's making.
+const Reader* reader(const std::string& engine) {
+    const auto* const end = std::end(kReaders);
+    const auto* found =
+        std::find_if(std::begin(kReaders), end, [&](const Reader& one) { return one.engine == engine; });
+    return found == end ? nullptr : found;
+}
+
+// The engine that was asked for, or of those that read `format` the first that is there, else the first.
 std::string chosen_engine(const EngineOptions& options, const std::string& format, const fs::path& folder) {
-    std::string first, readers;
+    std::vector<std::string> readers;
     for (const Reader& one : kReaders) {
-        if (one.format != format) continue;
-        readers.append(readers.empty() ? "--engine " : " or ").append(one.engine);
-        if (first.empty() && fs::is_regular_file(module_file(folder, one.engine))) first = one.engine;
+        if (one.format == format) readers.emplace_back(one.engine);
     }
-    for (const Reader& one : kReaders) {
-        if (options.engine == one.engine && one.format != format) {
-            throw InputError("engine '" + options.engine + "' reads what `paddle-glm export --format " +
-                             one.format + "` wrote, this folder is in the format " + format + ", for " +
-                             readers);
+    if (options.engine.empty()) {
+        for (const std::string& name : readers) {
+            if (fs::is_regular_file(module_file(folder, name))) return name;
         }
-        if (options.engine.empty() && first.empty() && one.format == format) first = one.engine;
+        return readers.at(0);
     }
-    return options.engine.empty() ? first : options.engine;
+    const Reader* asked = reader(options.engine);
+    if (asked != nullptr && asked->format != format) {
+        std::string names;
+        for (const std::string& name : readers)
+            names.append(names.empty() ? "--engine " : " or ").append(name);
+        throw InputError("engine '" + options.engine + "' reads what `paddle-glm export --format " +
+                         asked->format + "` wrote, this folder is in the format " + format + ", for " +
+                         names);
+    }
+    return options.engine;
 }
 
 void check_engine(const std::string& engine, const std::string& backend, const fs::path& folder) {
@@ -91,9 +104,7 @@ void check_engine(const std::string& engine, const std::string& backend, const f
     if (fs::is_regular_file(module_file(folder, engine))) return;
     std::string text =
         "engine '" + engine + "' is not in " + folder.string() + ", which has " + names_in(folder);
-    for (const Reader& one : kReaders) {
-        if (engine == one.engine) text += std::string(": ") + one.build;
-    }
+    if (const Reader* known = reader(engine); known != nullptr) text.append(": ").append(known->build);
     throw InputError(text);
 }
 

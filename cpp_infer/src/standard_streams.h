@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <cstring>
 #include <ext/stdio_sync_filebuf.h>
 #include <iostream>
@@ -14,10 +15,9 @@ namespace paddle_glm {
 inline void make_standard_streams() {
     static __gnu_cxx::stdio_sync_filebuf<char> buffer(stderr);
     for (std::ostream* stream : {&std::cout, &std::cerr, &std::clog}) {
-        void* virtual_table = nullptr;
-        std::memcpy(static_cast<void*>(&virtual_table), static_cast<const void*>(stream),
-                    sizeof virtual_table);
-        if (virtual_table == nullptr) new (stream) std::ostream(&buffer);
+        std::uintptr_t virtual_table = 0;
+        std::memcpy(&virtual_table, static_cast<const void*>(stream), sizeof virtual_table);
+        if (virtual_table == 0) new (stream) std::ostream(&buffer);
     }
 }
 
