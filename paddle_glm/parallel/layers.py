@@ -20,7 +20,7 @@ from paddle_glm.parallel.ops import (
     reduce_from_group,
     sum_shared_rows,
 )
-from paddle_glm.parallel.packed import packed_linear, packed_rows
+from paddle_glm.parallel.packed import packed_linear, packed_rows, widened_linear
 from paddle_glm.precision import compute_dtype
 from paddle_glm.quantization import WEIGHT, Quantization, quantize
 from paddle_glm.sharding import ParameterSpec, Sharding
@@ -61,6 +61,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     if is_frozen(weight, x):
         y = frozen_linear(x, weight)
+    elif weight.dtype != x.dtype and paddle.in_dynamic_mode() and not paddle.is_grad_enabled():
+        y = widened_linear(x, weight)
     else:
         y = paddle.matmul(x, weight.astype(x.dtype), transpose_y=True)
     return y if bias is None else y + bias.astype(x.dtype)

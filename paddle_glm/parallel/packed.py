@@ -1,7 +1,8 @@
-"""Products with weights that are kept as small integers and scales (`paddle_glm.quantization`).
+"""Products with weights that are kept smaller than they are computed with.
 
-Integers become floats some rows at a time, by arithmetic that every device, graph and exchange format
-has: float weights of a whole layer never exist, and on a CPU the few rows stay in its cache.
+Integers with scales (`paddle_glm.quantization`) become floats some rows at a time, by arithmetic that every
+device, graph and exchange format has; so do half precision weights on a CPU: float weights of a whole layer
+never exist, and on a CPU the few rows stay in its cache.
 """
 
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import paddle.nn.functional as F
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
-# Bytes of integers that become floats at once. Larger floats than these leave a CPU's cache, and then the
+# Bytes of weights that become floats at once. Larger floats than these leave a CPU's cache, and then the
 # system gives and takes their memory anew each time: up to 20 times slower. A graph holds every block, and
 # the time to open one grows faster than their number (a second for 100, minutes for 500), so that there
 # they are few; a GPU wants few large steps.
@@ -30,6 +31,15 @@ def packed_linear(x: Tensor, values: Tensor, scale: Tensor, bits: int) -> Tensor
     if paddle.in_dynamic_mode() and paddle.is_grad_enabled() and not x.stop_gradient:
         return _PackedLinear.apply(x, values, scale, bits)
     return _times(x, values, scale, bits)
+
+
+def widened_linear(x: Tensor, weight: Tensor) -> Tensor:
+    """x [..., in] times the transpose of a weight [out, in] of half precision, in the dtype of x.
+
+    For answers; in training every block would be kept for backward.
+    """
+    found = [paddle.matmul(x, rows.astype(x.dtype), transpose_y=True) for (rows,) in _blocks(weight)]
+    return found[0] if len(found) == 1 else paddle.concat(found, axis=-1)
 
 
 def packed_rows(ids: Tensor, values: Tensor, scale: Tensor, bits: int, dtype: paddle.dtype) -> Tensor:
@@ -80,15 +90,16 @@ def _times_untransposed(y: Tensor, values: Tensor, scale: Tensor, bits: int) -> 
     return _joined(sums)
 
 
-def _blocks(values: Tensor, scale: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Some rows of a weight and their scales, in turn."""
+def _blocks(weight: Tensor, *beside: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Some rows of a weight, and the same of what stands beside it (scales), in turn."""
     at_once = _AT_ONCE if paddle.in_dynamic_mode() else _AT_ONCE_IN_GRAPHS
-    rows = max(1, (at_once if paddle.get_device() == "cpu" else _AT_ONCE_ON_GPU) // values.shape[1])
-    if rows >= values.shape[0]:
-        yield values, scale
+    at_once = at_once if paddle.get_device() == "cpu" else _AT_ONCE_ON_GPU
+    rows = max(1, at_once // (weight.shape[1] * weight.element_size()))
+    if rows >= weight.shape[0]:
+        yield weight, *beside
         return
-    for start in range(0, values.shape[0], rows):
-        yield values[start : start + rows], scale[start : start + rows]
+    for start in range(0, weight.shape[0], rows):
+        yield tuple(tensor[start : start + rows] for tensor in (weight, *beside))
 
 
 def _weights(values: Tensor, scale: Tensor, bits: int, dtype: paddle.dtype) -> list[Tensor]:

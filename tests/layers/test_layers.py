@@ -10,6 +10,7 @@ from paddle_glm.layers.norm import LayerNorm
 from paddle_glm.layers.rotary import apply_rotary, lookup_rotary, rotary_table
 from paddle_glm.models.auto import AutoModel
 from paddle_glm.parallel import SINGLE
+from paddle_glm.parallel.layers import linear
 
 SMALL = {
     "num_layers": 1, "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
@@ -125,3 +126,13 @@ def test_a_frozen_norm_passes_the_same_gradient_on(frozen: bool) -> None:
     along = (inner * normal).mean(-1, keepdims=True)
     expected = scale * (inner - inner.mean(-1, keepdims=True) - normal * along)
     np.testing.assert_allclose(ours.grad.numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_weights_are_widened_some_rows_at_a_time(dtype: str) -> None:
+    """700 rows of 1024 are more than become floats at once, and no multiple of that."""
+    weight, x = paddle.randn([700, 1024]).astype(dtype), paddle.randn([3, 1024])
+    whole = paddle.matmul(x, weight.astype("float32"), transpose_y=True)
+    with paddle.no_grad():
+        in_blocks = linear(x, weight)
+    np.testing.assert_allclose(in_blocks.numpy(), whole.numpy(), rtol=0, atol=1e-5 * float(whole.abs().max()))
