@@ -33,6 +33,7 @@ def run_link(link: Link, output: Path) -> float:
             code = process.wait()
         except BaseException:
             process.terminate()
+            process.wait()  # the launcher ends its own processes first
             raise
     if code != 0:
         tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])

@@ -8,6 +8,8 @@ import json
 import os
 import shlex
 import shutil
+import signal
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,8 @@ def run(args: argparse.Namespace) -> None:
         raise InputError("quickstart runs in a checkout of the repository: bash tools/quickstart.sh")
     if args.data and not Path(args.data).is_dir():
         raise InputError(f"--data {args.data}: expected a folder with train.json and dev.json")
+    # Python would end at once, and the link that runs would go on alone.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     os.chdir(chain.ROOT)
     plan = chain.Chain(
         Path(args.output_dir),
