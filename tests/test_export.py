@@ -64,13 +64,16 @@ def test_logits_are_the_models(pair):
 
 
 @pytest.mark.parametrize(
+    ("format", "backend"), [("paddle", "paddle"), ("onnx", "onnxruntime"), ("onnx", "openvino")]
+)
+@pytest.mark.parametrize(
     "name", ["chatglm_6b_tiny_seed0", "chatglm2_6b_tiny_seed0", "chatglm3_6b_tiny_seed0"]
 )
-def test_the_graph_decodes_as_the_original_does(name, tiny_checkpoint, tmp_path):
+def test_the_graph_decodes_as_the_original_does(name, format, backend, tiny_checkpoint, tmp_path):
     folder = reference(name)
     tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
-    export_model(AutoModel.from_pretrained(folder / "hf"), tokenizer, tmp_path / "out")
-    graph = open_backend("paddle", tmp_path / "out")
+    export_model(AutoModel.from_pretrained(folder / "hf"), tokenizer, tmp_path / "out", format=format)
+    graph = open_backend(backend, tmp_path / "out")
     golden = np.load(folder / "decode_leftpad.npz")
     mask = golden["prompt_attention_mask"]
     if mask.ndim == 4:  # ChatGLM-6B's says who may attend to what

@@ -7,7 +7,7 @@ import pytest
 
 from paddle_glm.checkpoint.tensor_file import open_safetensors
 from tests.distributed.launch import ROOT, launch
-from tests.distributed.test_tensor_parallel import results
+from tests.distributed.test_tensor_parallel import results_by_rank
 from tests.training.runs import finetune, losses, read_log, write_rows
 
 # Seen: 1.2e-6.
@@ -28,11 +28,7 @@ SHORT = """
 @pytest.mark.parametrize("processes", [2, 4])
 def test_processes_compute_what_one_does(processes: int, tmp_path: Path) -> None:
     """Both families; ChatGLM2's two key/value groups are shared by four ranks."""
-    done = launch(WORKER, processes, tmp_path / "logs", str(processes), str(tmp_path))
-    assert done.returncode == 0, done.stdout
-    ranks = {result.pop("rank"): result for result in results(done.stdout)}
-    assert set(ranks) == set(range(processes)), done.stdout
-    for rank, cases in ranks.items():
+    for rank, cases in results_by_rank(WORKER, processes, tmp_path).items():
         for case, found in cases.items():
             for name in ("decode", "loss_False", "loss_True", "gradient_False", "gradient_True"):
                 assert found[name] < LARGEST, (rank, case, name, found[name])

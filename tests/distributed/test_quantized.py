@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.distributed.launch import launch
-from tests.distributed.test_tensor_parallel import results
+from tests.distributed.test_tensor_parallel import results_by_rank
 
 WORKER = Path(__file__).with_name("check_quantized.py")
 
@@ -13,11 +12,7 @@ WORKER = Path(__file__).with_name("check_quantized.py")
 @pytest.mark.parametrize("processes", [2, 4])
 def test_processes_compute_what_the_float_model_of_the_weights_does(processes: int, tmp_path: Path) -> None:
     """Both families; four ranks share two key/value groups, and groups of inputs reach over cuts."""
-    done = launch(WORKER, processes, tmp_path / "logs", str(processes), str(tmp_path))
-    assert done.returncode == 0, done.stdout
-    ranks = {result.pop("rank"): result for result in results(done.stdout)}
-    assert set(ranks) == set(range(processes)), done.stdout
-    for rank, cases in ranks.items():
+    for rank, cases in results_by_rank(WORKER, processes, tmp_path).items():
         for case, found in cases.items():
             assert found.pop("integers") == 0, (rank, case)
             for kind in ("prefix", "lora"):

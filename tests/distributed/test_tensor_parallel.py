@@ -15,6 +15,15 @@ def results(output: str) -> list[dict]:
     return [json.loads(line.split("RESULT ", 1)[1]) for line in output.splitlines() if "RESULT " in line]
 
 
+def results_by_rank(worker: Path, processes: int, folder: Path) -> dict[int, dict]:
+    """What every process of `worker` found, whose arguments are their number and a folder to work in."""
+    done = launch(worker, processes, folder / "logs", str(processes), str(folder))
+    assert done.returncode == 0, done.stdout
+    ranks = {result.pop("rank"): result for result in results(done.stdout)}
+    assert set(ranks) == set(range(processes)), done.stdout
+    return ranks
+
+
 @pytest.mark.parametrize(
     ("family", "processes", "degree"),
     [("chatglm2", 2, 2), ("chatglm2", 4, 4), ("chatglm2", 4, 2), ("chatglm", 2, 2), ("chatglm", 4, 4)],

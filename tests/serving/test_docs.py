@@ -14,7 +14,7 @@ PAGE = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
 CURLS = re.findall(r"^curl .*?(?<!\\)$", PAGE, re.DOTALL | re.MULTILINE)
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed: apt-get install curl")
 @pytest.mark.parametrize("example", CURLS)
 def test_curl(server, example):
     words = shlex.split(example.replace("\\\n", " ").replace("http://127.0.0.1:8000", server))
