@@ -31,7 +31,7 @@ def quantizing(
     held = quantization_of(checkpoint.config)
     if held is None:
         return QuantizingCheckpoint(checkpoint, bits, group_size, embeddings)
-    if held.bits == bits and group_size in (None, held.group_size or 0) and embeddings <= held.embeddings:
+    if held.has(bits, group_size, embeddings):
         return checkpoint
     raise InputError(
         f"{checkpoint.folder} is quantised to {held.bits} bits already (group_size {held.group_size or 0}): "

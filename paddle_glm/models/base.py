@@ -19,6 +19,7 @@ from paddle_glm.errors import InputError
 from paddle_glm.families import family_of
 from paddle_glm.layers.attention import FirstCache, additive_mask, causal_mask, length_of
 from paddle_glm.models.answering import Answering
+from paddle_glm.models.casting import Casting
 from paddle_glm.parallel import SINGLE, TPGroup
 from paddle_glm.parallel.layers import Head, Storage, Weighted
 from paddle_glm.parallel.ops import IGNORE_INDEX, vocab_parallel_cross_entropy
@@ -45,7 +46,7 @@ class CausalLMOutput:
     hidden_states: tuple[Tensor, ...] | None = None
 
 
-class CausalLM(Answering, nn.Layer):
+class CausalLM(Answering, Casting, nn.Layer):
     """A decoder-only language model whose subclass names its parts.
 
     A subclass gives `embed`, `blocks`, `position_embeddings`, `final_norm` and `head`; a block maps
@@ -57,10 +58,13 @@ class CausalLM(Answering, nn.Layer):
         if dtype not in DTYPES:
             raise InputError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
         self.config, self.group, self.family = config, group, family_of(config)
-        self.dtype, self.storage = dtype, Storage(dtype, quantization_of(config))
-        self.stored_dtype = getattr(paddle, dtype)
+        self.store_in(Storage(dtype, quantization_of(config)))
         self.recompute = False
         self.first_cache: FirstCache | None = None
+
+    def store_in(self, storage: Storage) -> None:
+        """Say in what the parameters are kept; making them so is the caller's."""
+        self.storage, self.dtype, self.stored_dtype = storage, storage.dtype, getattr(paddle, storage.dtype)
 
     # Parts, given by the family.
     def embed(self, input_ids: Tensor) -> Tensor:
@@ -79,6 +83,10 @@ class CausalLM(Answering, nn.Layer):
     def default_positions(self, input_ids: Tensor, attention_mask: Tensor, past: int) -> Tensor:
         """The positions of tokens behind `past` cached ones."""
         return paddle.arange(past, past + input_ids.shape[1]).unsqueeze(0).expand(input_ids.shape)
+
+    def rotary_rows(self) -> np.ndarray:
+        """The buffer `rotary_table`, cos and sin of every position, for the dtype of weights."""
+        raise NotImplementedError
 
     def final_norm(self, x: Tensor) -> Tensor:
         raise NotImplementedError
@@ -199,20 +207,23 @@ class CausalLM(Answering, nn.Layer):
 
         group_size: inputs that share a scale; None takes 128 for 4 bits (less where sizes ask for it) and one
             scale per output channel for 8, 0 the latter for both. embeddings: embedding and head too.
-        Returns the model. Raises `InputError` where this process holds only a slice, the model is quantised
-        already, sizes do not fit, or a weight is not finite.
+        Returns the model, as it is where it has such integers already. Raises `InputError` where this process
+        holds only a slice, the model is quantised otherwise, sizes do not fit, or a weight is not finite.
         """
+        held = quantization_of(self.config)
+        if held is not None and held.has(bits, group_size, embeddings):
+            return self
         if self.group.degree > 1:
             raise InputError("quantize needs the whole model: give from_pretrained quantization_bit instead")
         config = self.family.quantized_config(self.config, bits, group_size, embeddings)
         for name, parameter in self.named_parameters():
             if not bool(paddle.isfinite(parameter.astype("float32")).all()):
                 raise InputError(f"{name} holds NaN or infinity: the model cannot be quantised")
-        storage = Storage(self.dtype, quantization_of(config))
+        self.store_in(Storage(self.dtype, quantization_of(config)))
         for layer in self.sublayers():
             if isinstance(layer, Weighted):
-                layer.quantize(storage)
-        self.config, self.storage = config, storage
+                layer.quantize(self.storage)
+        self.config = config
         return self
 
     def save_pretrained(

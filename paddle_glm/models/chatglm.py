@@ -109,9 +109,12 @@ class ChatGLMModel(CausalLM):
         super().__init__(config, dtype, group)
         self.transformer = Transformer(config, group, self.storage)
         self.lm_head = TiedHead(self.transformer.word_embeddings)
-        rows = 2 if config.position_encoding_2d else 1
-        table = angle_table(config.max_sequence_length, frequencies(config.head_dim // rows), dtype)
-        self.register_buffer("rotary_table", paddle.to_tensor(table), persistable=False)
+        self.register_buffer("rotary_table", paddle.to_tensor(self.rotary_rows()), persistable=False)
+
+    def rotary_rows(self) -> np.ndarray:
+        rows = 2 if self.config.position_encoding_2d else 1
+        sizes = frequencies(self.config.head_dim // rows)
+        return angle_table(self.config.max_sequence_length, sizes, self.dtype)
 
     def embed(self, input_ids: Tensor) -> Tensor:
         return self.transformer.word_embeddings(input_ids)

@@ -4,6 +4,7 @@ Reproduces modeling_chatglm.py of THUDM/chatglm2-6b and THUDM/chatglm3-6b; modul
 parameter names are those of hub checkpoints.
 """
 
+import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
@@ -117,9 +118,11 @@ class ChatGLM2Model(CausalLM):
     def __init__(self, config: ModelConfig, dtype: str = "float32", group: TPGroup = SINGLE) -> None:
         super().__init__(config, dtype, group)
         self.transformer = Transformer(config, group, self.storage)
-        rounded = dtype if self.family.half_precision_positions else "float32"
-        table = rotary_table(config.max_sequence_length, config.head_dim // 2, rounded)
-        self.register_buffer("rotary_table", paddle.to_tensor(table), persistable=False)
+        self.register_buffer("rotary_table", paddle.to_tensor(self.rotary_rows()), persistable=False)
+
+    def rotary_rows(self) -> np.ndarray:
+        rounded = self.dtype if self.family.half_precision_positions else "float32"
+        return rotary_table(self.config.max_sequence_length, self.config.head_dim // 2, rounded)
 
     def embed(self, input_ids: Tensor) -> Tensor:
         return self.transformer.embedding(input_ids)

@@ -26,6 +26,11 @@ class Quantization:
     group_size: int | None = None
     embeddings: bool = False
 
+    def has(self, bits: int, group_size: int | None = None, embeddings: bool = False) -> bool:
+        """Whether a request for these is met; group_size None asks for none, 0 for one scale per output."""
+        sizes = (None, self.group_size or 0)
+        return self.bits == bits and group_size in sizes and embeddings <= self.embeddings
+
     def applies_to(self, spec: ParameterSpec) -> bool:
         """Whether this float parameter is quantised: norms, biases and prefixes are not."""
         if len(spec.shape) != 2 or spec.sharding.axis is None:

@@ -142,8 +142,9 @@ def test_a_quantised_folder_asked_for_as_it_is(folder, tmp_path):
     ):
         with pytest.raises(InputError, match=r"quantised to 4 bits already \(group_size 16\)"):
             AutoModel.from_pretrained(tmp_path / "saved", **options)
+    assert model.quantize(4, 16) is model
     with pytest.raises(InputError, match="quantised to 4 bits already"):
-        model.quantize(4, 16)
+        model.quantize(4, 32)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,61 @@
+"""Another dtype for the weights of a model that is in memory: `half`, `bfloat16`, `float`."""
+
+from typing import TYPE_CHECKING, Any
+
+import paddle
+
+from paddle_glm.config import DTYPES
+from paddle_glm.errors import InputError
+from paddle_glm.families.prefix import PREFIX_ENCODER
+from paddle_glm.parallel.layers import Storage, Weighted, new_parameter
+
+if TYPE_CHECKING:
+    from paddle_glm.models.base import CausalLM
+
+
+class Casting:
+    """The methods, for `CausalLM` to inherit; they work in place, on one weight after another."""
+
+    def half(self: Any) -> "CausalLM":
+        """Keep float weights in float16; see `cast`."""
+        return self.cast("float16")
+
+    def float16(self: Any, *_: Any) -> "CausalLM":
+        """Keep float weights in float16; see `cast`."""
+        return self.cast("float16")
+
+    def bfloat16(self: Any, *_: Any) -> "CausalLM":
+        """Keep float weights in bfloat16; see `cast`."""
+        return self.cast("bfloat16")
+
+    def float(self: Any, *_: Any) -> "CausalLM":
+        """Keep float weights in float32; see `cast`. What was rounded before stays rounded."""
+        return self.cast("float32")
+
+    @paddle.no_grad()
+    def cast(self: Any, dtype: str) -> "CausalLM":
+        """Keep float weights in `dtype`, one of `DTYPES`, from now on; returns the model.
+
+        Integers, their scales, a prefix and LoRA adapters stay as they are, and computing follows `dtype`.
+        Parameters become new objects, so that an optimizer has to be made afterwards.
+        """
+        if dtype not in DTYPES:
+            raise InputError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+        table = self.family.parameters(self.config)
+        layers = dict(self.named_sublayers())
+        for name, old in list(self.named_parameters()):
+            if name not in table or table[name].dtype is not None or name.startswith(PREFIX_ENCODER):
+                continue
+            owner, _, attribute = name.rpartition(".")
+            new = new_parameter(layers[owner], tuple(old.shape), dtype, old.is_distributed)
+            new.set_value(old.astype(dtype))
+            new.stop_gradient = old.stop_gradient
+            setattr(layers[owner], attribute, new)
+        self.store_in(Storage(dtype, self.storage.quantization))
+        for layer in layers.values():
+            if isinstance(layer, Weighted):
+                layer.storage = self.storage
+        self.rotary_table.set_value(paddle.to_tensor(self.rotary_rows()))
+        if (encoder := getattr(self.transformer, "prefix_encoder", None)) is not None:
+            encoder.stored_dtype = self.stored_dtype
+        return self
