@@ -28,16 +28,19 @@ BASE = [
     "pyyaml>=6.0",
 ]
 
+# Newer releases break the import of paddlenlp 3.0.0b4; older ones unpickle what a file tells them to.
+PYARROW = "pyarrow>=14.0.1,<21"
+
 EXTRAS = {
     # The CPU wheel. On a GPU machine leave this extra out and install paddlepaddle-gpu 3.3.1 from
     # Paddle's own package index: the two wheels own the same files and must not meet.
     "cpu": ["paddlepaddle>=3.3,<3.4"],
     "train": [
         "paddlenlp==3.0.0b4",
-        # Newer releases of these three break the import of paddlenlp 3.0.0b4 or its VisualDL.
+        # Newer releases of these two break the import of paddlenlp 3.0.0b4 or its VisualDL.
         "aistudio_sdk==0.2.6",
-        "pyarrow<21",
         "protobuf<6",
+        PYARROW,
         "jieba>=0.42.1",
         "rouge-chinese>=1.0.3",
         "nltk>=3.8",
@@ -47,6 +50,8 @@ EXTRAS = {
     # Export as ONNX, and answer from it; answering needs no Paddle.
     "onnx": ["paddle2onnx>=2.1,<2.2", "onnx>=1.16.1,<1.18", "onnxruntime>=1.17,<1.24"],  # 1.24 leaves 3.10
     "openvino": ["openvino>=2025.0,<2026"],
+    # Rows in parquet files; "train" has it too.
+    "parquet": [PYARROW],
     "serve": ["fastapi>=0.110", "uvicorn>=0.27", "httpx>=0.26"],
     "web": ["gradio>=4.44", "streamlit>=1.36"],
     "dev": [

@@ -1,6 +1,7 @@
 """Flags and set-up that the commands share which let a model answer rows."""
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from paddle_glm.commands._sampling import GREEDY, add_sampling_arguments, sampling_params
@@ -12,6 +13,7 @@ from paddle_glm.quantization import BITS
 if TYPE_CHECKING:
     from paddle_glm.models.dygraph import DygraphBackend
     from paddle_glm.tokenizers import Tokenizer
+    from paddle_glm.training.readers import Example
 
 # A model's answer to a row has a length of its own flag.
 _OWN_LENGTH = ("max_length", "max_new_tokens")
@@ -69,6 +71,11 @@ def add_row_arguments(parser: argparse.ArgumentParser) -> None:
         "--src_length", type=positive, default=128, help="most tokens of a prompt; longer ones are cut"
     )
     parser.add_argument("--tgt_length", type=positive, default=128, help="most tokens of an answer")
+    add_column_arguments(parser)
+
+
+def add_column_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the columns of a row are called."""
     for name, meaning in (("prompt", "question"), ("response", "answer"), ("history", "earlier rounds")):
         parser.add_argument(f"--{name}_column", help=f"key of the {meaning}; common names are recognised")
 
@@ -92,6 +99,18 @@ def columns_of(args: argparse.Namespace) -> Any:
             raise InputError("--response_column and --history_column need --prompt_column")
         return None
     return Columns(args.prompt_column, args.response_column, args.history_column)
+
+
+def examples_of(args: argparse.Namespace, questions: Sequence[str]) -> "list[Example]":
+    """The rows of --data_file, which may lack answers; without it, the questions."""
+    from paddle_glm.training.readers import Example, load_rows
+
+    columns = columns_of(args)
+    if args.data_file:
+        return load_rows(args.data_file, columns, answers=False)
+    if columns is not None:
+        raise InputError("--prompt_column names a key of rows: give --data_file too")
+    return [Example(({"role": "user", "content": text},)) for text in questions]
 
 
 def open_model(args: argparse.Namespace) -> "tuple[DygraphBackend, Tokenizer]":

@@ -22,7 +22,9 @@ METRICS = "metrics.json"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     generating.add_model_arguments(parser)
-    parser.add_argument("--data_file", required=True, help="JSON or JSON lines, or a folder with a dev file")
+    parser.add_argument(
+        "--data_file", required=True, help="JSON, CSV, TSV or parquet, or a folder with a dev file"
+    )
     parser.add_argument("--output_dir", default="evaluation", help=f"gets {PREDICTIONS} and {METRICS}")
     parser.add_argument("--limit", type=generating.positive, help="score the first rows only")
     parser.add_argument("--baseline", help=f"an earlier {METRICS}, shown beside the new scores")

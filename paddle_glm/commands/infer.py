@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paddle_glm.backends import BACKENDS, EngineOptions
+from paddle_glm.commands._generating import add_column_arguments, examples_of
 from paddle_glm.commands._opening import add_backend_arguments
 from paddle_glm.commands._sampling import GREEDY, add_sampling_arguments, sampling_params
 from paddle_glm.errors import InputError
@@ -31,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tgt_length", type=int, default=64, help="most tokens of an answer")
     parser.add_argument("--max_length", type=int, default=2048, help="most tokens of both together")
     parser.add_argument("--prompt", action="append", help="a question; may be given several times")
-    parser.add_argument("--data_file", help="JSON or JSON lines with questions, as for predict")
+    parser.add_argument("--data_file", help="rows with questions, as for predict: JSON, CSV, TSV or parquet")
+    add_column_arguments(parser)
     parser.add_argument("--output_file", help="gets a line {src, tgt, output} per question")
     add_sampling_arguments(parser, GREEDY, leave_out=("max_length", "max_new_tokens"))
 
@@ -43,7 +45,9 @@ def run(args: argparse.Namespace) -> None:
         if getattr(args, name) < 1:
             raise InputError(f"--{name} {getattr(args, name)}: expected at least 1")
     params = sampling_params(args, GREEDY, max_length=args.max_length)
-    examples = _examples(args)
+    if args.prompt and args.data_file:
+        raise InputError("--prompt and --data_file: give one of them")
+    examples = examples_of(args, args.prompt or QUESTIONS)
     options = EngineOptions(
         args.device,
         args.device_id,
@@ -95,13 +99,3 @@ def answers(
         for example, ids in zip(batch, complete(engine.backend, prompts, limited), strict=True):
             text = visible_text(parse_messages(template, engine.tokenizer.decode(ids)))
             yield example, text, len(ids)
-
-
-def _examples(args: argparse.Namespace) -> "list[Example]":
-    from paddle_glm.training.readers import Example, load_rows
-
-    if args.prompt and args.data_file:
-        raise InputError("--prompt and --data_file: give one of them")
-    if args.data_file:
-        return load_rows(args.data_file, answers=False)
-    return [Example(({"role": "user", "content": text},)) for text in args.prompt or QUESTIONS]

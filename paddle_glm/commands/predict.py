@@ -29,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=backend_name,
         help="for an exported folder; default: what fits its format",
     )
-    parser.add_argument("--data_file", help="JSON or JSON lines to answer; two common questions without it")
+    parser.add_argument(
+        "--data_file", help="rows to answer: JSON, CSV, TSV or parquet; two common questions without it"
+    )
     parser.add_argument(
         "--predict_file", default="prediction.json", help="gets a line {src, tgt, output} per row"
     )
@@ -43,7 +45,6 @@ def run(args: argparse.Namespace) -> None:
     from paddle_glm.parallel.leave import leave
     from paddle_glm.training.answers import answer_in_order
     from paddle_glm.training.data import GenerationDataset
-    from paddle_glm.training.readers import Example, load_rows
 
     if args.merge_tensor_parallel_path and (args.ptuning_checkpoint or args.lora_path):
         raise InputError(
@@ -55,10 +56,7 @@ def run(args: argparse.Namespace) -> None:
             "--merge_tensor_parallel_path writes the folder's own weights: run `paddle-glm quantize` first"
         )
     params = generating.generation_params(args)
-    if args.data_file:
-        examples = load_rows(args.data_file, generating.columns_of(args), answers=False)
-    else:
-        examples = [Example(({"role": "user", "content": text},)) for text in QUESTIONS]
+    examples = generating.examples_of(args, QUESTIONS)
     backend, tokenizer = _open(args)
     dataset = GenerationDataset(examples, tokenizer.template, tokenizer, args.src_length, args.tgt_length)
     first = backend.decides

@@ -96,9 +96,11 @@ class DataArguments:
     """Which rows to train on, and how they become ids."""
 
     task_name_or_path: Optional[str] = _option(None, "folder with train and dev files, or one data file")
-    train_file: Optional[str] = _option(None, "JSON or JSON-lines file to train on; wins over the folder's")
-    validation_file: Optional[str] = _option(None, "JSON or JSON-lines file to evaluate on")
-    test_file: Optional[str] = _option(None, "JSON or JSON-lines file to evaluate on after training")
+    train_file: Optional[str] = _option(
+        None, "rows to train on (JSON, CSV, TSV, parquet); wins over the folder's"
+    )
+    validation_file: Optional[str] = _option(None, "rows to evaluate on")
+    test_file: Optional[str] = _option(None, "rows to evaluate on after training")
     prompt_column: Optional[str] = _option(None, "key of the question in a row; guessed from known names")
     response_column: Optional[str] = _option(None, "key of the answer in a row; guessed from known names")
     history_column: Optional[str] = _option(None, "key of the earlier [question, answer] pairs in a row")

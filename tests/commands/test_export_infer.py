@@ -60,6 +60,32 @@ def test_infer_answers_as_predict_does(exported, tiny_checkpoint, tiny_rows, tmp
         assert [row["tgt"] for row in lines(inferred)] == [row["summary"] for row in tiny_rows[:5]]
 
 
+def test_infer_takes_named_columns(exported, tmp_path, capsys):
+    known = [{"prompt": "三", "response": "四", "history": [["一", "二"]]}, {"prompt": "五", "response": ""}]
+    named = [{"frage": "三", "antwort": "四", "zuvor": [["一", "二"]]}, {"frage": "五", "antwort": ""}]
+    flags = ["--prompt_column", "frage", "--response_column", "antwort", "--history_column", "zuvor"]
+    infer = ["infer", "--model_path", str(exported), "--tgt_length", "6"]
+    found = []
+    for name, rows, columns in (("known", known, []), ("named", named, flags)):
+        source, target = tmp_path / f"{name}.json", tmp_path / f"{name}.answers"
+        source.write_text(json.dumps(rows), encoding="utf-8")
+        assert main([*infer, "--data_file", str(source), "--output_file", str(target), *columns]) == 0
+        found.append(lines(target))
+    assert found[0] == found[1]
+    assert [(row["src"], row["tgt"]) for row in found[1]] == [("三", "四"), ("五", "")]
+    for words, message in (
+        (["--data_file", str(tmp_path / "named.json")], "named.json:1: no known columns among frage"),
+        (
+            ["--data_file", str(source), *flags[2:]],
+            "--response_column and --history_column need --prompt_col",
+        ),
+        (["--prompt", "你好", *flags], "--prompt_column names a key of rows: give --data_file too"),
+        (["--data_file", "nowhere.csv"], "nowhere.csv: No such file"),
+    ):
+        assert main([*infer, *words]) == 2
+        assert message in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def onnx_folder(tiny_checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("commands") / "onnx"

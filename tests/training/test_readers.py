@@ -127,16 +127,6 @@ def test_rows_with_nothing_in_them_are_left_out(tmp_path, caplog):
     assert "lines 2, 3" in caplog.text
 
 
-def test_encodings(tmp_path):
-    path = tmp_path / "rows.json"
-    line = json.dumps({"content": "类型", "summary": "裤"}, ensure_ascii=False)
-    path.write_bytes(b"\xef\xbb\xbf" + line.replace("\n", "\r\n").encode("utf-8") + b"\r\n")
-    assert load_rows(path)[0].messages == messages("类型", "裤")
-    path.write_bytes(b'{"content": "a", "summary": "b"}\n' + line.encode("gb18030"))
-    with pytest.raises(InputError, match=r"rows.json:2: byte 46 \(0xc0\) is not UTF-8.*iconv -f GB18030"):
-        load_rows(path)
-
-
 def test_files_of_a_folder(tmp_path):
     for name in ("train_first5000.json", "dev.json", "notes.txt"):
         (tmp_path / name).write_text("{}")
@@ -155,10 +145,21 @@ def test_files_of_a_folder(tmp_path):
         find_files(tmp_path)
 
 
+def test_tables_in_a_folder(tmp_path):
+    for name in ("train.csv", "dev-00000-of-00001.PARQUET", "test.tsv"):
+        (tmp_path / name).touch()
+    files = find_files(tmp_path)
+    found = [path.name for path in (files.train, files.validation, files.test)]
+    assert found == ["train.csv", "dev-00000-of-00001.PARQUET", "test.tsv"]
+    (tmp_path / "train.json").touch()
+    with pytest.raises(InputError, match=r"train\.csv, train\.json: name one with --train_file"):
+        find_files(tmp_path)
+
+
 def test_a_single_file(tmp_path):
     only = tmp_path / "data" / "school_math_first1000.json"
     only.parent.mkdir()
-    with pytest.raises(InputError, match=r"no \.json or \.jsonl file"):
+    with pytest.raises(InputError, match=r"no file of rows \(\.json, \.jsonl, \.csv, \.tsv, \.parquet\)"):
         find_files(only.parent)
     only.write_text("{}")
     assert find_files(only.parent).train == only
