@@ -14,7 +14,7 @@ PACKAGE = ROOT / "paddle_glm"
 
 # From the ground up. A layer may import any layer of a lower line, never one of its own line.
 LAYERS = (
-    ("errors", "version", "allocator"),
+    ("errors", "version", "allocator", "progress"),
     ("paddlenlp_config",),
     ("config", "sharding", "precision"),
     ("chat", "quantization"),
@@ -34,8 +34,8 @@ LEVELS = {layer: level for level, line in enumerate(LAYERS) for layer in line}
 # What a layer may import of ours where that is less than everything below it.
 ONLY = {"generation": {"errors", "chat", "families"}}
 WITHOUT_PADDLE = (
-    *("errors", "version", "allocator", "paddlenlp_config", "config", "sharding", "chat", "quantization"),
-    *("families", "tokenizers", "checkpoint", "generation", "tiny"),
+    *("errors", "version", "allocator", "progress", "paddlenlp_config", "config", "sharding", "chat"),
+    *("quantization", "families", "tokenizers", "checkpoint", "generation", "tiny"),
 )
 WITH_PADDLENLP = ("training",)
 

@@ -14,9 +14,10 @@ import numpy as np
 
 from paddle_glm.checkpoint.hashed_file import HashedFile
 from paddle_glm.checkpoint.safe_pickle import Globals, Rebuilt, Refused, describe, safe_loads
-from paddle_glm.checkpoint.tensor_file import Progress, map_file, write_chunks
+from paddle_glm.checkpoint.tensor_file import map_file, write_chunks
 from paddle_glm.checkpoint.tensors import DTYPES, LazyTensor, dtype_name
 from paddle_glm.errors import InputError
+from paddle_glm.progress import Progress
 
 # numpy's names of the dtypes, and ours; Paddle has no unsigned 16-bit tensors, so u2 is bfloat16.
 _DTYPES = {

@@ -2,14 +2,32 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from paddle_glm.checkpoint.io import Checkpoint
 from paddle_glm.checkpoint.tensors import LazyTensor
+from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
-from paddle_glm.families import family_of
+from paddle_glm.families import ParameterSpec, family_of
 from paddle_glm.quantization import Quantized, quantization_of, quantize, scale_of, weight_of
+
+
+class FloatCheckpoint(Protocol):
+    """What is needed of a float model: `Checkpoint`, or what makes its numbers otherwise."""
+
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def config(self) -> ModelConfig: ...
+    @property
+    def table(self) -> dict[str, ParameterSpec]: ...
+    def read(self, name: str, rank: int = 0, degree: int = 1) -> np.ndarray: ...
+    def lazy(
+        self, name: str, rank: int = 0, degree: int = 1, dtype: np.dtype | None = None
+    ) -> LazyTensor: ...
+
 
 # Float bytes of a weight that are read at once.
 _BLOCK_BYTES = 32 << 20
@@ -47,7 +65,7 @@ class QuantizingCheckpoint:
     """
 
     def __init__(
-        self, source: Checkpoint, bits: int, group_size: int | None = None, embeddings: bool = False
+        self, source: FloatCheckpoint, bits: int, group_size: int | None = None, embeddings: bool = False
     ) -> None:
         """The options of `Family.quantized_config`; raises `InputError` where they do not fit."""
         family = family_of(source.config)

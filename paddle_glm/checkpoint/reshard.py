@@ -6,8 +6,7 @@ Weights are memory-mapped and written in pieces of a few MiB, so that memory doe
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,9 +17,9 @@ from paddle_glm.checkpoint.io import Checkpoint, open_checkpoint
 from paddle_glm.checkpoint.paddlenlp import name_tokenizer
 from paddle_glm.checkpoint.quantizing import QuantizingCheckpoint
 from paddle_glm.checkpoint.save import DEFAULT_SHARD_SIZE, check_format, save_model
-from paddle_glm.checkpoint.tensor_file import Progress
 from paddle_glm.checkpoint.tensors import DTYPES, FLOAT_NAMES, LazyTensor
 from paddle_glm.errors import InputError
+from paddle_glm.progress import progress_bar
 
 # What belongs to the model beside its weights; a trainer's own state stays behind.
 COMPANIONS = (
@@ -88,9 +87,9 @@ def reshard(
             for name, tensor in tensors.items():
                 tensors[name] = edit(checkpoint, name, rank, degree, tensor)
     total = sum(tensor.nbytes for tensors in ranks for tensor in tensors.values())
-    _check_space(Path(target), total)
+    check_space(Path(target), total)
     with atomic_folder(target, overwrite) as folder:
-        with _progress_bar(total) as progress:
+        with progress_bar(f"writing {target}", total) as progress:
             for rank, tensors in enumerate(ranks):
                 save_model(
                     folder, config, tensors.items(), rank, degree, file_format, max_shard_size, progress
@@ -127,8 +126,8 @@ def _check_apart(source: Path, target: Path) -> None:
         raise InputError(f"{target} holds the source {source}: choose a folder beside it")
 
 
-def _check_space(target: Path, needed: int) -> None:
-    """Fail before hours of work, not after; the folder is written beside the one it replaces."""
+def check_space(target: Path, needed: int) -> None:
+    """Raise `InputError` where `target` needs more bytes than the disk has free."""
     existing = next(parent for parent in Path(os.path.realpath(target)).parents if parent.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:
@@ -139,12 +138,3 @@ def _copy_companions(source: Path, folder: Path) -> None:
     for pattern in COMPANIONS:
         for path in source.glob(pattern):
             shutil.copyfile(path, folder / path.name)
-
-
-@contextmanager
-def _progress_bar(total: int) -> Iterator[Progress]:
-    """A bar with GB/s on a terminal, nothing elsewhere."""
-    from tqdm import tqdm
-
-    with tqdm(total=total, unit="B", unit_scale=True, disable=None, mininterval=0.5) as bar:
-        yield bar.update

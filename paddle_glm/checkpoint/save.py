@@ -9,11 +9,12 @@ from typing import Any
 from paddle_glm.checkpoint.files import NAMES, tp_shard_name
 from paddle_glm.checkpoint.paddle_file import write_pdparams
 from paddle_glm.checkpoint.paddlenlp import check_degree, to_paddlenlp
-from paddle_glm.checkpoint.tensor_file import Progress, write_safetensors
+from paddle_glm.checkpoint.tensor_file import write_safetensors
 from paddle_glm.checkpoint.tensors import LazyTensor, as_lazy
 from paddle_glm.checkpoint.torch_file import write_torch
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
+from paddle_glm.progress import Progress
 
 _WRITERS = {"safetensors": write_safetensors, "bin": write_torch, "pdparams": write_pdparams}
 FORMATS = tuple(_WRITERS)

@@ -6,7 +6,7 @@ tensors' bytes without holes (https://github.com/huggingface/safetensors#format)
 
 import json
 import mmap
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ from paddle_glm.checkpoint.files import MAX_JSON_BYTES
 from paddle_glm.checkpoint.hashed_file import HashedFile
 from paddle_glm.checkpoint.tensors import DTYPES, LazyTensor, dtype_name, raw_bytes
 from paddle_glm.errors import InputError
+from paddle_glm.progress import Progress
 
 # PaddleNLP writes the bits of bfloat16 as U16.
 _READ = {**DTYPES, "U16": np.dtype(np.uint16)}
-Progress = Callable[[int], Any]
 
 
 def map_file(path: Path) -> np.ndarray:

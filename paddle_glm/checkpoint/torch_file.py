@@ -16,10 +16,11 @@ import numpy as np
 
 from paddle_glm.checkpoint.hashed_file import HashedFile
 from paddle_glm.checkpoint.safe_pickle import describe, safe_loads
-from paddle_glm.checkpoint.tensor_file import Progress, map_file, write_chunks
+from paddle_glm.checkpoint.tensor_file import map_file, write_chunks
 from paddle_glm.checkpoint.tensors import DTYPES, LazyTensor, dtype_name
 from paddle_glm.checkpoint.zip_file import LOCAL_HEADER, zip_entries
 from paddle_glm.errors import InputError
+from paddle_glm.progress import Progress
 
 _STORAGES = {
     "DoubleStorage": "F64",

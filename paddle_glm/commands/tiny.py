@@ -3,9 +3,15 @@
 import argparse
 from pathlib import Path
 
+from paddle_glm.config import DTYPES, ModelConfig
+from paddle_glm.errors import InputError
 from paddle_glm.families import family_names
+from paddle_glm.quantization import BITS
+from paddle_glm.tiny.released import RELEASED
 
 HELP = "make a small data set, tokenizer and untrained model to try the chain with, offline"
+# What --like decides.
+OWN_SIZES = ("family", "hidden_size", "num_attention_heads", "num_key_value_heads", "ffn_hidden_size")
 
 SIZES = {
     "vocab_size": (1200, "SentencePiece pieces of the tokenizer"),
@@ -25,21 +31,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", help="folder or file of rows to train the tokenizer on, instead of making rows"
     )
     parser.add_argument(
-        "--family", default="chatglm2", choices=family_names(), help="whose layout and template"
+        "--family", choices=family_names(), help="whose layout and template (default: chatglm2)"
     )
     parser.add_argument("--train_rows", type=int, default=6000, help="rows to make in train.json")
     parser.add_argument("--dev_rows", type=int, default=200, help="rows to make in dev.json")
     for name, (default, text) in SIZES.items():
-        parser.add_argument(f"--{name}", type=int, default=default, help=text)
+        parser.add_argument(f"--{name}", type=int, help=f"{text} (default: {default})")
+    parser.add_argument(
+        "--like",
+        choices=RELEASED,
+        help="give the model the sizes of this released one, with random weights: up to 13 GB are written",
+    )
+    parser.add_argument("--dtype", choices=DTYPES, help="of the weights with --like (default: float16)")
+    parser.add_argument(
+        "--quantization_bit", type=int, choices=BITS, help="with --like: write integers of so many bits"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the rows and the weights")
     parser.add_argument("--overwrite", action="store_true", help="replace a model that this program wrote")
 
 
 def run(args: argparse.Namespace) -> None:
-    from paddle_glm.tiny.checkpoint import write_checkpoint
     from paddle_glm.tiny.grammar import write_dataset
     from paddle_glm.training.readers import find_files, load_rows
 
+    _check_flags(args)
     output = Path(args.output_dir)
     data = Path(args.data) if args.data else output / "data"
     if not args.data:
@@ -52,10 +67,45 @@ def run(args: argparse.Namespace) -> None:
     files = find_files(data)
     examples = load_rows(files.train or data)
     texts = [message["content"] for example in examples for message in example.messages]
-    sizes = {name: getattr(args, name) for name in SIZES}
     model = output / "model"
-    config = write_checkpoint(model, texts, args.family, seed=args.seed, overwrite=args.overwrite, **sizes)
+    config = _write_model(args, model, texts)
+    pieces = f"{_size(args, 'vocab_size')} pieces learnt from {len(examples)} rows"
     print(
         f"{model}: {config.family}, {config.num_layers} layers of {config.hidden_size}, "
-        f"{args.vocab_size} pieces learnt from {len(examples)} rows, random weights (seed {args.seed})"
+        f"{pieces}, random weights (seed {args.seed})"
+    )
+
+
+def _check_flags(args: argparse.Namespace) -> None:
+    """Raise `InputError` for a flag that would change nothing."""
+    idle = OWN_SIZES if args.like else ("dtype", "quantization_bit")
+    why = f"--like {args.like} decides that" if args.like else "it needs --like"
+    for name in idle:
+        if getattr(args, name) is not None:
+            raise InputError(f"--{name} {getattr(args, name)}: {why}; leave it out")
+
+
+def _size(args: argparse.Namespace, name: str) -> int:
+    value = getattr(args, name)
+    return SIZES[name][0] if value is None else value
+
+
+def _write_model(args: argparse.Namespace, folder: Path, texts: list[str]) -> ModelConfig:
+    from paddle_glm.tiny.checkpoint import write_checkpoint, write_like
+
+    if args.like is None:
+        sizes = {name: _size(args, name) for name in SIZES}
+        return write_checkpoint(
+            folder, texts, args.family or "chatglm2", **sizes, seed=args.seed, overwrite=args.overwrite
+        )
+    return write_like(
+        folder,
+        texts,
+        args.like,
+        vocab_size=_size(args, "vocab_size"),
+        num_layers=args.num_layers,
+        dtype=args.dtype or "float16",
+        quantization_bit=args.quantization_bit,
+        seed=args.seed,
+        overwrite=args.overwrite,
     )

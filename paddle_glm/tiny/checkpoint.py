@@ -1,16 +1,27 @@
-"""A small, randomly initialised checkpoint with its tokenizer, laid out as on the hub."""
+"""A randomly initialised checkpoint with its tokenizer, laid out as on the hub: small, or of a real size."""
 
 import tempfile
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from math import prod
 from pathlib import Path
 
 import numpy as np
 
-from paddle_glm.checkpoint import atomic_folder, save_checkpoint
+from paddle_glm.checkpoint import LazyTensor, atomic_folder, save_checkpoint
+from paddle_glm.checkpoint.quantizing import QuantizingCheckpoint
+from paddle_glm.checkpoint.reshard import check_space
+from paddle_glm.checkpoint.tensors import DTYPES, FLOAT_NAMES, cast_chunks
 from paddle_glm.config import ModelConfig
+from paddle_glm.errors import InputError
 from paddle_glm.families import family_of, get_family
-from paddle_glm.families.initial import initial_value
+from paddle_glm.families.initial import initial_rows, initial_value
+from paddle_glm.progress import progress_bar
+from paddle_glm.sharding import ParameterSpec
+from paddle_glm.tiny.released import RELEASED
 from paddle_glm.tiny.tokenizer import train_tokenizer
+from paddle_glm.tokenizers import Tokenizer
 
 # The embedding gets this many rows more than the tokenizer has ids at least, as the real one has.
 _ROUND_TO = 8
@@ -36,11 +47,8 @@ def write_checkpoint(
     rounded up. The weights are float32 and depend on the sizes and `seed` alone. Raises InputError for
     sizes that do not fit, too little text, or a folder that holds something else.
     """
-    with atomic_folder(folder, overwrite=overwrite) as target, tempfile.TemporaryDirectory() as scratch:
-        tokenizer_class = get_family(family).tokenizer_class()
-        name = tokenizer_class.vocab_file
-        model_file = train_tokenizer(_with_prompts(texts), Path(scratch) / name, vocab_size, layout=name)
-        tokenizer = tokenizer_class.from_pretrained(model_file)
+    with atomic_folder(folder, overwrite=overwrite) as target:
+        tokenizer = _write_tokenizer(target, texts, family, vocab_size)
         wanted = ModelConfig(
             family=family,
             num_layers=num_layers,
@@ -52,24 +60,121 @@ def write_checkpoint(
             vocab_size=-(-tokenizer.vocab_size // _ROUND_TO) * _ROUND_TO,
             max_sequence_length=max_sequence_length,
             position_encoding_2d=True,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            mask_token_id=tokenizer.get_command("[MASK]"),
-            gmask_token_id=tokenizer.get_command("[gMASK]"),
         )
         # Only what the family's files can say: one may have neither groups nor ids of its own.
-        config = ModelConfig.from_dict(wanted.to_hub_dict())
+        config = ModelConfig.from_dict(_with_ids(wanted, tokenizer).to_hub_dict())
         config.save_pretrained(target)
-        tokenizer.save_pretrained(target)
         save_checkpoint(target, initial_weights(config, seed))
     return config
+
+
+def write_like(
+    folder: str | Path,
+    texts: Iterable[str],
+    name: str,
+    vocab_size: int = 1200,
+    num_layers: int | None = None,
+    dtype: str = "float16",
+    quantization_bit: int | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> ModelConfig:
+    """Writes a folder with the sizes of a released model, one of `RELEASED`; returns its configuration.
+
+    The weights are random and written as they are made, some MiB at a time. The tokenizer is one of
+    `vocab_size` pieces trained on `texts`: its ids are the first of the model's. num_layers: fewer than the
+    model has. quantization_bit: 4 or 8 writes integers, as `paddle-glm quantize` would.
+    Raises InputError for an unknown name or dtype, and where the disk has too little room.
+    """
+    if name not in RELEASED:
+        raise InputError(f"{name!r} is unknown: expected one of {', '.join(RELEASED)}")
+    if dtype not in FLOAT_NAMES:
+        raise InputError(f"dtype {dtype!r} is unknown: expected one of {', '.join(FLOAT_NAMES)}")
+    config = ModelConfig.from_dict(RELEASED[name])
+    config = replace(config, dtype=dtype, num_layers=num_layers or config.num_layers)
+    check_space(Path(folder), _source(folder, config, seed, quantization_bit)[1])
+    with atomic_folder(folder, overwrite=overwrite) as target:
+        config = _with_ids(config, _write_tokenizer(target, texts, config.family, vocab_size))
+        source, total = _source(folder, config, seed, quantization_bit)
+        source.config.save_pretrained(target)
+        cast = DTYPES[FLOAT_NAMES[dtype]]
+        tensors = (
+            (name, source.lazy(name, dtype=cast if spec.dtype is None else None))
+            for name, spec in source.table.items()
+        )
+        with progress_bar(f"writing {folder}", total) as progress:
+            save_checkpoint(target, tensors, progress=progress)
+    return source.config
 
 
 def initial_weights(config: ModelConfig, seed: int = 0) -> Iterator[tuple[str, np.ndarray]]:
     """(name, float32 array) of every parameter, as `AutoModel.from_config` makes them too."""
     for name, spec in family_of(config).parameters(config).items():
         yield name, initial_value(name, spec.shape, seed)
+
+
+@dataclass(frozen=True)
+class RandomCheckpoint:
+    """An untrained float model that can be read as a `Checkpoint` can; its numbers are made when read."""
+
+    folder: Path
+    config: ModelConfig
+    seed: int
+
+    @property
+    def table(self) -> dict[str, ParameterSpec]:
+        return family_of(self.config).float_parameters(self.config)
+
+    def read(self, name: str, rank: int = 0, degree: int = 1) -> np.ndarray:
+        """float32, what `rank` of `degree` holds of a parameter."""
+        spec = self.table[name]
+        return spec.sharding.split(initial_value(name, spec.shape, self.seed), rank, degree)
+
+    def lazy(self, name: str, rank: int = 0, degree: int = 1, dtype: np.dtype | None = None) -> LazyTensor:
+        """A whole parameter, some rows at a time, cast to `dtype`."""
+        assert degree == 1, "a random model is written whole"
+        shape, target = self.table[name].shape, dtype or np.dtype(np.float32)
+        rows = partial(initial_rows, name, shape, self.seed)
+        if target == np.float32:
+            return LazyTensor(target, shape, rows)
+        return LazyTensor(target, shape, lambda: cast_chunks(rows(), target, name))
+
+
+def _source(
+    folder: str | Path, config: ModelConfig, seed: int, bits: int | None
+) -> "tuple[RandomCheckpoint | QuantizingCheckpoint, int]":
+    """The weights to write, and their bytes."""
+    floats = RandomCheckpoint(Path(folder), config, seed)
+    source = floats if bits is None else QuantizingCheckpoint(floats, bits)
+    sizes = (
+        prod(spec.shape) * DTYPES[FLOAT_NAMES[config.dtype]].itemsize
+        if spec.dtype is None
+        else prod(spec.shape) * np.dtype(spec.dtype).itemsize
+        for spec in source.table.values()
+    )
+    return source, sum(sizes)
+
+
+def _write_tokenizer(folder: Path, texts: Iterable[str], family: str, vocab_size: int) -> Tokenizer:
+    tokenizer_class = get_family(family).tokenizer_class()
+    name = tokenizer_class.vocab_file
+    with tempfile.TemporaryDirectory() as scratch:
+        model_file = train_tokenizer(_with_prompts(texts), Path(scratch) / name, vocab_size, layout=name)
+        tokenizer = tokenizer_class.from_pretrained(model_file)
+        tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def _with_ids(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
+    """The configuration with the tokenizer's special tokens."""
+    return replace(
+        config,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        mask_token_id=tokenizer.get_command("[MASK]"),
+        gmask_token_id=tokenizer.get_command("[gMASK]"),
+    )
 
 
 def _with_prompts(texts: Iterable[str]) -> list[str]:

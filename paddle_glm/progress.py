@@ -1,0 +1,53 @@
+"""How far work has come, where it takes long."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+# Seconds of work that nobody needs to be told of.
+PATIENCE = 5.0
+# Seconds between lines where there is no terminal.
+_BETWEEN_LINES = 15.0
+
+Progress = Callable[[int], Any]
+
+
+@contextmanager
+def progress_bar(what: str, total: int) -> Iterator[Progress]:
+    """Gives a function to be called with the bytes that have just been done, of `total`.
+
+    Once the work has taken `PATIENCE` seconds, a bar on standard error shows how far it is; a plain line now
+    and then where that is no terminal. Of several processes of one job the first alone shows anything.
+    """
+    if os.environ.get("PADDLE_TRAINER_ID", "0") != "0":
+        yield lambda done: None
+    elif sys.stderr.isatty():
+        yield from _bar(what, total)
+    else:
+        yield _Lines(what, total, sys.stderr)
+
+
+def _bar(what: str, total: int) -> Iterator[Progress]:
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc=what, unit="B", unit_scale=True, delay=PATIENCE, mininterval=0.5) as bar:
+        yield bar.update
+
+
+class _Lines:
+    """Writes a line for a log after `PATIENCE` seconds, and again each `_BETWEEN_LINES`."""
+
+    def __init__(self, what: str, total: int, stream: TextIO) -> None:
+        self._what, self._total, self._stream = what, total, stream
+        self._done, self._next = 0, time.monotonic() + PATIENCE
+
+    def __call__(self, done: int) -> None:
+        self._done += done
+        if (now := time.monotonic()) < self._next:
+            return
+        self._next = now + _BETWEEN_LINES
+        share = 100 * self._done // max(self._total, 1)
+        print(f"{self._what}: {share}% of {self._total / 1e9:.1f} GB", file=self._stream, flush=True)
