@@ -39,9 +39,10 @@ def _same(*names: str) -> dict[str, str]:
 
 
 def _groups(values: Mapping[str, Any]) -> dict[str, Any]:
-    if not values.get("multi_query_attention", True):
-        return {"num_key_value_heads": values["num_attention_heads"]}
-    return {"num_key_value_heads": values.get("multi_query_group_num", 1)}
+    # What the original class assumes of keys that a file lacks.
+    shared = values.get("multi_query_attention", False)
+    groups = values.get("multi_query_group_num", 1) if shared else values["num_attention_heads"]
+    return {"multi_query_attention": shared, "num_key_value_heads": groups}
 
 
 def _heads(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,7 +91,7 @@ _GROUPED = _Architecture(
     ),
     derive=_groups,
     express=lambda config: {
-        "multi_query_attention": True,
+        "multi_query_attention": config.multi_query_attention,
         "multi_query_group_num": config.num_key_value_heads,
     },
 )
@@ -128,7 +129,8 @@ class ModelConfig:
 
     The defaults are those of ChatGLM2-6B. Ids of special tokens are None where the architecture has no
     use for them, or its files do not name them (the first releases of ChatGLM-6B). `pre_seq_len` is the
-    length of a trained prefix that stands beside the weights, None where there is none. `quantization_bit`
+    length of a trained prefix that stands beside the weights, None where there is none. Without
+    `multi_query_attention` ChatGLM2's fused projection is laid out head by head. `quantization_bit`
     is 0 for float weights; `quantization_group_size` None means one scale per output channel. `hub` keeps the
     keys of the original file which the architecture does not need (`auto_map`, `architectures`, ...), so
     that saving gives them back.
@@ -139,6 +141,7 @@ class ModelConfig:
     hidden_size: int = 4096
     num_attention_heads: int = 32
     num_key_value_heads: int = 2
+    multi_query_attention: bool = True
     head_dim: int = 128
     ffn_hidden_size: int = 13696
     vocab_size: int = 65024
@@ -178,6 +181,11 @@ class ModelConfig:
             raise InputError(
                 f"num_attention_heads {self.num_attention_heads} is not a multiple of "
                 f"num_key_value_heads {self.num_key_value_heads}: check config.json"
+            )
+        if not self.multi_query_attention and self.num_key_value_heads != self.num_attention_heads:
+            raise InputError(
+                f"multi_query_attention false: each of {self.num_attention_heads} heads has keys of its own, "
+                f"so that num_key_value_heads cannot be {self.num_key_value_heads}"
             )
         if self.dtype not in DTYPES:
             raise InputError(f"dtype {self.dtype!r} is not one of {', '.join(DTYPES)}")

@@ -11,6 +11,8 @@ _RENAMED_V2 = {**_RENAMED, "vocab_size": "padded_vocab_size", "max_sequence_leng
 # What its classes assume where a file does not say.
 _DEFAULTS: dict[str, Any] = {"torch_dtype": "float32"}
 _DEFAULTS_V2: dict[str, Any] = {**_DEFAULTS, "add_qkv_bias": False, "multi_query_group_num": 1}
+# Keys of THUDM's that its classes do not read; another value is another computation there.
+_UNREAD_V2 = {"multi_query_attention": True}
 # Its keys that mean nothing to others.
 _OWN = {
     "paddlenlp_version", "tensor_parallel_degree", "tensor_parallel_rank", "tensor_parallel_output",
@@ -36,7 +38,20 @@ def to_hub(values: Mapping[str, Any]) -> dict[str, Any]:
     for key, expected in _FIXED.items():
         if (value := found.pop(key, expected)) != expected:
             raise InputError(f"config.json says {key} = {value!r}; only {expected!r} is supported")
-    return {**(_DEFAULTS_V2 if grouped else _DEFAULTS), **found}
+    if not grouped:
+        return {**_DEFAULTS, **found}
+    check_expressible(found)
+    return {**_DEFAULTS_V2, **_UNREAD_V2, **found}
+
+
+def check_expressible(values: Mapping[str, Any]) -> None:
+    """Raise InputError where THUDM's keys say what PaddleNLP's classes do not compute."""
+    for key, expected in _UNREAD_V2.items():
+        if values.get(key, expected) != expected:
+            raise InputError(
+                f"config.json says {key} = {values[key]!r}: PaddleNLP's classes do not read it and compute "
+                f"what {expected!r} means; use safetensors or bin"
+            )
 
 
 def from_hub(values: Mapping[str, Any], degree: int) -> dict[str, Any]:

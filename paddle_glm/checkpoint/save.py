@@ -14,6 +14,7 @@ from paddle_glm.checkpoint.tensors import LazyTensor, as_lazy
 from paddle_glm.checkpoint.torch_file import write_torch
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
+from paddle_glm.paddlenlp_config import check_expressible
 from paddle_glm.progress import Progress
 
 _WRITERS = {"safetensors": write_safetensors, "bin": write_torch, "pdparams": write_pdparams}
@@ -77,8 +78,10 @@ def check_format(config: ModelConfig, degree: int, file_format: str) -> None:
         )
     if config.quantization_bit and file_format == "pdparams":
         raise InputError("PaddleNLP has no such quantised weights: keep them as safetensors, or bin")
-    if degree > 1 and file_format == "pdparams":
-        check_degree(config, degree)
+    if file_format == "pdparams":
+        check_expressible(config.to_hub_dict())
+        if degree > 1:
+            check_degree(config, degree)
 
 
 def save_checkpoint(

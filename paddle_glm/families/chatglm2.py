@@ -12,8 +12,13 @@ from paddle_glm.sharding import REPLICATED, Column, Part, Row, Sharding, Vocab
 
 
 def query_key_value(config: ModelConfig) -> Sharding:
-    """Rows of the fused projection: all query heads, then the key groups, then the value groups."""
+    """Rows of the fused projection: all query heads, then the key groups, then the value groups.
+
+    Without `multi_query_attention` head by head, each its query, key and value.
+    """
     heads, groups, dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+    if not config.multi_query_attention:
+        return Column(Part(3 * heads * dim, heads))
     return Column(Part(heads * dim, heads), Part(groups * dim, groups), Part(groups * dim, groups))
 
 

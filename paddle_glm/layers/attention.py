@@ -1,7 +1,7 @@
 """Grouped-query attention (arXiv:2305.13245) and its masks."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import paddle
@@ -83,6 +83,28 @@ def _queries(attention_mask: Tensor, tokens: int | Tensor) -> Tensor:
 def additive_mask(allowed: Tensor) -> Tensor:
     """bool mask, True where a query may attend -> float32, 0 there and -1e9 elsewhere."""
     return (1.0 - allowed.astype("float32")) * MASKED
+
+
+def split_heads(fused: Tensor, head_dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Query, key and value, each [batch, heads, tokens, head_dim], of a projection that holds them head by
+    head: [batch, tokens, heads * 3 * head_dim].
+    """
+    heads = fused.shape[-1] // (3 * head_dim)
+    # (batch, tokens, heads * 3 * head_dim) -> (batch, heads, tokens, 3 * head_dim)
+    query, key, value = fused.reshape([0, 0, heads, 3 * head_dim]).transpose([0, 2, 1, 3]).chunk(3, axis=-1)
+    return query, key, value
+
+
+def split_blocks(fused: Tensor, rows: Sequence[int], head_dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Query, key and value, each [batch, its heads, tokens, head_dim], of a projection that holds one after
+    the other: [batch, tokens, sum(rows)], `rows` for each.
+    """
+    # (batch, tokens, heads * head_dim) -> (batch, heads, tokens, head_dim)
+    query, key, value = (
+        part.reshape([0, 0, size // head_dim, head_dim]).transpose([0, 2, 1, 3])
+        for part, size in zip(fused.split(list(rows), axis=-1), rows, strict=True)
+    )
+    return query, key, value
 
 
 def grouped_query_attention(

@@ -14,7 +14,7 @@ from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.families.chatglm import attention_output, ffn_input, ffn_output, query_key_value, sop
 from paddle_glm.layers.activation import gelu_tanh
-from paddle_glm.layers.attention import context_mask, grouped_query_attention
+from paddle_glm.layers.attention import context_mask, grouped_query_attention, split_heads
 from paddle_glm.layers.norm import LayerNorm
 from paddle_glm.layers.rotary import angle_table, apply_rotary_parts, lookup_rows
 from paddle_glm.models.base import CausalLM, KeyValue
@@ -42,11 +42,7 @@ class SelfAttention(nn.Layer):
     def forward(
         self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, past: KeyValue | None = None
     ) -> tuple[Tensor, KeyValue]:
-        fused = self.query_key_value(x)
-        heads = fused.shape[-1] // (3 * self.head_dim)
-        # (batch, tokens, heads * 3 * head_dim) -> (batch, heads, tokens, 3 * head_dim)
-        fused = fused.reshape([0, 0, heads, 3 * self.head_dim]).transpose([0, 2, 1, 3])
-        query, key, value = fused.chunk(3, axis=-1)
+        query, key, value = split_heads(self.query_key_value(x), self.head_dim)
         query, key = apply_rotary_parts(query, *rotary), apply_rotary_parts(key, *rotary)
         if past is not None:
             key = paddle.concat([past[0], key], axis=2)

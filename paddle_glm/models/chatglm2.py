@@ -4,6 +4,8 @@ Reproduces modeling_chatglm.py of THUDM/chatglm2-6b and THUDM/chatglm3-6b; modul
 parameter names are those of hub checkpoints.
 """
 
+from functools import partial
+
 import numpy as np
 import paddle
 import paddle.nn.functional as F
@@ -12,7 +14,7 @@ from paddle import Tensor, nn
 from paddle_glm.config import ModelConfig
 from paddle_glm.families.chatglm2 import attention_output, ffn_output, gate_up, query_key_value
 from paddle_glm.layers.activation import swiglu
-from paddle_glm.layers.attention import grouped_query_attention
+from paddle_glm.layers.attention import grouped_query_attention, split_blocks, split_heads
 from paddle_glm.layers.norm import RMSNorm
 from paddle_glm.layers.rotary import apply_rotary, lookup_rotary, rotary_table
 from paddle_glm.models.base import CausalLM, KeyValue
@@ -27,24 +29,22 @@ class SelfAttention(nn.Layer):
 
     def __init__(self, config: ModelConfig, group: TPGroup, storage: Storage) -> None:
         super().__init__()
-        self.group, self.dropout, self.head_dim = group, config.attention_dropout, config.head_dim
+        self.group, self.dropout = group, config.attention_dropout
         sharding = query_key_value(config)
         self.query_key_value = ColumnLinear(
             config.hidden_size, sharding, group, storage, bias=config.add_qkv_bias
         )
         self.dense = RowLinear(config.hidden_size, attention_output(config), group, storage)
-        # Local rows of queries, keys and values.
-        self.sections = [stop - start for start, stop in sharding.local_ranges(group.rank, group.degree)]
+        self.split = partial(split_heads, head_dim=config.head_dim)
+        if config.multi_query_attention:
+            # Local rows of queries, keys and values.
+            rows = [stop - start for start, stop in sharding.local_ranges(group.rank, group.degree)]
+            self.split = partial(split_blocks, rows=rows, head_dim=config.head_dim)
 
     def forward(
         self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, past: KeyValue | None = None
     ) -> tuple[Tensor, KeyValue]:
-        fused = self.query_key_value(x).split(self.sections, axis=-1)
-        # (batch, tokens, heads * head_dim) -> (batch, heads, tokens, head_dim)
-        query, key, value = (
-            part.reshape([0, 0, rows // self.head_dim, self.head_dim]).transpose([0, 2, 1, 3])
-            for part, rows in zip(fused, self.sections, strict=True)
-        )
+        query, key, value = self.split(self.query_key_value(x))
         query, key = apply_rotary(query, *rotary), apply_rotary(key, *rotary)
         if past is not None:
             key = paddle.concat([past[0], key], axis=2)

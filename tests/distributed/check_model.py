@@ -32,6 +32,10 @@ OWN = {
 }  # fmt: skip
 
 
+# ChatGLM2 whose fused projection is laid out head by head.
+MULTI_HEAD = {"multi_query_attention": False, "num_key_value_heads": 8}
+
+
 def worst(pairs):
     return max(float(np.abs(np.asarray(a) - np.asarray(b)).max()) for a, b in pairs)
 
@@ -129,6 +133,8 @@ def main():
     out = {"rank": dist.get_rank(), "tensor": mesh.tensor.degree, "data": mesh.data.degree}
     out |= compare(config, mesh.tensor)
     out["dropout"] = dropout(config, mesh.tensor)
+    if family == "chatglm2":
+        out["multi_head"] = compare(dataclasses.replace(config, **MULTI_HEAD), mesh.tensor)
     if len(sys.argv) > 3:
         out["original"] = against_the_original(sys.argv[3], mesh.tensor)
     if mesh.data.degree > 1:
