@@ -164,9 +164,11 @@ class FinetuneTrainer(Trainer):
 
     def create_optimizer(self, lr_scheduler: Any = None) -> Any:
         """AdamW with decay for all but norms and biases, float32 master weights, and `GroupClip`; of the
-        parameters that this process owns where a sharding stage is asked for.
+        trained parameters alone, and of those that this process owns where a sharding stage is asked for.
         """
-        names = {parameter.name: name for name, parameter in self.model.named_parameters()}
+        # AdamW takes the learning rate's dtype from its first parameter, which may be a frozen int8 weight.
+        trained = {name: one for name, one in self.model.named_parameters() if not one.stop_gradient}
+        names = {parameter.name: name for name, parameter in trained.items()}
         decayed = {key for key, name in names.items() if not any(part in name for part in ("bias", "norm"))}
         if self.args.max_grad_norm > 0:
             specs = family_of(self.model.config).parameters(self.model.config)
@@ -185,7 +187,7 @@ class FinetuneTrainer(Trainer):
         if self.shares is not None:
             self.optimizer = ShardedAdamW(self.shares, **options)
         else:
-            self.optimizer = AdamW(parameters=self.model.parameters(), **options)
+            self.optimizer = AdamW(parameters=list(trained.values()), **options)
         return self.optimizer
 
     def _owners(self) -> TPGroup:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from paddle_glm.checkpoint.reshard import reshard
 from paddle_glm.checkpoint.tensor_file import open_safetensors
 from tests.distributed.launch import ROOT, launch
 from tests.distributed.test_tensor_parallel import results_by_rank
@@ -18,6 +19,7 @@ METHODS = {
     "prefix": "--pre_seq_len 6 --learning_rate 1e-3",
     "lora": "--lora True --lora_rank 4 --learning_rate 1e-3",
     "lora-int4": "--lora True --lora_rank 4 --learning_rate 1e-3 --quantization_bit 4",
+    "lora-embeddings": "--lora True --lora_rank 4 --learning_rate 1e-3",
 }
 SHORT = """
     --do_train --do_eval --max_steps 3 --eval_steps 3 --src_length 24 --tgt_length 12 --logging_steps 1
@@ -41,8 +43,11 @@ def test_processes_compute_what_one_does(processes: int, tmp_path: Path) -> None
 @pytest.mark.parametrize("method", METHODS)
 def test_finetuning_with_two_processes(method, tiny_checkpoint, tiny_rows, tmp_path):
     """Shared between two, the adapter that is written is one process's, in one piece."""
-    rows = write_rows(tmp_path / "rows", tiny_rows)
-    flags = f"{METHODS[method]} {SHORT} --model_name_or_path {tiny_checkpoint} --task_name_or_path {rows}"
+    rows, base = write_rows(tmp_path / "rows", tiny_rows), tiny_checkpoint
+    if method == "lora-embeddings":  # the embedding and the head are integers too
+        base = tmp_path / "packed"
+        reshard(tiny_checkpoint, base, quantize=(4, 16, True))
+    flags = f"{METHODS[method]} {SHORT} --model_name_or_path {base} --task_name_or_path {rows}"
     assert finetune(flags, "--output_dir", tmp_path / "alone") == 0
     words = f"{flags} --tensor_parallel_degree 2 --output_dir {tmp_path / 'shared'}".split()
     done = launch(ROOT / "tools" / "finetune_generation.py", 2, tmp_path / "logs", *words)

@@ -13,6 +13,7 @@ from paddle_glm.models.auto import AutoModel
 from paddle_glm.peft.lora import attach_lora
 from paddle_glm.peft.lora_config import LoraConfig
 from paddle_glm.peft.prefix import attach_prefix
+from paddle_glm.training.trainer import FinetuneTrainer
 from tests.quantized import dequantized
 from tests.training.runs import finetune, losses, write_rows
 
@@ -82,6 +83,33 @@ def test_finetuning_and_resuming_beside_a_quantised_base(tiny_checkpoint, rows, 
     again = ["--resume_from_checkpoint", opened / "checkpoint-2", "--output_dir", opened]
     assert finetune(flags, "--model_name_or_path", packed, *again) == 0
     assert (read / name).read_bytes() == (opened / name).read_bytes()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_only_what_is_trained_reaches_the_optimizer(tiny_checkpoint, rows, tmp_path, method, monkeypatch):
+    """Behind an embedding of integers, the model's first parameter; in half precision it would be half."""
+    packed, out = tmp_path / "packed", tmp_path / "out"
+    words = ["--model_name_or_path", str(tiny_checkpoint), "--output_path", str(packed), "--embeddings"]
+    assert main(["quantize", *words, "--group_size", "16"]) == 0
+    seen = []
+    create = FinetuneTrainer.create_optimizer
+
+    def watched(self, *args):
+        seen.append((create(self, *args)._parameter_list, dict(self.adapter.parameters())))
+        return self.optimizer
+
+    monkeypatch.setattr(FinetuneTrainer, "create_optimizer", watched)
+    base = ["--model_name_or_path", str(packed)]
+    assert finetune(f"{METHODS[method]} {SHORT} --task_name_or_path {rows}", *base, "--output_dir", out) == 0
+    ((given, trained),) = seen
+    assert {one.name for one in given} == {one.name for one in trained.values()}
+    history = losses(out)
+    assert len(history) == 3 and all(map(math.isfinite, history))
+    flag = "--ptuning_checkpoint" if method == "prefix" else "--lora_path"
+    answers = ["--data_file", str(rows / "dev.json"), "--tgt_length", "4"]
+    written = ["--predict_file", str(tmp_path / "answers.json")]
+    assert main(["predict", *base, flag, str(out), *answers, *written]) == 0
+    assert len((tmp_path / "answers.json").read_text(encoding="utf-8").splitlines()) == 6
 
 
 def test_all_of_a_quantised_model_is_not_trained(tiny_checkpoint, rows, tmp_path, capfd):
