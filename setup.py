@@ -52,6 +52,8 @@ EXTRAS = {
     "openvino": ["openvino>=2025.0,<2026"],
     # Rows in parquet files; "train" has it too.
     "parquet": [PYARROW],
+    # Models by their names on Hugging Face and ModelScope.
+    "hub": ["huggingface_hub>=0.34,<1", "modelscope>=1.30"],
     "serve": ["fastapi>=0.110", "uvicorn>=0.27", "httpx>=0.26"],
     "web": ["gradio>=4.44", "streamlit>=1.36"],
     "dev": [

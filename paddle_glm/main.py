@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from paddle_glm import commands
+from paddle_glm.commands._hub import MODEL_FLAG, add_hub_arguments, resolve_model
 from paddle_glm.errors import InputError
 from paddle_glm.version import __version__
 
@@ -52,6 +53,10 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message} (see {self.prog} --help)")
+
+    def takes_model(self) -> bool:
+        """Whether there is a flag for the model's folder, which a hub's name may stand for."""
+        return MODEL_FLAG in self._option_string_actions
 
     def parse_args(self, args=None, namespace=None):  # type: ignore[override]
         parsed, unknown = self.parse_known_args(args, namespace)
@@ -96,7 +101,12 @@ def run_command(name: str, argv: Sequence[str]) -> int:
         return command.run_argv(list(argv)) or 0
     parser = Parser(prog=f"paddle-glm {name}", description=command.HELP)
     command.add_arguments(parser)
-    return command.run(parser.parse_args(argv)) or 0
+    if not parser.takes_model():
+        return command.run(parser.parse_args(argv)) or 0
+    add_hub_arguments(parser)
+    args = parser.parse_args(argv)
+    resolve_model(args)
+    return command.run(args) or 0
 
 
 def describe(error: Exception) -> str:

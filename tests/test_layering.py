@@ -15,7 +15,7 @@ PACKAGE = ROOT / "paddle_glm"
 # From the ground up. A layer may import any layer of a lower line, never one of its own line.
 LAYERS = (
     ("errors", "version", "allocator", "progress"),
-    ("paddlenlp_config",),
+    ("paddlenlp_config", "hub"),
     ("config", "sharding", "precision"),
     ("chat", "quantization"),
     ("families",),
@@ -35,7 +35,7 @@ LEVELS = {layer: level for level, line in enumerate(LAYERS) for layer in line}
 ONLY = {"generation": {"errors", "chat", "families"}}
 WITHOUT_PADDLE = (
     *("errors", "version", "allocator", "progress", "paddlenlp_config", "config", "sharding", "chat"),
-    *("quantization", "families", "tokenizers", "checkpoint", "generation", "tiny"),
+    *("quantization", "hub", "families", "tokenizers", "checkpoint", "generation", "tiny"),
 )
 WITH_PADDLENLP = ("training",)
 

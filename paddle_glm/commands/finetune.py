@@ -26,9 +26,12 @@ def train(argv: Sequence[str]) -> None:
     Raises `InputError` for arguments, folders and rows that cannot be used.
     """
     from paddle_glm.errors import InputError
+    from paddle_glm.hub import folder_of
     from paddle_glm.training.arguments import parse
 
     model_args, data_args, args = parse(argv)
+    asked = model_args.model_name_or_path
+    model_args.model_name_or_path = str(folder_of(asked, model_args.download, model_args.revision))
     if not (args.do_train or args.do_eval):
         raise InputError("nothing to do: give --do_train, --do_eval or both")
     _finetune(model_args, data_args, args)

@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from paddle_glm.commands._hub import MODEL_FLAG, add_hub_arguments, resolve_model
 from paddle_glm.errors import InputError
 
 HELP = "run the flags of THUDM's ptuning scripts (main.py of train.sh and evaluate.sh)"
@@ -62,7 +63,7 @@ def run_argv(argv: Sequence[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
         raise SystemExit(0)
-    flags = _parse(argv)
+    flags = _with_folder(_parse(argv))
     training, predicting = _switch(flags, "do_train"), _switch(flags, "do_predict")
     if not (training or predicting):
         raise InputError("nothing to do: give --do_train, --do_predict or both")
@@ -98,6 +99,20 @@ def _parse(argv: Sequence[str]) -> Flags:
     for name in _NO_EFFECT:
         flags.pop(name, None)
     return flags
+
+
+def _with_folder(flags: Flags) -> Flags:
+    """The flags with a folder for the model, which a hub's name may stand for."""
+    if "model_name_or_path" not in flags:
+        return flags
+    rest = {name: values for name, values in flags.items() if name not in ("download", "revision")}
+    parser = argparse.ArgumentParser(add_help=False)
+    add_hub_arguments(parser)
+    parser.add_argument(MODEL_FLAG)
+    names = ("model_name_or_path", "download", "revision")
+    args = parser.parse_args(_words({name: flags[name] for name in names if name in flags}))
+    resolve_model(args)
+    return {**rest, "model_name_or_path": [args.model_name_or_path]}
 
 
 def _path(text: str) -> str:

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-from pathlib import Path
 
 from paddle_glm.commands._generating import positive
 from paddle_glm.commands._opening import add_engine_arguments, open_engine_of, packages_of
@@ -50,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
         raise InputError("give --model_name_or_path FOLDER")
     sampling_params(args, GenerationParams())  # values that cannot work are said before a model is loaded
     key = args.api_key or os.environ.get(API_KEY_VARIABLE) or None
-    name = args.served_model_name or Path(args.model_name_or_path).resolve().name
+    name = args.served_model_name or args.model_name
     listener = bind(args.host, args.port)  # and so is a port that is taken
     scheduler = Scheduler(lambda: open_engine_of(args), args.max_batch_size, args.max_waiting)
     params = sampling_params(args, scheduler.engine.params)

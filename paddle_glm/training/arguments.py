@@ -19,6 +19,7 @@ from paddlenlp.utils.log import logger
 
 from paddle_glm.checkpoint.save import FORMAT_HELP, FORMATS
 from paddle_glm.errors import InputError
+from paddle_glm.hub import DOWNLOAD_HELP, REVISION_HELP
 from paddle_glm.parallel import Mesh, check_degree, init_parallel, world_size
 from paddle_glm.quantization import BITS
 from paddle_glm.training.unsupported import check_supported
@@ -47,6 +48,10 @@ class ModelArguments:
 
     model_name_or_path: str = field(metadata={"help": "folder: hub layout, merged, or shards"})
     family: Optional[str] = _option(None, "what the model is, where its files do not say")
+    download: Optional[str] = field(
+        default=None, metadata={"help": DOWNLOAD_HELP, "nargs": "?", "const": True}
+    )
+    revision: Optional[str] = _option(None, REVISION_HELP)
     pre_seq_len: Optional[int] = _option(None, "P-Tuning v2: train a prefix of so many tokens, nothing else")
     prefix_projection: bool = _option(False, "P-Tuning v2: make the prefix by a network of two layers")
     ptuning_checkpoint: Optional[str] = _option(None, "folder of a prefix to go on from, ours or THUDM's")
