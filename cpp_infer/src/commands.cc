@@ -47,11 +47,11 @@ void add_times(Timing& sum, const Timing& one) {
 double rate(double count, double seconds) { return seconds > 0 ? count / seconds : 0; }
 
 // Not getrusage: that counts what the process was before exec, too.
-double peak_megabytes() {
+double megabytes(const std::string& which) {
     std::ifstream status("/proc/self/status");
     for (std::string word; status >> word;) {
         double kilobytes = 0;
-        if (word == "VmHWM:" && status >> kilobytes) return kilobytes / 1024;
+        if (word == which && status >> kilobytes) return kilobytes / 1024;
     }
     return 0;
 }
@@ -129,17 +129,23 @@ Timing chat(Session& session, const Options& options) {
     return sum;
 }
 
-void print_benchmark(const Timing& timing, double load_seconds) {
-    std::fprintf(
-        stderr,
-        "load %.3f s\nprefill %lld tokens in %.4f s, %.1f tokens/s\n"
-        "decode %lld tokens in %lld steps and %.4f s, %.1f tokens/s, %.3f ms per step\n"
-        "peak memory %.1f MB\n",
-        load_seconds, static_cast<long long>(timing.prompt_tokens), timing.prefill_seconds,
-        rate(static_cast<double>(timing.prompt_tokens), timing.prefill_seconds),
-        static_cast<long long>(timing.decode_tokens), static_cast<long long>(timing.decode_steps),
-        timing.decode_seconds, rate(static_cast<double>(timing.decode_tokens), timing.decode_seconds),
-        1e3 * rate(timing.decode_seconds, static_cast<double>(timing.decode_steps)), peak_megabytes());
+Loaded loaded_since(std::chrono::steady_clock::time_point start) {
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+    return {seconds.count(), megabytes("VmRSS:")};
+}
+
+void print_benchmark(const Timing& timing, const Loaded& loaded) {
+    std::fprintf(stderr,
+                 "load %.3f s\nprefill %lld tokens in %.4f s, %.1f tokens/s\n"
+                 "decode %lld tokens in %lld steps and %.4f s, %.1f tokens/s, %.3f ms per step\n"
+                 "memory once loaded %.1f MB, peak memory %.1f MB\n",
+                 loaded.seconds, static_cast<long long>(timing.prompt_tokens), timing.prefill_seconds,
+                 rate(static_cast<double>(timing.prompt_tokens), timing.prefill_seconds),
+                 static_cast<long long>(timing.decode_tokens), static_cast<long long>(timing.decode_steps),
+                 timing.decode_seconds,
+                 rate(static_cast<double>(timing.decode_tokens), timing.decode_seconds),
+                 1e3 * rate(timing.decode_seconds, static_cast<double>(timing.decode_steps)),
+                 loaded.megabytes, megabytes("VmHWM:"));
 }
 
 }  // namespace paddle_glm

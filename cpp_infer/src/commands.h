@@ -1,5 +1,7 @@
 #pragma once
 
+#include <chrono>
+
 #include "options.h"
 #include "paddle_glm/session.h"
 
@@ -10,7 +12,14 @@ Timing answer_prompt(Session& session, const std::string& prompt, const Options&
 Timing answer_rows(Session& session, const Options& options);
 Timing chat(Session& session, const Options& options);
 
+// What opening a folder took, and what this process holds since.
+struct Loaded {
+    double seconds;
+    double megabytes;
+};
+Loaded loaded_since(std::chrono::steady_clock::time_point start);
+
 // Times and memory, to standard error.
-void print_benchmark(const Timing& timing, double load_seconds);
+void print_benchmark(const Timing& timing, const Loaded& loaded);
 
 }  // namespace paddle_glm

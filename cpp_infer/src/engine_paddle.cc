@@ -61,7 +61,8 @@ paddle::Tensor first_tensor(const CacheSpec& cache, int64_t batch, int64_t lengt
 }
 
 // Each step makes float blocks of quantised weights; by default the allocator gives memory of that size back
-// to the system and takes it anew, which costs more than the step. As paddle_glm/allocator.py.
+// to the system and takes it anew, which costs more than the step. As paddle_glm/allocator.py. Paddle frees
+// those blocks in a thread of its own: how many a step holds at once depends on when that thread gets to run.
 void keep_freed_memory() {
     constexpr int kKept = 512 << 20;
     mallopt(M_MMAP_MAX, 0);

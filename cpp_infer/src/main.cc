@@ -14,11 +14,11 @@ using namespace paddle_glm;
 void run(const Options& options) {
     const auto start = std::chrono::steady_clock::now();
     Session session(options.model_dir, options.engine);
-    const std::chrono::duration<double> load = std::chrono::steady_clock::now() - start;
+    const Loaded loaded = loaded_since(start);
     const Timing timing = options.prompt ? answer_prompt(session, *options.prompt, options)
                           : options.chat ? chat(session, options)
                                          : answer_rows(session, options);
-    if (options.benchmark) print_benchmark(timing, load.count());
+    if (options.benchmark) print_benchmark(timing, loaded);
 }
 
 }  // namespace
