@@ -69,7 +69,7 @@ Timing answer_prompt(Session& session, const std::string& prompt, const Options&
 }
 
 Timing answer_rows(Session& session, const Options& options) {
-    std::vector<Session::Conversation> rows = read_rows(options.input_file);
+    const std::vector<Row> rows = read_rows(options.input_file, options.columns);
     std::ofstream file;
     if (!options.output_file.empty()) {
         file.open(options.output_file);
@@ -81,13 +81,14 @@ Timing answer_rows(Session& session, const Options& options) {
     Timing sum;
     for (size_t begin = 0; begin < rows.size(); begin += options.batch_size) {
         const size_t end = std::min(rows.size(), begin + options.batch_size);
-        std::vector<Session::Conversation> batch(rows.begin() + begin, rows.begin() + end);
-        for (auto& messages : batch) {
-            const auto front = beginning(options);
-            messages.insert(messages.begin(), front.begin(), front.end());
+        std::vector<Session::Conversation> batch;
+        for (size_t row = begin; row < end; ++row) {
+            const Session::Conversation& question = rows[row].question;
+            Session::Conversation& messages = batch.emplace_back(beginning(options));
+            messages.insert(messages.end(), question.begin(), question.end());
         }
         const std::vector<Reply> replies = session.answer(batch, params);
-        for (size_t row = 0; row < batch.size(); ++row) output << answer_line(batch[row], replies[row]);
+        for (size_t row = begin; row < end; ++row) output << answer_line(rows[row], replies[row - begin]);
         add_times(sum, session.timing());
     }
     output.flush();

@@ -54,8 +54,14 @@ const std::vector<Flag>& flags() {
          [](Options& options, const std::string&) { options.chat = true; }},
         {"--input_file", "FILE", "answer the rows of a JSON array or JSON lines file",
          [](Options& options, const std::string& text) { options.input_file = text; }},
-        {"--output_file", "FILE", "gets a line {src, output} per row (default: standard output)",
+        {"--output_file", "FILE", "gets a line {src, tgt, output, ids} per row (default: standard output)",
          [](Options& options, const std::string& text) { options.output_file = text; }},
+        {"--prompt_column", "NAME", "key of a row's question; common names are recognised",
+         [](Options& options, const std::string& text) { options.columns.prompt = text; }},
+        {"--response_column", "NAME", "key of its answer",
+         [](Options& options, const std::string& text) { options.columns.response = text; }},
+        {"--history_column", "NAME", "key of its earlier rounds, [question, answer] pairs",
+         [](Options& options, const std::string& text) { options.columns.history = text; }},
         {"--system", "TEXT", "a message in front of the conversation that sets its tone",
          [](Options& options, const std::string& text) { options.system = text; }},
         {"--batch_size", "N", "rows answered together (default: 1)",
@@ -115,6 +121,11 @@ void check(const Options& options) {
     if (!options.output_file.empty() && options.input_file.empty()) {
         throw InputError("--output_file needs --input_file");
     }
+    const Columns& columns = options.columns;
+    if (columns.prompt.empty() && !(columns.response.empty() && columns.history.empty()))
+        throw InputError("--response_column and --history_column need --prompt_column");
+    if (!columns.prompt.empty() && options.input_file.empty())
+        throw InputError("--prompt_column names a key of rows: give --input_file too");
     if (options.batch_size < 1) throw InputError("--batch_size 0: expected at least 1");
     if (options.batch_size > 1 && options.input_file.empty())
         throw InputError("--batch_size needs --input_file");

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "paddle_glm/session.h"
+#include "rows.h"
 
 namespace paddle_glm {
 
@@ -14,6 +15,7 @@ struct Options {
     std::string input_file;
     std::string output_file;
     std::string system;
+    Columns columns;  // of the input file's rows
     bool chat = false;
     bool benchmark = false;
     bool help = false;

@@ -10,6 +10,7 @@
 #include "generate.h"
 #include "random.h"
 #include "response.h"
+#include "rows.h"
 #include "sampler.h"
 #include "step_inputs.h"
 #include "template.h"
@@ -168,11 +169,38 @@ void text(const Json& one, const Json& shared, const std::string& name) {
     expect_equal(name + " rest", to_utf8(stream.finish()), one.at("rest"));
 }
 
+void rows(const Json& one, const Json&, const std::string& name) {
+    Columns columns;
+    if (const Json& named = one.at("columns"); !named.is_null()) {
+        columns.prompt = named.value("prompt", "");
+        columns.response = named.value("response", "");
+        columns.history = named.value("history", "");
+    }
+    std::vector<Row> found;
+    try {
+        found = parse_rows(nlohmann::ordered_json::parse(one.at("rows").dump()), columns, "rows.json");
+    } catch (const InputError& error) {
+        expect(one.contains("refused"), name, error.what(), one);
+        return;
+    }
+    expect(!one.contains("refused"), name, "read", one);
+    Json plain = Json::array();
+    for (const Row& row : found) {
+        Json question = Json::array();
+        for (const Message& message : row.question) {
+            question.push_back({message.role, message.content, message.metadata, message.tools});
+        }
+        plain.push_back({{"question", question}, {"answer", row.answer ? Json(*row.answer) : Json()}});
+    }
+    expect_equal(name, plain, one.value("read", Json()));
+}
+
 void replay(const std::string& file) {
     using Replay = std::function<void(const Json&, const Json&, const std::string&)>;
     const std::map<std::string, Replay> kinds{{"sampling", sampling},  {"random", random_numbers},
                                               {"positions", position}, {"loop", loop},
-                                              {"response", response},  {"text", text}};
+                                              {"response", response},  {"text", text},
+                                              {"rows", rows}};
     std::ifstream stream(file);
     Json values = Json::parse(stream);
     if (values.contains("file")) {

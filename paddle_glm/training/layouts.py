@@ -23,6 +23,10 @@ class Columns:
     input: str | None = None
     messages: str | None = None
 
+    def fit(self, row: dict[str, Any]) -> bool:
+        """Whether the row has the key that a question or a conversation is under."""
+        return (self.prompt if self.messages is None else self.messages) in row
+
 
 # Layouts that are recognised by their keys, first match first. cpp_infer/src/rows.cc holds the same, which
 # tests/golden/rows.json sees to.
@@ -134,6 +138,8 @@ def _conversation(row: dict[str, Any], column: str, answers: bool, origin: str) 
         messages.append(
             {**entry, "role": ROLES.get(role, role), "content": _text(content, "content", origin)}
         )
+    if len(messages) == 1 and messages[0]["role"] == "assistant":
+        raise InputError(f"{origin}: {column!r} holds an answer without a question")
     if answers and messages[-1]["role"] != "assistant":
         raise InputError(f"{origin}: the conversation ends with {messages[-1]['role']!r}, not with an answer")
     return messages

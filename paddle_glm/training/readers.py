@@ -74,8 +74,8 @@ def load_rows(
 ) -> list[Example]:
     """Read the conversations of a file: a JSON array, JSON lines, CSV, TSV or parquet.
 
-    columns: keys to read; None finds them. answers: every conversation must end with an answer; without,
-    rows may lack it (for prediction). limit: rows to read at most.
+    columns: keys to read; None finds them, anew where a row has other ones. answers: every conversation must
+    end with an answer; without, rows may lack it (for prediction). limit: rows to read at most.
 
     Rows whose question or answer is empty are left out with a warning, as the originals do. Raises
     InputError with file, line and reason for anything else that cannot be used.
@@ -90,7 +90,8 @@ def load_rows(
         if not isinstance(row, dict):
             raise InputError(f"{origin}: expected an object, found {short(row)}")
         met.update(row)
-        chosen = chosen or find_columns(row, answers, origin)
+        if chosen is None or (columns is None and not chosen.fit(row)):
+            chosen = find_columns(row, answers, origin)
         example = read_example(row, chosen, answers, origin)
         if example.is_empty:
             empty.append(line)

@@ -26,7 +26,9 @@ def approximate(values: Any) -> Any:
     return [approximate(value) for value in values] if isinstance(values, list) else values
 
 
-@pytest.mark.parametrize("name", ["sampling", "random", "positions", "loop", "beam", "response", "text"])
+@pytest.mark.parametrize(
+    "name", ["sampling", "random", "positions", "loop", "beam", "response", "rows", "text"]
+)
 def test_python_computes_the_goldens(name, tmp_path):
     kept = json.loads((make_golden.FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     path = make_golden.write(tmp_path / "now.json", make_golden.goldens()[f"{name}.json"])

@@ -17,6 +17,7 @@ from paddle_glm.export import export_model
 from paddle_glm.generation import ChatSession, GenerationParams, complete
 from paddle_glm.generation.response import parse_messages, visible_text
 from paddle_glm.generation.session import with_special_ids
+from paddle_glm.main import main
 from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.base import CausalLM
 from paddle_glm.tiny.checkpoint import write_checkpoint
@@ -160,7 +161,7 @@ def test_a_row_may_hold_a_conversation(exported, tmp_path):
     source.write_text("\ufeff" + "\n\n".join(json.dumps(row) for row in rows), "utf-8")
     lines = infer("--model_dir", exported.folder, "--input_file", source, "--max_new_tokens", 4).splitlines()
     first, second = map(json.loads, lines)
-    assert first == second and first["src"] == "三"
+    assert first == {**second, "tgt": "四"} and (second["src"], second["tgt"]) == ("三", "")
 
 
 def test_benchmark_and_help(folder):
@@ -195,6 +196,8 @@ ASK = ("--prompt", "你好")
         (("--model_dir", ".", *ASK, "--top_k", "many"), "--top_k many: expected a number"),
         (("--model_dir", ".", *ASK, "--seed", "-1"), "--seed -1: expected a number"),
         (("--model_dir", ".", *ASK, "--output_file", "x"), "--output_file needs --input_file"),
+        (("--model_dir", ".", *ASK, "--prompt_column", "q"), "give --input_file too"),
+        (("--model_dir", ".", *ASK, "--response_column", "a"), "need --prompt_column"),
         (("--model_dir", ".", *ASK, "--do_sample", "maybe"), "--do_sample maybe: expected true or false"),
     ],
 )
@@ -223,8 +226,13 @@ def test_values_and_files_that_are_refused(folder, tmp_path):
     assert "rows.json not found" in refusal(*asked)
     for text, message in (
         ("[1]", "row 1"),
-        ('{"content": "a"}\n{"content"', "rows.json, row 1"),
-        ('{"content": "a"}\n{"other": "b"}', "rows.json, row 2: no question"),
+        ('{"content": "a"}\n{"content"', "rows.json, row 2"),
+        ('{"content": "a"}\n{"other": "b"}', "rows.json, row 2: no known columns among other"),
+        (
+            '{"other": "b"}',
+            "rows.json, row 1: no known columns among other (known: messages; conversations; ",
+        ),
+        ("", "rows.json holds no usable row"),
         (
             '{"messages": [{"role": "assistant", "content": "a"}, {"role": "user", "content": "b"}]}',
             "expected 'user'",
@@ -232,6 +240,45 @@ def test_values_and_files_that_are_refused(folder, tmp_path):
     ):
         rows.write_text(text, "utf-8")
         assert message in refusal(*asked)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "gbk"])
+def test_the_command_for_another_encoding_mends_it(folder, tmp_path, encoding):
+    rows = tmp_path / "my rows.json"
+    rows.write_bytes('[{"content": "类型"}]'.encode(encoding))
+    asked = ("--model_dir", folder, "--max_new_tokens", 1, "--input_file")
+    command = refusal(*asked, rows).partition("convert it: ")[2]
+    assert command.startswith("iconv -f ")
+    checked("sh", "-c", command)
+    assert json.loads(infer(*asked, tmp_path / "my rows-utf8.json"))["src"] == "类型"
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "ROWS.TSV", "rows.parquet", "rows"])
+def test_tables_are_for_python(folder, tmp_path, name):
+    rows = tmp_path / name
+    rows.write_bytes(b"PAR1")
+    assert "this program reads rows as JSON or JSON lines" in refusal(
+        "--model_dir", folder, "--input_file", rows
+    )
+
+
+def test_named_columns_are_those_of_python(folder, tmp_path):
+    row = {"frage": "三", "antwort": "四", "zuvor": [["一", "二"]]}
+    known = {"prompt": "三", "response": "四", "history": [["一", "二"]]}
+    flags = ("--prompt_column", "frage", "--response_column", "antwort", "--history_column", "zuvor")
+    found = []
+    for name, value, columns in (("a.json", row, flags), ("b.json", known, ())):
+        (tmp_path / name).write_text(json.dumps([value, {"frage": " ", "prompt": ""}]), "utf-8")
+        asked = ("--model_dir", folder, "--input_file", tmp_path / name, "--max_new_tokens", 4)
+        result = run(build() / "paddle_glm_infer", *asked, *columns)
+        assert "left out 1 rows with an empty question or answer (rows 2)" in result.stderr
+        found.append(json.loads(result.stdout))
+    assert found[0] == found[1]
+    assert (found[0]["src"], found[0]["tgt"]) == ("三", "四")
+    target = tmp_path / "python.jsonl"
+    python = ["infer", "--model_path", folder, "--data_file", tmp_path / "a.json", "--output_file", target]
+    assert main([*map(str, python), *flags, "--tgt_length", "4"]) == 0
+    assert json.loads(target.read_text("utf-8"))["output"] == found[0]["output"]
 
 
 def test_a_damaged_folder_is_refused(damaged):

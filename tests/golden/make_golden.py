@@ -10,6 +10,7 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 from paddle_glm.backends.base import Backend, EngineOptions
 from paddle_glm.chat import CHATGLM, CHATGLM2, CHATGLM3, render
 from paddle_glm.config import ModelConfig
+from paddle_glm.errors import InputError
 from paddle_glm.families import get_family
 from paddle_glm.generation import GenerationParams
 from paddle_glm.generation.loop import generate
@@ -25,6 +27,8 @@ from paddle_glm.generation.sampling import candidates, draw, penalise
 from paddle_glm.generation.session import pad_left
 from paddle_glm.generation.stream import TextStream
 from paddle_glm.tokenizers import Tokenizer
+from paddle_glm.training.layouts import LAYOUTS, Columns
+from paddle_glm.training.readers import load_rows
 
 FOLDER = Path(__file__).parent
 MODEL = "tokenizer.model"  # tests/tiny_sentencepiece.py wrote it
@@ -78,6 +82,69 @@ WITH_TOOLS = [
     {"role": "assistant", "metadata": "天气", "content": "tool_call(city='北京')"},
     {"role": "observation", "content": "晴"},
 ]
+
+_ASKED = {"role": "user", "content": "问"}
+_ANSWERED = {"role": "assistant", "content": "答"}
+_NAMED = {"prompt": "q", "response": "a", "history": "h"}
+
+
+def _row_of(layout: Columns) -> dict[str, Any]:
+    if layout.messages is not None:
+        return {layout.messages: [_ASKED, _ANSWERED]}
+    return {str(layout.prompt): "问", str(layout.response): "答"}
+
+
+# (columns that are named, rows of a file)
+ROWS: tuple[tuple[dict[str, str] | None, list[Any]], ...] = (
+    # The recognised layouts, each with keys that only some heed.
+    *((None, [{"extra": 1, "input": "x", "history": [["一", "二"]], **_row_of(one)}]) for one in LAYOUTS),
+    (None, [{"conversations": [{"from": "human", "value": "问"}, {"from": "gpt", "value": "答"}]}]),
+    # The first row decides where others fit; answers may be missing, questions may not.
+    (
+        None,
+        [
+            {"question": "q", "prompt": "p"},
+            {"prompt": "r", "response": None},
+            {"prompt": "s", "response": ""},
+        ],
+    ),
+    (
+        None,
+        [
+            {"content": "q"},
+            {"prompt": "p", "history": [["一", "二"]]},
+            {"messages": [_ASKED]},
+            {"content": "r"},
+        ],
+    ),
+    (None, [{"content": "q"}, {"frage": "r"}]),
+    (None, [{"content": "q"}, {"content": " \u3000"}, {"content": "r", "summary": " "}, {"content": None}]),
+    (None, [{"messages": [_ASKED, {"role": "assistant", "content": ""}]}, {"messages": [_ASKED]}]),
+    (None, [{"content": ""}]),
+    (None, []),
+    (None, [["content"]]),
+    (None, [{"frage": "q"}]),
+    (None, [{"content": 5}]),
+    # Lists of rounds, and histories.
+    (
+        None,
+        [{"src": ["一", "三"], "tgt": ["二", "四"]}, {"src": ["一", "三"], "tgt": ["二"]}, {"src": ["一"]}],
+    ),
+    (None, [{"src": ["一", "三"], "tgt": []}]),
+    (None, [{"src": ["一", "二", "三"], "tgt": ["四"]}]),
+    (None, [{"prompt": "q", "history": value} for value in ([], None, "", '[["一", "二"]]', [["一", "二"]])]),
+    *((None, [{"prompt": "q", "history": value}]) for value in (5, "no", "{}", ["x"], [["x"]], [["x", 5]])),
+    (None, [{"instruction": "q", "input": value} for value in ("", None, "more")]),
+    # Conversations.
+    (None, [{"messages": WITH_TOOLS}, {"messages": json.dumps([_ASKED, _ANSWERED, _ASKED])}]),
+    (None, [{"messages": [{"role": None, "from": "human", "content": None, "value": "问", "tools": None}]}]),
+    *((None, [{"messages": value}]) for value in ([], None, "x", [5], [{"content": "x"}], [_ANSWERED])),
+    # Columns that are named.
+    (_NAMED, [{"content": "no", "q": "问", "a": "答", "h": [["一", "二"]]}, {"q": "问"}]),
+    ({"prompt": "q"}, [{"q": "问", "a": "答", "history": [["一", "二"]]}]),
+    (_NAMED, [{"q": "问", "a": "答"}]),
+    ({"prompt": "other"}, [{"q": "问"}]),
+)
 
 
 class ToyBackend(Backend):
@@ -242,6 +309,33 @@ def texts(families: dict[str, Tokenizer], file: str) -> dict[str, Any]:
     return {"kind": "text", "file": file, "tokenizers": facts, "cases": cases}
 
 
+def rows() -> dict[str, Any]:
+    """What `load_rows` makes of rows that are to be answered; `refused`: it raises InputError."""
+    cases: list[dict[str, Any]] = []
+    for columns, lines in ROWS:
+        case: dict[str, Any] = {"columns": columns, "rows": lines}
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "rows.json"
+            path.write_text(json.dumps(lines), encoding="utf-8")
+            try:
+                examples = load_rows(path, columns and Columns(**columns), answers=False)
+            except InputError:
+                case["refused"] = True
+            else:
+                read = [{"question": list(map(_fields, x.question)), "answer": x.answer} for x in examples]
+                case["read"] = read
+        cases.append(case)
+    return {"kind": "rows", "cases": cases}
+
+
+def _fields(message: dict[str, Any]) -> list[str]:
+    """A message as the C++ program holds it."""
+    tools = (
+        json.dumps(message["tools"], ensure_ascii=False, separators=(",", ":")) if "tools" in message else ""
+    )
+    return [message["role"], message["content"], message.get("metadata", ""), tools]
+
+
 def goldens() -> dict[str, dict[str, Any]]:
     """Contents by file name."""
     both = {
@@ -255,6 +349,7 @@ def goldens() -> dict[str, dict[str, Any]]:
         "loop.json": loops(PICKED, (1, 2), 60),
         "beam.json": loops(SEARCHED, (1, 2, 3), 30),
         "response.json": responses(),
+        "rows.json": rows(),
         "text.json": texts(both, MODEL),
     }
 
