@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import importlib
+import logging
 import os
 import pkgutil
 import sys
@@ -14,6 +15,7 @@ from typing import NoReturn
 from paddle_glm import commands
 from paddle_glm.commands._hub import MODEL_FLAG, add_hub_arguments, resolve_model
 from paddle_glm.errors import InputError
+from paddle_glm.hardware import GPUS_HINT
 from paddle_glm.version import __version__
 
 # The order of the work, for --help; commands not named here follow alphabetically.
@@ -62,6 +64,8 @@ class Parser(argparse.ArgumentParser):
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
             flag = unknown[0].split("=")[0]
+            if flag == "--gpus":
+                self.error(GPUS_HINT)
             self.error(f"unknown argument {flag!r}{nearest(flag, self._option_string_actions)}")
         return parsed
 
@@ -125,6 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     for noise in NOISE:
         warnings.filterwarnings("ignore", message=noise)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # on stderr; before Paddle sets its own
     try:
         if not argv or argv[0] in ("-h", "--help", "help"):
             print(overview())

@@ -15,10 +15,11 @@ PACKAGE = ROOT / "paddle_glm"
 # From the ground up. A layer may import any layer of a lower line, never one of its own line.
 LAYERS = (
     ("errors", "version", "allocator", "progress"),
-    ("paddlenlp_config", "hub"),
+    ("paddlenlp_config", "hub", "hardware"),
     ("config", "sharding", "precision"),
     ("chat", "quantization"),
     ("families",),
+    ("memory",),
     ("tokenizers", "checkpoint"),
     ("parallel", "generation"),
     ("layers", "backends"),

@@ -62,17 +62,20 @@ def _fastdeploy() -> ModuleType:
 
 
 def _runtime_option(module: Any, graph: Path, meta: GenerationMeta, options: EngineOptions) -> Any:
-    _check(module, meta, options)
+    engine = options.fastdeploy_engine
+    can_use = engine == "tensorrt" or (engine != "openvino" and module.is_built_with_gpu())
+    device, number = options.engine_device(has_gpu=can_use)
+    _check(module, meta, engine, device)
     option = module.RuntimeOption()
     option.set_model_path(str(graph), "", module.ModelFormat.ONNX)
-    if options.device == "gpu":
-        option.use_gpu(options.device_id)
+    if device == "gpu":
+        option.use_gpu(number)
     else:
         option.use_cpu()
         option.set_cpu_thread_num(options.usable_threads())
-    if options.fastdeploy_engine == "onnx_runtime":
+    if engine == "onnx_runtime":
         option.use_ort_backend()
-    elif options.fastdeploy_engine == "openvino":
+    elif engine == "openvino":
         option.use_openvino_backend()
     else:
         option.use_trt_backend()
@@ -81,18 +84,17 @@ def _runtime_option(module: Any, graph: Path, meta: GenerationMeta, options: Eng
     return option
 
 
-def _check(module: Any, meta: GenerationMeta, options: EngineOptions) -> None:
+def _check(module: Any, meta: GenerationMeta, engine: str, device: str) -> None:
     """Raise `InputError` for what FastDeploy answers by ending the process, or by computing elsewhere."""
-    engine = options.fastdeploy_engine
     if engine.startswith("paddle"):
         raise InputError(
             f"fastdeploy_engine {engine} reads .pdmodel files, which Paddle 3 cannot write for these models: "
             "expected onnx_runtime, openvino or tensorrt"
         )
-    needed = {"openvino": "cpu", "tensorrt": "gpu"}.get(engine, options.device)
-    if options.device != needed:
+    needed = {"openvino": "cpu", "tensorrt": "gpu"}.get(engine, device)
+    if device != needed:
         raise InputError(f"fastdeploy_engine {engine} computes on the {needed}: give --device {needed}")
-    if options.device == "gpu" and not module.is_built_with_gpu():
+    if device == "gpu" and not module.is_built_with_gpu():
         raise InputError("device gpu: this FastDeploy computes on CPUs only; install fastdeploy-gpu-python")
     if wrong := {one.dtype for one in meta.inputs} - {"int64", "float32"}:
         raise InputError(f"the graph takes {', '.join(sorted(wrong))}, FastDeploy is given int64 and float32")

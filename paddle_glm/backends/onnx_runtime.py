@@ -10,6 +10,7 @@ from paddle_glm.errors import InputError
 
 INSTALL = 'pip install -c constraints.txt -e ".[onnx]"'
 _ERRORS_ONLY = 3  # of the logger's severities
+_CUDA = "CUDAExecutionProvider"
 
 
 class OnnxRuntimeBackend(ArrayBackend):
@@ -20,7 +21,7 @@ class OnnxRuntimeBackend(ArrayBackend):
         settings.intra_op_num_threads = options.usable_threads()
         settings.log_severity_level = _ERRORS_ONLY
         path = self.graph_path(folder)
-        providers = _providers(runtime.get_available_providers(), options)
+        device, providers = _providers(runtime.get_available_providers(), options)
         # Folded, small integers would be float weights from loading on, of four to eight times the memory.
         without = ["ConstantFolding"] if self.config.quantization_bit else []
         try:
@@ -29,17 +30,21 @@ class OnnxRuntimeBackend(ArrayBackend):
             )
         except Exception as error:  # the package has a class of its own for each of the library's codes
             raise graph_error(path, error) from error
+        if options.device != "auto" and device == "gpu" and _CUDA not in self._session.get_providers():
+            raise InputError(f"device {options.device}: onnxruntime cannot use a GPU here; give --device cpu")
 
     def infer(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         return self._session.run(None, inputs)
 
 
-def _providers(available: list[str], options: EngineOptions) -> list:
-    """Where the session computes, the preferred place first."""
-    if options.device == "cpu":
-        return ["CPUExecutionProvider"]
-    if "CUDAExecutionProvider" not in available:
+def _providers(available: list[str], options: EngineOptions) -> tuple[str, list]:
+    """The device, and the places to compute in the order in which the session tries them."""
+    device, number = options.engine_device(has_gpu=_CUDA in available)
+    if device == "cpu":
+        return device, ["CPUExecutionProvider"]
+    if _CUDA not in available:
         raise InputError(
-            "device gpu: this onnxruntime computes on CPUs only; pip install onnxruntime-gpu in its place"
+            f"device {options.device}: this onnxruntime computes on CPUs only; pip install onnxruntime-gpu "
+            "in its place, or give --device cpu"
         )
-    return [("CUDAExecutionProvider", {"device_id": options.device_id}), "CPUExecutionProvider"]
+    return device, [(_CUDA, {"device_id": number}), "CPUExecutionProvider"]

@@ -14,8 +14,8 @@ INSTALL = 'pip install -c constraints.txt -e ".[openvino]"'
 class OpenVinoBackend(ArrayBackend):
     def __init__(self, folder: Path, options: EngineOptions) -> None:
         super().__init__(folder, options)
-        if options.device != "cpu":
-            raise InputError(f"device {options.device}: the backend openvino computes on CPUs")
+        if options.engine_device(has_gpu=False)[0] != "cpu":
+            raise InputError(f"device {options.device}: the backend openvino computes on CPUs; leave it out")
         openvino = needed_package("openvino", INSTALL)
         settings = {
             # Processors with bfloat16 or float16 units would otherwise compute in those.

@@ -23,8 +23,8 @@ class PaddleInferenceBackend(ExportedBackend, TensorCacheBackend):
 
     def __init__(self, folder: Path, options: EngineOptions) -> None:
         super().__init__(folder, options)
-        set_device(options)
-        config = _configure(folder, self.meta, options)
+        device = set_device(options)
+        config = _configure(folder, self.meta, device, options)
         if self.config.quantization_bit:
             # It would make float weights of small integers, from loading on: four to eight times the memory.
             config.delete_pass("constant_folding_pass")
@@ -52,11 +52,11 @@ class PaddleInferenceBackend(ExportedBackend, TensorCacheBackend):
         return logits.numpy()
 
 
-def _configure(folder: Path, meta: GenerationMeta, options: EngineOptions) -> inference.Config:
+def _configure(folder: Path, meta: GenerationMeta, device: str, options: EngineOptions) -> inference.Config:
     config = inference.Config(*(str(folder / name) for name in meta.graph_files))
     config.disable_glog_info()
-    if options.device == "gpu":
-        config.enable_use_gpu(_GPU_MEMORY_MB, options.device_id)
+    if device != "cpu":
+        config.enable_use_gpu(_GPU_MEMORY_MB, int(device.partition(":")[2]))
     else:
         config.disable_gpu()
         # oneDNN compiles its kernels anew for each length of the cache: 3-5 times slower.

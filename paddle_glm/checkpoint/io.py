@@ -15,6 +15,7 @@ from paddle_glm.checkpoint.paddlenlp import layout_of, to_hub
 from paddle_glm.checkpoint.tensor_file import open_safetensors
 from paddle_glm.checkpoint.tensors import (
     CHUNK_BYTES,
+    FLOAT_NAMES,
     LazyTensor,
     Stacked,
     Stored,
@@ -109,6 +110,13 @@ class Checkpoint:
     def dtype(self, name: str) -> str:
         """The stored dtype by its safetensors name: "F32", "F16", "BF16", ..."""
         return dtype_name(self._stored(name)[0].dtype)
+
+    @property
+    def float_dtype(self) -> str:
+        """What weights that are no integers are stored in, as configurations call it."""
+        first = next(name for name, spec in self.table.items() if spec.dtype is None)
+        tag = self.dtype(first)
+        return next((name for name, stored in FLOAT_NAMES.items() if stored == tag), "float32")
 
     def read(self, name: str, rank: int = 0, degree: int = 1) -> np.ndarray:
         """What tensor-parallel rank `rank` of `degree` holds of a tensor, in hub layout.

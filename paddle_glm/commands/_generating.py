@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from paddle_glm.commands._sampling import GREEDY, add_sampling_arguments, sampling_params
+from paddle_glm.config import DTYPES
 from paddle_glm.errors import InputError
 from paddle_glm.families import family_names
 from paddle_glm.generation.params import GenerationParams
+from paddle_glm.hardware import DEVICE_HELP, parse_device, use_device
 from paddle_glm.quantization import BITS
 
 if TYPE_CHECKING:
@@ -54,15 +56,33 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--family", choices=family_names(), help="what the model is, where its files do not say"
     )
     add_loading_arguments(parser)
-    parser.add_argument("--device", choices=("cpu", "gpu"), help="default: the GPU where there is one")
+    add_device_argument(parser)
+    add_dtype_argument(parser)
+    parser.add_argument("--batch_size", type=positive, default=8, help="rows answered together")
+    add_row_arguments(parser)
+
+
+def add_device_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", type=device_name, help=f"where to compute: {DEVICE_HELP}")
+
+
+def device_name(text: str) -> str:
+    """A device that there may be; whether it is here is found out when it is used."""
+    try:
+        parse_device(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
+def add_dtype_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype",
         default="auto",
-        choices=("auto", "float32", "float16", "bfloat16"),
-        help="of the weights in memory; auto keeps the files' own",
+        choices=("auto", *DTYPES),
+        help="of a model folder's weights in memory; auto: the files' own, and float32 for half precision on "
+        "a CPU that has the memory, because it is faster there",
     )
-    parser.add_argument("--batch_size", type=positive, default=8, help="rows answered together")
-    add_row_arguments(parser)
 
 
 def add_row_arguments(parser: argparse.ArgumentParser) -> None:
@@ -115,20 +135,13 @@ def examples_of(args: argparse.Namespace, questions: Sequence[str]) -> "list[Exa
 
 def open_model(args: argparse.Namespace) -> "tuple[DygraphBackend, Tokenizer]":
     """The model over all processes that the launcher started (one without it), and its tokenizer."""
-    import paddle
-
     from paddle_glm.models.auto import AutoModel
     from paddle_glm.models.dygraph import DygraphBackend
     from paddle_glm.parallel import init_parallel
     from paddle_glm.peft.folders import check_is_model
     from paddle_glm.tokenizers import AutoTokenizer
 
-    if args.device is not None:
-        if args.device == "gpu" and not paddle.is_compiled_with_cuda():
-            raise InputError(
-                "--device gpu: this paddlepaddle computes on CPUs only; install paddlepaddle-gpu"
-            )
-        paddle.set_device(args.device)
+    use_device(args.device)
     check_is_model(args.model_name_or_path)
     tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path, args.family)
     group = init_parallel().tensor

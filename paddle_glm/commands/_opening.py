@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING
 
 from paddle_glm.backends import BACKENDS, EngineOptions
 from paddle_glm.backends.base import FASTDEPLOY_ENGINES
-from paddle_glm.commands._generating import add_loading_arguments, loading_options
+from paddle_glm.commands._generating import (
+    add_device_argument,
+    add_dtype_argument,
+    add_loading_arguments,
+    loading_options,
+)
 from paddle_glm.commands._sampling import given_values
-from paddle_glm.config import DTYPES
 from paddle_glm.errors import InputError
 from paddle_glm.families import family_names
 from paddle_glm.generation.params import GenerationParams
@@ -31,7 +35,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         help="hub folder, merged folder, folder of shards, or exported folder",
     )
     add_backend_arguments(parser, list(BACKENDS))
-    parser.add_argument("--dtype", default="float32", choices=DTYPES, help="of a model folder's weights")
+    add_dtype_argument(parser)
     parser.add_argument(
         "--family", choices=family_names(), help="what the model is, where its files do not say"
     )
@@ -54,8 +58,8 @@ def add_backend_arguments(parser: argparse.ArgumentParser, backends: Sequence[st
         choices=FASTDEPLOY_ENGINES,
         help="what computes below --backend fastdeploy",
     )
-    parser.add_argument("--device", default="cpu", choices=("cpu", "gpu"), help="where to compute")
-    parser.add_argument("--device_id", type=int, default=0, help="which GPU")
+    add_device_argument(parser)
+    parser.add_argument("--device_id", type=int, help="which GPU, as gpu:N says it too")
     parser.add_argument("--cpu_threads", type=int, default=0, help="0 takes all that may be used")
 
 

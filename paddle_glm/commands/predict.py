@@ -81,7 +81,7 @@ def _open(args: argparse.Namespace) -> "tuple[Backend, Tokenizer]":
     if args.merge_tensor_parallel_path:
         raise InputError("--merge_tensor_parallel_path: an exported folder holds no weights to merge")
     options = EngineOptions(
-        args.device or "cpu",
+        args.device,
         family=args.family,
         **generating.loading_options(args),
     )

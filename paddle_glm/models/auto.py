@@ -4,20 +4,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import paddle
 
 from paddle_glm.checkpoint import open_checkpoint
 from paddle_glm.checkpoint.quantizing import quantizing
 from paddle_glm.config import ModelConfig
 from paddle_glm.families import family_of
 from paddle_glm.families.initial import initial_value
+from paddle_glm.hardware import free_memory, local_processes
+from paddle_glm.memory import Opening, Room, choose_dtype
 from paddle_glm.models.base import CausalLM, dtype_name, from_numpy
 from paddle_glm.parallel import SINGLE, TPGroup
+from paddle_glm.parallel.ops import all_reduce
 from paddle_glm.peft.lora import load_lora
 from paddle_glm.peft.prefix import attach_encoder, load_prefix
 from paddle_glm.quantization import quantization_of, quantize, weight_of
 from paddle_glm.sharding import Sharding
-
-_TAGS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 class AutoModel:
@@ -26,7 +28,7 @@ class AutoModel:
     @staticmethod
     def from_pretrained(
         path: str | Path,
-        dtype: str = "float32",
+        dtype: str = "auto",
         group: TPGroup = SINGLE,
         family: str | None = None,
         ptuning_checkpoint: str | Path | None = None,
@@ -37,21 +39,22 @@ class AutoModel:
     ) -> CausalLM:
         """Load a hub folder, a merged folder or a folder of tensor-parallel shards, in evaluation mode.
 
-        dtype: what weights are stored in here ("float32", "float16", "bfloat16"), or "auto" for the
-            file's own. group: this process's place among those that share the model; only its own
+        dtype: what weights are stored in here ("float32", "float16", "bfloat16"), or "auto": the folder's
+            own, or float32 for half precision on a CPU with memory to spare (`memory.resolve_dtype`).
+            group: this process's place among those that share the model; only its own
             slices are read. ptuning_checkpoint: folder of a prefix to put in front, ours or THUDM's.
             lora_path: folder of LoRA adapters to put beside its weights, ours or PEFT's.
             quantization_bit: 4 or 8 quantises float weights while they are read, so that the float model
             is never in memory; None takes the folder as it is. quantization_group_size and
             quantization_embeddings: as those of `CausalLM.quantize`.
-            Raises `InputError` for a folder whose names or shapes are wrong, or quantised otherwise.
+            Raises `InputError` for a folder whose names or shapes are wrong, or quantised otherwise, and
+            where the model does not fit into the memory of Paddle's current device.
         """
         checkpoint = open_checkpoint(path, family=family)
         checkpoint.validate()
-        if dtype == "auto":
-            first = next(name for name, spec in checkpoint.table.items() if spec.dtype is None)
-            dtype = _TAGS[checkpoint.dtype(first)]
         source = quantizing(checkpoint, quantization_bit, quantization_group_size, quantization_embeddings)
+        opening = Opening(Path(path).resolve().name, checkpoint.config, checkpoint.float_dtype, source.config)
+        dtype = choose_dtype(opening, dtype, room_of(group))
         model = _empty(source.config, dtype, group)
         model.fill(source)
         if ptuning_checkpoint is not None:
@@ -87,6 +90,16 @@ def _initial(config: ModelConfig, name: str, seed: int) -> tuple[np.ndarray, Sha
         return values, sharding
     integers, scale = quantize(values, quantization.bits, quantization.group_size)
     return (integers if name == weight else scale), sharding
+
+
+def room_of(group: TPGroup) -> Room:
+    """The room on Paddle's current device; all processes of the group see the least that one of them has."""
+    device = paddle.get_device()
+    free = paddle.to_tensor([free_memory(device)], dtype="int64")
+    if group.handle is not None:
+        free = all_reduce(free, group, paddle.distributed.ReduceOp.MIN)
+    sharing = local_processes() if device == "cpu" else 1
+    return Room(device, int(free), group.degree, sharing, says=group.rank == 0)
 
 
 def _empty(config: ModelConfig, dtype: str, group: TPGroup) -> CausalLM:

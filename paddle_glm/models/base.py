@@ -20,6 +20,7 @@ from paddle_glm.families import family_of
 from paddle_glm.layers.attention import FirstCache, additive_mask, causal_mask, length_of
 from paddle_glm.models.answering import Answering
 from paddle_glm.models.casting import Casting
+from paddle_glm.models.placement import Placement
 from paddle_glm.parallel import SINGLE, TPGroup
 from paddle_glm.parallel.layers import Head, Storage, Weighted
 from paddle_glm.parallel.ops import IGNORE_INDEX, vocab_parallel_cross_entropy
@@ -46,7 +47,7 @@ class CausalLMOutput:
     hidden_states: tuple[Tensor, ...] | None = None
 
 
-class CausalLM(Answering, Casting, nn.Layer):
+class CausalLM(Answering, Casting, Placement, nn.Layer):
     """A decoder-only language model whose subclass names its parts.
 
     A subclass gives `embed`, `blocks`, `position_embeddings`, `final_norm` and `head`; a block maps

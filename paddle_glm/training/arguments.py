@@ -19,6 +19,7 @@ from paddlenlp.utils.log import logger
 
 from paddle_glm.checkpoint.save import FORMAT_HELP, FORMATS
 from paddle_glm.errors import InputError
+from paddle_glm.hardware import DEVICE_HELP, GPUS_HINT, use_device
 from paddle_glm.hub import DOWNLOAD_HELP, REVISION_HELP
 from paddle_glm.parallel import Mesh, check_degree, init_parallel, world_size
 from paddle_glm.quantization import BITS
@@ -124,7 +125,7 @@ class FinetuneArguments(TrainingArguments):
 
     output_dir: str = field(metadata={"help": "where checkpoints, logs and the final model go"})
     overwrite_output_dir: bool = _option(False, "start anew: checkpoints of an earlier run are removed")
-    device: Optional[str] = _option(None, "cpu or gpu; the GPU is taken where there is one")
+    device: Optional[str] = _option(None, DEVICE_HELP)
     tensor_parallel_degree: int = _option(1, "processes that share one model")
     sharding: str = _option(
         "",
@@ -251,13 +252,7 @@ def _is_first_process() -> bool:
 
 def _choose_device(wanted: str | None) -> str:
     """`cpu` or `gpu`, set as Paddle's current device; raises `InputError` where it is missing."""
-    has_gpu = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
-    device = wanted or ("gpu" if has_gpu else "cpu")
-    if device not in ("cpu", "gpu"):
-        raise InputError(f"--device {device}: expected cpu or gpu")
-    if device == "gpu" and not has_gpu:
-        raise InputError("--device gpu: Paddle sees no GPU; leave the flag out or install paddlepaddle-gpu")
-    paddle.set_device(device)
+    device = use_device(wanted or "auto").partition(":")[0]
     if device == "cpu":
         # Strided views cost more than they save there: steps are 12 to 24 % faster without.
         paddle.set_flags({"FLAGS_use_stride_kernel": False})
@@ -291,6 +286,8 @@ def check_name(name: str, where: str) -> None:
     known = _known_names()
     if name in known or (name.startswith("no_") and name[3:] in known):
         return
+    if name == "gpus":
+        raise InputError(f"{where}: {GPUS_HINT}")
     near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
     hint = f": did you mean {near[0]!r}?" if near else " (see `paddle-glm finetune --help`)"
     raise InputError(f"{where}: unknown argument {name!r}{hint}")
