@@ -26,6 +26,7 @@ BASE = [
     "xxhash>=3.4",
     "tqdm>=4.65",
     "pyyaml>=6.0",
+    "psutil>=5.9",  # free memory, where there is no /proc
 ]
 
 # Newer releases break the import of paddlenlp 3.0.0b4; older ones unpickle what a file tells them to.

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.merge import anonymous_bytes  # noqa: E402
-from paddle_glm.checkpoint import atomic_folder, save_checkpoint  # noqa: E402
+from paddle_glm.checkpoint import atomic_folder, open_checkpoint, save_checkpoint  # noqa: E402
 from paddle_glm.checkpoint.reshard import reshard  # noqa: E402
 from paddle_glm.config import ModelConfig  # noqa: E402
 from paddle_glm.tiny.checkpoint import initial_weights  # noqa: E402
@@ -90,7 +90,7 @@ def measure_here(folder: str, batch: int, length: int, new_tokens: int) -> dict[
     watcher = threading.Thread(target=watch)
     watcher.start()
     start = time.perf_counter()
-    model = AutoModel.from_pretrained(folder, dtype="auto")
+    model = AutoModel.from_pretrained(folder, dtype=open_checkpoint(folder).float_dtype)
     loading = time.perf_counter() - start
     done.set()
     watcher.join()

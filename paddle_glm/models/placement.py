@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-import paddle
 from paddle import nn
 
 from paddle_glm.config import DTYPES
@@ -18,11 +17,13 @@ class Placement:
     Paddle computes on its current device, so that a move sets that too.
     """
 
-    def to(self: Any, device: Any = None, dtype: Any = None, blocking: bool | None = None) -> "CausalLM":
+    def to(
+        self: Any, device: Any = None, dtype: Any = None, blocking: bool | None = None, *_: Any, **__: Any
+    ) -> "CausalLM":
         """Move to a device ("cpu", "gpu", "cuda", "gpu:1", a place of Paddle's), `cast` to a dtype, or both.
 
-        A dtype may come first, as in `model.to("float16")`. Raises `InputError` for a GPU that is not there, and
-        for names of neither.
+        A dtype may come first, as in `model.to("float16")`. Raises `InputError` for a GPU that is not there
+        and for names of neither.
         """
         if dtype is None and _dtype_name(device) in (*DTYPES, "float64"):
             device, dtype = None, device
@@ -43,7 +44,7 @@ class Placement:
         """Move to the CPU."""
         return self.to("cpu")
 
-    def astype(self: Any, dtype: Any) -> "CausalLM":
+    def astype(self: Any, dtype: Any = None) -> "CausalLM":
         """`cast`, which also takes dtypes of Paddle and numpy."""
         return self.to(dtype=dtype)
 

@@ -10,7 +10,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from paddle_glm.backends import EngineOptions, open_backend
+from paddle_glm.backends import EngineOptions, onnx_runtime, open_backend
 from paddle_glm.backends.folder import open_engine
 from paddle_glm.backends.meta import FILE_NAME
 from paddle_glm.errors import InputError
@@ -90,7 +90,31 @@ def test_a_gpu_that_cannot_be_used(name, engine, message, onnx_folder, fastdeplo
 @pytest.mark.parametrize("engine", ["paddle", "paddle_tensorrt", "tensorrt"])
 def test_engines_that_fastdeploy_cannot_use_here(engine: str, onnx_folder: Path, fastdeploy) -> None:
     with pytest.raises(InputError, match=r"tensorrt computes on the gpu|reads \.pdmodel files"):
-        open_backend("fastdeploy", onnx_folder, EngineOptions(fastdeploy_engine=engine))
+        open_backend("fastdeploy", onnx_folder, EngineOptions("cpu", fastdeploy_engine=engine))
+
+
+def test_auto_takes_the_gpu_only_where_the_engine_has_one(onnx_folder: Path, fastdeploy, monkeypatch) -> None:
+    for name in ("onnxruntime", "openvino", "fastdeploy"):  # their packages here compute on CPUs
+        assert open_backend(name, onnx_folder, EngineOptions("auto", 1))
+    tensorrt = EngineOptions(fastdeploy_engine="tensorrt")
+    with pytest.raises(InputError, match="install fastdeploy-gpu-python"):
+        open_backend("fastdeploy", onnx_folder, tensorrt)
+    cuda = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    providers = [("CUDAExecutionProvider", {"device_id": 1}), "CPUExecutionProvider"]
+    assert onnx_runtime._providers(cuda, EngineOptions("auto", 1)) == ("gpu", providers)
+    assert onnx_runtime._providers(cuda, EngineOptions("cpu")) == ("cpu", ["CPUExecutionProvider"])
+    assert onnx_runtime._providers(cuda[1:], EngineOptions()) == ("cpu", ["CPUExecutionProvider"])
+
+
+def test_a_session_that_did_not_get_the_gpu(onnx_folder: Path, monkeypatch) -> None:
+    """onnxruntime-gpu on a machine without one computes on the CPU with a warning alone."""
+    providers = ("gpu", ["CPUExecutionProvider"])
+    monkeypatch.setattr(onnx_runtime, "_providers", lambda *_: providers)
+    assert open_backend("onnxruntime", onnx_folder, EngineOptions("auto"))
+    with pytest.raises(
+        InputError, match="device gpu:1: onnxruntime cannot use a GPU here; give --device cpu"
+    ):
+        open_backend("onnxruntime", onnx_folder, EngineOptions("gpu:1"))
 
 
 def test_an_engine_that_fastdeploy_does_not_have() -> None:

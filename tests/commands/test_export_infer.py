@@ -139,7 +139,7 @@ def test_infer_asks_common_questions_without_a_prompt(exported, capsys):
     [(["--model_prefix", "other"], "not 'other'"),
      (["--prompt", "a", "--data_file", "b"], "give one of them"),
      (["--batch_size", "0"], "--batch_size 0"), (["--max_length", "3"], "leaves no room"),
-     (["--device", "gpu"], "GPUs can be used"), (["--data_file", "nowhere.json"], "nowhere.json")],
+     (["--device", "gpu"], "install paddlepaddle-gpu"), (["--data_file", "nowhere.json"], "nowhere.json")],
 )  # fmt: skip
 def test_errors_are_one_line(exported, capsys, flags, message):
     assert main(["infer", "--model_path", str(exported), *flags]) == 2

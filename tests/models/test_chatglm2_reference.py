@@ -6,6 +6,7 @@ import numpy as np
 import paddle
 import pytest
 
+from paddle_glm.checkpoint import open_checkpoint
 from paddle_glm.layers.norm import RMSNorm
 from paddle_glm.layers.rotary import apply_rotary, lookup_rotary, rotary_table
 from paddle_glm.models.auto import AutoModel
@@ -162,11 +163,13 @@ def test_half_precision_stays_near(folder: Path, dtype: str, tolerance: float) -
 @pytest.mark.parametrize("layout", ["hf", "hf_fp16_sharded", "hf_safetensors"])
 def test_every_hub_layout_gives_the_same_model(folder: Path, layout: str, tmp_path: Path) -> None:
     family = FAMILIES[folder.name]
-    model = AutoModel.from_pretrained(folder / layout, dtype="auto", family=family)
+    dtype = open_checkpoint(folder / layout, family).float_dtype
+    model = AutoModel.from_pretrained(folder / layout, dtype, family=family)
     for format, size in (("safetensors", "5GB"), ("safetensors", "50KB"), ("bin", "5GB"), ("bin", "50KB")):
         target = tmp_path / f"{format}-{size}"
         model.save_pretrained(target, max_shard_size=size, format=format)
-        again = AutoModel.from_pretrained(target, dtype="auto")
+        assert open_checkpoint(target).float_dtype == dtype
+        again = AutoModel.from_pretrained(target, dtype)
         assert again.config == model.config and again.dtype == model.dtype
         for (name, ours), (other, theirs) in zip(model.state(), again.state(), strict=True):
             assert name == other and ours.dtype == theirs.dtype

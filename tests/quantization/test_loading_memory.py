@@ -50,7 +50,7 @@ import paddle
 from paddle_glm.models.auto import AutoModel
 paddle.ones([10]).sum()
 """
-LOAD = "model = AutoModel.from_pretrained(sys.argv[1], dtype='auto', quantization_bit=4)"
+LOAD = "model = AutoModel.from_pretrained(sys.argv[1], dtype='float16', quantization_bit=4)"
 QUANTIZE = """
 from paddle_glm.main import main
 assert main(["quantize", "--model_name_or_path", sys.argv[1], "--output_path", sys.argv[2]]) == 0
