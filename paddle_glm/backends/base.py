@@ -92,15 +92,19 @@ class Backend(ABC):
 
     def prefill(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
         """Begin anew with int64 [batch, length]; logits float32 [batch, vocab] of the last column."""
+        self.check_ids(input_ids)
+        self.reset(len(input_ids))
+        self._ids, self._mask = input_ids, attention_mask
+        return self._step(input_ids.shape[1])
+
+    def check_ids(self, input_ids: np.ndarray) -> None:
+        """Raise `InputError` for an id that the model has no embedding of."""
         low, high = int(input_ids.min()), int(input_ids.max())
         if low < 0 or high >= self.config.vocab_size:
             raise InputError(
                 f"token id {low if low < 0 else high} is outside the model's vocabulary of "
                 f"{self.config.vocab_size}: does the tokenizer belong to this model?"
             )
-        self.reset(len(input_ids))
-        self._ids, self._mask = input_ids, attention_mask
-        return self._step(input_ids.shape[1])
 
     def decode(self, tokens: np.ndarray) -> np.ndarray:
         """Append int64 [batch]; logits float32 [batch, vocab]."""

@@ -1,11 +1,13 @@
 """Beam search, as `BeamSearchScorer` of transformers does it, over the same backend as the other loop."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from paddle_glm.generation.params import GenerationParams
-from paddle_glm.generation.sampling import SeenTokens, best_ids, check_finite, penalise
+from paddle_glm.generation.processors import LogitsProcessor, Processors
+from paddle_glm.generation.sampling import best_ids, check_finite
 from paddle_glm.generation.step_backend import StepBackend
 
 # Below every real score: a row's beams begin equal, so the first step may continue only one of them.
@@ -94,11 +96,12 @@ def beam_search(
     attention_mask: np.ndarray,
     params: GenerationParams,
     steps: int,
+    processors: Sequence[LogitsProcessor] = (),
 ) -> np.ndarray:
     """The best answer of each row, int64 [batch, length], padded behind its end token.
 
-    The prompt runs once per row, not once per beam. `repetition_penalty` acts on log probabilities, as in
-    transformers; temperature, top-k and top-p are for sampling alone.
+    The prompt runs once per row, not once per beam. `repetition_penalty` and the caller's processors act on
+    log probabilities, as in transformers; temperature, top-k and top-p are for sampling alone.
     """
     count = params.num_beams
     logits = backend.prefill(input_ids, attention_mask)
@@ -107,14 +110,10 @@ def beam_search(
     copies = np.repeat(np.arange(len(rows)), count)
     backend.select(copies)
     logits = logits[copies]
-    seen = None
-    if params.repetition_penalty != 1.0:
-        seen = SeenTokens(input_ids[copies], attention_mask[copies], vocab)
+    process = Processors(params, processors, input_ids[copies], attention_mask[copies])
     for step in range(steps):
         check_finite(logits, step)
-        scores = log_softmax(logits)
-        if seen is not None:
-            scores = penalise(scores, seen.mask, params.repetition_penalty)
+        scores = process(log_softmax(logits))
         totals = scores.reshape(len(rows), count, vocab) + np.stack([row.scores for row in rows])[:, :, None]
         places, best = _agreed_best(backend, totals.reshape(len(rows), -1), params)
         parents = np.arange(len(copies)).reshape(len(rows), count)
@@ -126,9 +125,8 @@ def beam_search(
         if all(row.done for row in rows) or step + 1 == steps:
             break
         backend.select(parents.reshape(-1))
-        if seen is not None:
-            seen.select(parents.reshape(-1))
-            seen.add(tokens.reshape(-1))
+        process.select(parents.reshape(-1))
+        process.add(tokens.reshape(-1))
         logits = backend.decode(tokens.reshape(-1))
     return _padded([row.finish() for row in rows], params.pad_token_id)
 

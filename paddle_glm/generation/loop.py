@@ -1,32 +1,38 @@
 """The one generation loop: any backend, any number of rows, one column of tokens per step."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from paddle_glm.errors import InputError
 from paddle_glm.generation.beam import beam_search
 from paddle_glm.generation.params import GenerationParams
-from paddle_glm.generation.sampling import Sampler, SeenTokens, check_finite, penalise
+from paddle_glm.generation.processors import LogitsProcessor, Processors
+from paddle_glm.generation.sampling import Sampler, check_finite
 from paddle_glm.generation.step_backend import StepBackend
 
 
 class Rows:
     """The rows of one call while they are generated: what they have seen, which still run, when they stop.
 
-    input_ids, attention_mask: int64 [batch, length], padded on the left; steps: most tokens of an answer.
+    input_ids, attention_mask: int64 [batch, length], padded on the left; steps: most tokens of an answer;
+    processors: of the caller.
     """
 
     def __init__(
-        self, input_ids: np.ndarray, attention_mask: np.ndarray, params: GenerationParams, steps: int
+        self,
+        input_ids: np.ndarray,
+        attention_mask: np.ndarray,
+        params: GenerationParams,
+        steps: int,
+        processors: Sequence[LogitsProcessor] = (),
     ) -> None:
         self.params = params
         self.steps = steps
         self.step = 0
         self.running = np.arange(len(input_ids))  # places in the batch of the rows that are not complete
         self._sampler = Sampler(params, len(input_ids))
-        self._prompt = input_ids, attention_mask
-        self._seen: SeenTokens | None = None
+        self._processors = Processors(params, processors, input_ids, attention_mask)
 
     def pick(self, logits: np.ndarray) -> np.ndarray:
         """The next token, int64 [running], from logits float32 [running, vocab].
@@ -34,11 +40,7 @@ class Rows:
         Raises `InputError` for logits that are not finite.
         """
         check_finite(logits, self.step)
-        if self.params.repetition_penalty != 1.0:
-            if self._seen is None:
-                self._seen = SeenTokens(*self._prompt, logits.shape[-1])
-            logits = penalise(logits, self._seen.mask, self.params.repetition_penalty)
-        return self._sampler.pick(logits, self.running)
+        return self._sampler.pick(self._processors(logits), self.running)
 
     def advance(self, tokens: np.ndarray) -> np.ndarray:
         """Take int64 [running]; returns the places among them that go on, none when the length is reached."""
@@ -47,15 +49,18 @@ class Rows:
             alive = np.arange(0)
         else:
             alive = np.flatnonzero(~np.isin(tokens, self.params.eos_token_ids))
-        if self._seen is not None:
-            self._seen.add(tokens)
-            self._seen.select(alive)
+        self._processors.add(tokens)
+        self._processors.select(alive)
         self.running = self.running[alive]
         return alive
 
 
 def generate(
-    backend: StepBackend, input_ids: np.ndarray, attention_mask: np.ndarray, params: GenerationParams
+    backend: StepBackend,
+    input_ids: np.ndarray,
+    attention_mask: np.ndarray,
+    params: GenerationParams,
+    processors: Sequence[LogitsProcessor] = (),
 ) -> Iterator[np.ndarray]:
     """Yield int64 [batch] per step until every row has met an end token or the length is reached.
 
@@ -75,8 +80,9 @@ def generate(
     last = params.last_length(input_ids.shape[1], backend.max_length)
     steps = last - input_ids.shape[1]
     if params.num_beams > 1:
-        return iter(beam_search(backend, input_ids, attention_mask, params, steps).T)
-    return _generate(backend, input_ids, attention_mask, Rows(input_ids, attention_mask, params, steps))
+        return iter(beam_search(backend, input_ids, attention_mask, params, steps, processors).T)
+    rows = Rows(input_ids, attention_mask, params, steps, processors)
+    return _generate(backend, input_ids, attention_mask, rows)
 
 
 def _generate(

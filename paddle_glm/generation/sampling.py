@@ -60,7 +60,7 @@ def candidates(logits: np.ndarray, params: GenerationParams) -> tuple[np.ndarray
     scores = logits.astype(np.float64) / params.temperature
     ids = best_ids(scores, params.top_k or scores.size)
     weights = np.exp(scores[ids] - scores[ids[0]])
-    weights /= weights.sum()
+    ids, weights = ids[weights > 0], weights[weights > 0] / weights.sum()
     if params.top_p < 1.0:
         before = np.cumsum(weights) - weights
         keep = max(int(np.searchsorted(before, params.top_p, side="left")), 1)

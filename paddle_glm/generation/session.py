@@ -9,6 +9,7 @@ import numpy as np
 from paddle_glm.chat import Message, PromptTokenizer, Template, render
 from paddle_glm.generation.loop import generate
 from paddle_glm.generation.params import GenerationParams
+from paddle_glm.generation.processors import LogitsProcessor
 from paddle_glm.generation.response import ResponseStream
 from paddle_glm.generation.step_backend import StepBackend
 from paddle_glm.generation.stop import StopTexts
@@ -145,11 +146,13 @@ class ChatSession:
         tokenizer: ChatTokenizer,
         params: GenerationParams | None = None,
         template: Template | None = None,
+        processors: Sequence[LogitsProcessor] = (),
     ) -> None:
         self.backend = backend
         self.tokenizer = tokenizer
         self.template = template or tokenizer.template
         self.params = with_special_ids(params or GenerationParams(), tokenizer, self.template)
+        self.processors = processors
         self.reply: Reply | None = None
 
     def stream(self, messages: Sequence[Message]) -> Iterator[str]:
@@ -160,7 +163,8 @@ class ChatSession:
         """
         self.reply = None
         prompt = render(self.template, self.tokenizer, messages).input_ids
-        steps = generate(self.backend, *pad_left([prompt], self.params.pad_token_id), self.params)
+        batch = pad_left([prompt], self.params.pad_token_id)
+        steps = generate(self.backend, *batch, self.params, self.processors)
         return self._stream(steps, len(prompt))
 
     def answer(self, messages: Sequence[Message]) -> Reply:

@@ -51,8 +51,10 @@ class CausalLM(Answering, Casting, Placement, nn.Layer):
     """A decoder-only language model whose subclass names its parts.
 
     A subclass gives `embed`, `blocks`, `position_embeddings`, `final_norm` and `head`; a block maps
-    `(x, positions, mask, past)` to `(x, (key, value))`.
+    `(x, positions, mask, past)` to `(x, (key, value))`. `is_causal`: no token sees a later one.
     """
+
+    is_causal = True
 
     def __init__(self, config: ModelConfig, dtype: str = "float32", group: TPGroup = SINGLE) -> None:
         super().__init__()

@@ -101,6 +101,8 @@ class ChatGLMModel(CausalLM):
     a prompt has to be given in one piece.
     """
 
+    is_causal = False
+
     def __init__(self, config: ModelConfig, dtype: str = "float32", group: TPGroup = SINGLE) -> None:
         super().__init__(config, dtype, group)
         self.transformer = Transformer(config, group, self.storage)

@@ -12,6 +12,7 @@ from paddle_glm.backends.base import EngineOptions
 from paddle_glm.backends.device import set_device
 from paddle_glm.backends.tensor_cache import TensorCacheBackend
 from paddle_glm.errors import InputError
+from paddle_glm.models.past import PastKeyValues
 from paddle_glm.parallel.ops import broadcast_array
 from paddle_glm.precision import compute_dtype
 from paddle_glm.sharding import Column, Part
@@ -23,9 +24,10 @@ if TYPE_CHECKING:
 class DygraphBackend(TensorCacheBackend):
     """Runs `model.prefill_step`. Above degree 1, every process of the group makes the same calls."""
 
-    def __init__(self, model: CausalLM) -> None:
+    def __init__(self, model: CausalLM, past: PastKeyValues | None = None) -> None:
+        """past: of a conversation whose tokens are not computed again where a prompt begins with them."""
         super().__init__(model.config)
-        self.model = model
+        self.model, self._resumed = model, past
         config, group = model.config, model.group
         rows = config.num_key_value_heads * config.head_dim
         local = Column(Part(rows, config.num_key_value_heads)).local_shape((rows,), group.rank, group.degree)
@@ -57,9 +59,28 @@ class DygraphBackend(TensorCacheBackend):
         first = self.model.first_cache
         return first.length if first is not None else 0
 
-    def reset(self, batch: int) -> None:
+    def prefill(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
+        resumed, self._resumed = self._resumed, None
+        shared = resumed.shared(input_ids[0]) if resumed is not None and len(input_ids) == 1 else 0
+        if resumed is None or not shared:
+            return super().prefill(input_ids, attention_mask)
+        self.check_ids(input_ids)
+        self._check_mode()
+        self._past = resumed.first(self.first_length + shared)
+        self._ids, self._mask = input_ids, attention_mask
+        return self._step(input_ids.shape[1] - shared)
+
+    @property
+    def past(self) -> PastKeyValues:
+        """Keys and values of the one row, whose last token may not be among them yet."""
+        return PastKeyValues.of(self._past, self._ids[0], self.model)
+
+    def _check_mode(self) -> None:
         if self.model.training:
             raise InputError("the model is in training mode, where it drops out at random: call model.eval()")
+
+    def reset(self, batch: int) -> None:
+        self._check_mode()
         if (first := self.model.first_cache) is not None:
             with paddle.no_grad():
                 self._past = [tensor for pair in first.key_values(batch) for tensor in pair]

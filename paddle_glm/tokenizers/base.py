@@ -324,7 +324,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 def as_tensors(batch: Mapping[str, Any], kind: str) -> Encoding:
     """Lists of equal lengths to numpy arrays ("np") or paddle tensors ("pd"), int64 but for boolean masks."""
     if kind not in ("np", "pd"):
-        raise InputError(f"return_tensors={kind!r} is unknown: expected None, 'np' or 'pd'")
+        raise InputError(f"return_tensors={kind!r}: expected None, 'np' (numpy) or 'pd' (Paddle)")
     lengths = {len(ids) for ids in batch["input_ids"]}
     if len(lengths) > 1:
         raise InputError(f"texts of {sorted(lengths)} tokens do not make one array: pass padding=True")

@@ -1,0 +1,74 @@
+"""Keywords of `generate`, `chat` and `stream_chat`, as guides of other libraries give them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import paddle
+
+from paddle_glm.errors import InputError
+from paddle_glm.generation import GenerationParams
+from paddle_glm.generation.processors import LogitsProcessor
+
+# Name -> the only value that asks for nothing else.
+_AS_IT_IS: dict[str, Any] = {"use_cache": True, "num_return_sequences": 1, "output_scores": False,
+    "output_attentions": False, "output_hidden_states": False, "return_dict_in_generate": False}  # fmt: skip
+# Name -> what to use in its place.
+_REFUSED = {
+    "use_cache": "generation always keeps keys and values",
+    "num_return_sequences": "repeat the prompt's row in input_ids",
+    "output_scores": "call the model, model(input_ids).logits",
+    "output_attentions": "attention weights are not kept",
+    "output_hidden_states": "call the model with output_hidden_states=True",
+    "return_dict_in_generate": "generate gives the ids",
+    "generation_config": "give its values as keywords, such as temperature=0.8",
+    "stopping_criteria": "stop reading stream_chat, or give eos_token_id and max_new_tokens",
+    "streamer": "iterate over stream_chat",
+    "logits_warper": "give temperature, top_k and top_p, or a logits_processor",
+    "prefix_allowed_tokens_fn": "give a logits_processor that sets the others' scores to -inf",
+    "bad_words_ids": "give a logits_processor that sets their scores to -inf",
+    "min_length": "give a logits_processor that sets the end token's score to -inf",
+    "min_new_tokens": "give a logits_processor that sets the end token's score to -inf",
+    "no_repeat_ngram_size": "give repetition_penalty or a logits_processor",
+    "past_key_values": "stream_chat takes and gives them",
+    "decode_strategy": "give do_sample=True or num_beams",
+}
+
+
+def generation_params(values: Mapping[str, Any]) -> GenerationParams:
+    """`GenerationParams` from keywords; None is the default.
+
+    Raises `InputError` naming a keyword that cannot be honoured, with what to use in its place.
+    """
+    given = {name: value for name, value in values.items() if value is not None}
+    for name, instead in _REFUSED.items():
+        if name in given and given.pop(name) != _AS_IT_IS.get(name, ()):
+            raise InputError(f"{name} is not supported: {instead}")
+    if "eos_token_id" in given:
+        ends = given.pop("eos_token_id")
+        given["eos_token_ids"] = (ends,) if isinstance(ends, int) else tuple(ends)
+    return GenerationParams.from_values(given)
+
+
+def logits_processors(given: Any) -> list[LogitsProcessor]:
+    """A callable, a list of them or None, given paddle tensors, as the generation loop calls them.
+
+    Raises `InputError` for anything else.
+    """
+    if given is None:
+        return []
+    each = list(given) if isinstance(given, list | tuple) else [given]
+    for processor in each:
+        if not callable(processor):
+            raise InputError(
+                f"logits_processor holds {processor!r}: expected a callable (input_ids, scores) -> scores"
+            )
+    return [_on_tensors(processor) for processor in each]
+
+
+def _on_tensors(processor: Any) -> LogitsProcessor:
+    def process(ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        given = paddle.to_tensor(scores.astype(np.float32))
+        return np.asarray(processor(paddle.to_tensor(ids), given))
+
+    return process
