@@ -1,126 +1,20 @@
 """The architecture of one model, and the only place that reads foreign configuration keys."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from paddle_glm import paddlenlp_config
+from paddle_glm.config_keys import ARCHITECTURES, DTYPES, KINDS, SOURCE, Architecture
 from paddle_glm.errors import InputError
+from paddle_glm.file_keys import SameAs, read, written
 
-DTYPES = ("float32", "float16", "bfloat16")
+__all__ = ["DTYPES", "FAMILY_KEY", "ModelConfig"]
+
+
 FAMILY_KEY = "paddle_glm_family"
-# THUDM's keys of quantised checkpoints, and ours: they have no groups.
-_QUANTIZATION = ("quantization_bit", "quantization_embeddings", "quantization_group_size")
-
-
-@dataclass(frozen=True)
-class _Architecture:
-    """How the configuration files of one architecture spell ours.
-
-    keys: our field -> the file's key. fixed: keys of which every released checkpoint says the same;
-    another value is another architecture. optional: our fields whose key may be missing. derive: a
-    file's values -> fields that stand there in another form; express: the inverse.
-    """
-
-    title: str
-    class_name: str
-    keys: Mapping[str, str]
-    fixed: Mapping[str, Any]
-    optional: frozenset[str]
-    derive: Callable[[Mapping[str, Any]], dict[str, Any]]
-    express: "Callable[[ModelConfig], dict[str, Any]]"
-
-
-def _same(*names: str) -> dict[str, str]:
-    """Keys that are spelled as our fields are."""
-    return {name: name for name in names}
-
-
-def _groups(values: Mapping[str, Any]) -> dict[str, Any]:
-    # What the original class assumes of keys that a file lacks.
-    shared = values.get("multi_query_attention", False)
-    groups = values.get("multi_query_group_num", 1) if shared else values["num_attention_heads"]
-    return {"multi_query_attention": shared, "num_key_value_heads": groups}
-
-
-def _heads(values: Mapping[str, Any]) -> dict[str, Any]:
-    hidden, heads = values["hidden_size"], values["num_attention_heads"]
-    if not (isinstance(hidden, int) and isinstance(heads, int) and heads > 0):
-        return {}  # ModelConfig names which of them is wrong
-    if hidden % heads:
-        raise InputError(f"hidden_size {hidden} is not a multiple of num_attention_heads {heads}")
-    return {"num_key_value_heads": heads, "head_dim": hidden // heads}
-
-
-_GROUPED = _Architecture(
-    title="ChatGLM2 or ChatGLM3",
-    class_name="ChatGLMModel",
-    keys={
-        **_same("num_layers", "hidden_size", "num_attention_heads", "ffn_hidden_size", "layernorm_epsilon"),
-        **_same("add_qkv_bias", "hidden_dropout", "attention_dropout", "eos_token_id", "pad_token_id"),
-        **_same("pre_seq_len", "prefix_projection", *_QUANTIZATION),
-        "head_dim": "kv_channels",
-        "vocab_size": "padded_vocab_size",
-        "max_sequence_length": "seq_length",
-        "dtype": "torch_dtype",
-    },
-    fixed={
-        "rmsnorm": True,
-        "post_layer_norm": True,
-        "add_bias_linear": False,
-        "apply_residual_connection_post_layernorm": False,
-        "fp32_residual_connection": False,
-        "original_rope": True,
-        "tie_word_embeddings": False,
-        "rope_ratio": 1,
-    },
-    optional=frozenset(
-        (
-            "add_qkv_bias",
-            "hidden_dropout",
-            "attention_dropout",
-            "eos_token_id",
-            "pad_token_id",
-            "dtype",
-            "pre_seq_len",
-            "prefix_projection",
-            *_QUANTIZATION,
-        )
-    ),
-    derive=_groups,
-    express=lambda config: {
-        "multi_query_attention": config.multi_query_attention,
-        "multi_query_group_num": config.num_key_value_heads,
-    },
-)
-_TWO_ROWS = _Architecture(
-    title="ChatGLM-6B",
-    class_name="ChatGLMForConditionalGeneration",
-    keys={
-        **_same("num_layers", "hidden_size", "num_attention_heads", "vocab_size", "max_sequence_length"),
-        **_same("layernorm_epsilon", "position_encoding_2d", "bos_token_id", "eos_token_id", "pad_token_id"),
-        **_same("mask_token_id", "gmask_token_id", "pre_seq_len", "prefix_projection", *_QUANTIZATION),
-        "ffn_hidden_size": "inner_hidden_size",
-        "dtype": "torch_dtype",
-    },
-    fixed={"tie_word_embeddings": True},
-    optional=frozenset(
-        (
-            "mask_token_id",
-            "gmask_token_id",
-            "pad_token_id",
-            "dtype",
-            "pre_seq_len",
-            "prefix_projection",
-            *_QUANTIZATION,
-        )
-    ),
-    derive=_heads,
-    express=lambda config: {},
-)
-_ARCHITECTURES = {"chatglm": _TWO_ROWS, "chatglm2": _GROUPED, "chatglm3": _GROUPED}
 
 
 @dataclass(frozen=True)
@@ -130,10 +24,11 @@ class ModelConfig:
     The defaults are those of ChatGLM2-6B. Ids of special tokens are None where the architecture has no
     use for them, or its files do not name them (the first releases of ChatGLM-6B). `pre_seq_len` is the
     length of a trained prefix that stands beside the weights, None where there is none. Without
-    `multi_query_attention` ChatGLM2's fused projection is laid out head by head. `quantization_bit`
-    is 0 for float weights; `quantization_group_size` None means one scale per output channel. `hub` keeps the
-    keys of the original file which the architecture does not need (`auto_map`, `architectures`, ...), so
-    that saving gives them back.
+    `multi_query_attention` ChatGLM2's fused projection is laid out head by head. `rope_ratio` divides rotary
+    positions in ChatGLM2 and multiplies their base in ChatGLM3. `quantization_bit` is 0 for float weights;
+    `quantization_group_size` None means one scale per output channel. `hub` keeps the keys of the original
+    file which the architecture does not need (`auto_map`, `architectures`, ...), so that saving gives them
+    back.
     """
 
     family: str = "chatglm2"
@@ -146,6 +41,7 @@ class ModelConfig:
     ffn_hidden_size: int = 13696
     vocab_size: int = 65024
     max_sequence_length: int = 32768
+    rope_ratio: float = 1
     layernorm_epsilon: float = 1e-5
     add_qkv_bias: bool = True
     position_encoding_2d: bool = False
@@ -165,18 +61,12 @@ class ModelConfig:
     hub: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("num_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim",
-                     "ffn_hidden_size", "vocab_size", "max_sequence_length"):  # fmt: skip
+        for name, kind in KINDS.items():
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise InputError(f"{name} must be a positive integer, not {value!r}: check config.json")
-        if self.pre_seq_len is not None and not (isinstance(self.pre_seq_len, int) and self.pre_seq_len > 0):
-            raise InputError(f"pre_seq_len must be a positive integer or null, not {self.pre_seq_len!r}")
-        if self.quantization_bit not in (0, 4, 8):
-            raise InputError(f"quantization_bit {self.quantization_bit!r}: expected 0 (float), 4 or 8")
-        size = self.quantization_group_size
-        if size is not None and not (isinstance(size, int) and size > 0):
-            raise InputError(f"quantization_group_size must be a positive integer or null, not {size!r}")
+            if not (
+                kind.holds(value) or (value is None and type(self).__dataclass_fields__[name].default is None)
+            ):
+                raise InputError(f"{name} is {value!r}: expected {kind.words}")
         if self.num_attention_heads % self.num_key_value_heads:
             raise InputError(
                 f"num_attention_heads {self.num_attention_heads} is not a multiple of "
@@ -187,34 +77,27 @@ class ModelConfig:
                 f"multi_query_attention false: each of {self.num_attention_heads} heads has keys of its own, "
                 f"so that num_key_value_heads cannot be {self.num_key_value_heads}"
             )
-        if self.dtype not in DTYPES:
-            raise InputError(f"dtype {self.dtype!r} is not one of {', '.join(DTYPES)}")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], family: str | None = None) -> "ModelConfig":
         """Read a `config.json` of the hub or of PaddleNLP given as a mapping.
 
-        Raises `InputError` for a missing key, or for a switch that names another architecture.
+        What is made of each key is said in `config_keys`. Raises `InputError` for a missing key, a value that
+        cannot be, or one that names another computation.
         """
         if paddlenlp_config.is_paddlenlp(values):
             values = paddlenlp_config.to_hub(values)
         family = family or _family_of(values)
         known = _architecture(family)
-        missing = [
-            key for name, key in known.keys.items() if name not in known.optional and key not in values
-        ]
-        if missing:
-            raise InputError(f"config.json lacks {', '.join(missing)}: is it a {known.title} checkpoint?")
-        for key, expected in known.fixed.items():
-            if values.get(key, expected) not in (expected, None):
-                raise InputError(f"config.json says {key} = {values[key]!r}; only {expected!r} is supported")
-        read = {name: values[key] for name, key in known.keys.items() if values.get(key) is not None}
+        if missing := [key for key in known.required if values.get(key) is None]:
+            raise InputError(f"{SOURCE} lacks {', '.join(missing)}: is it a {known.title} checkpoint?")
+        if "dtype" in values:
+            values = {"torch_dtype": values["dtype"], **values}
+        found = {**known.assumed, **read(known.rules, values, SOURCE)}
         rest = {
-            key: value
-            for key, value in values.items()
-            if key not in known.keys.values() and key != FAMILY_KEY
+            key: value for key, value in values.items() if key not in (*known.fields.values(), FAMILY_KEY)
         }
-        return cls(family=family, hub=rest, **read, **known.derive(values))
+        return cls(family=family, hub=rest, **{**found, **known.derive(found)})
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, family: str | None = None) -> "ModelConfig":
@@ -231,15 +114,25 @@ class ModelConfig:
             # ChatGLM2 and ChatGLM3 share config keys; their tokenizer files tell them apart.
             if "chatglm3" in text.lower() or "<|user|>" in text:
                 family = "chatglm3"
+            elif "chatglm2" in text.lower():
+                family = "chatglm2"
         return cls.from_dict(values, family)
 
     def to_hub_dict(self) -> dict[str, Any]:
         """The keys of THUDM's `config.json`, with the original's other keys given back."""
         known = _architecture(self.family)
-        out = {"architectures": [known.class_name], "model_type": "chatglm", **known.fixed, **self.hub}
-        own = {key: getattr(self, name) for name, key in known.keys.items()}
-        out.update({key: value for key, value in own.items() if value is not None})
-        return {**out, **known.express(self), FAMILY_KEY: self.family}
+        own = {key: getattr(self, name) for name, key in known.fields.items()}
+        out = {
+            "architectures": [known.class_name],
+            "model_type": "chatglm",
+            **written(known.rules),
+            **self.hub,
+            **{key: value for key, value in own.items() if value is not None},
+        }
+        same = {
+            key: out[rule.key] for key, rule in known.rules.items() if isinstance(rule, SameAs) and key in out
+        }
+        return {**out, **same, FAMILY_KEY: self.family}
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `folder/config.json`."""
@@ -251,10 +144,10 @@ class ModelConfig:
         _write_json(Path(folder) / "config.json", values)
 
 
-def _architecture(family: str) -> _Architecture:
-    if family not in _ARCHITECTURES:
-        raise InputError(f"unknown model family {family!r}: expected one of {', '.join(_ARCHITECTURES)}")
-    return _ARCHITECTURES[family]
+def _architecture(family: str) -> Architecture:
+    if family not in ARCHITECTURES:
+        raise InputError(f"unknown model family {family!r}: expected one of {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[family]
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -276,6 +169,12 @@ def _family_of(values: Mapping[str, Any]) -> str:
         return str(values[FAMILY_KEY])
     if "inner_hidden_size" in values or "position_encoding_2d" in values:
         return "chatglm"
-    if "chatglm3" in str(values.get("_name_or_path", "")).lower():
+    name = str(values.get("_name_or_path", "")).lower()
+    if "chatglm3" in name:
         return "chatglm3"
+    if "chatglm2" not in name and values.get("rope_ratio", 1) not in (1, None):
+        raise InputError(
+            f"{SOURCE} says rope_ratio = {values['rope_ratio']!r}, which ChatGLM2 and ChatGLM3 read "
+            "differently, and no file says which of them this is: give --family chatglm2 or chatglm3"
+        )
     return "chatglm2"

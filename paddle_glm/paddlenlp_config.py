@@ -12,7 +12,7 @@ _RENAMED_V2 = {**_RENAMED, "vocab_size": "padded_vocab_size", "max_sequence_leng
 _DEFAULTS: dict[str, Any] = {"torch_dtype": "float32"}
 _DEFAULTS_V2: dict[str, Any] = {**_DEFAULTS, "add_qkv_bias": False, "multi_query_group_num": 1}
 # Keys of THUDM's that its classes do not read; another value is another computation there.
-_UNREAD_V2 = {"multi_query_attention": True}
+_UNREAD_V2 = {"multi_query_attention": True, "rope_ratio": 1}
 # Its keys that mean nothing to others.
 _OWN = {
     "paddlenlp_version", "tensor_parallel_degree", "tensor_parallel_rank", "tensor_parallel_output",

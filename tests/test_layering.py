@@ -15,7 +15,8 @@ PACKAGE = ROOT / "paddle_glm"
 # From the ground up. A layer may import any layer of a lower line, never one of its own line.
 LAYERS = (
     ("errors", "version", "allocator", "progress"),
-    ("paddlenlp_config", "hub", "hardware"),
+    ("paddlenlp_config", "file_keys", "hub", "hardware"),
+    ("config_keys",),
     ("config", "sharding", "precision"),
     ("chat", "quantization"),
     ("families",),
@@ -36,6 +37,7 @@ LEVELS = {layer: level for level, line in enumerate(LAYERS) for layer in line}
 ONLY = {"generation": {"errors", "chat", "families"}}
 WITHOUT_PADDLE = (
     *("errors", "version", "allocator", "progress", "paddlenlp_config", "config", "sharding", "chat"),
+    *("file_keys", "config_keys"),
     *("quantization", "hub", "families", "tokenizers", "checkpoint", "generation", "tiny"),
 )
 WITH_PADDLENLP = ("training",)

@@ -39,6 +39,8 @@ class Family:
     ignored: regular expressions of names that a checkpoint may hold and the model does not need.
     model, tokenizer: "module:class", imported when they are needed.
     half_precision_positions: the rotary table of a half precision model is computed in half precision.
+    rope_ratio_scales_base: `rope_ratio` multiplies the base of the rotary frequencies; otherwise it divides
+        positions.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Family:
     position_rule: Callable[[ModelConfig], dict[str, Any]] = _counting
     ignored: tuple[str, ...] = ()
     half_precision_positions: bool = False
+    rope_ratio_scales_base: bool = False
 
     def parameters(self, config: ModelConfig) -> dict[str, ParameterSpec]:
         """Every parameter by its name, quantised where the configuration says so."""

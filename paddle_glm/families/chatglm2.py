@@ -88,5 +88,6 @@ FAMILIES = {
         template=CHATGLM3,
         tokenizer="paddle_glm.tokenizers.chatglm2:ChatGLM3Tokenizer",
         half_precision_positions=False,
+        rope_ratio_scales_base=True,
     ),
 }

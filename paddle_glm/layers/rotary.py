@@ -9,21 +9,28 @@ from paddle import Tensor
 _NUMPY = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
 
-def rotary_table(length: int, size: int, dtype: str = "float32", base: float = 10000.0) -> np.ndarray:
+def rotary_table(
+    length: int, size: int, dtype: str = "float32", base: float = 10000.0, stretch: float = 1.0
+) -> np.ndarray:
     """cos and sin of position x frequency, float32 [length, size]: size / 2 cosines, then as many sines.
 
     size: how many channels of a head rotate. dtype: what frequencies and positions are rounded to, step
     by step as `RotaryEmbedding.forward_impl` of ChatGLM2's modeling_chatglm.py does in half precision.
+    stretch: divides positions (arXiv:2306.15595).
     """
     kind = _NUMPY[dtype]
     exponent = np.arange(0, size, 2).astype(kind) / kind(size)
-    return angle_table(length, kind(1.0) / np.power(kind(base), exponent).astype(kind), dtype)
+    frequencies = kind(1.0) / np.power(kind(base), exponent).astype(kind)
+    return angle_table(length, frequencies, dtype, stretch)
 
 
-def angle_table(length: int, frequencies: np.ndarray, dtype: str = "float32") -> np.ndarray:
-    """cos and sin of position x frequency, computed in `dtype`: float32 [length, 2 * frequencies]."""
+def angle_table(
+    length: int, frequencies: np.ndarray, dtype: str = "float32", stretch: float = 1.0
+) -> np.ndarray:
+    """cos and sin of position / stretch x frequency, in `dtype`: float32 [length, 2 * frequencies]."""
     kind = _NUMPY[dtype]
-    angles = np.outer(np.arange(length).astype(kind), frequencies.astype(kind)).astype(kind)
+    positions = (np.arange(length).astype(kind).astype(np.float32) / np.float32(stretch)).astype(kind)
+    angles = np.outer(positions, frequencies.astype(kind)).astype(kind)
     wide = angles.astype(np.float32)
     return np.concatenate([np.cos(wide), np.sin(wide)], axis=1).astype(kind).astype(np.float32)
 

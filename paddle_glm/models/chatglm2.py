@@ -121,8 +121,10 @@ class ChatGLM2Model(CausalLM):
         self.register_buffer("rotary_table", paddle.to_tensor(self.rotary_rows()), persistable=False)
 
     def rotary_rows(self) -> np.ndarray:
+        config, ratio = self.config, self.config.rope_ratio
         rounded = self.dtype if self.family.half_precision_positions else "float32"
-        return rotary_table(self.config.max_sequence_length, self.config.head_dim // 2, rounded)
+        scaled = {"base": 10000.0 * ratio} if self.family.rope_ratio_scales_base else {"stretch": ratio}
+        return rotary_table(config.max_sequence_length, config.head_dim // 2, rounded, **scaled)
 
     def embed(self, input_ids: Tensor) -> Tensor:
         return self.transformer.embedding(input_ids)

@@ -77,11 +77,14 @@ def of_head(fused: np.ndarray, head: int, config: Mapping[str, Any]) -> tuple[np
 
 def turned(x: np.ndarray, config: Mapping[str, Any]) -> np.ndarray:
     """Rotary positions: pairs of channels of the first half of the head."""
-    half = config["kv_channels"] // 2
+    half, ratio = config["kv_channels"] // 2, config.get("rope_ratio", 1)
+    # The long models of ChatGLM2 interpolate positions, those of ChatGLM3 have another base.
+    third = config.get("paddle_glm_family") == "chatglm3"
+    stretch, base = (1, 10000.0 * ratio) if third else (ratio, 10000.0)
     out = x.copy()
     for place in range(len(x)):
         for first in range(0, half, 2):
-            angle = place * 10000.0 ** (-first / half)
+            angle = place / stretch * base ** (-first / half)
             a, b = x[place, first], x[place, first + 1]
             out[place, first] = a * np.cos(angle) - b * np.sin(angle)
             out[place, first + 1] = b * np.cos(angle) + a * np.sin(angle)
