@@ -17,7 +17,7 @@ LAYERS = (
     ("errors", "version", "allocator", "progress"),
     ("paddlenlp_config", "file_keys", "hub", "hardware"),
     ("config_keys",),
-    ("config", "sharding", "precision"),
+    ("config", "sharding", "precision", "arrays"),
     ("chat", "quantization"),
     ("families",),
     ("memory",),

@@ -10,6 +10,7 @@ import numpy as np
 
 from paddle_glm.checkpoint.files import find_files, some
 from paddle_glm.checkpoint.folder import check_sizes
+from paddle_glm.checkpoint.mapped_file import release_pages
 from paddle_glm.checkpoint.paddle_file import open_pdparams
 from paddle_glm.checkpoint.paddlenlp import layout_of, to_hub
 from paddle_glm.checkpoint.tensor_file import open_safetensors
@@ -21,6 +22,7 @@ from paddle_glm.checkpoint.tensors import (
     Stored,
     blocks,
     cast_chunks,
+    copy_chunks,
     dtype_name,
     turned_blocks,
 )
@@ -137,6 +139,16 @@ class Checkpoint:
             apply(step, axis, sources[step.source_rank], result)
         return result
 
+    def read_into(self, out: np.ndarray, name: str, rank: int = 0, degree: int = 1) -> None:
+        """Like `read`, into a C-contiguous array, some MiB at a time; floats are cast to its dtype.
+
+        Raises InputError where the shape is another one, or a value does not fit into float16.
+        """
+        tensor = self.lazy(name, rank, degree, out.dtype)
+        if tensor.shape != out.shape:
+            raise InputError(f"{self.folder}: {name} has shape {tensor.shape}, expected {out.shape}")
+        copy_chunks(tensor.chunks(), out)
+
     def lazy(self, name: str, rank: int = 0, degree: int = 1, dtype: np.dtype | None = None) -> LazyTensor:
         """Like `read`, in pieces of some MiB for writing; floating point values are cast to `dtype`."""
         stored = self._stored(name)[0].dtype
@@ -250,7 +262,9 @@ class Checkpoint:
         for start in range(0, shape[0], rows):
             block = buffer[: min(rows, shape[0] - start)]
             for step in steps:
-                apply(step, sharding.axis or 0, sources[step.source_rank][start : start + len(block)], block)
+                rows_of_rank = sources[step.source_rank][start : start + len(block)]
+                apply(step, sharding.axis or 0, rows_of_rank, block)
+                release_pages(rows_of_rank)
             yield block
 
     def _turned_chunks(self, name: str, rank: int, degree: int) -> Iterator[np.ndarray]:

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from paddle_glm.checkpoint.hashed_file import HashedFile
+from paddle_glm.checkpoint.mapped_file import map_file
 from paddle_glm.checkpoint.safe_pickle import Globals, Rebuilt, Refused, describe, safe_loads
-from paddle_glm.checkpoint.tensor_file import map_file, write_chunks
+from paddle_glm.checkpoint.tensor_file import write_chunks
 from paddle_glm.checkpoint.tensors import DTYPES, LazyTensor, dtype_name
 from paddle_glm.errors import InputError
 from paddle_glm.progress import Progress

@@ -23,14 +23,10 @@ class FloatCheckpoint(Protocol):
     def config(self) -> ModelConfig: ...
     @property
     def table(self) -> dict[str, ParameterSpec]: ...
-    def read(self, name: str, rank: int = 0, degree: int = 1) -> np.ndarray: ...
+    def read_into(self, out: np.ndarray, name: str, rank: int = 0, degree: int = 1) -> None: ...
     def lazy(
         self, name: str, rank: int = 0, degree: int = 1, dtype: np.dtype | None = None
     ) -> LazyTensor: ...
-
-
-# Float bytes of a weight that are read at once.
-_BLOCK_BYTES = 32 << 20
 
 
 def quantizing(
@@ -84,12 +80,22 @@ class QuantizingCheckpoint:
 
     def read(self, name: str, rank: int = 0, degree: int = 1) -> np.ndarray:
         """What tensor-parallel rank `rank` of `degree` holds of a tensor of the quantised model."""
+        tensor = self.lazy(name, rank, degree)
+        values = np.empty(tensor.shape, tensor.dtype)
+        self.read_into(values, name, rank, degree)
+        return values
+
+    def read_into(self, out: np.ndarray, name: str, rank: int = 0, degree: int = 1) -> None:
+        """Like `read`, into a C-contiguous array; floats that stay floats are cast to its dtype."""
         if (kept := self._kept.pop((name, rank, degree), None)) is not None:
-            return kept
+            out[...] = kept
+            return
         weight = weight_of(name)
         if not self._is_quantized(weight):
-            return self.source.read(name, rank, degree)
-        values, scale = self._empty(weight, rank, degree), self._empty(scale_of(weight), rank, degree)
+            self.source.read_into(out, name, rank, degree)
+            return
+        values = out if name == weight else self._empty(weight, rank, degree)
+        scale = self._empty(scale_of(weight), rank, degree) if name == weight else out
         start = 0
         for block in self._blocks(weight, rank, degree):
             stop = start + len(block.values)
@@ -97,7 +103,6 @@ class QuantizingCheckpoint:
             start = stop
         if name == weight:
             self._kept = {(scale_of(weight), rank, degree): scale}
-        return values if name == weight else scale
 
     def lazy(self, name: str, rank: int = 0, degree: int = 1, dtype: np.dtype | None = None) -> LazyTensor:
         """Like `read`, in pieces for writing; floats that stay floats are cast to `dtype`."""
@@ -124,11 +129,9 @@ class QuantizingCheckpoint:
         # A scale is that of whole rows, whoever holds what part of them.
         cut_inputs = sharding.axis == 1
         floats = self.source.lazy(name, 0, 1) if cut_inputs else self.source.lazy(name, rank, degree)
-        rows = max(1, _BLOCK_BYTES // (floats.dtype.itemsize * floats.shape[1]))
-        for chunk in floats.chunks():
-            for start in range(0, len(chunk), rows):
-                values, scale = self._quantized(name, chunk[start : start + rows])
-                yield Quantized(sharding.split(values, rank, degree) if cut_inputs else values, scale)
+        for rows in floats.chunks():
+            values, scale = self._quantized(name, rows)
+            yield Quantized(sharding.split(values, rank, degree) if cut_inputs else values, scale)
 
     def _quantized(self, name: str, weight: np.ndarray) -> Quantized:
         try:

@@ -5,7 +5,6 @@ tensors' bytes without holes (https://github.com/huggingface/safetensors#format)
 """
 
 import json
-import mmap
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
@@ -15,24 +14,13 @@ import numpy as np
 
 from paddle_glm.checkpoint.files import MAX_JSON_BYTES
 from paddle_glm.checkpoint.hashed_file import HashedFile
+from paddle_glm.checkpoint.mapped_file import map_file
 from paddle_glm.checkpoint.tensors import DTYPES, LazyTensor, dtype_name, raw_bytes
 from paddle_glm.errors import InputError
 from paddle_glm.progress import Progress
 
 # PaddleNLP writes the bits of bfloat16 as U16.
 _READ = {**DTYPES, "U16": np.dtype(np.uint16)}
-
-
-def map_file(path: Path) -> np.ndarray:
-    """The bytes of a file as a read-only uint8 array backed by the page cache."""
-    with open(path, "rb") as file:
-        try:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except ValueError as error:
-            raise InputError(f"{path} is empty: the download or save was cut off") from error
-    # Tensors are read from start to end: doubles the kernel's read-ahead.
-    mapped.madvise(mmap.MADV_SEQUENTIAL)
-    return np.frombuffer(mapped, np.uint8)
 
 
 def open_safetensors(path: Path) -> dict[str, np.ndarray]:

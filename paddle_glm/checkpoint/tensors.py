@@ -8,6 +8,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from paddle_glm.checkpoint.mapped_file import release_pages
 from paddle_glm.errors import InputError
 
 DTYPES: dict[str, np.dtype] = {
@@ -93,12 +94,17 @@ Stored = np.ndarray | Stacked
 
 
 def blocks(stored: Stored) -> Iterator[np.ndarray]:
-    """The rows of a tensor in turn: as they lie, or a few MiB at a time where they must be copied."""
+    """The rows of a tensor in turn, a few MiB at a time, so that a file is never in memory whole."""
     if isinstance(stored, Stacked):
         for piece in stored.pieces:
             yield from blocks(piece)
-    elif stored.flags.c_contiguous or stored.ndim < 2:
+    elif stored.ndim == 0:
         yield stored
+    elif stored.flags.c_contiguous or stored.ndim == 1:
+        rows = max(1, CHUNK_BYTES // max(1, stored.itemsize * prod(stored.shape[1:])))
+        for start in range(0, len(stored), rows):
+            yield stored[start : start + rows]
+            release_pages(stored)
     elif stored.ndim == 2:
         yield from turned_blocks([stored.T])
     else:
@@ -116,6 +122,7 @@ def turned_blocks(pieces: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
         for piece in pieces:
             _turn(piece[:, start : start + len(block)], block[:, offset : offset + len(piece)])
             offset += len(piece)
+            release_pages(piece)
         yield block
 
 
@@ -141,17 +148,20 @@ def turned(tensor: LazyTensor) -> LazyTensor:
 
 
 def _whole(tensor: LazyTensor) -> np.ndarray:
-    """All chunks of a tensor as one array; no copy where there is one chunk."""
-    size, filled = prod(tensor.shape), 0
-    buffer: np.ndarray | None = None
-    for chunk in tensor.chunks():
-        if chunk.size == size:
-            return chunk.reshape(tensor.shape)
-        if buffer is None:
-            buffer = np.empty(size, tensor.dtype)
-        buffer[filled : filled + chunk.size] = chunk.reshape(-1)
+    """All chunks of a tensor as one array."""
+    whole = np.empty(tensor.shape, tensor.dtype)
+    copy_chunks(tensor.chunks(), whole)
+    return whole
+
+
+def copy_chunks(chunks: Iterable[np.ndarray], out: np.ndarray) -> None:
+    """Fill a C-contiguous array with chunks in turn; raises ValueError where they do not fill it."""
+    flat, filled = out.reshape(-1), 0
+    for chunk in chunks:
+        flat[filled : filled + chunk.size] = chunk.reshape(-1)
         filled += chunk.size
-    return np.empty(tensor.shape, tensor.dtype) if buffer is None else buffer.reshape(tensor.shape)
+    if filled != flat.size:
+        raise ValueError(f"{filled} numbers for an array of {flat.size}")
 
 
 def raw_bytes(array: np.ndarray) -> memoryview:

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from paddle_glm.checkpoint.hashed_file import HashedFile
+from paddle_glm.checkpoint.mapped_file import map_file
 from paddle_glm.checkpoint.safe_pickle import describe, safe_loads
-from paddle_glm.checkpoint.tensor_file import map_file, write_chunks
+from paddle_glm.checkpoint.tensor_file import write_chunks
 from paddle_glm.checkpoint.tensors import DTYPES, LazyTensor, dtype_name
 from paddle_glm.checkpoint.zip_file import LOCAL_HEADER, zip_entries
 from paddle_glm.errors import InputError

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import paddle
 
+from paddle_glm.arrays import to_fill
 from paddle_glm.checkpoint import open_checkpoint
 from paddle_glm.checkpoint.quantizing import quantizing
 from paddle_glm.config import ModelConfig
@@ -13,7 +14,7 @@ from paddle_glm.families import family_of
 from paddle_glm.families.initial import initial_value
 from paddle_glm.hardware import free_memory, local_processes
 from paddle_glm.memory import Opening, Room, choose_dtype
-from paddle_glm.models.base import CausalLM, dtype_name, from_numpy
+from paddle_glm.models.base import CausalLM
 from paddle_glm.parallel import SINGLE, TPGroup
 from paddle_glm.parallel.ops import all_reduce
 from paddle_glm.peft.lora import load_lora
@@ -75,8 +76,8 @@ class AutoModel:
         model = _empty(config, dtype, group)
         for name, parameter in model.named_parameters():
             whole, sharding = _initial(config, name, seed)
-            values = sharding.split(whole, group.rank, group.degree)
-            parameter.set_value(from_numpy(values, dtype_name(parameter)))
+            with to_fill(parameter) as values:
+                values[...] = sharding.split(whole, group.rank, group.degree)
         return model
 
 

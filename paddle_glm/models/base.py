@@ -6,12 +6,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import paddle
 from paddle import Tensor, nn
 from paddle.distributed.fleet.utils import recompute
 
+from paddle_glm.arrays import bytes_of, dtype_name, numpy_dtype, to_fill, to_numpy, to_read
 from paddle_glm.checkpoint import Checkpoint, LazyTensor, atomic_folder, save_model
 from paddle_glm.checkpoint.quantizing import QuantizingCheckpoint
 from paddle_glm.config import DTYPES, ModelConfig
@@ -25,6 +25,7 @@ from paddle_glm.parallel import SINGLE, TPGroup
 from paddle_glm.parallel.layers import Head, Storage, Weighted
 from paddle_glm.parallel.ops import IGNORE_INDEX, vocab_parallel_cross_entropy
 from paddle_glm.precision import full_precision
+from paddle_glm.progress import progress_bar
 from paddle_glm.quantization import quantization_of
 
 KeyValue = tuple[Tensor, Tensor]
@@ -201,9 +202,13 @@ class CausalLM(Answering, Casting, Placement, nn.Layer):
 
     def fill(self, checkpoint: Checkpoint | QuantizingCheckpoint) -> None:
         """Set every parameter, in place, from a checkpoint of any degree; reads this rank's slices only."""
-        for name, parameter in self.named_parameters():
-            values = checkpoint.read(name, self.group.rank, self.group.degree)
-            parameter.set_value(from_numpy(values, dtype_name(parameter)))
+        parameters = list(self.named_parameters())
+        total = sum(bytes_of(parameter) for _, parameter in parameters)
+        with progress_bar(f"opening {checkpoint.folder}", total) as progress:
+            for name, parameter in parameters:
+                with to_fill(parameter) as values:
+                    checkpoint.read_into(values, name, self.group.rank, self.group.degree)
+                progress(bytes_of(parameter))
 
     def quantize(self, bits: int, group_size: int | None = None, embeddings: bool = False) -> "CausalLM":
         """Turn linear layers' weights into integers of 4 or 8 bits, in place, one layer after another.
@@ -281,28 +286,4 @@ def lazy_tensors(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, L
 
 
 def _whole(tensor: Tensor) -> list[np.ndarray]:
-    return [to_numpy(tensor)]
-
-
-def dtype_name(tensor: Tensor) -> str:
-    """ "float32", "bfloat16", ..."""
-    return str(tensor.dtype).removeprefix("paddle.")
-
-
-def numpy_dtype(name: str) -> np.dtype:
-    """numpy's dtype for Paddle's name of it."""
-    return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
-
-
-def to_numpy(tensor: Tensor) -> np.ndarray:
-    """numpy array of the same dtype; Paddle hands bfloat16 out as its bits."""
-    array = tensor.numpy()
-    return array.view(ml_dtypes.bfloat16) if tensor.dtype == paddle.bfloat16 else array
-
-
-def from_numpy(array: np.ndarray, dtype: str) -> Tensor:
-    """Tensor of `dtype` (rounded to nearest even) from an array of any float dtype, or of int8 from int8."""
-    cast = np.ascontiguousarray(array.astype(numpy_dtype(dtype), copy=False))
-    if dtype == "bfloat16":
-        return paddle.to_tensor(cast.view(np.uint16)).view("bfloat16")
-    return paddle.to_tensor(cast)
+    return [to_read(tensor)]

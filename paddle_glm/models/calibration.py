@@ -10,11 +10,12 @@ import numpy as np
 import paddle
 from paddle import Tensor, nn
 
+from paddle_glm.arrays import to_fill
 from paddle_glm.checkpoint import Checkpoint, LazyTensor, open_checkpoint
 from paddle_glm.checkpoint.reshard import Transfer, reshard
 from paddle_glm.errors import InputError
 from paddle_glm.families import family_of
-from paddle_glm.models.base import CausalLM, from_numpy
+from paddle_glm.models.base import CausalLM
 from paddle_glm.parallel.layers import ColumnLinear, RowLinear
 from paddle_glm.quantization import Quantization, Quantized, dequantize, quantization_of, weight_of
 from paddle_glm.quantization.gptq import gptq
@@ -95,13 +96,13 @@ def calibrate(
     [first] = [f"{name}." for name, layer in model.named_sublayers() if layer is block]
     for name, parameter in model.named_parameters():
         if not name.startswith(first):
-            parameter.set_value(from_numpy(checkpoint.read(name), "float32"))
+            _fill(parameter, checkpoint, name)
     steps = [_first_step(model, batch) for batch in batches]
     found: dict[str, Quantized] = {}
     for index in range(checkpoint.config.num_layers):
         place = f"{first.removesuffix('0.')}{index}."
         for name, parameter in block.named_parameters():
-            parameter.set_value(from_numpy(checkpoint.read(place + name), "float32"))
+            _fill(parameter, checkpoint, place + name)
         for name, weight in _quantized(block, steps, quantization, place):
             found[f"{place}{name}.weight"] = weight
         for step in steps:
@@ -109,6 +110,11 @@ def calibrate(
         if progress is not None:
             progress(index + 1, checkpoint.config.num_layers)
     return found
+
+
+def _fill(parameter: paddle.Tensor, checkpoint: Checkpoint, name: str) -> None:
+    with to_fill(parameter) as values:
+        checkpoint.read_into(values, name)
 
 
 def _first_step(model: CausalLM, batch: Mapping[str, np.ndarray]) -> _Step:

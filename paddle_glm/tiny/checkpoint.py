@@ -12,7 +12,7 @@ import numpy as np
 from paddle_glm.checkpoint import LazyTensor, atomic_folder, save_checkpoint
 from paddle_glm.checkpoint.quantizing import QuantizingCheckpoint
 from paddle_glm.checkpoint.reshard import check_space
-from paddle_glm.checkpoint.tensors import DTYPES, FLOAT_NAMES, cast_chunks
+from paddle_glm.checkpoint.tensors import DTYPES, FLOAT_NAMES, cast_chunks, copy_chunks
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.families import family_of, get_family
@@ -125,10 +125,9 @@ class RandomCheckpoint:
     def table(self) -> dict[str, ParameterSpec]:
         return family_of(self.config).float_parameters(self.config)
 
-    def read(self, name: str, rank: int = 0, degree: int = 1) -> np.ndarray:
-        """float32, what `rank` of `degree` holds of a parameter."""
-        spec = self.table[name]
-        return spec.sharding.split(initial_value(name, spec.shape, self.seed), rank, degree)
+    def read_into(self, out: np.ndarray, name: str, rank: int = 0, degree: int = 1) -> None:
+        """Fill an array of a whole parameter's shape."""
+        copy_chunks(self.lazy(name, rank, degree, out.dtype).chunks(), out)
 
     def lazy(self, name: str, rank: int = 0, degree: int = 1, dtype: np.dtype | None = None) -> LazyTensor:
         """A whole parameter, some rows at a time, cast to `dtype`."""

@@ -22,6 +22,7 @@ from paddle.base import framework
 from paddlenlp.trainer.trainer_callback import TrainerState
 from paddlenlp.utils.log import logger
 
+from paddle_glm.arrays import dtype_name, from_numpy
 from paddle_glm.checkpoint import (
     begin,
     finish,
@@ -36,7 +37,7 @@ from paddle_glm.checkpoint.folder import MANIFEST
 from paddle_glm.checkpoint.paddlenlp import name_tokenizer
 from paddle_glm.checkpoint.tensor_file import open_safetensors, write_safetensors
 from paddle_glm.errors import InputError
-from paddle_glm.models.base import CausalLM, dtype_name, from_numpy, lazy_tensors
+from paddle_glm.models.base import CausalLM, lazy_tensors
 from paddle_glm.parallel import SINGLE, Mesh, TPGroup, world_size
 from paddle_glm.peft import lora_config, prefix
 from paddle_glm.peft.adapter import Adapter

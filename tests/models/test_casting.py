@@ -7,10 +7,11 @@ import numpy as np
 import paddle
 import pytest
 
+from paddle_glm.arrays import dtype_name, to_numpy
 from paddle_glm.checkpoint import open_checkpoint
 from paddle_glm.errors import InputError
 from paddle_glm.models.auto import AutoModel
-from paddle_glm.models.base import CausalLM, dtype_name, to_numpy
+from paddle_glm.models.base import CausalLM
 from paddle_glm.peft.lora import attach_lora
 from paddle_glm.peft.lora_config import LoraConfig
 from paddle_glm.peft.prefix import attach_prefix

@@ -7,9 +7,9 @@ import numpy as np
 import paddle
 import pytest
 
+from paddle_glm.arrays import dtype_name
 from paddle_glm.checkpoint.tensor_file import open_safetensors
 from paddle_glm.models.auto import AutoModel
-from paddle_glm.models.base import dtype_name
 from paddle_glm.tokenizers import AutoTokenizer
 from paddle_glm.training import checkpointing
 from paddle_glm.training.arguments import FinetuneArguments, parse
