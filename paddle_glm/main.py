@@ -16,6 +16,7 @@ from paddle_glm import commands
 from paddle_glm.commands._hub import MODEL_FLAG, add_hub_arguments, resolve_model
 from paddle_glm.errors import InputError
 from paddle_glm.hardware import GPUS_HINT
+from paddle_glm.system import prepare_console
 from paddle_glm.version import __version__
 
 # The order of the work, for --help; commands not named here follow alphabetically.
@@ -127,6 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     traceback of the first two kinds too.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
+    prepare_console()
     for noise in NOISE:
         warnings.filterwarnings("ignore", message=noise)
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # on stderr; before Paddle sets its own

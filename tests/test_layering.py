@@ -14,7 +14,8 @@ PACKAGE = ROOT / "paddle_glm"
 
 # From the ground up. A layer may import any layer of a lower line, never one of its own line.
 LAYERS = (
-    ("errors", "version", "allocator", "progress"),
+    ("errors", "version", "system"),
+    ("allocator", "progress"),
     ("paddlenlp_config", "file_keys", "hub", "hardware"),
     ("config_keys",),
     ("config", "sharding", "precision", "arrays"),
@@ -36,8 +37,8 @@ LEVELS = {layer: level for level, line in enumerate(LAYERS) for layer in line}
 # What a layer may import of ours where that is less than everything below it.
 ONLY = {"generation": {"errors", "chat", "families"}}
 WITHOUT_PADDLE = (
-    *("errors", "version", "allocator", "progress", "paddlenlp_config", "config", "sharding", "chat"),
-    *("file_keys", "config_keys"),
+    *("errors", "version", "system", "allocator", "progress", "paddlenlp_config", "config", "sharding"),
+    *("chat", "file_keys", "config_keys"),
     *("quantization", "hub", "families", "tokenizers", "checkpoint", "generation", "tiny"),
 )
 WITH_PADDLENLP = ("training",)

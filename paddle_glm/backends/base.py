@@ -12,6 +12,7 @@ from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.families import family_of
 from paddle_glm.hardware import parse_device
+from paddle_glm.system import usable_cpus
 
 # As PaddleNLP's scripts for FastDeploy name them.
 FASTDEPLOY_ENGINES = ("onnx_runtime", "openvino", "tensorrt", "paddle", "paddle_tensorrt")
@@ -65,7 +66,7 @@ class EngineOptions:
 
     def usable_threads(self) -> int:
         """The number of CPU threads to compute with."""
-        return self.threads or int(_THREADS or 0) or len(os.sched_getaffinity(0))
+        return self.threads or int(_THREADS or 0) or usable_cpus()
 
 
 class Backend(ABC):

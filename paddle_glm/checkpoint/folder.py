@@ -7,17 +7,17 @@ the same target removes. Several processes may fill one folder: one begins and f
 
 import ctypes
 import errno
-import fcntl
+import itertools
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from paddle_glm.checkpoint.hashed_file import SIDECAR_SUFFIX, take_record
 from paddle_glm.errors import InputError
+from paddle_glm.system import c_library, flush, patiently, release_lock, remove_tree, try_lock
 
 MANIFEST = "manifest.json"
 _AT_FDCWD = -100
@@ -40,14 +40,14 @@ def begin(target: Path | str, overwrite: bool = False) -> Path:
     temporary = temporary_of(target)
     lock = _take_lock(_lock_file(target), target)
     try:
-        if _kept(target).exists() and not target.exists():
-            os.rename(_kept(target), target)
+        if _kept(target).exists():  # a writer died between two renames
+            remove_tree(_kept(target)) if target.exists() else os.rename(_kept(target), target)
         _check_replaceable(target, overwrite)
         if temporary.exists():
-            shutil.rmtree(temporary)
+            remove_tree(temporary)
         temporary.mkdir()
     except BaseException:
-        _release(lock, target)
+        release_lock(lock, _lock_file(target))
         raise
     _locks[temporary] = lock
     return temporary
@@ -59,21 +59,25 @@ def finish(temporary: Path, target: Path | str) -> None:
     write_manifest(temporary)
     for folder, _, names in os.walk(temporary):
         for name in names:
-            _flush(Path(folder, name))
-        _flush(Path(folder))
+            flush(Path(folder, name))
+        flush(Path(folder))
     if target.exists():
-        _exchange(temporary, target)
-        _flush(target.parent)
-        shutil.rmtree(temporary)
+        try:
+            _exchange(temporary, target)
+        except PermissionError as error:
+            raise _in_use(temporary, target) from error
+        flush(target.parent)
+        remove_tree(temporary)
     else:
-        os.rename(temporary, target)
-        _flush(target.parent)
+        patiently(os.rename, temporary, target)
+        flush(target.parent)
     _drop_lock(temporary, target)
 
 
 def abandon(temporary: Path, target: Path | str) -> None:
     """Remove the temporary folder; the target stays as it was."""
-    shutil.rmtree(temporary, ignore_errors=True)
+    with suppress(OSError):
+        remove_tree(temporary)
     _drop_lock(temporary, Path(os.path.realpath(target)))
 
 
@@ -104,9 +108,9 @@ def remove_leftovers(parent: Path | str) -> None:
         except InputError:
             continue
         try:
-            shutil.rmtree(temporary)
+            remove_tree(temporary)
         finally:
-            _release(lock, target)
+            release_lock(lock, _lock_file(target))
 
 
 def write_manifest(folder: Path) -> None:
@@ -196,16 +200,12 @@ def _kept(target: Path) -> Path:
 def _take_lock(path: Path, target: Path) -> int:
     while True:
         try:
-            lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            lock = patiently(os.open, path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise OSError(error.errno, f"cannot write here: {error.strerror}", str(target.parent)) from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(lock):
             os.close(lock)
-            raise InputError(
-                f"{target} is being written by another process: wait for it or choose another"
-            ) from None
+            raise InputError(f"{target} is being written by another process: wait for it or choose another")
         # The previous holder may have removed the file between our open and flock.
         if path.exists() and os.path.samestat(os.fstat(lock), os.stat(path)):
             return lock
@@ -215,38 +215,39 @@ def _take_lock(path: Path, target: Path) -> int:
 def _drop_lock(temporary: Path, target: Path) -> None:
     lock = _locks.pop(temporary, None)
     if lock is not None:
-        _release(lock, target)
-
-
-def _release(lock: int, target: Path) -> None:
-    # A file that cannot be removed does no harm: the lock goes with the descriptor.
-    with suppress(OSError):
-        _lock_file(target).unlink(missing_ok=True)
-    os.close(lock)
+        release_lock(lock, _lock_file(target))
 
 
 def _exchange(first: Path, second: Path) -> None:
     """Swap two folders in one step, so that at no moment neither is there."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    renameat2 = getattr(libc, "renameat2", None)
+    renameat2 = getattr(c_library(), "renameat2", None)
     arguments = (_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE)
     if renameat2 is not None and renameat2(*arguments) == 0:
         return
     code = ctypes.get_errno() if renameat2 is not None else errno.ENOSYS
     if code not in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
         raise OSError(code, os.strerror(code), str(second))
-    # Some network file systems cannot swap. A crash between these renames is mended by the next `begin`.
+    # Other systems and some network file systems cannot swap. A crash between these renames is mended by
+    # the next `begin`.
     kept = _kept(second)
-    os.rename(second, kept)
-    os.rename(first, second)
-    os.rename(kept, first)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    patiently(os.rename, second, kept)
     try:
-        os.fsync(descriptor)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        os.close(descriptor)
+        patiently(os.rename, first, second)
+    except OSError:
+        os.rename(kept, second)
+        raise
+    patiently(os.rename, kept, first)
+
+
+def _in_use(temporary: Path, target: Path) -> InputError:
+    """Give the finished folder a name of its own, since the work in it may have been long."""
+    kept = next(path for n in itertools.count(1) if not (path := _numbered(target, n)).exists())
+    os.rename(temporary, kept)
+    return InputError(
+        f"{target} cannot be replaced: another program, or this one, has a file in it open. It stays as "
+        f"it was, and the new one is whole in {kept}: close what uses {target}, then rename it"
+    )
+
+
+def _numbered(target: Path, number: int) -> Path:
+    return target.with_name(f"{target.name}.new{'' if number == 1 else number}")

@@ -17,7 +17,8 @@ def map_file(path: Path) -> np.ndarray:
         except ValueError as error:
             raise InputError(f"{path} is empty: the download or save was cut off") from error
     # Tensors are read from start to end: doubles the kernel's read-ahead.
-    mapped.madvise(mmap.MADV_SEQUENTIAL)
+    if hasattr(mmap, "MADV_SEQUENTIAL"):  # not on Windows
+        mapped.madvise(mmap.MADV_SEQUENTIAL)
     return np.frombuffer(mapped, np.uint8)
 
 

@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from paddle_glm import system
 from paddle_glm.errors import InputError
 
 
@@ -61,6 +62,11 @@ def init_parallel(tensor_parallel_degree: int | None = None) -> Mesh:
     check_degree(degree, processes)
     if processes == 1:
         return Mesh(SINGLE, SINGLE)
+    if not system.SEVERAL_PROCESSES:
+        raise InputError(
+            f"{processes} processes were started, but several work together on Linux alone: elsewhere Paddle "
+            "has neither gloo nor NCCL. Run the command without paddle.distributed.launch"
+        )
 
     import paddle
     import paddle.distributed as dist

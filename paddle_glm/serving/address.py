@@ -3,6 +3,7 @@
 import socket
 
 from paddle_glm.errors import InputError
+from paddle_glm.system import take_address
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -12,8 +13,7 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind, protocol)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
+        take_address(bound, address)
     except OSError as error:
         raise InputError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
     return bound

@@ -1,8 +1,6 @@
 """What is logged while training, and where to: speed, memory, a file of JSON lines, VisualDL."""
 
 import json
-import resource
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from paddlenlp.trainer import TrainerCallback
 
 from paddle_glm.parallel import TPGroup
 from paddle_glm.parallel.ops import all_reduce
+from paddle_glm.system import peak_resident_bytes
 
 LOG_FILE = "train_log.jsonl"
 
@@ -21,8 +20,7 @@ def peak_memory_mb() -> float:
     """Most memory this process has held, in MiB: the GPU's where there is one, else resident memory."""
     if paddle.get_device() != "cpu":
         return paddle.device.cuda.max_memory_allocated() / 2**20
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB on Linux
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+    return peak_resident_bytes() / 2**20
 
 
 class SpeedCallback(TrainerCallback):

@@ -49,7 +49,7 @@ class Faults:
             self.tick(os.fsdecode(arguments[0]))
 
     def patch(self) -> None:
-        flush, write, exchange = folders._flush, hashed_file.HashedFile.write, folders._exchange
+        flush, write, exchange = folders.flush, hashed_file.HashedFile.write, folders._exchange
 
         def failing_flush(path: Path) -> None:
             self.tick(str(path))
@@ -63,7 +63,7 @@ class Faults:
             self.tick(str(first))
             exchange(first, second)
 
-        folders._flush, hashed_file.HashedFile.write = failing_flush, failing_write
+        folders.flush, hashed_file.HashedFile.write = failing_flush, failing_write
         folders._exchange = failing_exchange
 
 

@@ -59,8 +59,8 @@ def megabytes_once_loaded(folder: Path) -> float:
 def test_weights_stay_small_in_memory(tiny_rows, tmp_path):
     """61 million weights: 245 MB as floats, 61 and 31 as integers.
 
-    Measured before the first step: Paddle frees a step's float blocks in a thread of its own, which lags behind
-    on a busy machine, so that the peak of the steps depends on what else runs.
+    Measured before the first step: Paddle frees a step's float blocks in a thread of its own, which lags
+    behind on a busy machine, so that the peak of the steps depends on what else runs.
     """
     texts = [text for row in tiny_rows for text in row.values()]
     sizes = {"vocab_size": 512, "num_layers": 5, "hidden_size": 1024, "ffn_hidden_size": 3072, "seed": 1}
