@@ -47,10 +47,10 @@ def ours(words: list[str]) -> tuple[str, list[str]] | None:
 def known_flags(name: str) -> set[str]:
     command = load_command(name)
     if hasattr(command, "run_argv"):
-        from paddle_glm.training.arguments import _known_names
+        from paddle_glm.training.command_line import known_names
 
         own = command._parser()._option_string_actions if hasattr(command, "_parser") else ()
-        return {*own, *(f"--{flag}" for flag in (*_known_names(), *getattr(command, "_NO_EFFECT", ())))}
+        return {*own, *(f"--{flag}" for flag in (*known_names(), *getattr(command, "_NO_EFFECT", ())))}
     parser: argparse.ArgumentParser = Parser()
     command.add_arguments(parser)
     return set(parser._option_string_actions)

@@ -23,7 +23,7 @@ class _Parser(argparse.ArgumentParser):
 def run_argv(argv: Sequence[str]) -> int:
     """Print the estimate; returns 0. Raises `InputError` for flags and sizes that cannot be used."""
     args, flags = _parser().parse_known_args(list(argv))
-    from paddle_glm.training.arguments import read_values
+    from paddle_glm.training.command_line import read_values
     from paddle_glm.training.memory import estimate, find_config, plan_of
 
     recipe = [args.recipe] if args.recipe else []

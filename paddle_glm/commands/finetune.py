@@ -27,7 +27,7 @@ def train(argv: Sequence[str]) -> None:
     """
     from paddle_glm.errors import InputError
     from paddle_glm.hub import folder_of
-    from paddle_glm.training.arguments import parse
+    from paddle_glm.training.command_line import parse
 
     model_args, data_args, args = parse(argv)
     asked = model_args.model_name_or_path

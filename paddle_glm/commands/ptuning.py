@@ -79,7 +79,7 @@ def run_argv(argv: Sequence[str]) -> int:
 
 def _parse(argv: Sequence[str]) -> Flags:
     """{name: values}, with paths as this system writes them; what has no effect is left out, and said."""
-    from paddle_glm.training.arguments import check_name
+    from paddle_glm.training.command_line import check_name
 
     flags: Flags = {}
     values: list[str] | None = None

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from paddle_glm.errors import InputError
-from paddle_glm.training.arguments import parse
+from paddle_glm.training.command_line import parse
 from tests.paths import ROOT
 
 # PaddleNLP's two ChatGLM commands, but for paths, and for the four processes that they are launched with.

@@ -12,7 +12,8 @@ from paddle_glm.checkpoint.tensor_file import open_safetensors
 from paddle_glm.models.auto import AutoModel
 from paddle_glm.tokenizers import AutoTokenizer
 from paddle_glm.training import checkpointing
-from paddle_glm.training.arguments import FinetuneArguments, parse
+from paddle_glm.training.arguments import FinetuneArguments
+from paddle_glm.training.command_line import parse
 from paddle_glm.training.data import Collator
 from paddle_glm.training.trainer import FinetuneTrainer
 
