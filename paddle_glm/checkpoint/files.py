@@ -39,6 +39,12 @@ def tp_shard_name(rank: int, degree: int, file_format: str = "safetensors") -> s
     return f"model-tp{rank:02d}-of-{degree:02d}.safetensors"
 
 
+def is_weights(name: str) -> bool:
+    """Whether a file of this name holds weights, or says which files do."""
+    patterns = (_FULL_NAME, _TP_NAME, _PADDLE_TP_NAME)
+    return any(pattern.fullmatch(name.removesuffix(".index.json")) for pattern in patterns)
+
+
 def find_files(folder: Path) -> Found:
     """The weight files of a folder.
 

@@ -42,7 +42,7 @@ def begin(target: Path | str, overwrite: bool = False) -> Path:
     try:
         if _kept(target).exists():  # a writer died between two renames
             remove_tree(_kept(target)) if target.exists() else os.rename(_kept(target), target)
-        _check_replaceable(target, overwrite)
+        check_replaceable(target, overwrite)
         if temporary.exists():
             remove_tree(temporary)
         temporary.mkdir()
@@ -99,9 +99,31 @@ def temporary_of(target: Path | str) -> Path:
     return target.with_name(f".{target.name}.incomplete")
 
 
-def remove_leftovers(parent: Path | str) -> None:
-    """Remove the temporary folders in `parent` of writers that died; those in use are left alone."""
-    for temporary in Path(parent).glob(".*.incomplete"):
+def discard(target: Path | str) -> None:
+    """Remove a folder that `finish` made, in one step: a crash leaves it whole, or as a leftover.
+
+    Raises InputError where another process writes it.
+    """
+    target = Path(os.path.realpath(target))
+    temporary = temporary_of(target)
+    lock = _take_lock(_lock_file(target), target)
+    try:
+        if temporary.exists():
+            remove_tree(temporary)
+        patiently(os.rename, target, temporary)
+        remove_tree(temporary)
+    finally:
+        release_lock(lock, _lock_file(target))
+
+
+def remove_leftovers(parent: Path | str, names: str = "*") -> None:
+    """Remove the temporary folders in `parent` of writers that died; those in use are left alone.
+
+    names: a pattern of the targets' names.
+    """
+    for temporary in Path(parent).glob(f".{names}.incomplete"):
+        if not temporary.is_dir():
+            continue
         target = temporary.with_name(temporary.name[1:].removesuffix(".incomplete"))
         try:
             lock = _take_lock(_lock_file(target), target)
@@ -174,7 +196,8 @@ def latest_complete(parent: Path | str, prefix: str = "checkpoint-") -> Path | N
     return max(found)[1] if found else None
 
 
-def _check_replaceable(target: Path, overwrite: bool) -> None:
+def check_replaceable(target: Path, overwrite: bool) -> None:
+    """Raise InputError where `begin` would not write: files that may not be replaced, or no folder."""
     if not target.exists():
         return
     if not target.is_dir():

@@ -44,10 +44,11 @@ def _finetune(model_args: "ModelArguments", data_args: "DataArguments", args: "F
     from paddle_glm.models.auto import AutoModel
     from paddle_glm.peft.folders import check_is_model
     from paddle_glm.tokenizers import AutoTokenizer
-    from paddle_glm.training import checkpointing, rows
+    from paddle_glm.training import rows
     from paddle_glm.training.adapters import wrap
     from paddle_glm.training.data import Collator
     from paddle_glm.training.evaluation import AnswerMetrics
+    from paddle_glm.training.output_dir import RunFolder
     from paddle_glm.training.trainer import FinetuneTrainer
 
     check_is_model(model_args.model_name_or_path)
@@ -59,10 +60,11 @@ def _finetune(model_args: "ModelArguments", data_args: "DataArguments", args: "F
             f"weights of {bits} bits are not trained: give --lora True or --pre_seq_len N to train beside "
             "them, or a float model without --quantization_bit"
         )
-    resume = None
+    run = None
     if args.do_train:
-        resume = checkpointing.find_resume(output_dir, args.resume_from_checkpoint, args.overwrite_output_dir)
-        checkpointing.start(output_dir, resume, args.overwrite_output_dir)
+        wanted = args.resume_from_checkpoint
+        run = RunFolder(output_dir, args.overwrite_output_dir, model_args.starts, wanted)
+        run.check(args.mesh, model_args.trained_beside)
     tokenizer = AutoTokenizer.from_pretrained(path, family=family)
     data = rows.load(data_args, args, tokenizer)
     model = AutoModel.from_pretrained(
@@ -94,9 +96,10 @@ def _finetune(model_args: "ModelArguments", data_args: "DataArguments", args: "F
         eval_dataset=data.validation,
         answer_metrics=answers,
         adapter=adapter,
+        run=run,
     )
-    if args.do_train:
-        result = trainer.train(resume)
+    if run is not None:
+        result = trainer.train(run.resume)
         trainer.save_model()
         _report(trainer, "train", result.metrics)
     if data.validation is not None:

@@ -16,6 +16,7 @@ from paddle_glm.errors import InputError
 from paddle_glm.hardware import DEVICE_HELP, use_device
 from paddle_glm.hub import DOWNLOAD_HELP, REVISION_HELP
 from paddle_glm.parallel import Mesh, check_degree, init_parallel, world_size
+from paddle_glm.peft import lora_config, prefix
 from paddle_glm.quantization import BITS
 from paddle_glm.training.unsupported import check_supported
 
@@ -69,6 +70,20 @@ class ModelArguments:
         """Tokens of the prefix that is asked for, by either name; None where none is."""
         return self.num_prefix_tokens if self.prefix_tuning else self.pre_seq_len
 
+    @property
+    def trained_beside(self) -> Optional[str]:
+        """The configuration file of what is trained beside the model; None where all of it is trained."""
+        if self.prefix_length or self.ptuning_checkpoint:
+            return prefix.CONFIG_FILE
+        return lora_config.CONFIG_FILE if self.trains_adapter else None
+
+    @property
+    def starts(self) -> dict[str, Optional[str]]:
+        """The folders that training starts from, by their flags."""
+        return {
+            name: getattr(self, name) for name in ("model_name_or_path", "ptuning_checkpoint", "lora_path")
+        }
+
     def check(self) -> None:
         """Raise `InputError` for methods that exclude each other, and for sizes that make no sense."""
         if (self.lora or self.lora_path) and (self.prefix_length or self.ptuning_checkpoint):
@@ -111,7 +126,9 @@ class FinetuneArguments(TrainingArguments):
     """
 
     output_dir: str = field(metadata={"help": "where checkpoints, logs and the final model go"})
-    overwrite_output_dir: bool = _option(False, "start anew: checkpoints of an earlier run are removed")
+    overwrite_output_dir: bool = _option(
+        False, "start anew: checkpoints of an earlier run go when this one has written its first"
+    )
     device: Optional[str] = _option(None, DEVICE_HELP)
     tensor_parallel_degree: int = _option(1, "processes that share one model")
     sharding: str = _option(

@@ -12,8 +12,7 @@ from paddlenlp.trainer import TrainerCallback
 from paddle_glm.parallel import TPGroup
 from paddle_glm.parallel.ops import all_reduce
 from paddle_glm.system import peak_resident_bytes
-
-LOG_FILE = "train_log.jsonl"
+from paddle_glm.training.curve import LOG_FILE
 
 
 def peak_memory_mb() -> float:

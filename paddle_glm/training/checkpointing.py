@@ -6,9 +6,6 @@ Trainer's state: safetensors and JSON only, so that resuming never unpickles.
 """
 
 import json
-import os
-import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,103 +17,33 @@ import paddle.distributed as dist
 from paddle import Tensor
 from paddle.base import framework
 from paddlenlp.trainer.trainer_callback import TrainerState
-from paddlenlp.utils.log import logger
 
 from paddle_glm.arrays import dtype_name, from_numpy
 from paddle_glm.checkpoint import (
     begin,
     finish,
     is_complete,
-    latest_complete,
     open_checkpoint,
     save_model,
     temporary_of,
 )
-from paddle_glm.checkpoint.files import NAMES
-from paddle_glm.checkpoint.folder import MANIFEST
 from paddle_glm.checkpoint.paddlenlp import name_tokenizer
 from paddle_glm.checkpoint.tensor_file import open_safetensors, write_safetensors
 from paddle_glm.errors import InputError
 from paddle_glm.models.base import CausalLM, lazy_tensors
 from paddle_glm.parallel import SINGLE, Mesh, TPGroup, world_size
-from paddle_glm.peft import lora_config, prefix
 from paddle_glm.peft.adapter import Adapter
 from paddle_glm.training.adapters import load_adapter
+from paddle_glm.training.output_dir import FINAL, SCHEDULE, move_in, set_aside
 from paddle_glm.training.rng import rng_state, set_rng_state
 
-PREFIX = "checkpoint-"
 TRAINER_STATE = "trainer_state.json"
-SCHEDULE = "schedule.json"
-# What a run may leave in output_dir, whatever it trained.
-_WEIGHTS = (
-    *(f"{stem}*{suffix}*" for stem, suffix in NAMES.values()),
-    *(prefix.FILE, prefix.CONFIG_FILE, lora_config.FILE, lora_config.CONFIG_FILE),
-)
 
 
 def barrier() -> None:
     """Wait for every process of the run."""
     if world_size() > 1:
         dist.barrier()
-
-
-def find_resume(output_dir: Path, wanted: str | None, overwrite: bool) -> Path | None:
-    """The checkpoint to continue from, or None.
-
-    wanted: a folder, "True" for the newest complete one of `output_dir`, "False" for none, or None: the
-    newest complete one unless `overwrite`. Raises `InputError` where what is wanted is not there whole.
-    """
-    if wanted is not None and wanted.lower() not in ("true", "false"):
-        folder = Path(wanted)
-        if not is_complete(folder):
-            raise InputError(f"--resume_from_checkpoint {wanted}: no complete checkpoint there")
-        return folder
-    if (wanted or "").lower() == "false" or (wanted is None and overwrite):
-        return None
-    for folder in sorted(output_dir.glob(f"{PREFIX}*")):
-        if not is_complete(folder):
-            logger.warning(f"{folder} is incomplete: ignored")
-    newest = latest_complete(output_dir, PREFIX)
-    if newest is None and wanted is not None:
-        raise InputError(f"--resume_from_checkpoint True: {output_dir} holds no complete {PREFIX}N folder")
-    if newest is not None:
-        logger.info(f"continuing from {newest} (--overwrite_output_dir starts anew)")
-    return newest
-
-
-def start(output_dir: Path, resume: Path | None, overwrite: bool) -> None:
-    """Prepare output_dir for a run, on the first process.
-
-    With `overwrite` and nothing to resume, checkpoints of an earlier run go: a later resume must not
-    take them for this run's.
-    """
-    if dist.get_rank() == 0:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        if overwrite and resume is None:
-            for folder in output_dir.glob(f"{PREFIX}*"):
-                if re.fullmatch(rf"{PREFIX}\d+", folder.name):
-                    shutil.rmtree(folder)
-    barrier()
-
-
-def remove_old_checkpoints(output_dir: Path, limit: int | None, best: str | None) -> None:
-    """Keep `limit` complete checkpoints: the newest, the best, then the next newest; None keeps all.
-
-    With a limit of 1 and a best one that is not the newest, two stay.
-    """
-    if not limit or limit < 1:
-        return
-    pattern = re.compile(rf"{PREFIX}(\d+)")
-    steps = {int(match[1]): path for path in output_dir.iterdir() if (match := pattern.fullmatch(path.name))}
-    found = [path for _, path in sorted(steps.items(), reverse=True) if is_complete(path)]
-    best_name = Path(best).name if best else None
-    fixed = [path for path in found if path == found[0] or path.name == best_name]
-    others = [path for path in found if path not in fixed]
-    for folder in others[max(limit - len(fixed), 0) :]:
-        logger.info(f"removing {folder}: save_total_limit is {limit}")
-        # The manifest goes first, so that what a crash leaves is seen as incomplete.
-        (folder / MANIFEST).unlink()
-        shutil.rmtree(folder)
 
 
 def save_weights(
@@ -154,25 +81,19 @@ def save_final(
     adapter: Adapter | None = None,
     file_format: str = "safetensors",
 ) -> None:
-    """The trained model into output_dir itself, beside its checkpoints.
+    """The trained model into output_dir itself, beside its checkpoints, in the place of an earlier run's.
 
     Files are written aside and moved in one by one, the manifest last: without it the folder is not
-    complete. Weights of an earlier run are removed.
+    complete. Files that no run wrote are left alone.
     """
-    aside = output_dir / "final"
+    aside = output_dir / FINAL
     temporary = _begin_together(aside)
     if mesh.data.rank == 0:
         save_weights(temporary, model, tokenizer, adapter, file_format)
     barrier()
     if dist.get_rank() == 0:
         finish(temporary, aside)
-        (output_dir / MANIFEST).unlink(missing_ok=True)
-        for pattern in _WEIGHTS:
-            for old in output_dir.glob(pattern):
-                old.unlink()
-        for path in sorted(aside.iterdir(), key=lambda path: path.name == MANIFEST):
-            os.replace(path, output_dir / path.name)
-        aside.rmdir()
+        move_in(output_dir)
     barrier()
 
 
@@ -201,17 +122,10 @@ def save_training(folder: Path, trainer: Any) -> None:
 def load_training(folder: Path, trainer: Any) -> None:
     """Fill the optimizer, schedule and loss scaler from a checkpoint of as many processes.
 
-    Raises `InputError` where the processes or the parameters are others.
+    Raises `InputError` where the parameters are others.
     """
     mesh: Mesh = trainer.args.mesh
     schedule = json.loads((folder / SCHEDULE).read_text(encoding="utf-8"))
-    written = (schedule["tensor_parallel_degree"], schedule["data_parallel_degree"])
-    if written != (mesh.tensor.degree, mesh.data.degree):
-        raise InputError(
-            f"{folder} was written with tensor_parallel_degree {written[0]} and data_parallel_degree "
-            f"{written[1]}, this run has {mesh.tensor.degree} and {mesh.data.degree}: resume with the same, "
-            f"or start anew with --model_name_or_path {folder}"
-        )
     # Whatever sharding stage wrote it: each process takes what it needs.
     stored: dict[str, np.ndarray] = {}
     for path in folder.glob(f"{_optimizer_stem(mesh)}*"):
@@ -271,7 +185,7 @@ def _begin_together(folder: Path) -> Path:
     """The temporary folder for `folder`, made by the first process, known to all."""
     if dist.get_rank() == 0:
         if folder.is_dir() and not is_complete(folder):
-            shutil.rmtree(folder)  # what a copy or a removal that broke off left behind
+            set_aside(folder)  # what a copy that broke off left behind
         begin(folder, overwrite=True)
     barrier()
     return temporary_of(folder)
@@ -291,6 +205,7 @@ def _schedule(trainer: Any) -> dict[str, Any]:
     mesh: Mesh = trainer.args.mesh
     scaler = trainer.scaler.state_dict() if trainer.do_grad_scaling else None
     return {
+        "run": trainer.run.number,
         "tensor_parallel_degree": mesh.tensor.degree,
         "data_parallel_degree": mesh.data.degree,
         "scheduler": trainer.lr_scheduler.state_dict(),

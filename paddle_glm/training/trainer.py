@@ -16,7 +16,7 @@ from paddle import Tensor
 from paddle.optimizer import AdamW
 from paddlenlp.trainer import Trainer
 from paddlenlp.trainer.trainer_callback import TrainerControl, TrainerState
-from paddlenlp.trainer.trainer_utils import EvalLoopOutput, TrainOutput
+from paddlenlp.trainer.trainer_utils import EvalLoopOutput, IntervalStrategy, TrainOutput
 from paddlenlp.utils.log import logger
 
 from paddle_glm.errors import InputError
@@ -30,6 +30,7 @@ from paddle_glm.training.arguments import FinetuneArguments
 from paddle_glm.training.callbacks import LogFileCallback, SpeedCallback, VisualDLCallback
 from paddle_glm.training.evaluation import evaluate_tokens
 from paddle_glm.training.gradients import GroupClip, GroupScaler, average_gradients
+from paddle_glm.training.output_dir import PREFIX, RunFolder
 from paddle_glm.training.sampler import EvalSampler, TrainSampler
 from paddle_glm.training.sharded import OwnedGradients, ShardedAdamW, Shares
 
@@ -44,6 +45,7 @@ class FinetuneTrainer(Trainer):
     answer_metrics: called at every evaluation, on every process, with the rows and the most batches
         (-1: all), for metrics of generated answers (`rouge-1`, ...); None to leave those out.
     adapter: what is trained and saved in place of the model's own parameters.
+    run: output_dir, its checkpoints and what it starts from.
     """
 
     args: FinetuneArguments
@@ -60,8 +62,10 @@ class FinetuneTrainer(Trainer):
         eval_dataset: Any = None,
         answer_metrics: Callable[[Any, int], dict[str, float]] | None = None,
         adapter: Adapter | None = None,
+        run: RunFolder | None = None,
     ) -> None:
         self.adapter = adapter
+        self.run = run or RunFolder(Path(args.output_dir))
         self.shares = Shares(model.parameters(), args.mesh.data) if args.sharding_stage else None
         self.owned_gradients: OwnedGradients | None = None
         if self.shares is not None and args.sharding_stage == 2:
@@ -119,6 +123,12 @@ class FinetuneTrainer(Trainer):
     def _inner_training_loop(
         self, args: Any, model: Any, train: Any, length: Any, max_steps: int, *rest: Any
     ) -> Any:
+        steps_per_epoch = max(length // args.gradient_accumulation_steps, 1)
+        self.run.check_places(lambda step: self._saves_at(step, max_steps, steps_per_epoch))
+        checkpointing.barrier()
+        if paddle.distributed.get_rank() == 0:
+            self.run.start()
+        checkpointing.barrier()
         if self._resume is not None and self._skip_global_steps >= max_steps:
             # The Trainer would make one step too many before it notices.
             logger.info(f"{self._resume} has made all {max_steps} steps: nothing left to train")
@@ -126,6 +136,15 @@ class FinetuneTrainer(Trainer):
             self.is_in_train = False
             return TrainOutput(self.state.global_step, 0.0, {})
         return super()._inner_training_loop(args, model, train, length, max_steps, *rest)
+
+    def _saves_at(self, step: int, max_steps: int, steps_per_epoch: int) -> bool:
+        """Whether this run writes a checkpoint at a step, by the rules of the Trainer's callbacks."""
+        if not self._skip_global_steps < step <= max_steps:
+            return False
+        if self.args.save_strategy == IntervalStrategy.EPOCH:
+            return step % steps_per_epoch == 0 or step == max_steps
+        every = self.args.save_steps if self.args.save_strategy == IntervalStrategy.STEPS else 0
+        return every > 0 and step % every == 0
 
     def training_step(self, model: CausalLM, inputs: Batch, step_control: int = 0) -> Tensor:
         """Forward and backward of one batch; its loss divided by the accumulation steps, detached."""
@@ -255,13 +274,12 @@ class FinetuneTrainer(Trainer):
     # Checkpoints.
 
     def _save_checkpoint(self, model: CausalLM, metrics: Mapping[str, float] | None = None) -> None:
-        output_dir = Path(self.args.output_dir)
-        folder = output_dir / f"{checkpointing.PREFIX}{self.state.global_step}"
+        folder = self.run.path / f"{PREFIX}{self.state.global_step}"
         self._remember_best(folder, metrics)
         checkpointing.save_training(folder, self)
         if paddle.distributed.get_rank() == 0:
-            best, limit = self.state.best_model_checkpoint, self.args.save_total_limit
-            checkpointing.remove_old_checkpoints(output_dir, limit, best)
+            self.run.remove_replaced()
+            self.run.rotate(self.args.save_total_limit, self.state.best_model_checkpoint)
 
     def _remember_best(self, folder: Path, metrics: Mapping[str, float] | None) -> None:
         wanted = self.args.metric_for_best_model
@@ -282,6 +300,8 @@ class FinetuneTrainer(Trainer):
         checkpointing.save_final(
             folder, self.model, self.tokenizer, args.mesh, self.adapter, args.save_format
         )
+        if paddle.distributed.get_rank() == 0 and folder == self.run.path:
+            self.run.remove_replaced()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str | None = None) -> None:
         if resume_from_checkpoint:

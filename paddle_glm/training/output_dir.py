@@ -1,0 +1,315 @@
+"""What lies in the output_dir of a run: whose checkpoints, which is continued, what may be removed and when.
+
+A checkpoint says which run of the folder wrote it (`run` in its schedule.json). A run that starts anew takes
+the next number, one that continues keeps it, and the checkpoint to continue from is the newest one of the
+newest run. Checkpoints of earlier runs are therefore in nobody's way: they go, on `--overwrite_output_dir`,
+when the run that replaces them has made a complete checkpoint or model. Nothing goes that this program did
+not write, nor what the run starts from.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from paddlenlp.utils.log import logger
+
+from paddle_glm.checkpoint.files import is_weights
+from paddle_glm.checkpoint.folder import MANIFEST, discard, is_complete, read_manifest, remove_leftovers
+from paddle_glm.checkpoint.targets import check_folder
+from paddle_glm.errors import InputError
+from paddle_glm.parallel import Mesh
+from paddle_glm.peft import lora_config, prefix
+from paddle_glm.peft.folders import KINDS
+from paddle_glm.system import patiently
+from paddle_glm.training.curve import LOG_FILE
+
+PREFIX = "checkpoint-"
+SCHEDULE = "schedule.json"
+# The trained model is complete here before it is moved into output_dir.
+FINAL = ".final"
+# Beside weights, what a run writes into output_dir itself; the second only where all of a model is trained.
+_ADAPTER_FILES = (prefix.FILE, prefix.CONFIG_FILE, lora_config.FILE, lora_config.CONFIG_FILE)
+_MODEL_FILES = ("config.json", "tokenizer_config.json", "tokenizer.model", "ice_text.model")
+
+
+@dataclass(frozen=True, order=True)
+class Saved:
+    """A complete checkpoint; the order is that in which they were written."""
+
+    run: int
+    step: int
+    folder: Path = field(compare=False)
+
+
+def saved_in(output_dir: Path) -> list[Saved]:
+    """The complete checkpoints of all runs, in order."""
+    return sorted(
+        Saved(_schedule(folder).get("run", 0), step, folder)
+        for step, folder in _numbered(output_dir)
+        if _is_checkpoint(folder)
+    )
+
+
+class RunFolder:
+    """output_dir as one run sees it.
+
+    starts: {flag: folder} of what the run starts from. resume: the checkpoint that it continues, or None.
+    number: the run's, among those of this folder.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        overwrite: bool = False,
+        starts: Mapping[str, str | None] | None = None,
+        wanted: str | None = None,
+    ) -> None:
+        """wanted: the checkpoint to continue from, "True" for the newest complete one, "False" for none, or
+        None: the newest unless `overwrite`.
+
+        Raises `InputError` where what is wanted is not there whole. Nothing is changed on disk.
+        """
+        self.path, self.overwrite = path, overwrite
+        self.starts = {f"--{flag}": Path(given) for flag, given in (starts or {}).items() if given}
+        found = saved_in(path)
+        self.resume: Path | None = None
+        choice = (wanted or "").lower()
+        if choice not in ("", "true", "false"):
+            self.resume = self.starts["--resume_from_checkpoint"] = _named(Path(wanted or ""))
+        elif choice == "true" or not (choice == "false" or overwrite):
+            self.resume = self._newest(found, wanted is not None)
+        self.continues = self.resume is not None and bool(found) and _same(found[-1].folder, self.resume)
+        self.number = found[-1].run + (not self.continues) if found else 1
+
+    def _newest(self, found: list[Saved], needed: bool) -> Path | None:
+        for _, folder in _numbered(self.path):
+            if (folder / SCHEDULE).is_file() and not _is_checkpoint(folder):
+                logger.warning(f"{folder} is incomplete: ignored")
+        # A run that starts from a checkpoint's weights continues no run that made them.
+        before = max((one.run for one in found if self._start_in(one.folder)), default=-1)
+        newest = found[-1].folder if found and found[-1].run > before else None
+        if newest is None and needed:
+            raise InputError(
+                f"--resume_from_checkpoint True: {self.path} holds no complete {PREFIX}N folder to continue; "
+                "leave the flag out to start anew"
+            )
+        if newest is not None:
+            logger.info(f"continuing from {newest} (--overwrite_output_dir starts anew)")
+        return newest
+
+    def _start_in(self, folder: Path) -> str | None:
+        """The flag whose folder is this one or lies in it."""
+        for flag, start in self.starts.items():
+            inner = Path(os.path.realpath(start))
+            if any(_same(folder, one) for one in (inner, *inner.parents)):
+                return flag
+        return None
+
+    # Before anything is changed.
+
+    def check(self, mesh: Mesh, trained: str | None) -> None:
+        """Raise `InputError` where this run could not continue, or its model not be written here.
+
+        trained: the configuration file of what is trained beside a model, None where all of it is.
+        """
+        check_folder(self.path, "--output_dir", into=True)
+        for flag, start in self.starts.items():
+            if _same(self.path, start):
+                raise InputError(
+                    f"{flag} {start} is --output_dir itself, where the trained model would take its place: "
+                    "give another --output_dir"
+                )
+        claimed = {MANIFEST, *_ADAPTER_FILES, *(() if trained else _MODEL_FILES)}
+        names = [path.name for path in _files(self.path) if is_weights(path.name) or path.name in claimed]
+        if odd := sorted(set(names) - _own_files(self.path)):
+            raise InputError(
+                f"--output_dir {self.path} holds {', '.join(odd[:5])}, which no run of `paddle-glm finetune` "
+                "wrote there and none replaces: give another --output_dir"
+            )
+        if self.resume is not None:
+            _check_fits(self.resume, mesh, trained)
+
+    def check_places(self, saves: Callable[[int], bool]) -> None:
+        """Raise `InputError` where the run will want to write a checkpoint over what it must not replace.
+
+        saves: whether the run writes a checkpoint at a step.
+        """
+        for step, folder in _numbered(self.path):
+            if not saves(step):
+                continue
+            if flag := self._start_in(folder):
+                raise InputError(
+                    f"{flag} {self.starts[flag]}: this run would write its own {folder.name} in its place: "
+                    "give another --output_dir"
+                )
+            if not (folder / SCHEDULE).is_file():
+                raise InputError(
+                    f"{folder} was not written by `paddle-glm finetune`, and this run would write its own "
+                    f"{folder.name} in its place: move it, or give another --output_dir"
+                )
+            if self.resume is None and not self.overwrite:
+                raise InputError(
+                    f"{folder} is an earlier run's, and this one would write its own in its place: give "
+                    "another --output_dir, or --overwrite_output_dir"
+                )
+
+    # While the run goes on; by the first process alone.
+
+    def start(self) -> None:
+        """Make the folder, end what an earlier run left half done, and keep its log."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        move_in(self.path)
+        remove_leftovers(self.path, f"{PREFIX}*")
+        log = self.path / LOG_FILE
+        if self.continues:
+            if (kept := self._log_of(self.number)).is_file():  # the run that had begun anew made nothing
+                os.replace(kept, log)
+            return
+        kept = self._log_of(self.number - 1)
+        if kept.is_file():
+            shutil.copyfile(kept, log)
+        elif log.is_file():
+            shutil.copyfile(log, kept)
+
+    def _log_of(self, run: int) -> Path:
+        """Where the log of an earlier run is kept until this one has made something."""
+        return self.path / f"train_log.run{run}.jsonl"
+
+    def remove_replaced(self) -> None:
+        """Called when this run has written something complete: what it replaces goes."""
+        for log in self.path.glob("train_log.run*.jsonl"):
+            if re.fullmatch(r"train_log\.run\d+\.jsonl", log.name):
+                log.unlink()
+        if not self.overwrite or self.resume is not None:
+            return
+        for one in saved_in(self.path):
+            if one.run < self.number and not self._start_in(one.folder):
+                logger.info(f"removing {one.folder} of an earlier run: --overwrite_output_dir")
+                discard(one.folder)
+
+    def rotate(self, limit: int | None, best: str | None) -> None:
+        """Keep `limit` checkpoints of this run: the newest, the best, then the next newest; None keeps all.
+
+        With a limit of 1 and a best one that is not the newest, two stay.
+        """
+        if not limit or limit < 1:
+            return
+        found = [one.folder for one in reversed(saved_in(self.path)) if one.run == self.number]
+        best_name = Path(best).name if best else None
+        fixed = [folder for folder in found if folder == found[0] or folder.name == best_name]
+        others = [folder for folder in found if folder not in fixed and not self._start_in(folder)]
+        for folder in others[max(limit - len(fixed), 0) :]:
+            logger.info(f"removing {folder}: save_total_limit is {limit}")
+            discard(folder)
+
+
+def move_in(output_dir: Path) -> None:
+    """Move the trained model from output_dir/.final into output_dir, in the place of an earlier run's.
+
+    Ends what a crash interrupted: until the manifest is moved, last, both folders together hold the model,
+    and output_dir is not complete. Nothing is done where .final is not there whole. Raises `InputError`,
+    with nothing changed, where files of others are in the way.
+    """
+    aside = output_dir / FINAL
+    new = read_manifest(aside)
+    if new is None:
+        if aside.is_dir() and not any(aside.iterdir()):
+            aside.rmdir()
+        return
+    waiting = {name for name in new if (aside / name).is_file()}
+    moved = new.keys() - waiting
+    if any((output_dir / name).stat().st_size != new[name]["size"] for name in moved):
+        return
+    old = _own_files(output_dir) - moved
+    if odd := [name for name in sorted(waiting) if (output_dir / name).exists() and name not in old]:
+        raise InputError(
+            f"{output_dir} holds {', '.join(odd)}, which no run wrote there; the trained model is whole in "
+            f"{aside}: move them, then run the same command again"
+        )
+    known = read_manifest(output_dir) or {}
+    for name in old - {MANIFEST}:
+        (output_dir / name).unlink(missing_ok=True)
+    # Names that the old manifest does not have come first: while one is missing, it fits no folder.
+    for name in sorted(waiting, key=lambda name: (name in known, name)):
+        patiently(os.replace, aside / name, output_dir / name)
+    patiently(os.replace, aside / MANIFEST, output_dir / MANIFEST)
+    aside.rmdir()
+
+
+def set_aside(folder: Path) -> None:
+    """Rename what is no complete checkpoint, so that one can be written in its place."""
+    free = (folder.with_name(f"{folder.name}.incomplete{number or ''}") for number in range(1000))
+    other = next(path for path in free if not path.exists())
+    logger.warning(f"{folder} is not complete: it is {other.name} from now on")
+    os.rename(folder, other)
+
+
+def _own_files(output_dir: Path) -> set[str]:
+    """Files directly in output_dir that a run's model consists of, by the manifests; those of a folder that
+    another command wrote are none.
+    """
+    aside = output_dir / FINAL
+    names = {name for name in read_manifest(aside) or () if not (aside / name).exists()}  # moved in already
+    if (output_dir / LOG_FILE).is_file():
+        own = read_manifest(output_dir)
+        names |= set() if own is None else {MANIFEST, *own}
+    return {name for name in names if Path(name).name == name}
+
+
+def _named(checkpoint: Path) -> Path:
+    """The checkpoint that a flag names; raises `InputError` where there is none."""
+    if not _is_checkpoint(checkpoint):
+        raise InputError(
+            f"--resume_from_checkpoint {checkpoint}: no complete checkpoint there; give a {PREFIX}N "
+            "folder of `paddle-glm finetune`, or leave the flag out"
+        )
+    return checkpoint
+
+
+def _check_fits(checkpoint: Path, mesh: Mesh, trained: str | None) -> None:
+    """Raise `InputError` for a checkpoint of other processes, or of a run that trained something else."""
+    held = next((name for name in KINDS if (checkpoint / name).is_file()), None)
+    if held != trained:
+        what = {None: "all of a model", prefix.CONFIG_FILE: "a prefix", lora_config.CONFIG_FILE: "LoRA"}
+        raise InputError(
+            f"{checkpoint} is of a run that trained {what[held]}, not {what[trained]}: give its flags, or "
+            "another --output_dir, or --overwrite_output_dir to start anew"
+        )
+    schedule = _schedule(checkpoint)
+    written = tuple(schedule.get(f"{kind}_parallel_degree") for kind in ("tensor", "data"))
+    if written != (mesh.tensor.degree, mesh.data.degree):
+        flag = KINDS[held] if held else "--model_name_or_path"
+        raise InputError(
+            f"{checkpoint} was written with tensor_parallel_degree {written[0]} and data_parallel_degree "
+            f"{written[1]}, this run has {mesh.tensor.degree} and {mesh.data.degree}: resume with the same, "
+            f"or start anew from its weights in another folder ({flag} {checkpoint} --output_dir NEW)"
+        )
+
+
+def _numbered(output_dir: Path) -> Iterator[tuple[int, Path]]:
+    """(N, folder) of all `checkpoint-N`; a link is nothing that a run has written."""
+    for path in sorted(output_dir.glob(f"{PREFIX}*")):
+        match = re.fullmatch(rf"{PREFIX}(\d+)", path.name)
+        if match and path.is_dir() and not path.is_symlink():
+            yield int(match[1]), path
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    return (folder / SCHEDULE).is_file() and is_complete(folder)
+
+
+def _schedule(folder: Path) -> dict:
+    return json.loads((folder / SCHEDULE).read_text(encoding="utf-8"))
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether both are there and the same folder, whatever they are called."""
+    return one.exists() and other.exists() and os.path.samefile(one, other)
