@@ -17,6 +17,7 @@ from paddle_glm.checkpoint.io import Checkpoint, open_checkpoint
 from paddle_glm.checkpoint.paddlenlp import name_tokenizer
 from paddle_glm.checkpoint.quantizing import QuantizingCheckpoint
 from paddle_glm.checkpoint.save import DEFAULT_SHARD_SIZE, check_format, save_model
+from paddle_glm.checkpoint.targets import check_folder
 from paddle_glm.checkpoint.tensors import DTYPES, FLOAT_NAMES, LazyTensor
 from paddle_glm.errors import InputError
 from paddle_glm.progress import progress_bar
@@ -101,6 +102,12 @@ def reshard(
         elif config == checkpoint.config and not for_paddlenlp:
             shutil.copyfile(checkpoint.folder / "config.json", folder / "config.json")
     return Transfer(total, time.perf_counter() - start)
+
+
+def check_target(source: Path | str, target: Path | str, flag: str, overwrite: bool = False) -> None:
+    """Raise InputError where `reshard` could not write `target`, which `flag` names; nothing is changed."""
+    check_folder(target, flag, overwrite)
+    _check_apart(Path(source), Path(target))
 
 
 def _own_dtype(

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from paddle_glm.checkpoint.targets import check_folder
 from paddle_glm.commands import _generating as generating
 from paddle_glm.errors import InputError
 
@@ -40,6 +41,7 @@ def run(args: argparse.Namespace) -> None:
 
     baseline = read_metrics(args.baseline) if args.baseline else None
     params = generating.generation_params(args)
+    check_folder(args.output_dir, "--output_dir", into=True)
     examples = load_rows(_rows_file(args.data_file), generating.columns_of(args), limit=args.limit)
     metrics.score(["a"], ["a"])  # tells of missing packages before the long work
     backend, tokenizer = generating.open_model(args)

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from paddle_glm.backends.meta import GRAPH_FILES
+from paddle_glm.checkpoint.targets import check_folder
 from paddle_glm.commands._generating import add_loading_arguments, loading_options
 from paddle_glm.config import DTYPES, ModelConfig
 from paddle_glm.families import family_names, family_of
@@ -58,6 +59,7 @@ def run(args: argparse.Namespace) -> None:
     from paddle_glm.tokenizers import AutoTokenizer
 
     folder = output_folder(args.output_path, args.model_prefix)
+    check_folder(folder, "--output_path", args.overwrite)
     check_is_model(args.model_name_or_path)
     if args.format == "onnx":  # said before a large model is read; the graph is to compute float32
         config = ModelConfig.from_pretrained(args.model_name_or_path, args.family)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paddle_glm.backends import BACKENDS, EngineOptions
+from paddle_glm.checkpoint.targets import check_file
 from paddle_glm.commands._generating import add_column_arguments, examples_of
 from paddle_glm.commands._opening import add_backend_arguments
 from paddle_glm.commands._sampling import GREEDY, add_sampling_arguments, sampling_params
@@ -45,6 +46,8 @@ def run(args: argparse.Namespace) -> None:
         if getattr(args, name) < 1:
             raise InputError(f"--{name} {getattr(args, name)}: expected at least 1")
     params = sampling_params(args, GREEDY, max_length=args.max_length)
+    if args.output_file:
+        check_file(args.output_file, "--output_file")
     if args.prompt and args.data_file:
         raise InputError("--prompt and --data_file: give one of them")
     examples = examples_of(args, args.prompt or QUESTIONS)

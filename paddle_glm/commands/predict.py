@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paddle_glm.backends import BACKENDS, EngineOptions
+from paddle_glm.checkpoint.reshard import check_target, reshard
+from paddle_glm.checkpoint.targets import check_file
 from paddle_glm.commands import _generating as generating
 from paddle_glm.commands._opening import backend_name
 from paddle_glm.errors import InputError
@@ -38,6 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--merge_tensor_parallel_path", help="write the model to this folder too, in one piece"
     )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace a --merge_tensor_parallel_path that this program wrote",
+    )
     generating.add_generation_arguments(parser)
 
 
@@ -55,7 +62,13 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(
             "--merge_tensor_parallel_path writes the folder's own weights: run `paddle-glm quantize` first"
         )
+    if args.overwrite and not args.merge_tensor_parallel_path:
+        raise InputError("--overwrite is for --merge_tensor_parallel_path: give both, or none")
     params = generating.generation_params(args)
+    check_file(args.predict_file, "--predict_file")
+    if args.merge_tensor_parallel_path:
+        target = args.merge_tensor_parallel_path
+        check_target(args.model_name_or_path, target, "--merge_tensor_parallel_path", args.overwrite)
     examples = generating.examples_of(args, QUESTIONS)
     backend, tokenizer = _open(args)
     dataset = GenerationDataset(examples, tokenizer.template, tokenizer, args.src_length, args.tgt_length)
@@ -102,7 +115,6 @@ def _write(path: Path, examples, answers) -> None:
 
 
 def _merge(args: argparse.Namespace) -> None:
-    from paddle_glm.checkpoint.reshard import reshard
-
-    written = reshard(args.model_name_or_path, args.merge_tensor_parallel_path, family=args.family)
-    print(f"{args.merge_tensor_parallel_path}: {written}")
+    target = args.merge_tensor_parallel_path
+    written = reshard(args.model_name_or_path, target, family=args.family, overwrite=args.overwrite)
+    print(f"{target}: {written}")
