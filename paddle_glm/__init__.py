@@ -10,16 +10,34 @@ from typing import TYPE_CHECKING, Any
 from paddle_glm.version import __version__
 
 if TYPE_CHECKING:
-    from paddle_glm.config import ModelConfig as AutoConfig
+    from paddle_glm.auto_config import AutoConfig
+    from paddle_glm.checkpoint.state_dict import load_state_dict
     from paddle_glm.models.auto import AutoModel
+    from paddle_glm.models.auto import AutoModel as AutoModelForCausalLM
+    from paddle_glm.models.auto import AutoModel as AutoModelForSeq2SeqLM
+    from paddle_glm.models.on_gpus import load_model_on_gpus
     from paddle_glm.tokenizers import AutoTokenizer
 
-__all__ = ["AutoConfig", "AutoModel", "AutoTokenizer", "__version__"]
+__all__ = [
+    "AutoConfig",
+    "AutoModel",
+    "AutoModelForCausalLM",
+    "AutoModelForSeq2SeqLM",
+    "AutoTokenizer",
+    "__version__",
+    "load_model_on_gpus",
+    "load_state_dict",
+]
 
 _LAZY = {
-    "AutoConfig": ("paddle_glm.config", "ModelConfig"),
+    "AutoConfig": ("paddle_glm.auto_config", "AutoConfig"),
     "AutoModel": ("paddle_glm.models.auto", "AutoModel"),
+    # Guides use these names for the same thing.
+    "AutoModelForCausalLM": ("paddle_glm.models.auto", "AutoModel"),
+    "AutoModelForSeq2SeqLM": ("paddle_glm.models.auto", "AutoModel"),
     "AutoTokenizer": ("paddle_glm.tokenizers", "AutoTokenizer"),
+    "load_model_on_gpus": ("paddle_glm.models.on_gpus", "load_model_on_gpus"),
+    "load_state_dict": ("paddle_glm.checkpoint.state_dict", "load_state_dict"),
 }
 
 

@@ -16,10 +16,10 @@ PACKAGE = ROOT / "paddle_glm"
 LAYERS = (
     ("errors", "version", "system"),
     ("allocator", "progress"),
-    ("paddlenlp_config", "file_keys", "hub", "hardware"),
+    ("paddlenlp_config", "file_keys", "hub", "hardware", "keywords"),
     ("config_keys",),
     ("config", "sharding", "precision", "arrays"),
-    ("chat", "quantization"),
+    ("chat", "quantization", "auto_config"),
     ("families",),
     ("memory",),
     ("tokenizers", "checkpoint"),
@@ -38,7 +38,7 @@ LEVELS = {layer: level for level, line in enumerate(LAYERS) for layer in line}
 ONLY = {"generation": {"errors", "chat", "families"}}
 WITHOUT_PADDLE = (
     *("errors", "version", "system", "allocator", "progress", "paddlenlp_config", "config", "sharding"),
-    *("chat", "file_keys", "config_keys"),
+    *("chat", "file_keys", "config_keys", "keywords", "auto_config"),
     *("quantization", "hub", "families", "tokenizers", "checkpoint", "generation", "tiny"),
 )
 WITH_PADDLENLP = ("training",)

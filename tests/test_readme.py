@@ -1,6 +1,5 @@
 """Commands in the README and the pages: they exist, and so do their flags and the files of ours they name."""
 
-import argparse
 import json
 import os
 import re
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from paddle_glm.commands._hub import add_hub_arguments
 from paddle_glm.main import Parser, command_names, load_command
 from tests.paths import ROOT
 
@@ -51,8 +51,10 @@ def known_flags(name: str) -> set[str]:
 
         own = command._parser()._option_string_actions if hasattr(command, "_parser") else ()
         return {*own, *(f"--{flag}" for flag in (*known_names(), *getattr(command, "_NO_EFFECT", ())))}
-    parser: argparse.ArgumentParser = Parser()
+    parser = Parser()
     command.add_arguments(parser)
+    if parser.takes_model():
+        add_hub_arguments(parser)
     return set(parser._option_string_actions)
 
 

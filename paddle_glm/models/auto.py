@@ -12,9 +12,13 @@ from paddle_glm.checkpoint.quantizing import quantizing
 from paddle_glm.config import ModelConfig
 from paddle_glm.families import family_of
 from paddle_glm.families.initial import initial_value
-from paddle_glm.hardware import free_memory, local_processes
+from paddle_glm.hardware import free_memory, local_processes, use_device
+from paddle_glm.hub import folder_of
 from paddle_glm.memory import Opening, Room, choose_dtype
 from paddle_glm.models.base import CausalLM
+from paddle_glm.models.casting import dtype_named
+from paddle_glm.models.loading import Loading, as_config
+from paddle_glm.models.placement import device_named
 from paddle_glm.parallel import SINGLE, TPGroup
 from paddle_glm.parallel.ops import all_reduce
 from paddle_glm.peft.lora import load_lora
@@ -37,6 +41,13 @@ class AutoModel:
         quantization_bit: int | None = None,
         quantization_group_size: int | None = None,
         quantization_embeddings: bool = False,
+        *,
+        config: Any = None,
+        device: Any = None,
+        revision: str | None = None,
+        download: bool | str | None = None,
+        cache_dir: str | Path | None = None,
+        **keywords: Any,
     ) -> CausalLM:
         """Load a hub folder, a merged folder or a folder of tensor-parallel shards, in evaluation mode.
 
@@ -47,19 +58,37 @@ class AutoModel:
             lora_path: folder of LoRA adapters to put beside its weights, ours or PEFT's.
             quantization_bit: 4 or 8 quantises float weights while they are read, so that the float model
             is never in memory; None takes the folder as it is. quantization_group_size and
-            quantization_embeddings: as those of `CausalLM.quantize`.
-            Raises `InputError` for a folder whose names or shapes are wrong, or quantised otherwise, and
-            where the model does not fit into the memory of Paddle's current device.
+            quantization_embeddings: as those of `CausalLM.quantize`. config: the folder's own, with another
+            prefix, bits or dtype. device: "gpu", "cuda:0", "cpu" or "auto", Paddle's current device from then
+            on; None takes that one. revision, download, cache_dir: as `hub.folder_of`.
+            keywords: `pre_seq_len` and `prefix_projection`, a prefix in front, untrained where the folder has
+            none; those of other libraries, as `Loading` reads them. `trust_remote_code` changes nothing: no
+            code of a folder is run.
+            Raises `InputError` for a folder whose names or shapes are wrong, or quantised otherwise, for
+            keywords that cannot be honoured, and where the model does not fit into the device's memory.
         """
-        checkpoint = open_checkpoint(path, family=family)
+        quantization = (quantization_bit, quantization_group_size, quantization_embeddings)
+        place = None if device is None else device_named(device)
+        wanted = Loading(dtype_named(dtype), place, *quantization).with_keywords(keywords)
+        if wanted.device is not None:
+            use_device(wanted.device)
+        path = folder_of(path, download, revision, cache_dir)
+        checkpoint = open_checkpoint(path, family=family or getattr(config, "family", None))
         checkpoint.validate()
-        source = quantizing(checkpoint, quantization_bit, quantization_group_size, quantization_embeddings)
+        wanted = wanted.with_config(config, checkpoint.config, path)
+        source = quantizing(
+            checkpoint,
+            wanted.quantization_bit,
+            wanted.quantization_group_size,
+            wanted.quantization_embeddings,
+        )
         opening = Opening(Path(path).resolve().name, checkpoint.config, checkpoint.float_dtype, source.config)
-        dtype = choose_dtype(opening, dtype, room_of(group))
+        dtype = choose_dtype(opening, wanted.dtype, room_of(group))
         model = _empty(source.config, dtype, group)
         model.fill(source)
         if ptuning_checkpoint is not None:
             load_prefix(model, ptuning_checkpoint)
+        wanted.give_prefix(model)
         if lora_path is not None:
             load_lora(model, lora_path)
         return model
@@ -73,7 +102,8 @@ class AutoModel:
         The numbers depend on `seed` and the parameter's name alone, so every degree of tensor
         parallelism starts from the same model.
         """
-        model = _empty(config, dtype, group)
+        config = as_config(config)
+        model = _empty(config, dtype_named(dtype), group)
         for name, parameter in model.named_parameters():
             whole, sharding = _initial(config, name, seed)
             with to_fill(parameter) as values:

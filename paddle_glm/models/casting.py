@@ -32,13 +32,18 @@ class Casting:
         """Keep float weights in float32; see `cast`. What was rounded before stays rounded."""
         return self.cast("float32")
 
+    def double(self: Any, *_: Any) -> "CausalLM":
+        """Raises `InputError`: there is no float64 here."""
+        return self.cast("float64")
+
     @paddle.no_grad()
-    def cast(self: Any, dtype: str) -> "CausalLM":
-        """Keep float weights in `dtype`, one of `DTYPES`, from now on; returns the model.
+    def cast(self: Any, dtype: Any) -> "CausalLM":
+        """Keep float weights in `dtype`, as `dtype_named` reads it, from now on; returns the model.
 
         Integers, their scales, a prefix and LoRA adapters stay as they are, and computing follows `dtype`.
         Parameters become new objects, so that an optimizer has to be made afterwards.
         """
+        dtype = dtype_named(dtype)
         if dtype not in DTYPES:
             raise InputError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
         table = self.family.parameters(self.config)
@@ -59,3 +64,9 @@ class Casting:
         if (encoder := getattr(self.transformer, "prefix_encoder", None)) is not None:
             encoder.stored_dtype = self.stored_dtype
         return self
+
+
+def dtype_named(dtype: Any) -> str:
+    """ "float16" of it, of "fp16", "half" and the dtypes of Paddle, numpy and PyTorch; else its text."""
+    name = str(getattr(dtype, "__name__", dtype)).rpartition(".")[2]
+    return {"half": "float16", "fp16": "float16", "bf16": "bfloat16", "float": "float32"}.get(name, name)

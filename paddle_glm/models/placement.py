@@ -6,6 +6,7 @@ from paddle import nn
 
 from paddle_glm.config import DTYPES
 from paddle_glm.hardware import use_device
+from paddle_glm.models.casting import dtype_named
 
 if TYPE_CHECKING:
     from paddle_glm.models.base import CausalLM
@@ -25,20 +26,25 @@ class Placement:
         A dtype may come first, as in `model.to("float16")`. Raises `InputError` for a GPU that is not there
         and for names of neither.
         """
-        if dtype is None and _dtype_name(device) in (*DTYPES, "float64"):
+        if dtype is None and dtype_named(device) in (*DTYPES, "float64"):
             device, dtype = None, device
         if dtype is not None:
-            self.cast(_dtype_name(dtype))
+            self.cast(dtype_named(dtype))
         if device is not None:
-            place = use_device(_device_name(device))
+            place = use_device(device_named(device))
             nn.Layer.to(self, device=place, blocking=blocking)
         return self
+
+    @property
+    def device(self: Any) -> str:
+        """Where the weights are: "cpu" or "gpu:N"."""
+        return device_named(next(iter(self.parameters())).place)
 
     def cuda(self: Any, device: Any = None) -> "CausalLM":
         """Move to the GPU, or to that of a number; raises `InputError` where there is none."""
         if device is None:
             return self.to("gpu")
-        return self.to(f"gpu:{device}" if isinstance(device, int) else device)
+        return self.to(device)
 
     def cpu(self: Any) -> "CausalLM":
         """Move to the CPU."""
@@ -51,11 +57,8 @@ class Placement:
     type = astype
 
 
-def _dtype_name(dtype: Any) -> str:
-    """ "float16" of it, of `paddle.float16` and of `numpy.float16`; anything else as text."""
-    return str(getattr(dtype, "__name__", dtype)).removeprefix("paddle.")
-
-
-def _device_name(device: Any) -> str:
-    """What `use_device` reads, of a name and of a place, whose text is "Place(gpu:0)"."""
+def device_named(device: Any) -> str:
+    """What `use_device` reads, of a name, a GPU's number, and a place, whose text is "Place(gpu:0)"."""
+    if isinstance(device, int):
+        return f"gpu:{device}"
     return str(device).removeprefix("Place(").removesuffix(")")

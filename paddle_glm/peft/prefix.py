@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import paddle
@@ -87,6 +87,37 @@ class PrefixEncoder(nn.Layer):
             pairs = pairs[:, :, self.first_head : self.last_head].astype(compute_dtype(self.stored_dtype))
         tensors = pairs.unbind(axis=0)
         return tuple(zip(tensors[::2], tensors[1::2], strict=True))
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, *_: Any) -> None:
+        """Set the parameters from arrays or tensors of any library, by their names below the encoder.
+
+        strict: raise `InputError` for names that are missing or unknown; other shapes are always one.
+        """
+        held = dict(self.named_parameters())
+        wrong = held.keys() ^ state_dict.keys() if strict else set()
+        if wrong:
+            raise InputError(
+                f"the prefix encoder holds {', '.join(held)}: check {', '.join(sorted(wrong))} (names begin "
+                f"behind {PREFIX_ENCODER}., and prefix_projection decides about trans.*)"
+            )
+        arrays = {name: _float_array(state_dict[name]) for name in held.keys() & state_dict.keys()}
+        for name, array in arrays.items():
+            if array.shape != tuple(held[name].shape):
+                raise InputError(
+                    f"{name} is {list(array.shape)}, the model's {list(held[name].shape)}: give the "
+                    "pre_seq_len and prefix_projection that it was trained with"
+                )
+        for name, array in arrays.items():
+            held[name].set_value(array)
+
+
+def _float_array(tensor: Any) -> np.ndarray:
+    """float32 numpy array of an array, or of a tensor of any library."""
+    if isinstance(tensor, Tensor):
+        tensor = tensor.astype("float32")
+    elif hasattr(tensor, "detach"):  # PyTorch's: numpy has no bfloat16
+        tensor = tensor.detach().cpu().float()
+    return np.asarray(tensor).astype(np.float32)
 
 
 def attach_prefix(

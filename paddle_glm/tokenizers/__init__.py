@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from paddle_glm.config import FAMILY_KEY, ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.families import family_names, get_family
+from paddle_glm.hub import folder_of
+from paddle_glm.keywords import without_foreign
 from paddle_glm.tokenizers.base import Encoding, Tokenizer, read_config
 
 __all__ = ["AutoTokenizer", "Encoding", "Tokenizer"]
@@ -17,13 +20,23 @@ class AutoTokenizer:
     """Chooses the class by what the folder says."""
 
     @staticmethod
-    def from_pretrained(folder: str | Path, family: str | None = None) -> Tokenizer:
+    def from_pretrained(
+        folder: str | Path,
+        family: str | None = None,
+        revision: str | None = None,
+        download: bool | str | None = None,
+        cache_dir: str | Path | None = None,
+        **keywords: Any,
+    ) -> Tokenizer:
         """The tokenizer of a hub folder, a merged folder, or any folder that `save_pretrained` wrote.
 
-        family: one of `family_names()`, for a folder that does not tell. Raises InputError if the
-        folder or its SentencePiece model is missing, cut off, or of an unknown family.
+        family: one of `family_names()`, for a folder that does not tell. revision, download, cache_dir: as
+        `hub.folder_of`. keywords: `trust_remote_code` and its like, which change nothing: no code of the
+        folder is run. Raises InputError for other keywords, and if the folder or its SentencePiece model is
+        missing, cut off, or of an unknown family.
         """
-        path = Path(folder)
+        without_foreign(keywords, ())
+        path = folder_of(folder, download, revision, cache_dir)
         if not path.exists():
             raise InputError(f"{path} not found: expected a folder with a tokenizer model")
         name = family or family_of_folder(path if path.is_dir() else path.parent)

@@ -20,6 +20,7 @@ from sentencepiece import SentencePieceProcessor
 from paddle_glm.chat import RoundTemplate, Template
 from paddle_glm.config import FAMILY_KEY
 from paddle_glm.errors import InputError
+from paddle_glm.hardware import resolve_device
 
 CONFIG_FILE = "tokenizer_config.json"
 
@@ -32,6 +33,13 @@ class Encoding(dict[str, Any]):
             return self[name]
         except KeyError:
             raise AttributeError(name) from None
+
+    def to(self, device: Any) -> Encoding:
+        """The tensors on a device, as `model.device` names it; raises `InputError` where they are none."""
+        if any(not hasattr(value, "to") for value in self.values()):
+            raise InputError('these inputs are no tensors: give the tokenizer return_tensors="pd"')
+        place = resolve_device(str(device))
+        return Encoding({name: tensor.to(place) for name, tensor in self.items()})
 
 
 class Tokenizer(ABC):
