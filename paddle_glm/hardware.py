@@ -112,7 +112,7 @@ def free_cpu_memory(root: Path = Path("/")) -> int:
         import psutil
 
         return int(psutil.virtual_memory().available)
-    found = re.search(r"^MemAvailable:\s*(\d+) kB$", meminfo.read_text(), re.MULTILINE)
+    found = re.search(r"^MemAvailable:\s*(\d+) kB$", meminfo.read_text("utf-8"), re.MULTILINE)
     if found is None:
         raise InputError(f"{meminfo} has no MemAvailable: expected Linux 3.14 or newer")
     return max(0, min([int(found[1]) * 1024, *_left_in_groups(root)]))
@@ -128,7 +128,7 @@ _VERSIONS = {
 def _left_in_groups(root: Path) -> Iterator[int]:
     """What the memory group of this process and each one around it leave: limit - use + droppable pages."""
     groups = root / "proc/self/cgroup"
-    for line in groups.read_text().splitlines() if groups.is_file() else ():
+    for line in groups.read_text("utf-8").splitlines() if groups.is_file() else ():
         _, controllers, path = line.split(":", 2)
         mounts: tuple[tuple[int, str], ...] = ()
         if controllers == "":
@@ -150,11 +150,11 @@ def _left_in_groups(root: Path) -> Iterator[int]:
 def _left_in(group: Path, limit_file: str, use_file: str, droppable: tuple[str, ...]) -> int | None:
     """None where the group sets no limit, or is not there."""
     try:
-        limit = (group / limit_file).read_text().strip()
+        limit = (group / limit_file).read_text("utf-8").strip()
         if limit == "max":
             return None
-        use = int((group / use_file).read_text())
-        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        use = int((group / use_file).read_text("utf-8"))
+        stat = dict(line.split() for line in (group / "memory.stat").read_text("utf-8").splitlines())
     except (OSError, ValueError):
         return None
     return int(limit) - use + sum(int(stat.get(name, 0)) for name in droppable)

@@ -21,8 +21,7 @@ Result = TypeVar("Result")
 # Not asked in place: type checkers skip what is behind `sys.platform`.
 PLATFORM: str = sys.platform
 WINDOWS = PLATFORM == "win32"
-# Paddle's packages for other systems have neither gloo nor NCCL.
-SEVERAL_PROCESSES = PLATFORM.startswith("linux")
+LINUX = PLATFORM.startswith("linux")
 # For how long a file that another program has open is waited for: virus scanners and indexers open new ones.
 PATIENCE_SECONDS = 2.0
 

@@ -101,6 +101,7 @@ def reshard(
             name_tokenizer(folder, config.family, for_paddlenlp)
         elif config == checkpoint.config and not for_paddlenlp:
             shutil.copyfile(checkpoint.folder / "config.json", folder / "config.json")
+        del checkpoint, written, ranks, tensors  # Windows replaces no folder whose files are mapped
     return Transfer(total, time.perf_counter() - start)
 
 

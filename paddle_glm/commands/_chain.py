@@ -1,13 +1,21 @@
 """The links of the quick start: which commands run, in which order, with which folders."""
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from paddle_glm.system import LINUX
+
 METHODS = ("full", "lora", "ptuning")
-PROCESSES = 2
+PROCESSES = 2 if LINUX else 1
+TRAINERS, TOGETHER = (
+    (f"{PROCESSES} processes train", " together (tensor parallelism)")
+    if LINUX
+    else ("one process trains", "")
+)
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = Path("configs/tiny/quickstart.yaml")
 # What trains an adapter, and the flag that gives it to other commands.
@@ -117,7 +125,7 @@ class Chain:
 
     def _full(self) -> Iterator[Link]:
         yield self._score("before", "the untrained model answers held-out rows", self._model("model"))
-        purpose = f"{PROCESSES} processes train one model together (tensor parallelism)"
+        purpose = f"{TRAINERS} one model{TOGETHER}"
         yield self._train("finetune", purpose, CONFIG, "model", self.data, "trained")
         yield self._plot()
         yield self._merge("trained", "merged")
@@ -129,7 +137,7 @@ class Chain:
             yield self._score(f"after_int{self.bits}", purpose, model)
 
     def _adapter(self) -> Iterator[Link]:
-        purpose = f"{PROCESSES} processes train the model that is to be adapted (tensor parallelism)"
+        purpose = f"{TRAINERS} the model that is to be adapted{TOGETHER}"
         yield self._train("base", purpose, CONFIG, "model", self.data, "base_shards")
         yield self._merge("base_shards", "base")
         if self.bits:
@@ -148,8 +156,11 @@ class Chain:
             yield Link("merge_lora", "the adapters are added to the weights beside them", words)
 
     def _train(self, name: str, purpose: str, config: Path, model: str, rows: Path, target: str) -> Link:
-        launch = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", str(PROCESSES)]
-        words = [*launch, "--log_dir", self.path(f"log/{name}"), "tools/finetune_generation.py", str(config)]
+        words = [sys.executable]
+        if PROCESSES > 1:
+            words += ["-m", "paddle.distributed.launch", "--nproc_per_node", str(PROCESSES)]
+            words += ["--log_dir", self.path(f"log/{name}")]
+        words += ["tools/finetune_generation.py", str(config)]
         words += [*self._model(model), "--task_name_or_path", str(rows), "--output_dir", self.path(target)]
         words += ["--tensor_parallel_degree", str(PROCESSES), *self.lengths]
         if self.max_steps is not None:
@@ -184,6 +195,8 @@ class Chain:
         return Link("infer", "Paddle Inference answers from the graph", words)
 
     def _cpp(self) -> Iterator[Link]:
+        if not LINUX:
+            return
         purpose = "what the C++ program is built with"
         yield Link("setup_cpp", purpose, ["bash", "tools/setup_cpp.sh"], optional=True)
         yield Link(
@@ -210,8 +223,8 @@ class Chain:
 
 def program(command: str) -> list[str]:
     """The installed `paddle-glm`, else the same from this checkout, with a command."""
-    installed = Path(sys.executable).with_name("paddle-glm")
-    words = [str(installed)] if installed.exists() else [sys.executable, "-m", "paddle_glm.main"]
+    installed = Path(shutil.which("paddle-glm", path=str(Path(sys.executable).parent)) or "")
+    words = [str(installed)] if installed.is_file() else [sys.executable, "-m", "paddle_glm.main"]
     return [*words, command]
 
 

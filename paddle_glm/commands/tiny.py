@@ -1,6 +1,7 @@
 """`paddle-glm tiny`: a data set, a tokenizer and a small random model, to try everything else with."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from paddle_glm.config import DTYPES, ModelConfig
@@ -10,6 +11,8 @@ from paddle_glm.quantization import BITS
 from paddle_glm.tiny.released import RELEASED
 
 HELP = "make a small data set, tokenizer and untrained model to try the chain with, offline"
+# The files that it makes where --data is not given.
+ROWS = ("data/train.json", "data/dev.json", "shop/train.json", "shop/dev.json")
 # What --like decides.
 OWN_SIZES = ("family", "hidden_size", "num_attention_heads", "num_key_value_heads", "ffn_hidden_size")
 
@@ -51,12 +54,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from paddle_glm.checkpoint.hashed_file import digest_of
     from paddle_glm.tiny.grammar import write_dataset
+    from paddle_glm.tiny.record import Record
     from paddle_glm.training.readers import find_files, load_rows
 
     _check_flags(args)
     output = Path(args.output_dir)
     data = Path(args.data) if args.data else output / "data"
+    settings = {name: value for name, value in vars(args).items() if name not in ("output_dir", "overwrite")}
+    if args.data:
+        settings["data"] = digest_of(find_files(data).train or data)
+    earlier = Record.read(output)
+    if earlier.is_all_there(output, settings) and not args.overwrite:
+        print(f"{output} is there already, made with the same flags")
+        return
+    earlier.check_replaceable(output, () if args.data else ROWS, args.overwrite)
     if not args.data:
         write_dataset(data, args.train_rows, args.dev_rows, args.seed)
         print(f"{data}: {args.train_rows} training rows, {args.dev_rows} held-out rows")
@@ -64,11 +77,14 @@ def run(args: argparse.Namespace) -> None:
         shop, few = output / "shop", (args.train_rows + 2) // 3
         write_dataset(shop, few, args.dev_rows, args.seed + 2, usual=1)
         print(f"{shop}: {few} training rows, {args.dev_rows} held-out rows in the voice of one shop")
+    made = Record({}, {} if args.data else {name: digest_of(output / name) for name in ROWS})
+    made.write(output)
     files = find_files(data)
     examples = load_rows(files.train or data)
     texts = [message["content"] for example in examples for message in example.messages]
     model = output / "model"
     config = _write_model(args, model, texts)
+    replace(made, settings=settings).write(output)
     pieces = f"{_size(args, 'vocab_size')} pieces learnt from {len(examples)} rows"
     print(
         f"{model}: {config.family}, {config.num_layers} layers of {config.hidden_size}, "

@@ -62,7 +62,7 @@ def init_parallel(tensor_parallel_degree: int | None = None) -> Mesh:
     check_degree(degree, processes)
     if processes == 1:
         return Mesh(SINGLE, SINGLE)
-    if not system.SEVERAL_PROCESSES:
+    if not system.LINUX:
         raise InputError(
             f"{processes} processes were started, but several work together on Linux alone: elsewhere Paddle "
             "has neither gloo nor NCCL. Run the command without paddle.distributed.launch"

@@ -159,3 +159,43 @@ def test_sizes_that_do_not_fit(tmp_path, tiny_rows):
     with pytest.raises(InputError, match="num_attention_heads 4 is not a multiple of num_key_value_heads 3"):
         write_checkpoint(tmp_path / "model", texts, vocab_size=400, num_key_value_heads=3)
     assert not (tmp_path / "model").exists()
+
+
+SMALL = ("--train_rows", "60", "--dev_rows", "3", "--vocab_size", "300", "--hidden_size", "32")
+
+
+def contents(folder):
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_command_runs_twice(tmp_path, capsys):
+    command = ["tiny", "--output_dir", str(tmp_path), *SMALL]
+    assert main(command) == 0
+    first = contents(tmp_path)
+    assert main(command) == 0
+    assert "is there already" in capsys.readouterr().out
+    assert main([*command, "--overwrite"]) == 0
+    assert contents(tmp_path) == first
+
+
+def test_other_flags_are_an_error_before_anything_is_written(tmp_path, capsys):
+    command = ["tiny", "--output_dir", str(tmp_path), *SMALL]
+    assert main(command) == 0
+    first = contents(tmp_path)
+    assert main([*command, "--seed", "1"]) == 2
+    assert "made otherwise" in capsys.readouterr().err
+    assert contents(tmp_path) == first
+    assert main([*command, "--seed", "1", "--overwrite"]) == 0
+    assert contents(tmp_path) != first
+
+
+@pytest.mark.parametrize("flags", [(), ("--overwrite",), ("--overwrite", "--seed", "1")])
+def test_rows_that_someone_changed_are_never_replaced(flags, tmp_path, capsys):
+    command = ["tiny", "--output_dir", str(tmp_path), *SMALL]
+    assert main(command) == 0
+    with open(tmp_path / "data" / "train.json", "a", encoding="utf-8") as file:
+        file.write('{"content": "mine", "summary": "mine"}\n')
+    mine = contents(tmp_path)
+    assert main([*command, *flags]) == 2
+    assert re.search("was changed|made otherwise", capsys.readouterr().err)
+    assert contents(tmp_path) == mine
