@@ -62,5 +62,5 @@ def family_of_folder(folder: Path) -> str:
             return name
     raise InputError(
         f"{folder} does not say which family its tokenizer belongs to (no config.json): "
-        f"pass family=, one of {', '.join(family_names())}"
+        f"give --family (in Python family=), one of {', '.join(family_names())}"
     )

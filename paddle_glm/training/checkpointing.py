@@ -135,7 +135,10 @@ def load_training(folder: Path, trainer: Any) -> None:
     others = trained - {_parameter_of(name) for name in wanted}  # what other processes own
     odd = sorted(name for name in stored.keys() ^ wanted.keys() if _parameter_of(name) not in others)
     if odd:
-        raise InputError(f"{folder} holds the state of another optimizer or model: {', '.join(odd[:5])}")
+        raise InputError(
+            f"{folder} holds the state of another optimizer or model ({', '.join(odd[:5])}): resume with the "
+            "flags that it was written with, or give another --output_dir"
+        )
     for name, tensor in wanted.items():
         tensor.set_value(from_numpy(np.array(stored[name]), dtype_name(tensor)))
     trainer.lr_scheduler.set_state_dict(schedule["scheduler"])

@@ -78,7 +78,7 @@ def find_columns(row: dict[str, Any], answers: bool, origin: str) -> Columns:
     known = "; ".join(" + ".join(filter(None, (c.messages, c.prompt, c.response))) for c in LAYOUTS)
     raise InputError(
         f"{origin}: no known columns among {', '.join(row) or 'none'} (known: {known}): "
-        "name them with --prompt_column and --response_column"
+        "name them with --prompt_column and --response_column, or rename them"
     )
 
 

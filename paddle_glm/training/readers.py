@@ -6,6 +6,7 @@ Needs neither paddle nor a tokenizer.
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -46,15 +47,15 @@ def find_files(
     (`train_first5000.json`); a folder's only data file is for training. Raises InputError for what is not
     there and for names that leave a choice.
     """
-    found = DataFiles()
-    if task_name_or_path is not None:
-        path = existing_path(task_name_or_path, "--task_name_or_path")
-        found = _files_of_folder(path) if path.is_dir() else DataFiles(train=path)
     named = {
         part: existing_path(value, f"--{part}_file")
         for part, value in (("train", train_file), ("validation", validation_file), ("test", test_file))
         if value is not None
     }
+    found = DataFiles()
+    if task_name_or_path is not None:
+        path = existing_path(task_name_or_path, "--task_name_or_path")
+        found = _files_of_folder(path, named) if path.is_dir() else DataFiles(train=path)
     return replace(found, **named)
 
 
@@ -130,21 +131,30 @@ def hold_out(examples: list[Example], seed: int = 42) -> tuple[list[Example], li
     return parts
 
 
-def _files_of_folder(folder: Path) -> DataFiles:
+def _files_of_folder(folder: Path, named: Collection[str]) -> DataFiles:
+    """named: the parts whose files are given, which are not looked for."""
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
     parts: dict[str, Path] = {}
     for part, stems in _STEMS.items():
+        if part in named:
+            continue
         candidates = [path for path in files if path.stem.lower().startswith(stems)]
         exact = [path for path in candidates if path.stem.lower() in (*stems, part)]
         choice = exact or candidates
         if len(choice) > 1:
             names = ", ".join(path.name for path in choice)
-            raise InputError(f"{folder} holds {names}: name one with --{part}_file")
+            raise InputError(
+                f"{folder} holds {names}: give the file itself in place of the folder, or (finetune) "
+                f"--{part}_file too"
+            )
         if choice:
             parts[part] = choice[0]
-    if not parts and len(files) == 1:
+    if not parts and "train" not in named and len(files) == 1:
         parts["train"] = files[0]
-    if not parts:
+    if not parts and not named:
         names = ", ".join(path.name for path in files) or f"no file of rows ({', '.join(SUFFIXES)})"
-        raise InputError(f"{folder} holds {names}: expected train.json and dev.json, or name --train_file")
+        raise InputError(
+            f"{folder} holds {names}: expected train.json and dev.json; give the file itself in place of the "
+            "folder, or (finetune) --train_file too"
+        )
     return DataFiles(**parts)

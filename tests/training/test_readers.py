@@ -141,7 +141,7 @@ def test_files_of_a_folder(tmp_path):
         "test.json",
     ]
     (tmp_path / "train.json").write_text("{}")
-    with pytest.raises(InputError, match=r"train\.json, train\.jsonl: name one with --train_file"):
+    with pytest.raises(InputError, match=r"train\.json, train\.jsonl: give the file itself"):
         find_files(tmp_path)
 
 
@@ -152,7 +152,7 @@ def test_tables_in_a_folder(tmp_path):
     found = [path.name for path in (files.train, files.validation, files.test)]
     assert found == ["train.csv", "dev-00000-of-00001.PARQUET", "test.tsv"]
     (tmp_path / "train.json").touch()
-    with pytest.raises(InputError, match=r"train\.csv, train\.json: name one with --train_file"):
+    with pytest.raises(InputError, match=r"train\.csv, train\.json: give the file itself"):
         find_files(tmp_path)
 
 
