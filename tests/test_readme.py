@@ -6,42 +6,14 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from paddle_glm.commands._hub import add_hub_arguments
 from paddle_glm.main import Parser, command_names, load_command
+from tests.pages import PAGES, blocks, commands, ours
 from tests.paths import ROOT
-
-PAGES = sorted([*ROOT.glob("README*.md"), *(ROOT / "docs").glob("*.md")])
-TOOLS = {  # what tools/NAME.py runs
-    path.name: re.findall(r'main\(\["(\w+)"', path.read_text(encoding="utf-8"))[0]
-    for path in (ROOT / "tools").glob("*.py")
-}
-
-
-def commands(page: Path) -> Iterator[list[str]]:
-    """The words of every shell command in a page's fenced blocks, without comments and continuations."""
-    for block in re.findall(r"```(?:bash|sh|shell)\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
-        for line in block.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
-            if words:
-                yield words
-
-
-def ours(words: list[str]) -> tuple[str, list[str]] | None:
-    """(command, its arguments) where a line runs one of ours."""
-    for place, word in enumerate(words):
-        if Path(word).name == "paddle-glm" and place + 1 < len(words):
-            return words[place + 1], words[place + 2 :]
-        if word.startswith("tools/") and word.endswith(".py"):
-            assert Path(word).name in TOOLS, f"{word} does not exist"
-            return TOOLS[Path(word).name], words[place + 1 :]
-        if word == "tools/quickstart.sh":  # its flags go to the command
-            return "quickstart", words[place + 1 :]
-    return None
 
 
 def known_flags(name: str) -> set[str]:
@@ -84,10 +56,6 @@ def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
-
-
-def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
 
 
 # What a small model on a CPU needs besides the flags of the README's block.
