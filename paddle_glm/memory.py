@@ -75,12 +75,17 @@ def weight_bytes(config: ModelConfig, dtype: str, degree: int = 1) -> int:
     return total
 
 
-def needed_bytes(config: ModelConfig, dtype: str, room: Room) -> int:
-    """Most that opening takes, of all processes in this room, and a cache of `CACHE_TOKENS`."""
+def cache_bytes(config: ModelConfig, dtype: str, room: Room) -> int:
+    """Keys and values of `CACHE_TOKENS` tokens in one of the processes."""
     width = 4 if room.device == "cpu" else _BYTES[dtype]  # CPUs compute in float32
     heads = max(1, config.num_key_value_heads // room.degree)
-    cache = 2 * config.num_layers * heads * config.head_dim * CACHE_TOKENS * width
-    return room.sharing * (int(OPENING_PEAK * weight_bytes(config, dtype, room.degree)) + cache)
+    return 2 * config.num_layers * heads * config.head_dim * CACHE_TOKENS * width
+
+
+def needed_bytes(config: ModelConfig, dtype: str, room: Room) -> int:
+    """Most that opening takes, of all processes in this room, and a cache of `CACHE_TOKENS`."""
+    weights = int(OPENING_PEAK * weight_bytes(config, dtype, room.degree))
+    return room.sharing * (weights + cache_bytes(config, dtype, room))
 
 
 def resolve_dtype(wanted: str, own: str, config: ModelConfig, room: Room) -> str:
@@ -111,10 +116,10 @@ def choose_dtype(opening: Opening, wanted: str, room: Room) -> str:
         f"{opening.name} with {kind} weights", needed, room, lambda: _what_helps(opening, wanted, room)
     )
     share = f" in each of {room.degree} processes" if room.degree > 1 else ""
-    size = _gigabytes(weight_bytes(config, dtype, room.degree))
+    size = gigabytes(weight_bytes(config, dtype, room.degree))
     if room.says:
         logger.info(
-            f"{opening.name}: {kind} weights, {size}{share}, {room.where} ({_gigabytes(room.free)} free)"
+            f"{opening.name}: {kind} weights, {size}{share}, {room.where} ({gigabytes(room.free)} free)"
         )
     return dtype
 
@@ -122,8 +127,8 @@ def choose_dtype(opening: Opening, wanted: str, room: Room) -> str:
 def check_room(what: str, needed: int, room: Room, help: Callable[[], str]) -> None:
     """Raise `MemoryShortage` where `needed` bytes are more than are free; `help` ends its sentence."""
     if needed > room.free and os.environ.get(SKIP_VARIABLE) != "1":
-        there = f"{room.where}, {_gigabytes(room.free)} are free"
-        raise MemoryShortage(f"{what} needs {_gigabytes(needed)} of memory {there}", help())
+        there = f"{room.where}, {gigabytes(room.free)} are free"
+        raise MemoryShortage(f"{what} needs {gigabytes(needed)} of memory {there}", help())
 
 
 def _what_helps(opening: Opening, wanted: str, room: Room) -> str:
@@ -131,14 +136,14 @@ def _what_helps(opening: Opening, wanted: str, room: Room) -> str:
     ways = [(flags, needed_bytes(config, dtype, room)) for flags, config, dtype in _ways(opening, wanted)]
     fitting = [(flags, needed) for flags, needed in ways if needed <= room.free]
     fewest = min((len(flags) for flags, _ in fitting), default=0)
-    shown = [f"{' '.join(flags)} ({_gigabytes(needed)})" for flags, needed in fitting if len(flags) == fewest]
+    shown = [f"{' '.join(flags)} ({gigabytes(needed)})" for flags, needed in fitting if len(flags) == fewest]
     if shown:
         return f"{' or '.join(shown)} fits"
     more = "more memory is needed, or processes on other machines or GPUs that share the model"
     if not ways:
         return more
     flags, needed = min(ways, key=lambda way: way[1])
-    return f"{more}; the least is {_gigabytes(needed)}, with {' '.join(flags)}"
+    return f"{more}; the least is {gigabytes(needed)}, with {' '.join(flags)}"
 
 
 def _ways(opening: Opening, wanted: str) -> Iterator[tuple[tuple[str, ...], ModelConfig, str]]:
@@ -157,5 +162,6 @@ def _ways(opening: Opening, wanted: str) -> Iterator[tuple[tuple[str, ...], Mode
                 yield (f"--quantization_bit {bits}", *flags), config, dtype
 
 
-def _gigabytes(size: int) -> str:
+def gigabytes(size: int) -> str:
+    """ "12.5 GB", in MB below 50 of these."""
     return f"{size / 1e9:.1f} GB" if size >= 5e7 else f"{size / 1e6:.1f} MB"

@@ -1,7 +1,10 @@
 """What backends share that compute over an exported folder."""
 
+import logging
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +19,19 @@ from paddle_glm.backends.meta import GenerationMeta
 from paddle_glm.checkpoint.tensor_file import open_safetensors
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
+from paddle_glm.hardware import free_memory
+from paddle_glm.memory import (
+    OPENING_PEAK,
+    Room,
+    cache_bytes,
+    check_room,
+    gigabytes,
+    needed_bytes,
+    weight_bytes,
+)
+from paddle_glm.quantization import BITS
+
+logger = logging.getLogger(__name__)
 
 
 class ExportedBackend(Backend):
@@ -28,6 +44,10 @@ class ExportedBackend(Backend):
 
     format: ClassVar[str]
     empty_past: ClassVar[bool] = True
+    # Most that opening takes, of the weights in float32, by the dtype that the files have (measured: 300 MB).
+    opening_peak: ClassVar[Mapping[str, float]]
+    # Whether weights of small integers stay so, or become floats when the graph is loaded.
+    keeps_integers: ClassVar[bool] = True
 
     def __init__(self, folder: Path, options: EngineOptions) -> None:
         self.meta = GenerationMeta.read(folder, options.prefix)
@@ -48,6 +68,48 @@ class ExportedBackend(Backend):
     def first_mask(self) -> np.ndarray:
         seen = self.meta.first_cache is not None
         return np.full(self.first_length, int(seen), dtype=np.int64)
+
+    def check_memory(self, folder: Path, device: str) -> None:
+        """Say what is opened; raise `InputError` where it needs more than is free on the device.
+
+        device: "cpu", or a GPU by Paddle's name; nothing is known of the memory of another engine's "gpu".
+        """
+        config, stored = self.config, self.meta.stored_dtype
+        kind = f"int{config.quantization_bit} and {stored}" if config.quantization_bit else stored
+        size = sum(self.meta.files.values())
+        if device == "gpu":
+            logger.info(f"{folder.name}: graph with {kind} weights, {gigabytes(size)}, on the GPU")
+            return
+        needed = OPENING_PEAK * weight_bytes(config, stored)
+        if device == "cpu" and not (config.quantization_bit and self.keeps_integers):
+            floats = replace(
+                config, quantization_bit=0, quantization_group_size=None, quantization_embeddings=False
+            )
+            needed = self.opening_peak[stored] * weight_bytes(floats, "float32")
+        room = Room(device, free_memory(device))
+        what = f"{folder.name}, a graph with {kind} weights,"
+        check_room(
+            what, int(needed) + cache_bytes(config, stored, room), room, lambda: self._what_helps(room)
+        )
+        free = gigabytes(room.free)
+        logger.info(
+            f"{folder.name}: graph with {kind} weights, {gigabytes(size)}, {room.where} ({free} free)"
+        )
+
+    def _what_helps(self, room: Room) -> str:
+        """How the model would fit, where it would."""
+        backend = "" if self.keeps_integers else " and answer by --backend onnxruntime, which keeps integers"
+        if self.config.quantization_bit:
+            return f"more memory is needed{backend.replace(' and answer by', ', or')}"
+        fitting = []
+        for bits in sorted(BITS, reverse=True):
+            with suppress(InputError):  # sizes that cannot be kept in so many bits
+                config = self.family.quantized_config(self.config, bits)
+                if needed_bytes(config, self.meta.stored_dtype, room) <= room.free:
+                    fitting.append(f"--quantization_bit {bits}")
+        if not fitting:
+            return "more memory is needed"
+        return f"export it with {' or '.join(fitting)}{backend}"
 
     def _read_first_cache(self, folder: Path) -> list[np.ndarray]:
         """float32 [1, heads, first_length, head_dim] of every cache input, in their order."""

@@ -6,7 +6,7 @@ contiguous, int64 or float32, and no dimension is 0.
 
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -27,11 +27,23 @@ _TENSORRT_LENGTH = 2048
 
 class FastDeployBackend(ArrayBackend):
     empty_past = False
+    opening_peak: ClassVar = {"float32": 2.2, "float16": 2.7}  # that of OpenVINO, which may compute below it
+    keeps_integers = False
 
     def __init__(self, folder: Path, options: EngineOptions) -> None:
         super().__init__(folder, options)
         module = _fastdeploy()
-        option = _runtime_option(module, self.graph_path(folder), self.meta, options)
+        engine = options.fastdeploy_engine
+        can_use = engine == "tensorrt" or (engine != "openvino" and module.is_built_with_gpu())
+        device, number = options.engine_device(has_gpu=can_use)
+        _check(module, self.meta, engine, device)
+        self.check_memory(folder, device)
+        option = _runtime_option(module, self.graph_path(folder), self.meta, engine)
+        if device == "gpu":
+            option.use_gpu(number)
+        else:
+            option.use_cpu()
+            option.set_cpu_thread_num(options.usable_threads())
         try:
             self._runtime = module.Runtime(option)
         except (AssertionError, RuntimeError) as error:
@@ -61,18 +73,9 @@ def _fastdeploy() -> ModuleType:
     return module
 
 
-def _runtime_option(module: Any, graph: Path, meta: GenerationMeta, options: EngineOptions) -> Any:
-    engine = options.fastdeploy_engine
-    can_use = engine == "tensorrt" or (engine != "openvino" and module.is_built_with_gpu())
-    device, number = options.engine_device(has_gpu=can_use)
-    _check(module, meta, engine, device)
+def _runtime_option(module: Any, graph: Path, meta: GenerationMeta, engine: str) -> Any:
     option = module.RuntimeOption()
     option.set_model_path(str(graph), "", module.ModelFormat.ONNX)
-    if device == "gpu":
-        option.use_gpu(number)
-    else:
-        option.use_cpu()
-        option.set_cpu_thread_num(options.usable_threads())
     if engine == "onnx_runtime":
         option.use_ort_backend()
     elif engine == "openvino":

@@ -1,9 +1,11 @@
 """An exported ONNX graph on ONNX Runtime (https://onnxruntime.ai)."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
+from paddle_glm.allocator import keep_freed_memory
 from paddle_glm.backends.base import EngineOptions
 from paddle_glm.backends.exported import ArrayBackend, graph_error, needed_package
 from paddle_glm.errors import InputError
@@ -14,6 +16,8 @@ _CUDA = "CUDAExecutionProvider"
 
 
 class OnnxRuntimeBackend(ArrayBackend):
+    opening_peak: ClassVar = {"float32": 1.6, "float16": 2.4}
+
     def __init__(self, folder: Path, options: EngineOptions) -> None:
         super().__init__(folder, options)
         runtime = needed_package("onnxruntime", INSTALL)
@@ -22,8 +26,14 @@ class OnnxRuntimeBackend(ArrayBackend):
         settings.log_severity_level = _ERRORS_ONLY
         path = self.graph_path(folder)
         device, providers = _providers(runtime.get_available_providers(), options)
-        # Folded, small integers would be float weights from loading on, of four to eight times the memory.
-        without = ["ConstantFolding"] if self.config.quantization_bit else []
+        self.check_memory(folder, device)
+        without = []
+        if self.config.quantization_bit:
+            # Folded, small integers would be float weights from loading on, of four to eight times the size.
+            without = ["ConstantFolding"]
+            # Its own arena keeps a place for the floats that a step makes of each of them.
+            settings.enable_cpu_mem_arena = False
+            keep_freed_memory()
         try:
             self._session = runtime.InferenceSession(
                 str(path), settings, providers=providers, disabled_optimizers=without

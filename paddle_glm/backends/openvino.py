@@ -1,6 +1,7 @@
 """An exported ONNX graph on OpenVINO (https://docs.openvino.ai), on a CPU."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -12,6 +13,9 @@ INSTALL = 'pip install -c constraints.txt -e ".[openvino]"'
 
 
 class OpenVinoBackend(ArrayBackend):
+    opening_peak: ClassVar = {"float32": 2.2, "float16": 2.7}
+    keeps_integers = False
+
     def __init__(self, folder: Path, options: EngineOptions) -> None:
         super().__init__(folder, options)
         if options.engine_device(has_gpu=False)[0] != "cpu":
@@ -25,6 +29,7 @@ class OpenVinoBackend(ArrayBackend):
             # Kernels are kept for each length of the cache; by default for 5000, some 0.7 MiB a length.
             "CPU_RUNTIME_CACHE_CAPACITY": 64,
         }
+        self.check_memory(folder, "cpu")
         path = self.graph_path(folder)
         try:
             self._request = openvino.compile_model(str(path), "CPU", settings).create_infer_request()

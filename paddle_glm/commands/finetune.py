@@ -8,6 +8,10 @@ if TYPE_CHECKING:
     from paddle_glm.training.arguments import DataArguments, FinetuneArguments, ModelArguments
     from paddle_glm.training.trainer import FinetuneTrainer
 
+LESS_MEMORY = (
+    "paddle-glm estimate-memory tells what a run needs of each process; --tensor_parallel_degree cuts the "
+    "model over GPUs or machines, --quantization_bit 4 with --lora True or --pre_seq_len N takes fewer bits"
+)
 HELP = "train a model on rows of questions and answers"
 
 
@@ -41,6 +45,7 @@ def _finetune(model_args: "ModelArguments", data_args: "DataArguments", args: "F
     from paddle_glm.checkpoint.save import FORMATS, check_format
     from paddle_glm.config import ModelConfig
     from paddle_glm.errors import InputError
+    from paddle_glm.memory import MemoryShortage
     from paddle_glm.models.auto import AutoModel
     from paddle_glm.peft.folders import check_is_model
     from paddle_glm.tokenizers import AutoTokenizer
@@ -67,14 +72,17 @@ def _finetune(model_args: "ModelArguments", data_args: "DataArguments", args: "F
         run.check(args.mesh, model_args.trained_beside)
     tokenizer = AutoTokenizer.from_pretrained(path, family=family)
     data = rows.load(data_args, args, tokenizer)
-    model = AutoModel.from_pretrained(
-        path,
-        dtype=args.dtype,
-        group=args.mesh.tensor,
-        family=family,
-        quantization_bit=model_args.quantization_bit,
-        quantization_group_size=model_args.quantization_group_size,
-    )
+    try:
+        model = AutoModel.from_pretrained(
+            path,
+            dtype=args.dtype,
+            group=args.mesh.tensor,
+            family=family,
+            quantization_bit=model_args.quantization_bit,
+            quantization_group_size=model_args.quantization_group_size,
+        )
+    except MemoryShortage as error:
+        raise MemoryShortage(error.shortage, LESS_MEMORY) from error
     adapter = wrap(model, model_args, args.seed)
     if adapter is None:
         check_format(model.config, args.mesh.tensor.degree, args.save_format)
