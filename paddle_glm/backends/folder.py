@@ -1,6 +1,6 @@
 """A folder, exported or not, as something that answers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from paddle_glm.backends import READERS, Backend, EngineOptions, open_backend
@@ -24,6 +24,22 @@ def is_exported(folder: str | Path) -> bool:
     return (Path(folder) / FILE_NAME).is_file()
 
 
+def _exported_place(path: Path, options: EngineOptions) -> tuple[Path, EngineOptions]:
+    """The folder that FOLDER with a prefix, or FOLDER/PREFIX, means; the path itself where it is another's.
+
+    `export --output_path FOLDER/PREFIX` writes FOLDER for the prefixes that it knows, else FOLDER/PREFIX.
+    """
+    if is_exported(path):
+        return path, options
+    if options.prefix is not None and is_exported(path / options.prefix):
+        return path / options.prefix, replace(options, prefix=None)
+    if not path.exists() and is_exported(path.parent):
+        return path.parent, replace(options, prefix=path.name)
+    if options.prefix is not None and path.is_dir():
+        raise InputError(f"{path} holds no graph {options.prefix!r} (--model_prefix) that `export` wrote")
+    return path, options
+
+
 def open_engine(
     folder: str | Path, options: EngineOptions | None = None, backend: str | None = None
 ) -> Engine:
@@ -32,7 +48,7 @@ def open_engine(
     backend: a name of `BACKENDS`; None takes the first that reads an exported folder's format. Raises
     `InputError` where the folder is missing, damaged, or not of the kind that the backend opens.
     """
-    path = Path(folder)
+    path, options = _exported_place(Path(folder), options or EngineOptions())
     if not path.is_dir():
         raise InputError(f"{path} not found: expected a model folder or one that `paddle-glm export` wrote")
     meta = GenerationMeta.read(path) if is_exported(path) else None
@@ -43,11 +59,10 @@ def open_engine(
         raise InputError(
             f"{path} is no exported folder: backend {name!r} opens what `paddle-glm export` wrote"
         )
-    if meta is not None and options and (options.ptuning_checkpoint or options.lora_path):
+    if meta is not None and (options.ptuning_checkpoint or options.lora_path):
         raise InputError(f"{path} is an exported folder: prefixes and LoRA are given to `paddle-glm export`")
-    if meta is not None and options and options.quantization_bit:
+    if meta is not None and options.quantization_bit:
         raise InputError(f"{path} is an exported folder: --quantization_bit is given to `paddle-glm export`")
     params = meta.params() if meta is not None else GenerationParams()
-    family = options.family if options else None
-    tokenizer = AutoTokenizer.from_pretrained(path, family)
+    tokenizer = AutoTokenizer.from_pretrained(path, options.family)
     return Engine(open_backend(name, path, options), tokenizer, params)

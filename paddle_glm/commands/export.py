@@ -12,6 +12,7 @@ from paddle_glm.families import family_names, family_of
 
 HELP = "write a model as a static graph, Paddle's or ONNX, with its tokenizer"
 PREFIX = "chatglm"
+PREFIXES = (PREFIX, "model")  # the latter is PaddleNLP's
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,9 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output_path",
         required=True,
-        help="folder to write; PaddleNLP's spelling FOLDER/PREFIX is understood for the prefix below",
+        help="folder to write; FOLDER/PREFIX where the last part is --model_prefix or one of "
+        f"{', '.join(PREFIXES)} and --model_prefix is not given, as in PaddleNLP's infer/model",
     )
-    parser.add_argument("--model_prefix", default=PREFIX, help="what the graph's files are called")
+    parser.add_argument("--model_prefix", help=f"what the graph's files are called (default: {PREFIX})")
     parser.add_argument(
         "--format",
         default="paddle",
@@ -31,7 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="paddle: for Paddle Inference; onnx: one file below 2 GiB for ONNX Runtime, OpenVINO and "
         "FastDeploy; C++ reads both",
     )
-    parser.add_argument("--dtype", default="float32", choices=DTYPES, help="of the stored weights")
+    parser.add_argument(
+        "--dtype",
+        default="auto",
+        choices=("auto", *DTYPES),
+        help="of the stored weights; auto: the model's own",
+    )
     parser.add_argument(
         "--family", choices=family_names(), help="what the model is, where its files do not say"
     )
@@ -39,10 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace a folder that this program wrote")
 
 
-def output_folder(output_path: str, prefix: str) -> Path:
-    """`DIR/chatglm` and `DIR` both name the folder `DIR`."""
+def output_place(output_path: str, prefix: str | None) -> tuple[Path, str]:
+    """(folder, prefix) that `FOLDER` and `FOLDER/PREFIX` name; prefix: what --model_prefix says."""
     path = Path(output_path)
-    return path.parent if path.name == prefix else path
+    if path.name in ((prefix,) if prefix else PREFIXES) and path.parent != Path():
+        return path.parent, path.name
+    return path, prefix or PREFIX
 
 
 def run(args: argparse.Namespace) -> None:
@@ -51,6 +60,7 @@ def run(args: argparse.Namespace) -> None:
 
     import paddle
 
+    from paddle_glm.checkpoint import open_checkpoint
     from paddle_glm.export import export_model
     from paddle_glm.export.onnx_file import check_fits
     from paddle_glm.models.auto import AutoModel
@@ -58,28 +68,29 @@ def run(args: argparse.Namespace) -> None:
     from paddle_glm.peft.lora import fold_lora
     from paddle_glm.tokenizers import AutoTokenizer
 
-    folder = output_folder(args.output_path, args.model_prefix)
+    folder, prefix = output_place(args.output_path, args.model_prefix)
     check_folder(folder, "--output_path", args.overwrite)
     check_is_model(args.model_name_or_path)
+    dtype = args.dtype
+    if dtype == "auto":  # a file to hand on: what the machine that writes it would like does not count
+        dtype = open_checkpoint(args.model_name_or_path, args.family).float_dtype
     if args.format == "onnx":  # said before a large model is read; the graph is to compute float32
         config = ModelConfig.from_pretrained(args.model_name_or_path, args.family)
         if args.quantization_bit and not config.quantization_bit:
             options = (args.quantization_bit, args.quantization_group_size)
             config = family_of(config).quantized_config(config, *options)
-        check_fits(config, args.dtype)
+        check_fits(config, dtype)
         paddle.set_device("cpu")
     tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path, args.family)
     model = AutoModel.from_pretrained(
         args.model_name_or_path,
-        args.dtype,
+        dtype,
         family=args.family,
         **loading_options(args),
     )
     if not model.config.quantization_bit:  # there the graph computes the adapter's product by itself
         fold_lora(model)
-    meta = export_model(
-        model, tokenizer, folder, args.model_prefix, overwrite=args.overwrite, format=args.format
-    )
+    meta = export_model(model, tokenizer, folder, prefix, overwrite=args.overwrite, format=args.format)
     size = f"{sum(meta.files.values()) / 1e6:.1f} MB"
     print(f"{folder}: {meta.format}, {meta.family}, {meta.num_layers} layers, {meta.stored_dtype}, {size}")
-    print(f"answer with it: paddle-glm infer --model_path {folder} --model_prefix {args.model_prefix}")
+    print(f"answer with it: paddle-glm infer --model_path {folder} --model_prefix {prefix}")

@@ -29,7 +29,7 @@ def check_fits(config: ModelConfig, dtype: str) -> None:
     if dtype not in _DTYPES:
         raise InputError(
             f"dtype {dtype} with the format onnx: engines compute no {dtype}; expected one of "
-            f"{', '.join(_DTYPES)}"
+            f"{', '.join(_DTYPES)} (--dtype)"
         )
     specs = family_of(config).parameters(config).values()
     size = sum(math.prod(spec.shape) * np.dtype(spec.dtype or dtype).itemsize for spec in specs)

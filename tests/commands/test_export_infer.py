@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from paddle_glm.backends.meta import GenerationMeta
+from paddle_glm.checkpoint.reshard import reshard
 from paddle_glm.commands import chat, export
 from paddle_glm.generation import ChatSession, GenerationParams
 from paddle_glm.main import main
@@ -27,12 +29,61 @@ def lines(path):
 
 
 @pytest.mark.parametrize(
-    ("given", "prefix", "folder"),
-    [("out/chatglm", "chatglm", "out"), ("out", "chatglm", "out"), ("out/", "chatglm", "out"),
-     ("a/out", "chatglm", "a/out"), ("a/out/glm", "glm", "a/out")],
+    ("given", "prefix", "expected"),
+    [("out/chatglm", "chatglm", ("out", "chatglm")), ("out", None, ("out", "chatglm")),
+     ("out/chatglm", None, ("out", "chatglm")), ("a/out/", None, ("a/out", "chatglm")),
+     ("infer/model", None, ("infer", "model")), ("infer/model", "glm", ("infer/model", "glm")),
+     ("a/out/glm", "glm", ("a/out", "glm")), ("model", None, ("model", "chatglm")),
+     ("chatglm", None, ("chatglm", "chatglm"))],
 )  # fmt: skip
-def test_both_spellings_of_the_output(given, prefix, folder):
-    assert str(export.output_folder(given, prefix)) == folder
+def test_both_spellings_of_the_output(given, prefix, expected):
+    folder, found = export.output_place(given, prefix)
+    assert (str(folder), found) == expected
+
+
+@pytest.mark.parametrize("prefix", ["model", "glm2"])
+def test_paddlenlps_commands_in_turn(prefix, tiny_checkpoint, exported, tmp_path, capsys):
+    """`--output_path infer/model`, then `--model_path infer --model_prefix model`: of any name."""
+    start = ["--model_name_or_path", str(tiny_checkpoint), "--output_path", str(tmp_path / "infer" / prefix)]
+    assert main(["export", *start]) == 0
+    if prefix == "model":
+        assert {"model.json", "model.pdiparams"} <= {path.name for path in (tmp_path / "infer").iterdir()}
+    found, sizes = [], ["--tgt_length", "6"]
+    for words in (
+        ["--model_path", str(tmp_path / "infer"), "--model_prefix", prefix],
+        ["--model_path", str(tmp_path / "infer" / prefix)],
+        ["--model_path", str(exported)],
+    ):
+        found.append(tmp_path / f"answers{len(found)}")
+        assert main(["infer", *words, *sizes, "--output_file", str(found[-1])]) == 0
+    assert lines(found[0]) == lines(found[1]) == lines(found[2])
+    assert main(["infer", "--model_path", str(tmp_path / "infer"), "--model_prefix", "other"]) == 2
+    assert "'other'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_the_models_own_dtype_is_exported(dtype, tiny_checkpoint, tmp_path, capsys):
+    reshard(tiny_checkpoint, tmp_path / "model", dtype=dtype)
+    start = ["export", "--model_name_or_path", str(tmp_path / "model"), "--output_path"]
+    assert main([*start, str(tmp_path / "own")]) == 0
+    assert GenerationMeta.read(tmp_path / "own").stored_dtype == dtype
+    if dtype == "float16":
+        assert main([*start, str(tmp_path / "wide"), "--dtype", "float32"]) == 0
+        own, wide = ((tmp_path / name / "chatglm.pdiparams").stat().st_size for name in ("own", "wide"))
+        assert wide > 1.7 * own  # positions are float32 in both
+    if dtype == "bfloat16":
+        assert main([*start, str(tmp_path / "onnx"), "--format", "onnx"]) == 2
+        assert "expected one of float32, float16 (--dtype)" in capsys.readouterr().err
+
+
+def test_shards_are_exported_as_they_are(tiny_checkpoint, exported, tmp_path):
+    reshard(tiny_checkpoint, tmp_path / "shards", 2)
+    start = ["export", "--model_name_or_path", str(tmp_path / "shards"), "--output_path"]
+    assert main([*start, str(tmp_path / "out")]) == 0
+    weights = [(folder / "chatglm.pdiparams").read_bytes() for folder in (tmp_path / "out", exported)]
+    assert weights[0] == weights[1]
+    assert main([*start, str(tmp_path / "int4"), "--quantization_bit", "4"]) == 0
+    assert main(["infer", "--model_path", str(tmp_path / "int4"), "--tgt_length", "2"]) == 0
 
 
 def test_the_folder_holds_all_that_is_needed(exported):
