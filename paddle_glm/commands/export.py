@@ -9,6 +9,7 @@ from paddle_glm.checkpoint.targets import check_folder
 from paddle_glm.commands._generating import add_loading_arguments, loading_options
 from paddle_glm.config import DTYPES, ModelConfig
 from paddle_glm.families import family_names, family_of
+from paddle_glm.hardware import use_device
 
 HELP = "write a model as a static graph, Paddle's or ONNX, with its tokenizer"
 PREFIX = "chatglm"
@@ -58,8 +59,6 @@ def run(args: argparse.Namespace) -> None:
     # Paddle warns that a graph's arange writes into no given tensor, which nobody asked it to.
     os.environ.setdefault("GLOG_minloglevel", "2")
 
-    import paddle
-
     from paddle_glm.checkpoint import open_checkpoint
     from paddle_glm.export import export_model
     from paddle_glm.export.onnx_file import check_fits
@@ -80,7 +79,7 @@ def run(args: argparse.Namespace) -> None:
             options = (args.quantization_bit, args.quantization_group_size)
             config = family_of(config).quantized_config(config, *options)
         check_fits(config, dtype)
-        paddle.set_device("cpu")
+        use_device("cpu")
     tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path, args.family)
     model = AutoModel.from_pretrained(
         args.model_name_or_path,
