@@ -3,8 +3,9 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from paddle_glm.commands._generating import add_row_arguments, columns_of, positive
+from paddle_glm.commands._generating import add_device_argument, add_row_arguments, columns_of, positive
 from paddle_glm.errors import InputError
+from paddle_glm.hardware import use_device
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +27,7 @@ def add_calibration_arguments(parser: argparse.ArgumentParser) -> None:
         "--calibration_file", help=f"rows with answers, such as the training data, for --method {GPTQ}"
     )
     parser.add_argument("--calibration_rows", type=positive, default=128, help="how many, from the first")
+    add_device_argument(parser)
     add_row_arguments(parser)
 
 
@@ -37,6 +39,8 @@ def is_calibrated(args: argparse.Namespace) -> bool:
         raise InputError(
             f"--calibration_file {args.calibration_file}: give --method {GPTQ} too, or leave it out"
         )
+    if args.method == NEAREST and args.device != "auto":
+        raise InputError(f"--device {args.device}: only --method {GPTQ} computes on a device; leave it out")
     return args.method == GPTQ
 
 
@@ -62,6 +66,7 @@ def calibrate_folder(args: argparse.Namespace, options: tuple[int, int | None, b
     from paddle_glm.models.calibration import quantize_calibrated
 
     batches = calibration_batches(args)
+    use_device(args.device)
     with tqdm(desc="blocks", disable=None) as bar:
 
         def progress(done: int, total: int) -> None:

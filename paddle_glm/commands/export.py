@@ -6,10 +6,11 @@ from pathlib import Path
 
 from paddle_glm.backends.meta import GRAPH_FILES
 from paddle_glm.checkpoint.targets import check_folder
-from paddle_glm.commands._generating import add_loading_arguments, loading_options
+from paddle_glm.commands._generating import add_device_argument, add_loading_arguments, loading_options
 from paddle_glm.config import DTYPES, ModelConfig
+from paddle_glm.errors import InputError
 from paddle_glm.families import family_names, family_of
-from paddle_glm.hardware import use_device
+from paddle_glm.hardware import parse_device, use_device
 
 HELP = "write a model as a static graph, Paddle's or ONNX, with its tokenizer"
 PREFIX = "chatglm"
@@ -40,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("auto", *DTYPES),
         help="of the stored weights; auto: the model's own",
     )
+    add_device_argument(parser)
     parser.add_argument(
         "--family", choices=family_names(), help="what the model is, where its files do not say"
     )
@@ -61,7 +63,6 @@ def run(args: argparse.Namespace) -> None:
 
     from paddle_glm.checkpoint import open_checkpoint
     from paddle_glm.export import export_model
-    from paddle_glm.export.onnx_file import check_fits
     from paddle_glm.models.auto import AutoModel
     from paddle_glm.peft.folders import check_is_model
     from paddle_glm.peft.lora import fold_lora
@@ -73,13 +74,9 @@ def run(args: argparse.Namespace) -> None:
     dtype = args.dtype
     if dtype == "auto":  # a file to hand on: what the machine that writes it would like does not count
         dtype = open_checkpoint(args.model_name_or_path, args.family).float_dtype
-    if args.format == "onnx":  # said before a large model is read; the graph is to compute float32
-        config = ModelConfig.from_pretrained(args.model_name_or_path, args.family)
-        if args.quantization_bit and not config.quantization_bit:
-            options = (args.quantization_bit, args.quantization_group_size)
-            config = family_of(config).quantized_config(config, *options)
-        check_fits(config, dtype)
-        use_device("cpu")
+    if args.format == "onnx":
+        _check_onnx(args, dtype)
+    use_device("cpu" if args.format == "onnx" else args.device)
     tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path, args.family)
     model = AutoModel.from_pretrained(
         args.model_name_or_path,
@@ -93,3 +90,16 @@ def run(args: argparse.Namespace) -> None:
     size = f"{sum(meta.files.values()) / 1e6:.1f} MB"
     print(f"{folder}: {meta.format}, {meta.family}, {meta.num_layers} layers, {meta.stored_dtype}, {size}")
     print(f"answer with it: paddle-glm infer --model_path {folder} --model_prefix {prefix}")
+
+
+def _check_onnx(args: argparse.Namespace, dtype: str) -> None:
+    """What can be said before a large model is read; the graph is to compute float32, as CPUs do."""
+    from paddle_glm.export.onnx_file import check_fits
+
+    if parse_device(args.device)[0] == "gpu":
+        raise InputError(f"--device {args.device}: ONNX graphs are made on the CPU, for all; leave it out")
+    config = ModelConfig.from_pretrained(args.model_name_or_path, args.family)
+    if args.quantization_bit and not config.quantization_bit:
+        options = (args.quantization_bit, args.quantization_group_size)
+        config = family_of(config).quantized_config(config, *options)
+    check_fits(config, dtype)

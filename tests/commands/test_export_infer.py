@@ -76,6 +76,17 @@ def test_the_models_own_dtype_is_exported(dtype, tiny_checkpoint, tmp_path, caps
         assert "expected one of float32, float16 (--dtype)" in capsys.readouterr().err
 
 
+def test_a_device_that_has_no_meaning_or_is_not_there(tiny_checkpoint, tmp_path, capsys):
+    start = ["--model_name_or_path", str(tiny_checkpoint), "--output_path", str(tmp_path / "out"), "--device"]
+    for words, message in (
+        (["export", *start, "gpu", "--format", "onnx"], "ONNX graphs are made on the CPU"),
+        (["export", *start, "tpu"], "expected auto, cpu, gpu or gpu:N"),
+        (["quantize", *start, "cpu"], "--device cpu: only --method gptq"),
+    ):
+        assert main(words) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_shards_are_exported_as_they_are(tiny_checkpoint, exported, tmp_path):
     reshard(tiny_checkpoint, tmp_path / "shards", 2)
     start = ["export", "--model_name_or_path", str(tmp_path / "shards"), "--output_path"]

@@ -34,3 +34,6 @@ def test_load_model_on_gpus_shares_a_model_under_the_launcher(tiny_checkpoint, t
     alone, _ = model.chat(tokenizer, "你好", history=[], do_sample=False, max_new_tokens=12)
     results = results_of(SNIPPET, 2, tmp_path, str(tiny_checkpoint))
     assert {(result["degree"], result["response"]) for result in results.values()} == {(2, alone)}
+    # The first process says what was opened, for all.
+    logs = [(tmp_path / f"log/workerlog.{rank}").read_text() for rank in range(2)]
+    assert [log.count("MB in each of 2 processes, on the CPU (") for log in logs] == [1, 0]
