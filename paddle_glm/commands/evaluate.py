@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
     params = generating.generation_params(args)
     check_folder(args.output_dir, "--output_dir", into=True)
     examples = load_rows(_rows_file(args.data_file), generating.columns_of(args), limit=args.limit)
-    metrics.score(["a"], ["a"])  # tells of missing packages before the long work
+    metrics.check_packages()
     backend, tokenizer = generating.open_model(args)
     first = backend.model.group.rank == 0
     started = time.perf_counter()

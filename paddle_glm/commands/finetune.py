@@ -52,7 +52,7 @@ def _finetune(model_args: "ModelArguments", data_args: "DataArguments", args: "F
     from paddle_glm.training import rows
     from paddle_glm.training.adapters import wrap
     from paddle_glm.training.data import Collator
-    from paddle_glm.training.evaluation import AnswerMetrics
+    from paddle_glm.training.evaluation import AnswerMetrics, check_metrics
     from paddle_glm.training.output_dir import RunFolder
     from paddle_glm.training.trainer import FinetuneTrainer
 
@@ -65,6 +65,8 @@ def _finetune(model_args: "ModelArguments", data_args: "DataArguments", args: "F
             f"weights of {bits} bits are not trained: give --lora True or --pre_seq_len N to train beside "
             "them, or a float model without --quantization_bit"
         )
+    if args.do_eval:
+        check_metrics(args.metric_for_best_model, data_args.do_generation)
     run = None
     if args.do_train:
         wanted = args.resume_from_checkpoint

@@ -8,6 +8,7 @@ import paddle
 import paddle.distributed as dist
 from paddle import Tensor
 
+from paddle_glm.errors import InputError
 from paddle_glm.generation.params import GenerationParams
 from paddle_glm.models.base import CausalLM
 from paddle_glm.models.dygraph import DygraphBackend
@@ -15,8 +16,23 @@ from paddle_glm.parallel import SINGLE, TPGroup
 from paddle_glm.parallel.ops import IGNORE_INDEX, all_reduce, vocab_parallel_cross_entropy
 from paddle_glm.tokenizers.base import Tokenizer
 from paddle_glm.training.answers import answer_all
-from paddle_glm.training.metrics import score
+from paddle_glm.training.metrics import NAMES, check_packages, score
 from paddle_glm.training.rows import EvaluationRows
+
+TOKEN_METRICS = ("loss", "perplexity", "accuracy")
+
+
+def check_metrics(best: str | None, answers: bool) -> None:
+    """Raise `InputError` before a run where an evaluation will not give what is asked for.
+
+    best: `--metric_for_best_model`; answers: whether answers are generated and scored.
+    """
+    if answers:
+        check_packages()
+    known = (*TOKEN_METRICS, *(NAMES if answers else ()))
+    if best is not None and best.removeprefix("eval_") not in known:
+        more = "" if answers else f", with --do_generation also {', '.join(NAMES)}"
+        raise InputError(f"--metric_for_best_model {best}: evaluation gives {', '.join(known)}{more}")
 
 
 @paddle.no_grad()
@@ -35,7 +51,7 @@ def evaluate_tokens(
         totals = all_reduce(totals, data)
     summed, correct, count = (float(total) for total in totals.numpy())
     loss, accuracy = summed / max(count, 1), correct / max(count, 1)
-    return {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "accuracy": accuracy}
+    return dict(zip(TOKEN_METRICS, (loss, math.exp(min(loss, 700.0)), accuracy), strict=True))
 
 
 def token_totals(logits: Tensor, labels: Tensor) -> Tensor:

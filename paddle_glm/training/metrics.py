@@ -15,7 +15,7 @@ def score_pair(prediction: str, label: str) -> dict[str, float]:
     NLTK's method 3. An answer or label without words scores 0 in all four: rouge-chinese refuses it, so
     that the original script stopped there.
     """
-    _check_packages()
+    check_packages()
     import jieba
     from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
     from rouge_chinese import Rouge
@@ -41,7 +41,7 @@ def score(predictions: Sequence[str], labels: Sequence[str]) -> dict[str, float]
     return {name: sum(each[name] for each in scores) / len(scores) for name in NAMES}
 
 
-def _check_packages() -> None:
+def check_packages() -> None:
     """Raises InputError that names the pip command where one of the three packages is missing."""
     import importlib.util
 

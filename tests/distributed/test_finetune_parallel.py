@@ -86,6 +86,25 @@ def test_a_resumed_run_is_the_same_in_every_bit(paths, tmp_path):
         assert (resumed / name).read_bytes() == (whole / name).read_bytes()
 
 
+def test_other_processes_start_from_its_weights_and_replace_it_late(paths, tmp_path, capfd):
+    """The advice for another number of processes is followed; a new run of two replaces the earlier one."""
+    flags = f"{GUIDE_A} {SHORT} --gradient_accumulation_steps 2 --do_generation False"
+    out, new = tmp_path / "out", tmp_path / "new"
+    run(f"{flags} --tensor_parallel_degree 2 --save_total_limit 9", 2, out, *paths)
+    assert finetune(f"{flags} --tensor_parallel_degree 1", *paths, "--output_dir", out) == 2
+    error = capfd.readouterr().err
+    advice = f"(--model_name_or_path {out / 'checkpoint-4'} --output_dir NEW)"
+    assert "tensor_parallel_degree 2 and data_parallel_degree 1, this run has 1 and 1" in error
+    assert advice in error
+    followed = advice.strip("()").replace("NEW", str(new))
+    assert finetune(f"{flags} --tensor_parallel_degree 1 {followed}", *paths[2:]) == 0
+    assert is_complete(new) and losses(new)[0] < losses(out)[0]
+    again = f"{flags} --tensor_parallel_degree 2 --overwrite_output_dir --max_steps 2"
+    run(again, 2, out, *paths)
+    assert [path.name for path in out.glob("checkpoint-*")] == ["checkpoint-2"]
+    assert is_complete(out) and is_complete(out / "checkpoint-2") and len(losses(out)) == 2
+
+
 def test_guide_command_b(paths, tiny_rows, tmp_path):
     """School-math rows, the best of several checkpoints, no generation."""
     rows = [{"instruction": row["content"], "input": "", "output": row["summary"]} for row in tiny_rows]

@@ -81,7 +81,7 @@ def test_the_best_weights_are_kept_and_loaded(run):
 def test_an_unknown_metric_is_an_error(paths, capfd):
     flags = "--do_train --do_eval --max_steps 1 --eval_steps 1 --save_steps 1 --metric_for_best_model beauty"
     assert finetune(SMALL + flags, *paths) == 2
-    assert "--metric_for_best_model beauty: evaluation gives accuracy" in capfd.readouterr().err
+    assert "--metric_for_best_model beauty: evaluation gives loss, perplexity" in capfd.readouterr().err
 
 
 def test_generated_answers_are_scored(run):

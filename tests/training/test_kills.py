@@ -12,6 +12,7 @@ import pytest
 
 from paddle_glm.checkpoint import is_complete, latest_complete
 from paddle_glm.tiny.grammar import Row
+from paddle_glm.training.output_dir import saved_in
 from tests.paths import ROOT
 from tests.training.runs import contents, finetune, losses, write_rows
 
@@ -78,6 +79,45 @@ def test_killed_in_saves_thirty_times(words: list[str], tmp_path: Path) -> None:
     assert contents(out / last) == contents(whole / last)
     assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     assert is_complete(out) and not saving(out)
+
+
+@pytest.mark.slow
+def test_killed_while_it_replaces_an_earlier_run(words: list[str], tmp_path: Path) -> None:
+    """Either the earlier run is whole, or the new one has a complete checkpoint and is the one to resume."""
+    earlier = tmp_path / "earlier"
+    assert finetune(FLAGS.replace(str(STEPS), "3"), *words, "--output_dir", earlier) == 0
+    before = {f"checkpoint-{step}": contents(earlier / f"checkpoint-{step}") for step in (1, 2, 3)}
+    flags = FLAGS.replace(str(STEPS), "2").split()
+    command = [sys.executable, "-m", "paddle_glm.main", "finetune", *flags, *words, "--overwrite_output_dir"]
+    rng = random.Random(1)
+    ends = {"earlier": 0, "new": 0}
+    for number in range(KILLS // 3):
+        out = tmp_path / f"{number}"
+        shutil.copytree(earlier, out)
+        process = subprocess.Popen(
+            [*command, "--output_dir", str(out)],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        wait_for_saves(process, out, 1)
+        time.sleep(rng.uniform(0, 0.06))
+        process.kill()
+        process.wait()
+        found = saved_in(out)
+        if found[-1].run == 1:
+            ends["earlier"] += 1
+            assert {name: contents(out / name) for name in before} == before
+        else:
+            ends["new"] += 1
+            assert all(
+                contents(saved.folder) == before[saved.folder.name] for saved in found if saved.run == 1
+            )
+        number_of_run = found[-1].run
+        assert finetune(FLAGS.replace(str(STEPS), "4"), *words, "--output_dir", out) == 0
+        assert saved_in(out)[-1].run == number_of_run and len(losses(out)) == 4
+        assert is_complete(out) and not saving(out)
+    print(ends)
 
 
 WATCHED = """

@@ -88,9 +88,6 @@ def test_a_mistake_costs_nothing(words: Words, out: Path, capfd: pytest.CaptureF
     before = tree(out)
     refused(capfd, f"--max_steps 2 {ANEW}", *words, "--output_dir", out, *mistake.split())
     after = tree(out)
-    if "metric" in mistake:  # known at the first evaluation alone: a step has been logged by then
-        log = before.pop("train_log.jsonl")
-        assert after.pop("train_log.jsonl") != log == after.pop("train_log.run1.jsonl")
     assert after == before
 
 
