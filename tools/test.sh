@@ -6,7 +6,7 @@ set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 cd "$root"
-bash tools/setup_env.sh cpu,train,onnx,openvino,serve,web,dev
+bash tools/setup_env.sh cpu,train,onnx,openvino,serve,web,hub,dev
 bash tools/setup_cpp.sh || echo "[test] the tests of cpp_infer are skipped"
 bin="$root/.venv/bin"
 

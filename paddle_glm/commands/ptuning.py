@@ -5,8 +5,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from paddle_glm.commands._hub import MODEL_FLAG, add_hub_arguments, resolve_model
 from paddle_glm.errors import InputError
+from paddle_glm.hub import folder_of
 
 HELP = "run the flags of THUDM's ptuning scripts (main.py of train.sh and evaluate.sh)"
 
@@ -103,16 +103,13 @@ def _parse(argv: Sequence[str]) -> Flags:
 
 def _with_folder(flags: Flags) -> Flags:
     """The flags with a folder for the model, which a hub's name may stand for."""
-    if "model_name_or_path" not in flags:
+    if not flags.get("model_name_or_path"):
         return flags
     rest = {name: values for name, values in flags.items() if name not in ("download", "revision")}
-    parser = argparse.ArgumentParser(add_help=False)
-    add_hub_arguments(parser)
-    parser.add_argument(MODEL_FLAG)
-    names = ("model_name_or_path", "download", "revision")
-    args = parser.parse_args(_words({name: flags[name] for name in names if name in flags}))
-    resolve_model(args)
-    return {**rest, "model_name_or_path": [args.model_name_or_path]}
+    download = " ".join(flags["download"]) or True if "download" in flags else None
+    revision = " ".join(flags.get("revision", [])) or None
+    folder = folder_of(" ".join(flags["model_name_or_path"]), download, revision)
+    return {**rest, "model_name_or_path": [str(folder)]}
 
 
 def _path(text: str) -> str:
