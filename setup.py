@@ -65,6 +65,9 @@ EXTRAS = {
         "types-PyYAML>=6.0",
         "clang-format>=18",
         "pre-commit>=3.6",
+        "nbclient>=0.10",  # the notebooks' test
+        "nbformat>=5.10",
+        "ipykernel>=6.29",
     ],
 }
 

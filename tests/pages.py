@@ -47,12 +47,17 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
 
 
+def words_of(block: str) -> Iterator[list[str]]:
+    """The words of every line of a shell's block, without comments and continuations."""
+    for line in block.replace("\\\n", " ").splitlines():
+        if words := shlex.split(line, comments=True):
+            yield words
+
+
 def commands(page: Path) -> Iterator[list[str]]:
-    """The words of every shell command in a page's fenced blocks, without comments and continuations."""
+    """The words of every shell command in a page's fenced blocks."""
     for block in blocks(page, "(?:bash|sh|shell)"):
-        for line in block.replace("\\\n", " ").splitlines():
-            if words := shlex.split(line, comments=True):
-                yield words
+        yield from words_of(block)
 
 
 def ours(words: list[str]) -> tuple[str, list[str]] | None:
