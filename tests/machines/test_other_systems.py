@@ -16,8 +16,10 @@ import pytest
 from paddle_glm import system
 from paddle_glm.checkpoint import atomic_folder, is_complete
 from paddle_glm.checkpoint import folder as folders
+from paddle_glm.checkpoint.folder import read_manifest, write_manifest
 from paddle_glm.errors import InputError
 from paddle_glm.main import main
+from paddle_glm.training.command_line import read_file
 from tests.machines import simulate as simulate_module
 from tests.paths import ROOT
 
@@ -211,3 +213,33 @@ def test_what_a_system_lacks_is_used_in_one_place(path):
     used |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     used |= {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     assert not used & LACKING
+
+
+@pytest.mark.parametrize("value", ["demo\\data", "'demo\\data'"])
+def test_paths_in_yaml_may_have_backslashes(value, tmp_path):
+    recipe = tmp_path / "run.yaml"
+    recipe.write_text(f"task_name_or_path: {value}\n", encoding="utf-8")
+    assert read_file(recipe) == ["--task_name_or_path", "demo\\data"]
+
+
+def test_what_is_saved_names_files_with_slashes(tiny_checkpoint, tmp_path):
+    assert (
+        main(
+            [
+                "convert",
+                "--model_name_or_path",
+                str(tiny_checkpoint),
+                "--output_path",
+                str(tmp_path / "a"),
+                "--max_shard_size",
+                "100KB",
+            ]
+        )
+        == 0
+    )
+    for path in (tmp_path / "a").glob("*.json"):
+        assert "\\\\" not in path.read_text(encoding="utf-8"), path.name
+    (tmp_path / "a" / "deep").mkdir()
+    (tmp_path / "a" / "deep" / "file").write_text("x", encoding="utf-8")
+    write_manifest(tmp_path / "a")
+    assert "deep/file" in (read_manifest(tmp_path / "a") or {})
