@@ -165,6 +165,14 @@ def is_complete(folder: Path | str) -> bool:
         return False
 
 
+def files_of_others(folder: Path | str) -> list[str]:
+    """Files below `folder` that its manifest does not name: what came into it after it was written."""
+    folder = Path(folder)
+    known = {MANIFEST, *(read_manifest(folder) or ())}
+    names = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if not path.is_dir())
+    return [name for name in names if name not in known and not name.endswith(SIDECAR_SUFFIX)]
+
+
 def check_sizes(folder: Path | str) -> None:
     """Raise InputError naming the first file that is missing or not as long as the manifest says.
 
@@ -209,6 +217,11 @@ def check_replaceable(target: Path, overwrite: bool) -> None:
     if not (target / MANIFEST).is_file():
         raise InputError(
             f"{target} has no {MANIFEST}, so it is not replaced: remove it yourself, or choose another"
+        )
+    if inner := sorted(path.parent for path in target.glob(f"*/{MANIFEST}")):
+        raise InputError(
+            f"{target} is not replaced: it holds {inner[0].name}, which has a {MANIFEST} of its own; move "
+            "it, or choose another folder"
         )
 
 

@@ -1,6 +1,7 @@
 """Whether what a command writes at its end can be written, asked before the work; nothing is changed."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from paddle_glm.checkpoint.folder import check_replaceable
@@ -18,6 +19,19 @@ def check_folder(folder: Path | str, flag: str, overwrite: bool = False, into: b
     if not into:
         check_replaceable(path, overwrite)
     _check_parent(path if into and path.is_dir() else path.parent, f"{flag} {folder}")
+
+
+def check_apart(folder: Path | str, flag: str, sources: Iterable[Path | str | None]) -> None:
+    """Raise InputError where replacing the folder that `flag` names would remove what is read."""
+    outer = Path(os.path.realpath(folder))
+    for source in sources:
+        if source is None:
+            continue
+        inner = Path(os.path.realpath(source))
+        if outer in (inner, *inner.parents):
+            raise InputError(
+                f"{flag} {folder} is what is read, or holds it ({source}): choose another folder"
+            )
 
 
 def check_file(file: Path | str, flag: str) -> None:

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from paddle_glm.backends.meta import GRAPH_FILES
-from paddle_glm.checkpoint.targets import check_folder
+from paddle_glm.checkpoint.targets import check_apart, check_folder
 from paddle_glm.commands._generating import add_device_argument, add_loading_arguments, loading_options
 from paddle_glm.config import DTYPES, ModelConfig
 from paddle_glm.errors import InputError
@@ -69,6 +69,8 @@ def run(args: argparse.Namespace) -> None:
     from paddle_glm.tokenizers import AutoTokenizer
 
     folder, prefix = output_place(args.output_path, args.model_prefix)
+    sources = (args.model_name_or_path, args.ptuning_checkpoint, args.lora_path)
+    check_apart(folder, "--output_path", sources)
     check_folder(folder, "--output_path", args.overwrite)
     check_is_model(args.model_name_or_path)
     dtype = args.dtype

@@ -3,6 +3,7 @@
 import argparse
 
 from paddle_glm.checkpoint.save import FORMAT_HELP, FORMATS
+from paddle_glm.checkpoint.targets import check_apart
 from paddle_glm.commands.merge import add_common_arguments, common_options
 from paddle_glm.peft.merge import merge_lora
 
@@ -20,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    check_apart(args.merge_model_path, "--merge_model_path", [args.lora_path])
     written = merge_lora(
         args.model_name_or_path,
         args.lora_path,

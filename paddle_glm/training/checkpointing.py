@@ -22,7 +22,6 @@ from paddle_glm.arrays import dtype_name, from_numpy
 from paddle_glm.checkpoint import (
     begin,
     finish,
-    is_complete,
     open_checkpoint,
     save_model,
     temporary_of,
@@ -187,8 +186,8 @@ def _parameter_of(state: str) -> str:
 def _begin_together(folder: Path) -> Path:
     """The temporary folder for `folder`, made by the first process, known to all."""
     if dist.get_rank() == 0:
-        if folder.is_dir() and not is_complete(folder):
-            set_aside(folder)  # what a copy that broke off left behind
+        if folder.is_dir():
+            set_aside(folder)
         begin(folder, overwrite=True)
     barrier()
     return temporary_of(folder)

@@ -18,7 +18,14 @@ from pathlib import Path
 from paddlenlp.utils.log import logger
 
 from paddle_glm.checkpoint.files import is_weights
-from paddle_glm.checkpoint.folder import MANIFEST, discard, is_complete, read_manifest, remove_leftovers
+from paddle_glm.checkpoint.folder import (
+    MANIFEST,
+    discard,
+    files_of_others,
+    is_complete,
+    read_manifest,
+    remove_leftovers,
+)
 from paddle_glm.checkpoint.targets import check_folder
 from paddle_glm.errors import InputError
 from paddle_glm.parallel import Mesh
@@ -188,8 +195,7 @@ class RunFolder:
             return
         for one in saved_in(self.path):
             if one.run < self.number and not self._start_in(one.folder):
-                logger.info(f"removing {one.folder} of an earlier run: --overwrite_output_dir")
-                discard(one.folder)
+                _remove(one.folder, "--overwrite_output_dir replaces an earlier run's")
 
     def rotate(self, limit: int | None, best: str | None) -> None:
         """Keep `limit` checkpoints of this run: the newest, the best, then the next newest; None keeps all.
@@ -203,8 +209,7 @@ class RunFolder:
         fixed = [folder for folder in found if folder == found[0] or folder.name == best_name]
         others = [folder for folder in found if folder not in fixed and not self._start_in(folder)]
         for folder in others[max(limit - len(fixed), 0) :]:
-            logger.info(f"removing {folder}: save_total_limit is {limit}")
-            discard(folder)
+            _remove(folder, f"save_total_limit is {limit}")
 
 
 def move_in(output_dir: Path) -> None:
@@ -240,11 +245,22 @@ def move_in(output_dir: Path) -> None:
     aside.rmdir()
 
 
+def _remove(checkpoint: Path, reason: str) -> None:
+    """Remove a checkpoint, unless something came into its folder after it was written."""
+    if others := files_of_others(checkpoint):
+        logger.warning(f"{checkpoint} stays, since it holds {others[0]} ({reason})")
+        return
+    logger.info(f"removing {checkpoint}: {reason}")
+    discard(checkpoint)
+
+
 def set_aside(folder: Path) -> None:
-    """Rename what is no complete checkpoint, so that one can be written in its place."""
-    free = (folder.with_name(f"{folder.name}.incomplete{number or ''}") for number in range(1000))
+    """Rename a folder that no checkpoint may replace: not complete, or with files that came later."""
+    if is_complete(folder) and not files_of_others(folder):
+        return
+    free = (folder.with_name(f"{folder.name}.kept{number or ''}") for number in range(1000))
     other = next(path for path in free if not path.exists())
-    logger.warning(f"{folder} is not complete: it is {other.name} from now on")
+    logger.warning(f"{folder} is not complete, or holds files of others: it is {other.name} from now on")
     os.rename(folder, other)
 
 

@@ -17,6 +17,7 @@ from paddle_glm.checkpoint.folder import (
     atomic_folder,
     begin,
     check_sizes,
+    discard,
     finish,
     is_complete,
     latest_complete,
@@ -205,3 +206,33 @@ def test_a_sidecar_of_another_size_is_not_believed(tmp_path: Path) -> None:
         (folder / ".weights.xxh3-of").write_text(json.dumps({"size": 2, "xxh3_128": "0"}))
     manifest = read_manifest(tmp_path / "model")
     assert manifest == {"weights": {"size": 3, "xxh3_128": digest_of(tmp_path / "model" / "weights")}}
+
+
+def test_a_folder_that_holds_others_is_not_replaced(tmp_path: Path) -> None:
+    """Such as the output_dir of a run, with its checkpoints."""
+    fill(tmp_path / "out", "old")
+    fill(tmp_path / "out" / "checkpoint-1", "mine")
+    with pytest.raises(InputError, match=r"holds checkpoint-1, which has a manifest\.json of its own"):
+        begin(tmp_path / "out", overwrite=True)
+    (tmp_path / "out" / "checkpoint-1").rename(tmp_path / "checkpoint-1")
+    fill(tmp_path / "out", "new", overwrite=True)
+    assert (tmp_path / "out" / "weights").read_text() == "new"
+    assert (tmp_path / "checkpoint-1" / "weights").read_text() == "mine"
+
+
+def test_discarded_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "out"
+    with atomic_folder(target) as folder:
+        (folder / "model").write_text("old")
+
+    def broken(path: Path) -> None:
+        raise OSError("broken off")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="broken off"):
+        patch.setattr("paddle_glm.checkpoint.folder.remove_tree", broken)
+        discard(target)
+    assert not target.exists()
+    remove_leftovers(tmp_path, "other*")
+    assert list(tmp_path.iterdir())
+    remove_leftovers(tmp_path, "o*")
+    assert not list(tmp_path.iterdir())

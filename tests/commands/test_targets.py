@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from paddle_glm.checkpoint import open_checkpoint
+from paddle_glm.checkpoint.folder import write_manifest
 from paddle_glm.checkpoint.targets import check_file, check_folder
 from paddle_glm.errors import InputError
 from paddle_glm.main import main
@@ -86,6 +88,21 @@ def test_a_folder_that_is_in_use(run, tmp_path: Path, command: str) -> None:
 def test_a_place_without_permission(run, tmp_path: Path, command: str) -> None:
     (tmp_path / "closed").mkdir(mode=0o500)
     run(command, tmp_path / "closed" / "target")
+
+
+@pytest.mark.parametrize("name", ["", "adapters"])
+def test_what_is_read_is_not_replaced(tiny_checkpoint, tmp_path: Path, capfd, name: str) -> None:
+    model, adapters = tmp_path / "model", tmp_path / "adapters"
+    shutil.copytree(tiny_checkpoint, model)
+    write_manifest(model)
+    adapters.mkdir()
+    read = f"--model_name_or_path {model} --lora_path {adapters} --overwrite"
+    target = tmp_path / name if name else model
+    assert main(f"export {read} --output_path {target}".split()) == 2
+    assert "is what is read, or holds it" in capfd.readouterr().err
+    assert main(f"merge-lora {read} --merge_model_path {adapters}".split()) == 2
+    assert "is what is read, or holds it" in capfd.readouterr().err
+    assert (model / "model.safetensors").is_file() and adapters.is_dir()
 
 
 def test_permissions_are_asked(tmp_path: Path, monkeypatch) -> None:

@@ -152,6 +152,17 @@ def test_earlier_runs_are_not_rotated(words: Words, out: Path) -> None:
     assert RunFolder(out).resume == out / "checkpoint-2"
 
 
+def test_files_put_into_a_checkpoint_stay(words: Words, out: Path) -> None:
+    """Neither is their checkpoint removed, nor another written over it: that one is renamed."""
+    for step in (1, 3):
+        (out / f"checkpoint-{step}" / "merged").mkdir()
+        (out / f"checkpoint-{step}" / "merged" / "model.safetensors").write_bytes(b"mine")
+    assert finetune(f"{FLAGS} --max_steps 2 --save_total_limit 1 {ANEW}", *words, "--output_dir", out) == 0
+    kept = ("checkpoint-1.kept", "checkpoint-3")
+    assert all((out / name / "merged" / "model.safetensors").read_bytes() == b"mine" for name in kept)
+    assert [(saved.run, saved.step) for saved in saved_in(out)] == [(1, 3), (2, 2)]
+
+
 # What a run starts from.
 
 
