@@ -72,10 +72,10 @@ class AutoModel:
         wanted = Loading(dtype_named(dtype), place, *quantization).with_keywords(keywords)
         if wanted.device is not None:
             use_device(wanted.device)
-        path = folder_of(path, download, revision, cache_dir)
-        checkpoint = open_checkpoint(path, family=family or getattr(config, "family", None))
+        folder = folder_of(path, download, revision, cache_dir)
+        checkpoint = open_checkpoint(folder, family=family or getattr(config, "family", None))
         checkpoint.validate()
-        wanted = wanted.with_config(config, checkpoint.config, path)
+        wanted = wanted.with_config(config, checkpoint.config, folder)
         source = quantizing(
             checkpoint,
             wanted.quantization_bit,

@@ -12,24 +12,30 @@ from paddle_glm.errors import InputError
 
 if TYPE_CHECKING:
     from paddle_glm.models.base import CausalLM
+    from paddle_glm.parallel.layers import Storage
 
 
 class PastKeyValues(tuple):
     """Per layer (key, value), [1, local key/value heads, prefix + tokens, head_dim], and what they are of.
 
-    input_ids: int64 [tokens]; model: the one that computed them. The tuple alone is what a model takes and
-    gives as `past_key_values`.
+    input_ids: int64 [tokens]; model, storage: what computed them, and what its weights were kept in then. The
+    tuple alone is what a model takes and gives as `past_key_values`.
     """
 
     input_ids: np.ndarray
     model: CausalLM
+    storage: Storage
 
     @classmethod
     def of(cls, cache: Sequence[Tensor], input_ids: np.ndarray, model: CausalLM) -> PastKeyValues:
         """From key and value of each layer in turn."""
         past = cls(zip(cache[::2], cache[1::2], strict=True))
-        past.input_ids, past.model = input_ids, model
+        past.input_ids, past.model, past.storage = input_ids, model, model.storage
         return past
+
+    def belongs_to(self, model: CausalLM) -> bool:
+        """Whether the model would compute the same: it is that one, neither cast nor quantised since."""
+        return self.model is model and self.storage == model.storage
 
     def shared(self, input_ids: np.ndarray) -> int:
         """How many tokens of int64 [length] are the past's first ones; one is left, to be computed."""
@@ -53,8 +59,8 @@ def check_past(model: CausalLM, past: Any, wanted: bool, num_beams: int) -> None
         )
     if num_beams > 1:
         raise InputError(f"num_beams {num_beams}: past_key_values are of one answer; leave one of them out")
-    if past is not None and (not isinstance(past, PastKeyValues) or past.model is not model):
+    if past is not None and not (isinstance(past, PastKeyValues) and past.belongs_to(model)):
         raise InputError(
-            "past_key_values are not what stream_chat of this model gave (return_past_key_values=True): give "
-            "that, or None"
+            "past_key_values are not what stream_chat of this model, as it is, gave "
+            "(return_past_key_values=True): give that, or None"
         )

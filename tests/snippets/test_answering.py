@@ -14,6 +14,7 @@ from paddle_glm.errors import InputError
 from paddle_glm.models.base import CausalLM
 from paddle_glm.models.dygraph import DygraphBackend
 from paddle_glm.models.past import PastKeyValues
+from paddle_glm.peft.prefix import attach_prefix
 from paddle_glm.tokenizers import Tokenizer
 from tests.snippets.conftest import GREEDY
 
@@ -32,7 +33,10 @@ def test_chat_as_in_the_guides(model: CausalLM, tokenizer: Tokenizer) -> None:
     )
     again, history = model.chat(tokenizer, "晚上睡不着应该怎么办", history=history, max_new_tokens=8)
     assert isinstance(response, str) and isinstance(again, str)
-    assert len(history) == (4 if model.config.family == "chatglm3" else 2)
+    if model.config.family == "chatglm3":  # messages; one that takes the turn again has several
+        assert history[0] == {"role": "user", "content": "你好"}
+    else:
+        assert [question for question, _ in history] == ["你好", "晚上睡不着应该怎么办"]
     with pytest.raises(InputError, match="turn sampling off"):
         model.chat(tokenizer, "你好", num_beams=2, do_sample=True)
 
@@ -169,16 +173,31 @@ def test_a_past_of_another_conversation_is_used_as_far_as_it_agrees(
         assert resumed == plain
 
 
+def test_a_past_with_a_prefix_in_front(folder: str, tokenizer: Tokenizer) -> None:
+    model = AutoModel.from_pretrained(folder)
+    if not model.is_causal:
+        pytest.skip("no past")
+    attach_prefix(model, 5, projection=False)
+    *_, (_, history, past) = model.stream_chat(tokenizer, "你好", return_past_key_values=True, **GREEDY)
+    assert past[0][0].shape[2] == 5 + len(past.input_ids)
+    *_, plain = model.stream_chat(tokenizer, "再见", history, **GREEDY)
+    *_, resumed = model.stream_chat(tokenizer, "再见", history, past_key_values=past, **GREEDY)
+    assert resumed == plain
+
+
 def test_a_past_that_does_not_belong_is_refused(model: CausalLM, tokenizer: Tokenizer, folder: str) -> None:
     if not model.is_causal:
         pytest.skip("no past")
     *_, (_, _, past) = model.stream_chat(tokenizer, "你好", return_past_key_values=True, **GREEDY)
     other = AutoModel.from_pretrained(folder)
     for wrong in (tuple(past), [1, 2]):
-        with pytest.raises(InputError, match="not what stream_chat of this model gave"):
+        with pytest.raises(InputError, match="not what stream_chat of this model, as it is, gave"):
             model.stream_chat(tokenizer, "再见", past_key_values=wrong)
-    with pytest.raises(InputError, match="not what stream_chat of this model gave"):
+    with pytest.raises(InputError, match="not what stream_chat of this model, as it is, gave"):
         other.stream_chat(tokenizer, "再见", past_key_values=past)
+    *_, (_, _, past) = other.stream_chat(tokenizer, "你好", return_past_key_values=True, **GREEDY)
+    with pytest.raises(InputError, match="not what stream_chat of this model, as it is, gave"):
+        other.half().stream_chat(tokenizer, "再见", past_key_values=past)
     with pytest.raises(InputError, match="num_beams 2: past_key_values are of one answer"):
         model.stream_chat(tokenizer, "再见", return_past_key_values=True, num_beams=2, do_sample=False)
 
