@@ -153,7 +153,7 @@ class RunFolder:
                     f"{flag} {self.starts[flag]}: this run would write its own {folder.name} in its place: "
                     "give another --output_dir"
                 )
-            if not (folder / SCHEDULE).is_file():
+            if folder.is_symlink() or not (folder / SCHEDULE).is_file():
                 raise InputError(
                     f"{folder} was not written by `paddle-glm finetune`, and this run would write its own "
                     f"{folder.name} in its place: move it, or give another --output_dir"
@@ -227,7 +227,9 @@ def move_in(output_dir: Path) -> None:
         return
     waiting = {name for name in new if (aside / name).is_file()}
     moved = new.keys() - waiting
-    if any((output_dir / name).stat().st_size != new[name]["size"] for name in moved):
+    if any(Path(name).name != name for name in new) or not all(
+        _has_size(output_dir / name, new[name].get("size")) for name in moved
+    ):
         return
     old = _own_files(output_dir) - moved
     if odd := [name for name in sorted(waiting) if (output_dir / name).exists() and name not in old]:
@@ -246,7 +248,10 @@ def move_in(output_dir: Path) -> None:
 
 
 def _remove(checkpoint: Path, reason: str) -> None:
-    """Remove a checkpoint, unless something came into its folder after it was written."""
+    """Remove a checkpoint, unless it is a link, or something came into its folder after it was written."""
+    if checkpoint.is_symlink():
+        logger.warning(f"{checkpoint} stays, since it is a link ({reason})")
+        return
     if others := files_of_others(checkpoint):
         logger.warning(f"{checkpoint} stays, since it holds {others[0]} ({reason})")
         return
@@ -307,10 +312,10 @@ def _check_fits(checkpoint: Path, mesh: Mesh, trained: str | None) -> None:
 
 
 def _numbered(output_dir: Path) -> Iterator[tuple[int, Path]]:
-    """(N, folder) of all `checkpoint-N`; a link is nothing that a run has written."""
+    """(N, path) of all that is called `checkpoint-N`, whoever wrote it."""
     for path in sorted(output_dir.glob(f"{PREFIX}*")):
         match = re.fullmatch(rf"{PREFIX}(\d+)", path.name)
-        if match and path.is_dir() and not path.is_symlink():
+        if match:
             yield int(match[1]), path
 
 
@@ -320,6 +325,10 @@ def _is_checkpoint(folder: Path) -> bool:
 
 def _schedule(folder: Path) -> dict:
     return json.loads((folder / SCHEDULE).read_text(encoding="utf-8"))
+
+
+def _has_size(file: Path, size: int | None) -> bool:
+    return file.is_file() and file.stat().st_size == size
 
 
 def _files(folder: Path) -> list[Path]:

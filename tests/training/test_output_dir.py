@@ -163,6 +163,23 @@ def test_files_put_into_a_checkpoint_stay(words: Words, out: Path) -> None:
     assert [(saved.run, saved.step) for saved in saved_in(out)] == [(1, 3), (2, 2)]
 
 
+def test_links_to_checkpoints_are_followed_and_kept(words: Words, out: Path, capfd) -> None:
+    """A run continues from where a link leads; what lies there is neither removed nor written over."""
+    elsewhere = out.parent / "elsewhere"
+    (out / "checkpoint-3").rename(elsewhere)
+    (out / "checkpoint-3").symlink_to(elsewhere)
+    before = tree(elsewhere)
+    assert RunFolder(out).resume == out / "checkpoint-3"
+    assert "move it, or give" in refused(capfd, f"--max_steps 3 {ANEW}", *words, "--output_dir", out)
+    assert finetune(f"{FLAGS} --max_steps 2 {ANEW}", *words, "--output_dir", out) == 0
+    assert (out / "checkpoint-3").is_symlink() and tree(elsewhere) == before
+
+
+def test_a_file_in_the_way_is_said_before_training(words: Words, tmp_path: Path, capfd) -> None:
+    (tmp_path / "checkpoint-2").write_text("mine")
+    assert "move it, or give another" in refused(capfd, "--max_steps 2", *words, "--output_dir", tmp_path)
+
+
 # What a run starts from.
 
 
