@@ -26,7 +26,8 @@ struct EngineConfig {
     std::vector<CacheSpec> caches;
     int64_t first_length = 0;  // tokens of a trained prefix
     int64_t max_length = 0;    // most tokens of a row
-    bool quantised = false;    // weights are small integers, which the graph widens where it uses them
+    bool quantised = false;    // weights are small integers
+    bool widened = false;      // the graph makes wider floats of weights where it uses them
     int threads = 1;
     std::string backend;  // what computes below an engine that has several; empty: its own choice
 };

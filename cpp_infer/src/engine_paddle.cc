@@ -60,7 +60,7 @@ paddle::Tensor first_tensor(const CacheSpec& cache, int64_t batch, int64_t lengt
     return tensor;
 }
 
-// Each step makes float blocks of quantised weights; by default the allocator gives memory of that size back
+// Each step makes floats of weights; by default the allocator gives memory of that size back
 // to the system and takes it anew, which costs more than the step. As paddle_glm/allocator.py. Paddle frees
 // those blocks in a thread of its own: how many a step holds at once depends on when that thread gets to run.
 void keep_freed_memory() {
@@ -76,8 +76,8 @@ paddle_infer::Config configuration(const EngineConfig& config) {
     result.PADDLE_GLM_DISABLE_ONEDNN();
     result.SetCpuMathLibraryNumThreads(config.threads);
     result.DisableGlogInfo();
-    // It would make float weights of small integers from loading on: four to eight times the memory.
-    if (config.quantised) {
+    // It would widen all weights when they are loaded: two to eight times the memory, beside them.
+    if (config.widened) {
         result.DeletePass("constant_folding_pass");
         keep_freed_memory();
     }

@@ -44,6 +44,7 @@ struct Meta {
     std::string format;                    // what the graph is stored as: paddle or onnx
     std::vector<std::string> graph_files;  // the graph first, then its weights where apart
     bool quantised = false;                // weights are int8 or int4
+    bool widened = false;                  // the graph makes wider floats of weights where it uses them
     int64_t vocab_size = 0;
     int64_t max_sequence_length = 0;
     std::vector<TensorMeta> steps;  // inputs of every step, before the caches

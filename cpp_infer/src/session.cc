@@ -24,6 +24,7 @@ EngineConfig engine_config(const std::string& folder, const Meta& meta, const En
     config.steps = meta.steps;
     config.max_length = meta.max_sequence_length;
     config.quantised = meta.quantised;
+    config.widened = meta.widened;
     config.backend = options.backend;
     config.first_length = meta.first_cache.length;
     std::map<std::string, std::vector<float>> first;

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from paddle_glm.chat import Template, template_from_dict
+from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.generation.params import GenerationParams
 
@@ -92,6 +93,13 @@ class GenerationMeta:
     def cache(self) -> tuple[TensorMeta, ...]:
         """The inputs that hold the past: two for each layer, at the end."""
         return self.inputs[len(self.inputs) - 2 * self.num_layers :]
+
+    def is_widened(self, config: ModelConfig) -> bool:
+        """Whether the graph makes wider floats of weights where it uses them, of integers or half precision.
+
+        config: the folder's.
+        """
+        return bool(config.quantization_bit) or self.stored_dtype != self.cache[0].dtype
 
     def chat_template(self) -> Template:
         return template_from_dict(dict(self.template))

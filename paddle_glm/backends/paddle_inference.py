@@ -28,8 +28,8 @@ class PaddleInferenceBackend(ExportedBackend, TensorCacheBackend):
         device = set_device(options)
         self.check_memory(folder, device)
         config = _configure(folder, self.meta, device, options)
-        if self.config.quantization_bit:
-            # It would make float weights of small integers, from loading on: four to eight times the memory.
+        if self.meta.is_widened(self.config):
+            # It would widen all weights when they are loaded: two to eight times the memory, beside them.
             config.delete_pass("constant_folding_pass")
             keep_freed_memory()  # three times faster, for the floats that each step makes instead
         self._predictor = inference.create_predictor(config)
