@@ -10,7 +10,6 @@ from pathlib import Path
 
 from paddle_glm.errors import InputError
 
-DEVICES = ("auto", "cpu", "gpu")
 DEVICE_HELP = "auto (the GPU where there is one), cpu, gpu, or one GPU: gpu:1"
 # What `python -m paddle.distributed.launch` tells its processes.
 _SELECTED_GPUS, _LOCAL_PROCESSES = "FLAGS_selected_gpus", "PADDLE_LOCAL_SIZE"
@@ -108,13 +107,12 @@ def free_cpu_memory(root: Path = Path("/")) -> int:
     root: where `proc` and `sys` are.
     """
     meminfo = root / "proc/meminfo"
-    if not meminfo.is_file():  # no Linux
+    text = meminfo.read_text("utf-8") if meminfo.is_file() else ""
+    found = re.search(r"^MemAvailable:\s*(\d+) kB$", text, re.MULTILINE)
+    if found is None:  # no Linux
         import psutil
 
         return int(psutil.virtual_memory().available)
-    found = re.search(r"^MemAvailable:\s*(\d+) kB$", meminfo.read_text("utf-8"), re.MULTILINE)
-    if found is None:
-        raise InputError(f"{meminfo} has no MemAvailable: expected Linux 3.14 or newer")
     return max(0, min([int(found[1]) * 1024, *_left_in_groups(root)]))
 
 
@@ -153,8 +151,11 @@ def _left_in(group: Path, limit_file: str, use_file: str, droppable: tuple[str, 
         limit = (group / limit_file).read_text("utf-8").strip()
         if limit == "max":
             return None
-        use = int((group / use_file).read_text("utf-8"))
-        stat = dict(line.split() for line in (group / "memory.stat").read_text("utf-8").splitlines())
+        left = int(limit) - int((group / use_file).read_text("utf-8"))
     except (OSError, ValueError):
         return None
-    return int(limit) - use + sum(int(stat.get(name, 0)) for name in droppable)
+    try:
+        stat = dict(line.split() for line in (group / "memory.stat").read_text("utf-8").splitlines())
+    except (OSError, ValueError):
+        stat = {}
+    return left + sum(int(stat.get(name, 0)) for name in droppable)

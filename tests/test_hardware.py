@@ -74,6 +74,8 @@ def test_a_machine_without_groups(tmp_path: Path) -> None:
             | group_v1("", UNLIMITED, 2 * GB),
             4 * GB,
         ),
+        # A group that does not tell what its pages are.
+        (machine() | {"sys/fs/cgroup/memory.max": f"{8 * GB}", "sys/fs/cgroup/memory.current": "9"}, 8 * GB),
         # More than the machine has; all taken.
         (machine(2 * GB) | group_v2("", 8 * GB, 1 * GB), 2 * GB),
         (machine() | group_v2("", 8 * GB, 9 * GB), 0),

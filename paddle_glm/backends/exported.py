@@ -44,7 +44,7 @@ class ExportedBackend(Backend):
 
     format: ClassVar[str]
     empty_past: ClassVar[bool] = True
-    # Most that opening takes, of the weights in float32, by the dtype that the files have (measured: 300 MB).
+    # Most that opening takes, of the weights in float32, by the dtype of the files; measured with 300 MB.
     opening_peak: ClassVar[Mapping[str, float]]
     # Whether weights of small integers stay so, or become floats when the graph is loaded.
     keeps_integers: ClassVar[bool] = True

@@ -10,7 +10,8 @@ from paddle_glm.commands._generating import add_device_argument, add_loading_arg
 from paddle_glm.config import DTYPES, ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.families import family_names, family_of
-from paddle_glm.hardware import parse_device, use_device
+from paddle_glm.hardware import free_memory, parse_device, use_device
+from paddle_glm.memory import Room, check_room, weight_bytes
 
 HELP = "write a model as a static graph, Paddle's or ONNX, with its tokenizer"
 PREFIX = "chatglm"
@@ -96,7 +97,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _check_onnx(args: argparse.Namespace, dtype: str) -> None:
     """What can be said before a large model is read; the graph is to compute float32, as CPUs do."""
-    from paddle_glm.export.onnx_file import check_fits
+    from paddle_glm.export.onnx_file import PEAKS, QUANTIZED_PEAK, check_fits
 
     if parse_device(args.device)[0] == "gpu":
         raise InputError(f"--device {args.device}: ONNX graphs are made on the CPU, for all; leave it out")
@@ -105,3 +106,10 @@ def _check_onnx(args: argparse.Namespace, dtype: str) -> None:
         options = (args.quantization_bit, args.quantization_group_size)
         config = family_of(config).quantized_config(config, *options)
     check_fits(config, dtype)
+    room = Room("cpu", free_memory("cpu"))
+    peak = QUANTIZED_PEAK if config.quantization_bit else PEAKS[dtype]
+    needed = int(peak * weight_bytes(config, dtype))
+    what = f"making an ONNX file of {Path(args.model_name_or_path).resolve().name} with {dtype} weights"
+    check_room(
+        what, needed, room, lambda: "make it on another machine, or give --format paddle, which takes less"
+    )
