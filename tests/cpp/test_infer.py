@@ -41,7 +41,7 @@ def exported(request, tiny_rows, tmp_path_factory) -> Exported:
     family, _, dtype = request.param.partition("-")
     path = tmp_path_factory.mktemp("cpp")
     model, tokenizer = tiny_model(path, family, tiny_rows, dtype or "float32")
-    export_model(model, tokenizer, path / "out")
+    export_model(model, tokenizer, path / "out", prefix="model" if dtype else "chatglm")
     return Exported(path / "out", open_backend("paddle", path / "out"), tokenizer)
 
 
