@@ -95,9 +95,15 @@ class AutoModel:
 
     @staticmethod
     def from_config(
-        config: ModelConfig, dtype: str = "float32", group: TPGroup = SINGLE, seed: int = 0
+        config: ModelConfig,
+        dtype: Any = "float32",
+        group: TPGroup = SINGLE,
+        seed: int = 0,
+        trust_remote_code: bool = False,
     ) -> CausalLM:
         """A randomly initialised model: weights normal(0, 0.02), norms 1, biases 0.
+
+        trust_remote_code changes nothing, as in `from_pretrained`.
 
         The numbers depend on `seed` and the parameter's name alone, so every degree of tensor
         parallelism starts from the same model.

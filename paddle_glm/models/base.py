@@ -107,6 +107,7 @@ class CausalLM(Answering, Casting, Placement, nn.Layer):
         labels: Tensor | None = None,
         use_cache: bool = False,
         output_hidden_states: bool = False,
+        return_last_logit: bool = False,
     ) -> CausalLMOutput:
         """Run the model.
 
@@ -118,7 +119,10 @@ class CausalLM(Answering, Casting, Placement, nn.Layer):
             query may attend. All real when absent. A first cache is not part of it: all see that.
         labels: int64 [batch, tokens] aligned with input_ids; each is predicted from the tokens
             before it; -100 is left out.
+        return_last_logit: logits of the last token alone, [batch, 1, vocab]; not with labels.
         """
+        if return_last_logit and labels is not None:
+            raise InputError("return_last_logit leaves the loss no logits: give labels or it")
         first = self.first_cache
         past = 0
         if past_key_values is not None:
@@ -135,7 +139,7 @@ class CausalLM(Answering, Casting, Placement, nn.Layer):
             mask = first.in_front(mask)
             past_key_values = past_key_values or first.key_values(input_ids.shape[0])
         x, present, hidden = self._run_blocks(input_ids, position_ids, mask, past_key_values, use_cache)
-        local = self.head()(self.final_norm(x))
+        local = self.head()(self.final_norm(x[:, -1:] if return_last_logit else x))
         loss = None if labels is None else mean_loss(local, labels, self.group)
         whole = (
             None

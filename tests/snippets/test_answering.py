@@ -244,3 +244,14 @@ def test_pytorchs_tensors_are_refused_by_name(tokenizer: Tokenizer) -> None:
 
 def test_paths_may_be_path_objects(folder: str) -> None:
     assert AutoTokenizer.from_pretrained(Path(folder)).family == Path(folder).name
+
+
+def test_the_last_logits_alone(model: CausalLM, tokenizer: Tokenizer) -> None:
+    """THUDM's evaluate_ceval.py: which of A, B, C, D comes next."""
+    inputs = tokenizer(["类型#裤", "宽松的阔腿裤"], padding=True, return_tensors="pd").to(model.device)
+    outputs = model(**inputs, return_last_logit=True)
+    logits = outputs.logits[:, -1]
+    assert outputs.logits.shape[1] == 1
+    assert float((logits - model(**inputs).logits[:, -1]).abs().max()) < 1e-5
+    with pytest.raises(InputError, match="return_last_logit leaves the loss no logits"):
+        model(inputs.input_ids, labels=inputs.input_ids, return_last_logit=True)

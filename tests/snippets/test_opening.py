@@ -215,6 +215,7 @@ def test_a_configuration_may_ask_for_integers(folder: str, tmp_path: Path) -> No
 def test_a_configuration_of_another_model_is_refused(folder: str) -> None:
     config = AutoConfig.from_pretrained(folder)
     config.num_layers = 3
+    assert AutoModel.from_config(config, trust_remote_code=True).config == config
     with pytest.raises(InputError, match=r"config says num_layers = 3, .* 2: give the configuration of this"):
         AutoModel.from_pretrained(folder, config=config)
 
