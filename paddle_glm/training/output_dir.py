@@ -190,7 +190,7 @@ class RunFolder:
         """Called when this run has written something complete: what it replaces goes."""
         for log in self.path.glob("train_log.run*.jsonl"):
             if re.fullmatch(r"train_log\.run\d+\.jsonl", log.name):
-                log.unlink()
+                patiently(log.unlink)
         if not self.overwrite or self.resume is not None:
             return
         for one in saved_in(self.path):
@@ -239,7 +239,7 @@ def move_in(output_dir: Path) -> None:
         )
     known = read_manifest(output_dir) or {}
     for name in old - {MANIFEST}:
-        (output_dir / name).unlink(missing_ok=True)
+        patiently((output_dir / name).unlink, True)
     # Names that the old manifest does not have come first: while one is missing, it fits no folder.
     for name in sorted(waiting, key=lambda name: (name in known, name)):
         patiently(os.replace, aside / name, output_dir / name)
@@ -266,7 +266,7 @@ def set_aside(folder: Path) -> None:
     free = (folder.with_name(f"{folder.name}.kept{number or ''}") for number in range(1000))
     other = next(path for path in free if not path.exists())
     logger.warning(f"{folder} is not complete, or holds files of others: it is {other.name} from now on")
-    os.rename(folder, other)
+    patiently(os.rename, folder, other)
 
 
 def _own_files(output_dir: Path) -> set[str]:
