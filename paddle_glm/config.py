@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from paddle_glm import paddlenlp_config
+from paddle_glm import generation_keys, paddlenlp_config
 from paddle_glm.config_keys import ARCHITECTURES, DTYPES, KINDS, SOURCE, Architecture
 from paddle_glm.errors import InputError
 from paddle_glm.file_keys import SameAs, read, written
@@ -28,7 +28,7 @@ class ModelConfig:
     positions in ChatGLM2 and multiplies their base in ChatGLM3. `quantization_bit` is 0 for float weights;
     `quantization_group_size` None means one scale per output channel. `hub` keeps the keys of the original
     file which the architecture does not need (`auto_map`, `architectures`, ...), so that saving gives them
-    back.
+    back; `generation` does so with the contents of `generation_config.json`, None where there is none.
     """
 
     family: str = "chatglm2"
@@ -59,6 +59,7 @@ class ModelConfig:
     quantization_group_size: int | None = None
     quantization_embeddings: bool = False
     hub: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    generation: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for name, kind in KINDS.items():
@@ -101,7 +102,10 @@ class ModelConfig:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, family: str | None = None) -> "ModelConfig":
-        """Read `folder/config.json`; `family` overrides what the files say."""
+        """Read `folder/config.json` and, beside it, `generation_config.json` where there is one.
+
+        family overrides what the files say.
+        """
         path = Path(folder) / "config.json"
         if not path.is_file():
             raise InputError(
@@ -116,7 +120,8 @@ class ModelConfig:
                 family = "chatglm3"
             elif "chatglm2" in text.lower():
                 family = "chatglm2"
-        return cls.from_dict(values, family)
+        config, beside = cls.from_dict(values, family), path.with_name(generation_keys.FILE)
+        return replace(config, generation=_read_json(beside)) if beside.is_file() else config
 
     def to_hub_dict(self) -> dict[str, Any]:
         """The keys of THUDM's `config.json`, with the original's other keys given back."""
@@ -135,8 +140,10 @@ class ModelConfig:
         return {**out, **same, FAMILY_KEY: self.family}
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `folder/config.json`."""
+        """Write `folder/config.json`, and `generation_config.json` where the model came with one."""
         _write_json(Path(folder) / "config.json", self.to_hub_dict())
+        if self.generation is not None:
+            _write_json(Path(folder) / generation_keys.FILE, self.generation)
 
     def save_for_paddlenlp(self, folder: str | Path, tensor_parallel_degree: int = 1) -> None:
         """Write `folder/config.json` with PaddleNLP's keys, beside shards of the given degree."""

@@ -17,7 +17,7 @@ LAYERS = (
     ("errors", "version", "system"),
     ("allocator", "progress"),
     ("paddlenlp_config", "file_keys", "hub", "hardware", "keywords"),
-    ("config_keys",),
+    ("config_keys", "generation_keys"),
     ("config", "sharding", "precision", "arrays"),
     ("chat", "quantization", "auto_config"),
     ("families",),

@@ -51,6 +51,9 @@ GenerationParams sampling(const Json& value) {
     value.at("length_penalty").get_to(result.length_penalty);
     value.at("early_stopping").get_to(result.early_stopping);
     value.at("max_length").get_to(result.max_length);
+    if (const auto limit = value.find("max_new_tokens"); limit != value.end()) {
+        result.max_new_tokens = limit->get<int64_t>();
+    }
     return result;
 }
 

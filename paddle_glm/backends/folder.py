@@ -4,7 +4,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from paddle_glm.backends import READERS, Backend, EngineOptions, open_backend
+from paddle_glm.backends.defaults import default_params
 from paddle_glm.backends.meta import FILE_NAME, GenerationMeta
+from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.generation import GenerationParams
 from paddle_glm.tokenizers import AutoTokenizer, Tokenizer
@@ -63,6 +65,11 @@ def open_engine(
         raise InputError(f"{path} is an exported folder: prefixes and LoRA are given to `paddle-glm export`")
     if meta is not None and options.quantization_bit:
         raise InputError(f"{path} is an exported folder: --quantization_bit is given to `paddle-glm export`")
-    params = meta.params() if meta is not None else GenerationParams()
+    # Said before a large model is read.
+    params = (
+        meta.params()
+        if meta is not None
+        else default_params(ModelConfig.from_pretrained(path, options.family))
+    )
     tokenizer = AutoTokenizer.from_pretrained(path, options.family)
     return Engine(open_backend(name, path, options), tokenizer, params)

@@ -21,7 +21,7 @@ GRAPH_FILES = {"paddle": (".json", ".pdiparams"), "onnx": (".onnx",)}
 # Keys that came later: a folder without them says their defaults.
 _OPTIONAL = {"format"}
 # Those of GenerationParams that belong to a tokenizer or to one call, not to a model.
-_NOT_DEFAULTS = ("eos_token_ids", "pad_token_id", "seed", "max_new_tokens")
+_NOT_DEFAULTS = ("eos_token_ids", "pad_token_id", "seed")
 
 
 @dataclass(frozen=True)
@@ -161,4 +161,6 @@ class GenerationMeta:
 
 
 def sampling_defaults(params: GenerationParams) -> dict[str, Any]:
-    return {name: value for name, value in asdict(params).items() if name not in _NOT_DEFAULTS}
+    """What `meta.sampling` holds; null, as `max_new_tokens` has it for no limit, is left out."""
+    values = asdict(params).items()
+    return {name: value for name, value in values if name not in _NOT_DEFAULTS and value is not None}

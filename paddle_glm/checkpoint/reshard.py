@@ -27,6 +27,7 @@ COMPANIONS = (
     "generation_config.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "added_tokens.json",
     "tokenizer.model",
     "ice_text.model",
     "*.py",

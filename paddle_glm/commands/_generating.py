@@ -4,8 +4,9 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from paddle_glm.backends.defaults import default_params
 from paddle_glm.commands._sampling import GREEDY, add_sampling_arguments, sampling_params
-from paddle_glm.config import DTYPES
+from paddle_glm.config import DTYPES, ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.families import family_names
 from paddle_glm.generation.params import GenerationParams
@@ -106,8 +107,15 @@ def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def generation_params(args: argparse.Namespace) -> GenerationParams:
-    """The flags of `add_generation_arguments`, and `--tgt_length` as the length of answers."""
-    return sampling_params(args, GREEDY, max_new_tokens=args.tgt_length)
+    """The flags of `add_generation_arguments`, and `--tgt_length` as the length of answers.
+
+    What they leave open is as in the folder's generation_config.json.
+    """
+    from paddle_glm.peft.folders import check_is_model
+
+    check_is_model(args.model_name_or_path)
+    defaults = default_params(ModelConfig.from_pretrained(args.model_name_or_path, args.family), GREEDY)
+    return sampling_params(args, defaults, max_new_tokens=args.tgt_length)
 
 
 def columns_of(args: argparse.Namespace) -> Any:

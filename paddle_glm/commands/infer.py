@@ -4,6 +4,7 @@ import argparse
 import json
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,7 @@ def run(args: argparse.Namespace) -> None:
     for name in ("batch_size", "src_length", "tgt_length", "max_length"):
         if getattr(args, name) < 1:
             raise InputError(f"--{name} {getattr(args, name)}: expected at least 1")
+    # Values that cannot work are said before a model is loaded.
     params = sampling_params(args, GREEDY, max_length=args.max_length)
     if args.output_file:
         check_file(args.output_file, "--output_file")
@@ -60,6 +62,8 @@ def run(args: argparse.Namespace) -> None:
     )
     started = time.perf_counter()
     engine = open_engine(args.model_path, options, args.backend)
+    defaults = replace(engine.params, do_sample=False)
+    params = sampling_params(args, defaults, max_length=args.max_length)
     loaded = time.perf_counter()
     rows, tokens = [], 0
     for example, text, count in answers(engine, examples, params, args):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import paddle
 
+from paddle_glm.backends.defaults import default_params
 from paddle_glm.backends.meta import (
     GRAPH_FILES,
     FirstCacheMeta,
@@ -57,6 +58,7 @@ def export_model(
             raise InputError("format onnx: call paddle.set_device('cpu') first, its graphs compute float32")
     model.eval()
     config = replace(model.config, dtype=model.dtype)
+    params = sampling or default_params(config)
     with atomic_folder(folder, overwrite=overwrite) as path:
         inputs, outputs = step_tensors(model)
         _save_graph(model, inputs, outputs, path / prefix, format)
@@ -83,13 +85,13 @@ def export_model(
             tokenizer_file=tokenizer.vocab_file,
             spelling=tokenizer.spelling(),
             special_tokens=tokenizer.special_tokens,
-            stop_token_ids=stop_ids(tokenizer.template, tokenizer),
+            stop_token_ids=params.eos_token_ids or stop_ids(tokenizer.template, tokenizer),
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
             bos_token_id=tokenizer.bos_token_id,
             unk_token_id=tokenizer.unk_token_id,
             first_cache=first,
-            sampling=sampling_defaults(sampling or GenerationParams()),
+            sampling=sampling_defaults(params),
             format=format,
         )
         meta.write(path)

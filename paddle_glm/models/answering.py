@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import paddle
 
+from paddle_glm.backends.defaults import default_params, generation_values
 from paddle_glm.chat import Message, from_history
 from paddle_glm.errors import InputError
-from paddle_glm.generation import ChatSession
+from paddle_glm.generation import ChatSession, GenerationParams
 from paddle_glm.generation import generate as generate_steps
 from paddle_glm.generation.response import History, chat_result, extended_history
 from paddle_glm.models.dygraph import DygraphBackend
@@ -39,8 +40,9 @@ class Answering:
         """Prompts with their answers, int64 [batch, prompt + new], padded behind each end token.
 
         input_ids (or inputs), attention_mask: int [batch, length], arrays or tensors, padded on the left; all
-            real where no mask is given. position_ids: those of the tokenizer, which follow from the mask. End
-            and padding ids are the configuration's by default.
+            real where no mask is given. position_ids: those of the tokenizer, which follow from the mask.
+            What `params` leave open is as in the folder's generation_config.json; end and padding ids are
+            the configuration's where it says none.
         Raises `InputError` for positions that are others.
         """
         if (input_ids is None) == (inputs is None):
@@ -50,7 +52,8 @@ class Answering:
         if position_ids is not None:
             self._check_positions(ids, mask, np.asarray(position_ids))
         values = {"eos_token_ids": (self.config.eos_token_id,), "pad_token_id": self.config.pad_token_id}
-        wanted = generation_params({**values, **params})
+        defaults = GenerationParams.from_values({**values, **generation_values(self.config)})
+        wanted = generation_params(params, defaults)
         columns = generate_steps(DygraphBackend(self), ids, mask, wanted, logits_processors(logits_processor))
         return paddle.to_tensor(np.concatenate([ids, np.stack(list(columns), axis=1)], axis=1))
 
@@ -81,7 +84,7 @@ class Answering:
         session = ChatSession(
             DygraphBackend(self),
             tokenizer,
-            generation_params(params),
+            generation_params(params, default_params(self.config)),
             processors=logits_processors(logits_processor),
         )
         reply = session.answer(messages)
@@ -105,7 +108,7 @@ class Answering:
             prompt is the same one, so that answers are too. Raises `InputError` where a family has no use for
             them (ChatGLM-6B), and for those of another model.
         """
-        wanted = generation_params(params)
+        wanted = generation_params(params, default_params(self.config))
         check_past(self, past_key_values, return_past_key_values, wanted.num_beams)
         backend = DygraphBackend(self, past_key_values)
         messages = from_history(query, history, role=role)

@@ -35,8 +35,10 @@ _REFUSED = {
 }
 
 
-def generation_params(values: Mapping[str, Any]) -> GenerationParams:
-    """`GenerationParams` from keywords; None is the default.
+def generation_params(
+    values: Mapping[str, Any], defaults: GenerationParams | None = None
+) -> GenerationParams:
+    """`defaults` with what keywords say; None is the default.
 
     Raises `InputError` naming a keyword that cannot be honoured, with what to use in its place.
     """
@@ -47,7 +49,7 @@ def generation_params(values: Mapping[str, Any]) -> GenerationParams:
     if "eos_token_id" in given:
         ends = given.pop("eos_token_id")
         given["eos_token_ids"] = (ends,) if isinstance(ends, int) else tuple(ends)
-    return GenerationParams.from_values(given)
+    return (defaults or GenerationParams()).updated(given)
 
 
 def logits_processors(given: Any) -> list[LogitsProcessor]:

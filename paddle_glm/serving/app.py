@@ -148,7 +148,7 @@ def create_app(
     @app.post("/")
     async def thudm(body: THUDMRequest, request: Request) -> Response:
         messages = body.to_messages()
-        answering = await Answering.begin(scheduler, messages, body.to_params())
+        answering = await Answering.begin(scheduler, messages, body.to_params(scheduler.engine.params))
         reply = await answering.whole(request)
         if reply is None:
             return Response(status_code=CLIENT_IS_GONE)

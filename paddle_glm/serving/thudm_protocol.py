@@ -28,12 +28,15 @@ class THUDMRequest(BaseModel):
     def to_messages(self) -> list[Message]:
         return from_history(self.prompt, self.history)
 
-    def to_params(self) -> GenerationParams:
-        """Raises `InputError` for values that cannot work. A temperature of 0 takes the most likely token."""
+    def to_params(self, defaults: GenerationParams) -> GenerationParams:
+        """defaults: those of the folder, for what api.py leaves open. A temperature of 0 turns sampling off.
+
+        Raises `InputError` for values that cannot work.
+        """
         given = {name: getattr(self, name) for name in ("max_length", "top_p", "temperature")}
         values = {"max_length": 2048, "top_p": 0.7, "temperature": 0.95}
         values |= {name: value for name, value in given.items() if value is not None}
-        return GenerationParams().updated(sampling_values(values))
+        return defaults.updated(sampling_values(values))
 
 
 def thudm_body(template: Template, request: THUDMRequest, messages: list[Message], reply: Reply) -> dict:

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import paddle
 import paddle.distributed as dist
 from paddle import Tensor
 
+from paddle_glm.backends.defaults import default_params
 from paddle_glm.errors import InputError
 from paddle_glm.generation.params import GenerationParams
 from paddle_glm.models.base import CausalLM
@@ -85,7 +87,8 @@ class AnswerMetrics:
     ) -> None:
         self.backend = DygraphBackend(model)
         self.tokenizer, self.batch_size, self.data, self.progress = tokenizer, batch_size, data, progress
-        self.params = GenerationParams(do_sample=False, max_new_tokens=tgt_length)
+        greedy = GenerationParams(do_sample=False)
+        self.params = replace(default_params(model.config, greedy), max_new_tokens=tgt_length)
 
     def __call__(self, rows: EvaluationRows, limit: int = -1) -> dict[str, float]:
         """limit: batches per data-parallel process, -1 for all."""
