@@ -14,6 +14,8 @@ from paddle_glm.checkpoint.tensor_file import open_safetensors
 from paddle_glm.checkpoint.torch_file import open_torch
 from paddle_glm.errors import InputError
 from paddle_glm.families import ParameterSpec
+from paddle_glm.file_keys import read
+from paddle_glm.peft.lora_keys import DEFAULT_TARGETS, RULES
 from paddle_glm.sharding import REPLICATED
 
 _Number = TypeVar("_Number", int, float)
@@ -22,27 +24,8 @@ _TORCH_FILE = "adapter_model.bin"
 # How PEFT names what it wraps; some tools put the adapter's name behind lora_A and lora_B.
 _BEGINNING = "base_model.model."
 _NAME = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.default)?\.weight")
-DEFAULT_TARGETS = ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")
-# What PEFT can do and we do not; any other value would be another computation, or another base: some
-# ways to begin (pissa, olora, loftq, corda, lora_ga) change the weights that the adapter stands beside.
-_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "bias": ("none",),
-    "lora_bias": (False,),
-    "use_dora": (False,),
-    "use_qalora": (False,),
-    "fan_in_fan_out": (False,),
-    "modules_to_save": ([],),
-    "layers_to_transform": ([],),
-    "layer_replication": ([],),
-    "target_parameters": ([],),
-    "trainable_token_indices": ([], {}),
-    "alora_invocation_tokens": ([],),
-    "use_bdlora": (False,),
-    "arrow_config": ({},),
-    "kasa_config": ({},),
-    "monteclora_config": ({},),
-    "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal"),
-}
+# A target that is the end of a module's name, and no regular expression.
+_PLAIN = re.compile(r"[\w.]+")
 
 
 @dataclass(frozen=True)
@@ -65,7 +48,7 @@ class LoraConfig:
     def __post_init__(self) -> None:
         for rank in (self.rank, *self.rank_pattern.values()):
             for alpha in (self.alpha, *self.alpha_pattern.values()):
-                if rank < 1 or alpha <= 0 or not 0 <= self.dropout < 1:
+                if rank < 1 or not alpha > 0 or not 0 <= self.dropout < 1:
                     raise InputError(
                         f"lora_rank {rank}, lora_alpha {alpha:g}, lora_dropout {self.dropout:g}: expected "
                         "a rank of at least 1, an alpha above 0 and a dropout from 0 to below 1"
@@ -94,7 +77,7 @@ class LoraConfig:
             "r": self.rank,
             "lora_alpha": _whole_if_equal(self.alpha),
             "lora_dropout": self.dropout,
-            "target_modules": list(self.targets),
+            "target_modules": self._target_modules(),
             "rank_pattern": dict(self.rank_pattern),
             "alpha_pattern": {key: _whole_if_equal(value) for key, value in self.alpha_pattern.items()},
             "use_rslora": self.rank_stabilized,
@@ -103,28 +86,21 @@ class LoraConfig:
             "inference_mode": True,
         }
 
+    def _target_modules(self) -> list[str] | str:
+        """PEFT takes a list of ends of names, or one regular expression of whole names."""
+        if all(map(_PLAIN.fullmatch, self.targets)):
+            return list(self.targets)
+        if len(self.targets) == 1:
+            return self.targets[0]
+        each = (rf"(.*\.)?{target}" if _PLAIN.fullmatch(target) else target for target in self.targets)
+        return "|".join(f"({target})" for target in each)
+
     @classmethod
     def from_peft(cls, values: Mapping[str, Any], source: Path) -> "LoraConfig":
-        """Raises `InputError` for settings that make another computation of it."""
-        if values.get("peft_type", "LORA") != "LORA":
-            raise InputError(f"{source}: peft_type {values['peft_type']!r}; only LORA is supported")
-        for key, allowed in _UNSUPPORTED.items():
-            value = values.get(key)
-            if value is not None and value not in allowed:
-                raise InputError(f"{source}: {key} = {value!r}; only {allowed[0]!r} is supported")
-        targets = values.get("target_modules") or DEFAULT_TARGETS
-        try:
-            return cls(
-                rank=int(values["r"]),
-                alpha=float(values["lora_alpha"]),
-                dropout=float(values.get("lora_dropout", 0.0)),
-                targets=(targets,) if isinstance(targets, str) else tuple(map(str, targets)),
-                rank_stabilized=bool(values.get("use_rslora", False)),
-                rank_pattern={k: int(v) for k, v in (values.get("rank_pattern") or {}).items()},
-                alpha_pattern={k: float(v) for k, v in (values.get("alpha_pattern") or {}).items()},
-            )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{source}: not the settings of a LoRA adapter ({error!r})") from error
+        """Raises `InputError` for settings that make another computation of it; `lora_keys` says which."""
+        if missing := [key for key in ("r", "lora_alpha") if values.get(key) is None]:
+            raise InputError(f"{source} lacks {', '.join(missing)}: not the settings of a LoRA adapter")
+        return cls(**read(RULES, values, str(source)))
 
 
 @dataclass(frozen=True)
@@ -145,6 +121,8 @@ def read_lora(folder: str | Path) -> LoraWeights:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{path} is not valid JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path} holds a {type(values).__name__}, expected an object")
     config = LoraConfig.from_peft(values, path)
     if (folder / FILE).is_file():
         tensors = open_safetensors(folder / FILE)

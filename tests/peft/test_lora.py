@@ -184,7 +184,7 @@ def test_folding_leaves_a_plain_model(tiny_checkpoint, tmp_path, dtype):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"peft_type": "PREFIX_TUNING"}, "only LORA"),
+        ({"peft_type": "PREFIX_TUNING"}, "only .LORA. is"),
         ({"bias": "all"}, "bias = 'all'"),
         ({"use_dora": True}, "use_dora"),
         ({"fan_in_fan_out": True}, "fan_in_fan_out"),
@@ -193,10 +193,10 @@ def test_folding_leaves_a_plain_model(tiny_checkpoint, tmp_path, dtype):
         ({"trainable_token_indices": {"embedding": [3]}}, "trainable_token_indices"),
         ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights = 'pissa_niter_4'"),
         ({"rank_pattern": {"query_key_value": 2}}, "r is 2"),
-        ({"rank_pattern": {"query_key_value": "many"}}, "not the settings"),
-        ({"alpha_pattern": {"dense": 0}}, "an alpha above 0"),
+        ({"rank_pattern": {"query_key_value": "many"}}, "rank_pattern = .*: expected an object of patterns"),
+        ({"alpha_pattern": {"dense": 0}}, "alpha_pattern = .* each with a number above 0"),
         ({"r": 5}, "r is 5"),
-        ({"r": None}, "not the settings"),
+        ({"r": None}, "lacks r: not the settings"),
     ],
 )
 def test_what_would_compute_something_else_is_refused(model, tmp_path, settings, message):
