@@ -12,6 +12,7 @@ from paddle_glm.families import family_names, get_family
 from paddle_glm.hub import folder_of
 from paddle_glm.keywords import without_foreign
 from paddle_glm.tokenizers.base import Encoding, Tokenizer, read_config
+from paddle_glm.tokenizers.keys import check_files
 
 __all__ = ["AutoTokenizer", "Encoding", "Tokenizer"]
 
@@ -40,7 +41,9 @@ class AutoTokenizer:
         if not path.exists():
             raise InputError(f"{path} not found: expected a folder with a tokenizer model")
         name = family or family_of_folder(path if path.is_dir() else path.parent)
-        return get_family(name).tokenizer_class().from_pretrained(path)
+        tokenizer = get_family(name).tokenizer_class().from_pretrained(path)
+        check_files(tokenizer)
+        return tokenizer
 
 
 def family_of_folder(folder: Path) -> str:
