@@ -1,17 +1,28 @@
-"""Opening a model needs at most 1.15 times the memory that stays."""
+"""Opening a model needs at most 1.15 times the memory that stays; a model of 6B goes through the whole chain.
+
+The quick tests hold the ratio at 106 to 214 MB of weights. `pytest -m slow -s tests/test_real_size.py` takes
+a model with ChatGLM2-6B's sizes, up to 36 GB of disk, 17 GB of free memory and an hour; kinds for which there
+is less are left out.
+"""
 
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
+from paddle_glm.hardware import free_memory
 from paddle_glm.main import main
 from paddle_glm.memory import OPENING_PEAK
 from paddle_glm.tiny.released import RELEASED
+from tests.cpp.build import build
 from tests.paths import ROOT
 
 # 214 MB in float16, of which embedding and head have 33 MB each.
@@ -19,6 +30,7 @@ SMALL = {
     **{"num_layers": 4, "hidden_size": 1024, "num_attention_heads": 16, "multi_query_group_num": 4},
     **{"kv_channels": 64, "ffn_hidden_size": 5120, "padded_vocab_size": 16384},
 }
+PROGRAM = (sys.executable, "-m", "paddle_glm.main")
 # Kind -> the folder, and the flags with which it is opened.
 KINDS: dict[str, tuple[str, dict[str, int]]] = {
     "int4": ("int4", {}),
@@ -114,3 +126,97 @@ def test_exporting_and_opening_the_graph(small, tmp_path, kind):
     assert opened["stays"] > model
     assert opened["peak"] < OPENING_PEAK * opened["stays"]
     assert opened["stays"] < opened["before"] + model + 300e6
+
+
+# GB of memory that a kind takes while it answers, and of disk for its folder and its graph.
+NEEDED = {
+    **{"int4": (8, 9), "int8": (11, 14), "float16": (17, 26)},
+    **{"float16 as int4": (8, 17), "float16 as int8": (11, 20)},
+}
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Path]]:
+    """Gives the folder of a name with ChatGLM2-6B's sizes, made when it is first asked for."""
+    parent = tmp_path_factory.mktemp("large")
+
+    def folder(name: str) -> Path:
+        if not (parent / name / "model").is_dir():
+            like(parent / name, *(("--quantization_bit", name[-1]) if name != "float16" else ()))
+        return parent / name / "model"
+
+    yield folder
+    shutil.rmtree(parent)
+
+
+def peak_of(*words: object, stdin: str = "") -> tuple[int, str]:
+    """Runs a command to its end: its peak of memory in bytes and its output. It must not fail."""
+    with (
+        tempfile.TemporaryFile() as given,
+        tempfile.TemporaryFile() as out,
+        tempfile.TemporaryFile() as errors,
+    ):
+        given.write(stdin.encode())
+        given.seek(0)
+        process = subprocess.Popen(list(map(str, words)), stdin=given, stdout=out, stderr=errors, cwd=ROOT)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        out.seek(0)
+        errors.seek(0)
+        assert process.returncode == 0, f"{words}: {process.returncode}\n{errors.read().decode()[-2000:]}"
+        return 1024 * usage.ru_maxrss, out.read().decode()
+
+
+def ask_server(*flags: object) -> str:
+    """One question to a server that runs for it."""
+    command = [*PROGRAM, "serve", "--port", "0", *map(str, flags)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as server:
+        try:
+            address = next(match[1] for line in server.stdout if (match := re.search(r"(http\S+)/v1", line)))
+            question = {"messages": [{"role": "user", "content": "你好"}], "max_tokens": 2}
+            answer = httpx.post(f"{address}/v1/chat/completions", json=question, timeout=3600)
+        finally:
+            server.terminate()
+    assert answer.status_code == 200, answer.text
+    return answer.json()["choices"][0]["finish_reason"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_of_6b_goes_through_the_chain(large, tmp_path, kind):
+    """Open, chat, serve, export, infer and answer in C++; some minutes each on an idle machine."""
+    memory, disk = NEEDED[kind]
+    if free_memory() < memory * 1e9 or shutil.disk_usage(tmp_path).free < disk * 1e9:
+        pytest.skip(f"needs {memory} GB of free memory and {disk} GB of disk in {tmp_path}")
+    name, flags = KINDS[kind]
+    folder, exported = large(name), tmp_path / "exported"
+    asked = ["--model_name_or_path", folder, "--dtype", "float16"]
+    asked += [word for flag, value in flags.items() for word in (f"--{flag}", value)]
+    found = measured(DYGRAPH, OPEN, folder, json.dumps(flags))
+    report(kind, "open", **found)
+    assert found["peak"] < OPENING_PEAK * found["stays"]
+    peak, text = peak_of(*PROGRAM, "chat", *asked, "--max_new_tokens", 4, stdin="你好\nstop\n")
+    report(kind, "chat", peak=peak)
+    assert text
+    assert ask_server(*asked) in ("length", "stop")
+    peak, _ = peak_of(*PROGRAM, "export", *asked, "--output_path", exported)
+    report(kind, "export", peak=peak)
+    assert peak < OPENING_PEAK * found["stays"]
+    graph = measured(INFERENCE, OPEN_GRAPH, exported)
+    report(kind, "open the graph", **graph)
+    assert graph["peak"] < OPENING_PEAK * graph["stays"]
+    prompt = ["--prompt", "你好"]
+    peak, text = peak_of(*PROGRAM, "infer", "--model_path", exported, *prompt, "--tgt_length", 2)
+    report(kind, "infer", peak=peak)
+    assert text
+    program = build() / "paddle_glm_infer"
+    peak, text = peak_of(program, "--model_dir", exported, *prompt, "--max_new_tokens", 2)
+    report(kind, "C++", peak=peak)
+    assert text
+    shutil.rmtree(exported)
+
+
+def report(kind: str, what: str, **numbers: float) -> None:
+    """Prints GB, and seconds, for docs/performance.md."""
+    shown = (f"{key} {value / (1 if key == 'seconds' else 1e9):.2f}" for key, value in numbers.items())
+    print(f"\n{kind}, {what}: {', '.join(shown)}", flush=True)
