@@ -182,6 +182,16 @@ class RoundTemplate(Template):
 
 
 @dataclass(frozen=True)
+class _PrefixedRounds(RoundTemplate):
+    """Rounds with a text in front of each prompt, for rows: it is part of no exported folder."""
+
+    source_prefix: str
+
+    def prompt(self, query: str, history: Iterable[tuple[str, str]] = ()) -> str:
+        return self.source_prefix + super().prompt(query, history)
+
+
+@dataclass(frozen=True)
 class RoleTemplate(Template):
     """One special token per message, then a header line, then the text (ChatGLM3-6B).
 
@@ -331,6 +341,22 @@ def render(
                 "expected text"
             )
     return template.render(tokenizer, messages, max_source_length, max_target_length)
+
+
+def with_source_prefix(template: Template, text: str | None) -> Template:
+    """The template with `text` in front of every prompt (`--source_prefix` of THUDM's main.py).
+
+    Raises InputError for a family whose messages have roles: there a system message says it.
+    """
+    if not text:
+        return template
+    if not isinstance(template, RoundTemplate):
+        raise InputError(
+            f"--source_prefix {text!r}: {template.name} has no text around messages; put a system message "
+            "into the rows' `messages`"
+        )
+    values = {field.name: getattr(template, field.name) for field in fields(template)}
+    return _PrefixedRounds(**values, source_prefix=text)
 
 
 def parse_response(template: Template, text: str) -> Message:

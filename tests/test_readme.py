@@ -20,9 +20,10 @@ def known_flags(name: str) -> set[str]:
     command = load_command(name)
     if hasattr(command, "run_argv"):
         from paddle_glm.training.command_line import known_names
+        from paddle_glm.training.thudm_flags import NEVER
 
         own = command._parser()._option_string_actions if hasattr(command, "_parser") else ()
-        return {*own, *(f"--{flag}" for flag in (*known_names(), *getattr(command, "_NO_EFFECT", ())))}
+        return {*own, *(f"--{flag}" for flag in (*known_names(), *NEVER))}
     parser = Parser()
     command.add_arguments(parser)
     if parser.takes_model():

@@ -63,8 +63,10 @@ def open_engine(
         )
     if meta is not None and (options.ptuning_checkpoint or options.lora_path):
         raise InputError(f"{path} is an exported folder: prefixes and LoRA are given to `paddle-glm export`")
-    if meta is not None and options.quantization_bit:
-        raise InputError(f"{path} is an exported folder: --quantization_bit is given to `paddle-glm export`")
+    if meta is not None:
+        for flag in ("dtype", "family", "quantization_bit", "quantization_group_size"):
+            if getattr(options, flag) not in (None, "auto"):
+                raise InputError(f"{path} is an exported folder: --{flag} is given to `paddle-glm export`")
     # Said before a large model is read.
     params = (
         meta.params()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from paddle_glm.backends.defaults import default_params
-from paddle_glm.commands._sampling import GREEDY, add_sampling_arguments, sampling_params
+from paddle_glm.commands._sampling import GREEDY, add_sampling_arguments, check_used, sampling_params
 from paddle_glm.config import DTYPES, ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.families import family_names
@@ -31,6 +31,9 @@ def positive(text: str) -> int:
 def add_loading_arguments(parser: argparse.ArgumentParser) -> None:
     """What is put beside a model folder's weights, and in how many bits they are kept."""
     parser.add_argument("--ptuning_checkpoint", help="folder of a prefix (P-Tuning v2), ours or THUDM's")
+    parser.add_argument(
+        "--pre_seq_len", type=positive, help="tokens that the prefix in --ptuning_checkpoint must have"
+    )
     parser.add_argument("--lora_path", help="folder of LoRA adapters, ours or PEFT's")
     parser.add_argument(
         "--quantization_bit", type=int, choices=BITS, help="keep linear layers' weights in so many bits"
@@ -43,7 +46,19 @@ def add_loading_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def loading_options(args: argparse.Namespace) -> dict[str, Any]:
-    """What those flags say, by the names that `AutoModel.from_pretrained` and `EngineOptions` take."""
+    """What those flags say, by the names that `AutoModel.from_pretrained` and `EngineOptions` take.
+
+    Raises `InputError` for a prefix of another length than --pre_seq_len says, and where there is none.
+    """
+    if args.pre_seq_len is not None:
+        if args.ptuning_checkpoint is None:
+            raise InputError(
+                f"--pre_seq_len {args.pre_seq_len} says how long the prefix in --ptuning_checkpoint FOLDER "
+                "is: give both, or leave it out (a folder that holds model and prefix says it itself)"
+            )
+        from paddle_glm.peft.prefix import check_prefix
+
+        check_prefix(args.ptuning_checkpoint, args.pre_seq_len)
     names = ("ptuning_checkpoint", "lora_path", "quantization_bit", "quantization_group_size")
     return {name: getattr(args, name) for name in names}
 
@@ -92,7 +107,13 @@ def add_row_arguments(parser: argparse.ArgumentParser) -> None:
         "--src_length", type=positive, default=128, help="most tokens of a prompt; longer ones are cut"
     )
     parser.add_argument("--tgt_length", type=positive, default=128, help="most tokens of an answer")
+    parser.add_argument("--source_prefix", help="text in front of every prompt, as it was trained with")
     add_column_arguments(parser)
+
+
+def add_limit_argument(parser: argparse.ArgumentParser, text: str) -> None:
+    """How many rows of a file; `max_predict_samples` is THUDM's name."""
+    parser.add_argument("--limit", "--max_predict_samples", type=positive, help=text)
 
 
 def add_column_arguments(parser: argparse.ArgumentParser) -> None:
@@ -115,7 +136,9 @@ def generation_params(args: argparse.Namespace) -> GenerationParams:
 
     check_is_model(args.model_name_or_path)
     defaults = default_params(ModelConfig.from_pretrained(args.model_name_or_path, args.family), GREEDY)
-    return sampling_params(args, defaults, max_new_tokens=args.tgt_length)
+    params = sampling_params(args, defaults, max_new_tokens=args.tgt_length)
+    check_used(args, params)
+    return params
 
 
 def columns_of(args: argparse.Namespace) -> Any:
@@ -129,13 +152,17 @@ def columns_of(args: argparse.Namespace) -> Any:
     return Columns(args.prompt_column, args.response_column, args.history_column)
 
 
-def examples_of(args: argparse.Namespace, questions: Sequence[str]) -> "list[Example]":
-    """The rows of --data_file, which may lack answers; without it, the questions."""
+def examples_of(
+    args: argparse.Namespace, questions: Sequence[str], limit: int | None = None
+) -> "list[Example]":
+    """The first `limit` rows of --data_file, which may lack answers; without it, the questions."""
     from paddle_glm.training.readers import Example, load_rows
 
     columns = columns_of(args)
     if args.data_file:
-        return load_rows(args.data_file, columns, answers=False)
+        return load_rows(args.data_file, columns, answers=False, limit=limit)
+    if limit is not None:
+        raise InputError(f"--limit {limit} counts rows: give --data_file too")
     if columns is not None:
         raise InputError("--prompt_column names a key of rows: give --data_file too")
     return [Example(({"role": "user", "content": text},)) for text in questions]

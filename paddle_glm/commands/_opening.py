@@ -19,6 +19,7 @@ from paddle_glm.commands._sampling import given_values
 from paddle_glm.errors import InputError
 from paddle_glm.families import family_names
 from paddle_glm.generation.params import GenerationParams
+from paddle_glm.hardware import parse_device
 
 if TYPE_CHECKING:
     from paddle_glm.backends.folder import Engine
@@ -63,11 +64,25 @@ def add_backend_arguments(parser: argparse.ArgumentParser, backends: Sequence[st
     parser.add_argument("--cpu_threads", type=int, default=0, help="0 takes all that may be used")
 
 
+def check_backend_flags(args: argparse.Namespace) -> None:
+    """Raise `InputError` for flags of `add_backend_arguments` that have no effect beside the others."""
+    kind, _ = parse_device(args.device)
+    for name, default, used, need in (
+        ("fastdeploy_engine", FASTDEPLOY_ENGINES[0], args.backend == "fastdeploy", "--backend fastdeploy"),
+        ("device_id", None, kind != "cpu", "a GPU, but --device is cpu"),
+        ("cpu_threads", 0, kind != "gpu", f"a CPU, but --device is {args.device}"),
+    ):
+        value = getattr(args, name)
+        if value != default and not used:
+            raise InputError(f"--{name} {value} has no effect here: it needs {need}")
+
+
 def open_engine_of(args: argparse.Namespace) -> "Engine":
     """What `add_engine_arguments` describes; raises `InputError` where it cannot be opened."""
     from paddle_glm.backends.folder import open_engine
     from paddle_glm.peft.folders import check_is_model
 
+    check_backend_flags(args)
     options = EngineOptions(
         args.device,
         args.device_id,

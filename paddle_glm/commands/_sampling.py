@@ -14,6 +14,7 @@ GREEDY = GenerationParams(do_sample=False)
 # Those that a tokenizer gives.
 _NOT_FLAGS = ("eos_token_ids", "pad_token_id")
 _SAMPLING_ONLY = {"temperature", "top_k", "top_p"}
+_BEAMS_ONLY = {"length_penalty", "early_stopping"}
 
 
 def boolean(text: str) -> bool:
@@ -52,6 +53,17 @@ def add_sampling_arguments(
 def sampling_params(args: argparse.Namespace, defaults: GenerationParams, **values: Any) -> GenerationParams:
     """`defaults` with the flags that were given, then `values`; raises as `given_values` does."""
     return defaults.updated({**given_values(args, defaults), **values})
+
+
+def check_used(args: argparse.Namespace, params: GenerationParams) -> None:
+    """Raise `InputError` for a flag that has no effect on answers which are generated with `params`."""
+    for names, used, need in (
+        (_SAMPLING_ONLY, params.do_sample, "sampling, which the other flags turn off"),
+        (_BEAMS_ONLY, params.num_beams > 1, "--num_beams above 1"),
+    ):
+        idle = [] if used else sorted(name for name in names if getattr(args, name, False) is not False)
+        if idle:
+            raise InputError(f"--{idle[0]} {getattr(args, idle[0])} has no effect here: it needs {need}")
 
 
 def given_values(args: argparse.Namespace, defaults: GenerationParams) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from paddle_glm.commands._opening import (
     open_engine_of,
     open_remote,
 )
-from paddle_glm.commands._sampling import add_sampling_arguments, sampling_params
+from paddle_glm.commands._sampling import add_sampling_arguments, check_used, sampling_params
 from paddle_glm.errors import InputError
 from paddle_glm.families import family_of
 from paddle_glm.generation.params import GenerationParams
@@ -45,7 +45,9 @@ def _open(args: argparse.Namespace) -> "tuple[Session, str]":
     from paddle_glm.generation import ChatSession
 
     engine = open_engine_of(args)
-    session = ChatSession(engine.backend, engine.tokenizer, sampling_params(args, engine.params))
+    params = sampling_params(args, engine.params)
+    check_used(args, params)
+    session = ChatSession(engine.backend, engine.tokenizer, params)
     return session, family_of(engine.backend.config).title
 
 

@@ -23,6 +23,8 @@ class _Parser(argparse.ArgumentParser):
 def run_argv(argv: Sequence[str]) -> int:
     """Print the estimate; returns 0. Raises `InputError` for flags and sizes that cannot be used."""
     args, flags = _parser().parse_known_args(list(argv))
+    if args.command == "ptuning":
+        flags = _of_ptuning(args, flags)
     from paddle_glm.training.command_line import read_values
     from paddle_glm.training.memory import estimate, find_config, plan_of
 
@@ -40,6 +42,16 @@ def run_argv(argv: Sequence[str]) -> int:
     return 0
 
 
+def _of_ptuning(args: argparse.Namespace, flags: Sequence[str]) -> list[str]:
+    """The flags of `finetune` that `paddle-glm ptuning --do_train` makes of its own."""
+    from paddle_glm.training.thudm_flags import finetune_words, parse
+
+    if args.recipe:
+        raise InputError("--recipe holds flags of paddle-glm finetune: leave out --command ptuning")
+    on_gpu = parse(flags).get("device") != ["cpu"]
+    return finetune_words([*flags, "--do_train"], on_gpu)
+
+
 def _parser() -> _Parser:
     parser = _Parser(
         prog="paddle-glm estimate-memory",
@@ -51,6 +63,12 @@ def _parser() -> _Parser:
         "--model", help="chatglm-6b, chatglm2-6b, chatglm3-6b, or a model folder; default: the recipe's"
     )
     parser.add_argument("--recipe", help="YAML or JSON file of arguments for paddle-glm finetune")
+    parser.add_argument(
+        "--command",
+        default="finetune",
+        choices=("finetune", "ptuning"),
+        help="whose flags follow: those of paddle-glm finetune, or THUDM's",
+    )
     parser.add_argument(
         "--processes",
         type=int,

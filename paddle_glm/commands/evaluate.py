@@ -7,9 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from paddle_glm.chat import with_source_prefix
 from paddle_glm.checkpoint.targets import check_folder
 from paddle_glm.commands import _generating as generating
 from paddle_glm.errors import InputError
+from paddle_glm.training.results import METRICS, PREDICTIONS, write_results
 
 if TYPE_CHECKING:
     from paddle_glm.models.dygraph import DygraphBackend
@@ -17,8 +19,6 @@ if TYPE_CHECKING:
     from paddle_glm.training.readers import Example
 
 HELP = "score a model on rows with answers: loss, perplexity, ROUGE-1/2/L, BLEU-4"
-PREDICTIONS = "generated_predictions.txt"
-METRICS = "metrics.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data_file", required=True, help="JSON, CSV, TSV or parquet, or a folder with a dev file"
     )
     parser.add_argument("--output_dir", default="evaluation", help=f"gets {PREDICTIONS} and {METRICS}")
-    parser.add_argument("--limit", type=generating.positive, help="score the first rows only")
+    generating.add_limit_argument(parser, "score the first rows only")
     parser.add_argument("--baseline", help=f"an earlier {METRICS}, shown beside the new scores")
     generating.add_generation_arguments(parser)
 
@@ -48,7 +48,8 @@ def run(args: argparse.Namespace) -> None:
     first = backend.model.group.rank == 0
     started = time.perf_counter()
     results = _token_metrics(backend, tokenizer, examples, args)
-    prompts = GenerationDataset(examples, tokenizer.template, tokenizer, args.src_length, args.tgt_length)
+    template = with_source_prefix(tokenizer.template, args.source_prefix)
+    prompts = GenerationDataset(examples, template, tokenizer, args.src_length, args.tgt_length)
     answers = answer_all(backend, tokenizer, prompts.prompts, params, args.batch_size, progress=first)
     if first:
         labels = [reference or "" for reference in prompts.references]
@@ -70,7 +71,7 @@ def _token_metrics(
     from paddle_glm.training.data import Collator, SupervisedDataset
     from paddle_glm.training.evaluation import evaluate_tokens
 
-    template = tokenizer.template
+    template = with_source_prefix(tokenizer.template, args.source_prefix)
     samples = SupervisedDataset(examples, template, tokenizer, args.src_length, args.tgt_length)
     collate = Collator(tokenizer.pad_token_id)
 
@@ -94,19 +95,6 @@ def _rows_file(given: str) -> Path:
     if found is None:
         raise InputError(f"{path} holds no dev.json or test.json: name the file itself")
     return found
-
-
-def write_results(
-    folder: Path, results: Mapping[str, Any], labels: Sequence[str], answers: Sequence[str]
-) -> None:
-    """`generated_predictions.txt` as THUDM's script writes it, and the metrics as JSON."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = [
-        json.dumps({"labels": label, "predict": answer}, ensure_ascii=False) + "\n"
-        for label, answer in zip(labels, answers, strict=True)
-    ]
-    (folder / PREDICTIONS).write_text("".join(lines), encoding="utf-8")
-    (folder / METRICS).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
 def read_metrics(path: str | Path) -> dict[str, Any]:

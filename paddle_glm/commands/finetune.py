@@ -4,8 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from paddle_glm.commands._sampling import GREEDY
+from paddle_glm.generation.params import GenerationParams
+
 if TYPE_CHECKING:
+    from paddle_glm.config import ModelConfig
     from paddle_glm.training.arguments import DataArguments, FinetuneArguments, ModelArguments
+    from paddle_glm.training.evaluation import AnswerMetrics
+    from paddle_glm.training.rows import EvaluationRows
     from paddle_glm.training.trainer import FinetuneTrainer
 
 LESS_MEMORY = (
@@ -24,8 +30,10 @@ def run_argv(argv: Sequence[str]) -> int:
     return 0
 
 
-def train(argv: Sequence[str]) -> None:
-    """Parse `argv` (a YAML or JSON file may come first), train, evaluate, save.
+def train(argv: Sequence[str], answering: GenerationParams = GREEDY) -> None:
+    """Parse `argv` (a YAML or JSON file may come first), train, save, evaluate, answer.
+
+    answering: how answers are generated, but for the seed, beams and lengths that `argv` says.
 
     Raises `InputError` for arguments, folders and rows that cannot be used.
     """
@@ -36,12 +44,31 @@ def train(argv: Sequence[str]) -> None:
     model_args, data_args, args = parse(argv)
     asked = model_args.model_name_or_path
     model_args.model_name_or_path = str(folder_of(asked, model_args.download, model_args.revision))
-    if not (args.do_train or args.do_eval):
-        raise InputError("nothing to do: give --do_train, --do_eval or both")
-    _finetune(model_args, data_args, args)
+    if not (args.do_train or args.do_eval or args.do_predict):
+        raise InputError("nothing to do: give --do_train, --do_eval, --do_predict, or several of them")
+    _finetune(model_args, data_args, args, _answering(answering, data_args, args.seed))
 
 
-def _finetune(model_args: "ModelArguments", data_args: "DataArguments", args: "FinetuneArguments") -> None:
+def _answering(params: GenerationParams, data_args: "DataArguments", seed: int) -> GenerationParams:
+    """How answers are generated: `params` with what the flags say."""
+    beams = data_args.num_beams or params.num_beams
+    return params.updated(
+        {
+            "max_new_tokens": data_args.answer_length,
+            "seed": seed,
+            "num_beams": beams,
+            "do_sample": params.do_sample and beams == 1,
+        }
+    )
+
+
+def _finetune(
+    model_args: "ModelArguments",
+    data_args: "DataArguments",
+    args: "FinetuneArguments",
+    answering: GenerationParams,
+) -> None:
+    from paddle_glm.backends.defaults import default_params
     from paddle_glm.checkpoint.save import FORMATS, check_format
     from paddle_glm.config import ModelConfig
     from paddle_glm.errors import InputError
@@ -59,12 +86,7 @@ def _finetune(model_args: "ModelArguments", data_args: "DataArguments", args: "F
     check_is_model(model_args.model_name_or_path)
     output_dir = Path(args.output_dir)
     path, family = model_args.model_name_or_path, model_args.family
-    bits = model_args.quantization_bit or ModelConfig.from_pretrained(path, family).quantization_bit
-    if bits and args.do_train and not model_args.trains_adapter:
-        raise InputError(
-            f"weights of {bits} bits are not trained: give --lora True or --pre_seq_len N to train beside "
-            "them, or a float model without --quantization_bit"
-        )
+    _check_method(model_args, ModelConfig.from_pretrained(path, family), args.do_train)
     if args.do_eval:
         check_metrics(args.metric_for_best_model, data_args.do_generation)
     run = None
@@ -93,10 +115,11 @@ def _finetune(model_args: "ModelArguments", data_args: "DataArguments", args: "F
             f"--save_format {args.save_format} is for whole models: leave it out with an adapter"
         )
     answers = None
-    if data_args.do_generation:
-        batch, length = args.per_device_eval_batch_size, data_args.tgt_length
+    if data_args.do_generation or data.predict is not None:
+        batch = args.per_device_eval_batch_size
         watched = args.process_index == 0 and not args.disable_tqdm
-        answers = AnswerMetrics(model, tokenizer, batch, length, args.mesh.data, progress=watched)
+        params = default_params(model.config, answering)
+        answers = AnswerMetrics(model, tokenizer, batch, params, args.mesh.data, progress=watched)
     trainer = FinetuneTrainer(
         model=model,
         args=args,
@@ -111,16 +134,56 @@ def _finetune(model_args: "ModelArguments", data_args: "DataArguments", args: "F
     if run is not None:
         result = trainer.train(run.resume)
         trainer.save_model()
-        _report(trainer, "train", result.metrics)
+        trainer.save_state()
+        _report(trainer, "train", result.metrics, data.train_rows)
     if data.validation is not None:
-        _report(trainer, "eval", trainer.final_metrics())
+        _report(trainer, "eval", trainer.final_metrics(), len(data.validation))
     if data.test is not None:
-        _report(trainer, "test", trainer.evaluate(data.test, metric_key_prefix="test"))
+        metrics = trainer.evaluate(data.test, metric_key_prefix="test")
+        _report(trainer, "test", metrics, len(data.test))
+    if data.predict is not None:
+        _predict(trainer, data.predict, answers)
 
 
-def _report(trainer: "FinetuneTrainer", split: str, metrics: dict[str, float]) -> None:
-    """Metrics to the log and to `SPLIT_results.json` in output_dir, by the first process."""
+def _check_method(model_args: "ModelArguments", config: "ModelConfig", training: bool) -> None:
+    """Raise `InputError` for weights that cannot be trained, and for a prefix that nobody has trained."""
+    from paddle_glm.errors import InputError
+
+    bits = model_args.quantization_bit or config.quantization_bit
+    if bits and training and not model_args.trains_adapter:
+        raise InputError(
+            f"weights of {bits} bits are not trained: give --lora True or --pre_seq_len N to train beside "
+            "them, or a float model without --quantization_bit"
+        )
+    trained = training or model_args.ptuning_checkpoint or config.pre_seq_len
+    if model_args.prefix_length and not trained:
+        raise InputError(
+            f"--pre_seq_len {model_args.prefix_length}: there is no trained prefix; give "
+            "--ptuning_checkpoint FOLDER, or train one with --do_train"
+        )
+
+
+def _predict(trainer: "FinetuneTrainer", rows: "EvaluationRows", answers: "AnswerMetrics | None") -> None:
+    """Answer rows: `generated_predictions.txt`, `predict_results.json`, and `metrics.json` as evaluate's."""
+    from paddle_glm.training.results import write_results
+
+    assert answers is not None and rows.answers is not None
+    metrics = trainer.evaluate(rows, metric_key_prefix="predict")
+    count = len(answers.answers)
+    _report(trainer, "predict", metrics, count)
+    if trainer.args.process_index == 0:
+        plain = {name.removeprefix("predict_"): value for name, value in metrics.items()}
+        labels = [reference or "" for reference in rows.answers.references[:count]]
+        write_results(Path(trainer.args.output_dir), {**plain, "rows": count}, labels, answers.answers)
+
+
+def _report(trainer: "FinetuneTrainer", split: str, metrics: dict[str, float], rows: int) -> None:
+    """Metrics and the number of rows to the log and to `SPLIT_results.json` in output_dir, by the first
+    process. Nothing where nothing was done: a resumed run may have all its steps behind it.
+    """
     if not metrics:
         return
+    Path(trainer.args.output_dir).mkdir(parents=True, exist_ok=True)
+    metrics = {**metrics, f"{split}_samples": rows}
     trainer.log_metrics(split, metrics)
     trainer.save_metrics(split, metrics)

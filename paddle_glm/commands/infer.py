@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from paddle_glm.backends import BACKENDS, EngineOptions
 from paddle_glm.checkpoint.targets import check_file
 from paddle_glm.commands._generating import add_column_arguments, examples_of
-from paddle_glm.commands._opening import add_backend_arguments
-from paddle_glm.commands._sampling import GREEDY, add_sampling_arguments, sampling_params
+from paddle_glm.commands._opening import add_backend_arguments, check_backend_flags
+from paddle_glm.commands._sampling import GREEDY, add_sampling_arguments, check_used, sampling_params
 from paddle_glm.errors import InputError
 
 if TYPE_CHECKING:
@@ -46,8 +46,10 @@ def run(args: argparse.Namespace) -> None:
     for name in ("batch_size", "src_length", "tgt_length", "max_length"):
         if getattr(args, name) < 1:
             raise InputError(f"--{name} {getattr(args, name)}: expected at least 1")
+    check_backend_flags(args)
     # Values that cannot work are said before a model is loaded.
     params = sampling_params(args, GREEDY, max_length=args.max_length)
+    check_used(args, params)
     if args.output_file:
         check_file(args.output_file, "--output_file")
     if args.prompt and args.data_file:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paddle_glm.backends import BACKENDS, EngineOptions
+from paddle_glm.chat import with_source_prefix
 from paddle_glm.checkpoint.reshard import check_target, reshard
 from paddle_glm.checkpoint.targets import check_file
 from paddle_glm.commands import _generating as generating
@@ -45,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="replace a --merge_tensor_parallel_path that this program wrote",
     )
+    generating.add_limit_argument(parser, "answer the first rows only")
     generating.add_generation_arguments(parser)
 
 
@@ -69,9 +71,10 @@ def run(args: argparse.Namespace) -> None:
     if args.merge_tensor_parallel_path:
         target = args.merge_tensor_parallel_path
         check_target(args.model_name_or_path, target, "--merge_tensor_parallel_path", args.overwrite)
-    examples = generating.examples_of(args, QUESTIONS)
+    examples = generating.examples_of(args, QUESTIONS, args.limit)
     backend, tokenizer = _open(args)
-    dataset = GenerationDataset(examples, tokenizer.template, tokenizer, args.src_length, args.tgt_length)
+    template = with_source_prefix(tokenizer.template, args.source_prefix)
+    dataset = GenerationDataset(examples, template, tokenizer, args.src_length, args.tgt_length)
     first = backend.decides
     answers = answer_in_order(backend, tokenizer, dataset.prompts, params, args.batch_size)
     rows = (answer for batch in answers for answer in batch)
@@ -95,6 +98,7 @@ def _open(args: argparse.Namespace) -> "tuple[Backend, Tokenizer]":
         raise InputError("--merge_tensor_parallel_path: an exported folder holds no weights to merge")
     options = EngineOptions(
         args.device,
+        dtype=args.dtype,
         family=args.family,
         **generating.loading_options(args),
     )

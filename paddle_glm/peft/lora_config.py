@@ -111,10 +111,9 @@ class LoraWeights:
     pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 
-def read_lora(folder: str | Path) -> LoraWeights:
-    """Read an adapter folder of ours or PEFT's; raises `InputError` where it is none."""
-    folder = Path(folder)
-    path = folder / CONFIG_FILE
+def read_lora_config(folder: str | Path) -> LoraConfig:
+    """The settings in an adapter folder of ours or PEFT's; raises `InputError` where it is none."""
+    path = Path(folder) / CONFIG_FILE
     if not path.is_file():
         raise InputError(f"{path} not found: expected a folder with {CONFIG_FILE} and {FILE}")
     try:
@@ -123,7 +122,13 @@ def read_lora(folder: str | Path) -> LoraWeights:
         raise InputError(f"{path} is not valid JSON ({error})") from error
     if not isinstance(values, dict):
         raise InputError(f"{path} holds a {type(values).__name__}, expected an object")
-    config = LoraConfig.from_peft(values, path)
+    return LoraConfig.from_peft(values, path)
+
+
+def read_lora(folder: str | Path) -> LoraWeights:
+    """Read an adapter folder of ours or PEFT's; raises `InputError` where it is none."""
+    config = read_lora_config(folder)
+    folder = Path(folder)
     if (folder / FILE).is_file():
         tensors = open_safetensors(folder / FILE)
     elif (folder / _TORCH_FILE).is_file():

@@ -162,7 +162,7 @@ def load_prefix(model: "CausalLM", folder: str | Path) -> Adapter:
     arrays = read_prefix(Path(folder))
     first = f"{PREFIX_ENCODER}.embedding.weight"
     if first not in arrays or arrays[first].ndim != 2:
-        raise InputError(f"{folder} holds no prefix: expected tensors {PREFIX_ENCODER}.*, as P-Tuning saves")
+        raise _no_prefix(folder)
     adapter = attach_prefix(model, len(arrays[first]), f"{PREFIX_ENCODER}.trans.0.weight" in arrays)
     expected = {name: spec.shape for name, spec in adapter.specs.items()}
     found = {name: array.shape for name, array in arrays.items()}
@@ -184,6 +184,29 @@ def read_prefix(folder: Path) -> dict[str, np.ndarray]:
     checkpoint = open_checkpoint(folder)
     names = [name for name in checkpoint.names() if name.startswith(f"{PREFIX_ENCODER}.")]
     return {name: checkpoint.read(name) for name in names}
+
+
+def check_prefix(folder: str | Path, length: int | None, projection: bool = False) -> None:
+    """Raise `InputError` where the folder's prefix has another length than a flag says (None: it says
+    nothing), or no network where `projection` asks for one.
+    """
+    if length is None and not projection:
+        return
+    arrays = read_prefix(Path(folder))
+    first = arrays.get(f"{PREFIX_ENCODER}.embedding.weight")
+    if first is None:
+        raise _no_prefix(folder)
+    if length is not None and len(first) != length:
+        raise InputError(
+            f"{folder} holds a prefix of {len(first)} tokens, not {length}: give --pre_seq_len {len(first)}, "
+            "or leave it out"
+        )
+    if projection and f"{PREFIX_ENCODER}.trans.0.weight" not in arrays:
+        raise InputError(f"--prefix_projection: {folder} holds a prefix without projection; leave it out")
+
+
+def _no_prefix(folder: str | Path) -> InputError:
+    return InputError(f"{folder} holds no prefix: expected tensors {PREFIX_ENCODER}.*, as P-Tuning saves")
 
 
 def _adapter(model: "CausalLM") -> Adapter:

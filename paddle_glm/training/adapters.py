@@ -44,14 +44,7 @@ def load_adapter(folder: Path, adapter: Adapter) -> None:
 def _prefix(model: CausalLM, wanted: ModelArguments, seed: int) -> Adapter | None:
     length = wanted.prefix_length
     if wanted.ptuning_checkpoint is not None:
-        adapter = load_prefix(model, wanted.ptuning_checkpoint)
-        held = model.config.pre_seq_len
-        if length not in (None, held):
-            raise InputError(
-                f"{wanted.ptuning_checkpoint} holds a prefix of {held} tokens, not {length}: give "
-                f"--pre_seq_len {held}, or leave it out"
-            )
-        return adapter
+        return load_prefix(model, wanted.ptuning_checkpoint)
     if length is None:
         return None
     return attach_prefix(model, length, wanted.prefix_projection, seed=seed)

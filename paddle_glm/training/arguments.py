@@ -9,6 +9,7 @@ from typing import Any, Optional
 
 import paddle
 from paddlenlp.trainer import TrainingArguments
+from paddlenlp.trainer.trainer_utils import IntervalStrategy
 from paddlenlp.utils.log import logger
 
 from paddle_glm.checkpoint.save import FORMAT_HELP, FORMATS
@@ -18,11 +19,15 @@ from paddle_glm.hub import DOWNLOAD_HELP, REVISION_HELP
 from paddle_glm.parallel import Mesh, check_degree, init_parallel, world_size
 from paddle_glm.peft import lora_config, prefix
 from paddle_glm.quantization import BITS
-from paddle_glm.training.unsupported import check_supported
+from paddle_glm.training.effects import check_supported
 
 # PaddleNLP's names; its stage3 and offload are not there.
 _STAGES = {"": 0, "stage1": 1, "stage2": 2}
 LENGTHS = ("src_length", "tgt_length")
+_OPTIONAL_SIZES = (
+    *("max_train_samples", "max_eval_samples", "max_predict_samples"),
+    *("val_max_target_length", "num_beams"),
+)
 SIZES = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
 
 
@@ -95,6 +100,8 @@ class ModelArguments:
             )
         if self.prefix_length is not None and self.prefix_length < 1:
             raise InputError(f"--pre_seq_len {self.prefix_length}: expected at least 1")
+        if self.ptuning_checkpoint is not None:
+            prefix.check_prefix(self.ptuning_checkpoint, self.prefix_length, self.prefix_projection)
         if self.quantization_bit not in (None, *BITS):
             raise InputError(f"--quantization_bit {self.quantization_bit}: expected 4 or 8")
 
@@ -108,14 +115,33 @@ class DataArguments:
         None, "rows to train on (JSON, CSV, TSV, parquet); wins over the folder's"
     )
     validation_file: Optional[str] = _option(None, "rows to evaluate on")
-    test_file: Optional[str] = _option(None, "rows to evaluate on after training")
+    test_file: Optional[str] = _option(None, "rows to measure (do_eval) or to answer (do_predict) at the end")
+    max_train_samples: Optional[int] = _option(None, "train on the first rows only, so many")
+    max_eval_samples: Optional[int] = _option(None, "evaluate on the first rows only, so many")
+    max_predict_samples: Optional[int] = _option(None, "answer the first rows only, so many")
     prompt_column: Optional[str] = _option(None, "key of the question in a row; guessed from known names")
     response_column: Optional[str] = _option(None, "key of the answer in a row; guessed from known names")
     history_column: Optional[str] = _option(None, "key of the earlier [question, answer] pairs in a row")
     src_length: int = _option(128, "longest prompt in tokens; longer ones are cut as the originals cut them")
     tgt_length: int = _option(128, "longest answer in tokens, in training and in generation")
+    val_max_target_length: Optional[int] = _option(
+        None,
+        "tgt_length of rows that are evaluated or answered, and of generated answers; default: tgt_length",
+    )
+    source_prefix: Optional[str] = _option(None, "text in front of every prompt")
     zero_padding: bool = _option(False, "pack several rows into one sequence, for less padding")
     do_generation: bool = _option(False, "evaluate by generating answers too: ROUGE-1/2/L and BLEU-4")
+    num_beams: Optional[int] = _option(None, "beams of generated answers; above 1 is beam search")
+
+    @property
+    def answer_length(self) -> int:
+        """`tgt_length` of rows that are not trained on."""
+        return self.tgt_length if self.val_max_target_length is None else self.val_max_target_length
+
+    def check(self) -> None:
+        """Raise `InputError` for sizes that make no sense."""
+        check_sizes(self, LENGTHS)
+        check_sizes(self, [name for name in _OPTIONAL_SIZES if getattr(self, name) is not None])
 
 
 @dataclass
@@ -128,6 +154,10 @@ class FinetuneArguments(TrainingArguments):
     output_dir: str = field(metadata={"help": "where checkpoints, logs and the final model go"})
     overwrite_output_dir: bool = _option(
         False, "start anew: checkpoints of an earlier run go when this one has written its first"
+    )
+    do_predict: bool = _option(False, "answer the test rows at the end, with what has been trained")
+    evaluation_strategy: Optional[str] = _option(
+        None, "with do_eval: steps (default), epoch, or no: at the end alone"
     )
     device: Optional[str] = _option(None, DEVICE_HELP)
     tensor_parallel_degree: int = _option(1, "processes that share one model")
@@ -158,8 +188,11 @@ class FinetuneArguments(TrainingArguments):
             self.logging_dir = str(Path(self.output_dir).expanduser() / "runs")
         # PaddleNLP's own VisualDL callback logs booleans as hyperparameters, which VisualDL refuses.
         self.visualdl, self.report_to = self.report_to == "visualdl", "none"
-        if self.do_eval and self.evaluation_strategy == "no":  # type: ignore[has-type]
-            self.evaluation_strategy = "steps"
+        at_end = self.do_eval and self.evaluation_strategy == "no"
+        if at_end:
+            self.evaluation_strategy = "epoch"  # PaddleNLP reads "no" as "steps" here
+        elif self.evaluation_strategy is None:
+            self.evaluation_strategy = "steps" if self.do_eval else "no"
         lower = (self.metric_for_best_model or "").endswith("perplexity")
         if lower and self.greater_is_better is None:  # type: ignore[has-type]
             self.greater_is_better = False  # PaddleNLP thinks of the loss alone
@@ -173,6 +206,8 @@ class FinetuneArguments(TrainingArguments):
         except ValueError as error:
             raise InputError(str(error)) from error
         self.tensor_parallel_degree = degree
+        if at_end:
+            self.evaluation_strategy = IntervalStrategy.NO
 
     def _check(self) -> None:
         check_supported(self)
@@ -206,8 +241,11 @@ class FinetuneArguments(TrainingArguments):
 
     @property
     def dtype(self) -> str:
-        """The dtype that weights are held in: half precision with float32 master weights at O2."""
-        return stored_dtype(self)
+        """The dtype that weights are held in: half precision with float32 master weights at O2.
+
+        Where nothing is trained and no precision is asked for, "auto": what fits folder and device.
+        """
+        return stored_dtype(self) if self.do_train or self.fp16 or self.bf16 else "auto"
 
     @property
     def dataset_rank(self) -> int:

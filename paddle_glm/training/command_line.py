@@ -23,6 +23,7 @@ from paddle_glm.training.arguments import (
     ModelArguments,
     check_sizes,
 )
+from paddle_glm.training.effects import check_effects, idle
 
 # THUDM's name -> ours.
 ALIASES = {
@@ -30,6 +31,8 @@ ALIASES = {
     "max_target_length": "tgt_length",
     "predict_with_generate": "do_generation",
 }
+
+_CLASSES = (ModelArguments, DataArguments, FinetuneArguments)
 
 
 class _Parser(PdArgumentParser):
@@ -41,7 +44,7 @@ class _Parser(PdArgumentParser):
 
 def _parser() -> _Parser:
     return _Parser(
-        (ModelArguments, DataArguments, FinetuneArguments),
+        _CLASSES,
         prog="paddle-glm finetune",
         usage="%(prog)s [FILE.yaml|FILE.json] --model_name_or_path M --task_name_or_path D --output_dir O",
         description=__doc__,
@@ -50,8 +53,7 @@ def _parser() -> _Parser:
 
 
 def known_names() -> set[str]:
-    classes = (ModelArguments, DataArguments, FinetuneArguments)
-    return {item.name for cls in classes for item in fields(cls) if item.init} | set(ALIASES)
+    return {item.name for cls in _CLASSES for item in fields(cls) if item.init} | set(ALIASES)
 
 
 def check_name(name: str, where: str) -> None:
@@ -111,16 +113,34 @@ def _canonical(words: Sequence[str]) -> list[str]:
     return result
 
 
-def _words(argv: Sequence[str]) -> list[str]:
-    """Words with those of a file in front; raises `InputError` for names that are none and stray words."""
+def _words(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words of a file that comes first, and those behind it.
+
+    Raises `InputError` for names that are none and for stray words.
+    """
     words = list(argv)
+    recipe: list[str] = []
     if words and words[0].endswith((".yaml", ".yml", ".json")):
-        words = read_file(words[0]) + words[1:]
-    canonical = _canonical(words)
-    _, rest = _parser().parse_known_args(canonical)
+        recipe = _canonical(read_file(words.pop(0)))
+    typed = _canonical(words)
+    _, rest = _parser().parse_known_args(recipe + typed)
     if rest:
         raise InputError(f"finetune: {' '.join(rest)!r} belongs to no argument")
-    return canonical
+    return recipe, typed
+
+
+def _names(words: Sequence[str]) -> list[str]:
+    return [word[2:].partition("=")[0] for word in words if word.startswith("--")]
+
+
+def _check_effects(recipe: list[str], typed: list[str]) -> None:
+    """Raise `InputError` for flags without an effect; a recipe's may lose theirs to the command line."""
+    known = {item.name for cls in _CLASSES for item in fields(cls)}  # the rest is --no_NAME, and off
+    values = _parser().parse_args(recipe + typed)
+    check_effects([name for name in _names(typed) if name in known], values)
+    alone = _parser().parse_args(["--model_name_or_path", "-", "--output_dir", "-", *recipe])
+    left = [name for name in _names(recipe) if name in known and idle(name, values) is not None]
+    check_effects(left, alone)
 
 
 def read_values(argv: Sequence[str]) -> tuple[ModelArguments, Namespace]:
@@ -128,7 +148,8 @@ def read_values(argv: Sequence[str]) -> tuple[ModelArguments, Namespace]:
 
     The namespace has all flags by name. Raises `InputError` as `parse` does for names and values.
     """
-    values = _parser().parse_args(_words(argv))
+    recipe, typed = _words(argv)
+    values = _parser().parse_args(recipe + typed)
     model = ModelArguments(**{item.name: getattr(values, item.name) for item in fields(ModelArguments)})
     model.check()
     check_sizes(values, (*SIZES, *LENGTHS))
@@ -140,8 +161,10 @@ def parse(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, FinetuneA
 
     argv: words after the command; the first may be a YAML or JSON file, whose values the rest override.
     """
-    words = _words(argv)
+    recipe, typed = _words(argv)
+    _check_effects(recipe, typed)
+    words = recipe + typed
     model, data, training = _parser().parse_args_into_dataclasses(words, look_for_args_file=False)
     model.check()
-    check_sizes(data, LENGTHS)
+    data.check()
     return model, data, training

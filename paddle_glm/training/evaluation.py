@@ -2,14 +2,12 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 
 import numpy as np
 import paddle
 import paddle.distributed as dist
 from paddle import Tensor
 
-from paddle_glm.backends.defaults import default_params
 from paddle_glm.errors import InputError
 from paddle_glm.generation.params import GenerationParams
 from paddle_glm.models.base import CausalLM
@@ -72,8 +70,8 @@ def token_totals(logits: Tensor, labels: Tensor) -> Tensor:
 class AnswerMetrics:
     """Answers the prompts of `EvaluationRows` and scores the answers: ROUGE-1/2/L, BLEU-4.
 
-    Greedy, at most `tgt_length` tokens. Data-parallel processes share the prompts out, and each ends up
-    with all answers and the same scores.
+    Data-parallel processes share the prompts out, and each ends up with all answers and the same scores.
+    `answers` are those of the last call.
     """
 
     def __init__(
@@ -81,24 +79,26 @@ class AnswerMetrics:
         model: CausalLM,
         tokenizer: Tokenizer,
         batch_size: int,
-        tgt_length: int,
+        params: GenerationParams,
         data: TPGroup,
         progress: bool = False,
     ) -> None:
         self.backend = DygraphBackend(model)
         self.tokenizer, self.batch_size, self.data, self.progress = tokenizer, batch_size, data, progress
-        greedy = GenerationParams(do_sample=False)
-        self.params = replace(default_params(model.config, greedy), max_new_tokens=tgt_length)
+        self.params = params
+        self.answers: list[str] = []
 
     def __call__(self, rows: EvaluationRows, limit: int = -1) -> dict[str, float]:
-        """limit: batches per data-parallel process, -1 for all."""
+        """limit: batches per data-parallel process, -1 for all. Rows without an answer are not scored."""
         if rows.answers is None:
             return {}
         count = len(rows.answers)
         if limit >= 0:
             count = min(count, limit * self.batch_size * self.data.degree)
-        answers = self.answer(rows.answers.prompts[:count])
-        return score(answers, [reference or "" for reference in rows.answers.references[:count]])
+        self.answers = self.answer(rows.answers.prompts[:count])
+        pairs = zip(self.answers, rows.answers.references, strict=False)
+        known = [(answer, reference) for answer, reference in pairs if reference is not None]
+        return score(*zip(*known, strict=True)) if known else {}
 
     def answer(self, prompts: list[np.ndarray]) -> list[str]:
         """The text of the answer to each prompt (int64 ids), on every process."""

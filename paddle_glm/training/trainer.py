@@ -27,6 +27,7 @@ from paddle_glm.peft.adapter import Adapter
 from paddle_glm.training import checkpointing
 from paddle_glm.training.arguments import FinetuneArguments
 from paddle_glm.training.callbacks import LogFileCallback, SpeedCallback, VisualDLCallback
+from paddle_glm.training.curve import LOG_FILE, read_records
 from paddle_glm.training.evaluation import evaluate_tokens
 from paddle_glm.training.gradients import GroupClip, GroupScaler, average_gradients
 from paddle_glm.training.output_dir import PREFIX, RunFolder
@@ -246,12 +247,15 @@ class FinetuneTrainer(Trainer):
         self.callback_handler.eval_dataloader = dataloader
         self.model.eval()
         batches = self._watched(dataloader)
-        metrics = evaluate_tokens(self.model, batches, self.args.mesh.data)
+        metrics = {}
+        if len(dataloader.dataset):
+            metrics = evaluate_tokens(self.model, batches, self.args.mesh.data)
         if self.answer_metrics is not None:
             metrics.update(self.answer_metrics(dataloader.dataset, self.args.max_evaluate_steps))
         self.model.train()
         named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
-        return EvalLoopOutput(None, None, named, len(dataloader.dataset))
+        rows = dataloader.dataset
+        return EvalLoopOutput(None, None, named, len(rows) if rows.answers is None else len(rows.answers))
 
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
         metrics = super().evaluate(*args, metric_key_prefix=metric_key_prefix, **kwargs)
@@ -298,6 +302,12 @@ class FinetuneTrainer(Trainer):
         )
         if paddle.distributed.get_rank() == 0 and folder == self.run.path:
             self.run.remove_replaced()
+
+    def save_state(self) -> None:
+        """`trainer_state.json` in output_dir, with all that was logged, by runs that were resumed too."""
+        log = Path(self.args.output_dir) / LOG_FILE
+        self.state.log_history = read_records(log) if log.is_file() else []
+        super().save_state()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str | None = None) -> None:
         if resume_from_checkpoint:

@@ -86,7 +86,10 @@ def test_both_at_once(workplace):
 def test_paddlenlp_names_train_the_same_prefix(workplace):
     assert main(["ptuning", *TRAIN.split()]) == 0
     flags = TRAIN.replace("\\", "/").replace("--pre_seq_len 8", "--prefix_tuning True --num_prefix_tokens 8")
-    for name in ("--overwrite_cache", "--preprocessing_num_workers 10"):
+    for name in (
+        *("--overwrite_cache", "--preprocessing_num_workers 10", "--predict_with_generate"),
+        *("--validation_file AdvertiseGen/dev.json", "--per_device_eval_batch_size 1"),
+    ):
         flags = flags.replace(name, "")
     assert finetune(f"{flags} --output_dir other") == 0
     assert losses(Path("other")) == losses(OUTPUT)
@@ -96,12 +99,13 @@ def test_paddlenlp_names_train_the_same_prefix(workplace):
     ("flags", "message"),
     [
         ("--overwrite_cache", "nothing to do"),
-        ("--do_predict", "needs --test_file"),
+        ("--do_predict --model_name_or_path THUDM/chatglm2-6b --output_dir out", "no data: give"),
+        ("--do_predict --predict_with_generate False", "--do_predict writes answers"),
         ("--do_train --pre_seq_length 8", "did you mean 'pre_seq_len'"),
         ("do_train", "belongs to no flag"),
     ],
 )
-def test_what_cannot_work_is_one_line(flags, message, capfd):
+def test_what_cannot_work_is_one_line(workplace, flags, message, capfd):
     assert main(["ptuning", *flags.split()]) == 2
     error = capfd.readouterr().err
     assert message in error and "Traceback" not in error

@@ -95,7 +95,10 @@ def test_yaml_exponents_without_a_point_are_numbers(tmp_path):
         (["--device", "abacus"], "abacus"),
         (["--fp16", "--bf16"], "fp16"),
         (["--report_to", "wandb"], "wandb"),
-        (["--do_eval", "--eval_steps", "3", "--save_steps", "4", "--load_best_model_at_end"], "multiple"),
+        (
+            ["--do_train", "--do_eval", "--eval_steps", "3", "--save_steps", "4", "--load_best_model_at_end"],
+            "multiple",
+        ),
         (["surprise"], "surprise"),
     ],
 )

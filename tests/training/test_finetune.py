@@ -15,6 +15,7 @@ SMALL = """
     --src_length 24 --tgt_length 16 --per_device_train_batch_size 4 --learning_rate 3e-3 --logging_steps 1
     --disable_tqdm True
 """
+EVALUATE = "--src_length 24 --tgt_length 16 --disable_tqdm True "
 TINY = sorted((ROOT / "configs" / "tiny").glob("*.yaml"))
 
 
@@ -126,8 +127,9 @@ def test_rows_made_by_workers_are_the_same_rows(run, paths, tmp_path):
     assert losses(tmp_path / "out") == losses(here)
 
 
-def test_evaluation_alone_changes_nothing(run):
-    out = run("--do_eval")
+def test_evaluation_alone_changes_nothing(paths, tmp_path):
+    out = tmp_path / "out"
+    assert finetune(EVALUATE + "--do_eval", *paths) == 0
     results = json.loads((out / "all_results.json").read_text())
     assert results["eval_loss"] == pytest.approx(np.log(520), abs=0.2)  # an untrained model over 520 words
     assert not (out / "model.safetensors").exists()
