@@ -23,10 +23,10 @@ TOOLS = {  # what tools/NAME.py runs
     for path in (ROOT / "tools").glob("*.py")
 }
 SHORT = "--src_length 32 --tgt_length 8"
-TRAIN = "--max_steps 2 --logging_steps 1 --save_steps 2 --eval_steps 2 --gradient_accumulation_steps 1"
+TRAIN = "--max_steps 2 --logging_steps 1 --save_steps 2 --gradient_accumulation_steps 1"
 SMALL = {
     "tiny": "--train_rows 90 --dev_rows 6",
-    "finetune": f"{TRAIN} {SHORT} --per_device_train_batch_size 2 --do_generation False",
+    "finetune": f"{TRAIN} --eval_steps 2 {SHORT} --per_device_train_batch_size 2 --do_generation False",
     "ptuning": f"{TRAIN} --pre_seq_len 8 --max_source_length 32 --max_target_length 8",
     "predict": SHORT,
     "evaluate": f"{SHORT} --limit 4",
@@ -35,7 +35,9 @@ SMALL = {
     "quantize": "",
 }
 # `ptuning --do_predict` takes no flags of training, and finds what the two steps above have left.
-PREDICTING = "--max_source_length 32 --max_target_length 8 --ptuning_checkpoint {}/checkpoint-2"
+PREDICTING = (
+    "--max_source_length 32 --max_target_length 8 --pre_seq_len 8 --ptuning_checkpoint {}/checkpoint-2"
+)
 # What a command writes; `tiny` writes the folder that all pages start from.
 WRITTEN = ("--output_dir", "--output_path", "--merge_model_path", "--predict_file", "--output_file")
 # Those that replace a folder only where they are told to.
