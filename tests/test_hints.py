@@ -260,7 +260,7 @@ ADVICE = (
             f"{command} --model_name_or_path BASE {flag} NEW",
             "choose another folder or pass --overwrite",
             (
-                f"{command} --model_name_or_path BASE {flag} NEW/other",
+                f"{command} --model_name_or_path BASE {flag} INT8",
                 f"{command} --model_name_or_path BASE {flag} NEW --overwrite",
             ),
             lambda places: shutil.copytree(places["BASE"], places["NEW"]),
