@@ -56,6 +56,8 @@ def test_chat_keeps_what_the_originals_chat_passes() -> None:
     assert {name: getattr(params, name) for name in CHAT_SAYS} == {n: getattr(chat, n) for n in CHAT_SAYS}
     assert (params.top_k, params.repetition_penalty, params.max_new_tokens) == (7, 1.4, 3)
     assert params.eos_token_ids == (2, 9)
+    first = default_params(ModelConfig(family="chatglm", num_key_value_heads=32, generation=OTHER))
+    assert (first.temperature, first.top_p, first.max_length, first.top_k) == (0.95, 0.7, 2048, 7)
     # ChatGLM3's chat passes the ends of its roles itself.
     assert default_params(ModelConfig(family="chatglm3", generation=OTHER)).eos_token_ids == ()
 

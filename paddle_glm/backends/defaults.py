@@ -24,11 +24,11 @@ def generation_values(config: ModelConfig) -> dict[str, Any]:
 
 
 def default_params(config: ModelConfig, base: GenerationParams | None = None) -> GenerationParams:
-    """`base` (what `chat` of the originals passes) with what the file says besides; raises as above.
+    """`base` (None: what `chat` of the original passes) with what the file says besides; raises as above.
 
     The end tokens of ChatGLM3 are those of its roles, whatever the file says: its `chat` passes them.
     """
-    said = generation_values(config)
-    own = {*CHAT_SAYS, *(("eos_token_ids",) if isinstance(family_of(config).template, RoleTemplate) else ())}
-    base = base or GenerationParams()
+    said, family = generation_values(config), family_of(config)
+    own = {*CHAT_SAYS, *(("eos_token_ids",) if isinstance(family.template, RoleTemplate) else ())}
+    base = base or GenerationParams().updated(family.chat_sampling)
     return base.updated({name: value for name, value in said.items() if name not in own})

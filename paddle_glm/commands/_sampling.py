@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from paddle_glm.errors import InputError
+from paddle_glm.families import family_names, get_family
 from paddle_glm.generation.params import GenerationParams
 
 # PaddleNLP's names for how the next token is chosen.
@@ -46,8 +47,17 @@ def add_sampling_arguments(
         default = getattr(defaults, option.name)
         kind: Any = boolean if isinstance(default, bool) else (int if default is None else type(default))
         optional: dict[str, Any] = {"nargs": "?", "const": True} if kind is boolean else {}
-        text = f"{option.metadata['help']} (default: {'none' if default is None else default})"
+        shown = f"{'none' if default is None else default}{_of_families(option.name, defaults)}"
+        text = f"{option.metadata['help']} (default: {shown})"
         parser.add_argument(f"--{option.name}", type=kind, default=argparse.SUPPRESS, help=text, **optional)
+
+
+def _of_families(name: str, defaults: GenerationParams) -> str:
+    """The defaults of families whose original `chat` samples otherwise."""
+    if not defaults.do_sample:
+        return ""
+    families = [family for family in map(get_family, family_names()) if name in family.chat_sampling]
+    return "".join(f"; {family.title}: {family.chat_sampling[name]}" for family in families)
 
 
 def sampling_params(args: argparse.Namespace, defaults: GenerationParams, **values: Any) -> GenerationParams:

@@ -1,7 +1,7 @@
 """What distinguishes one family of models from another, as data: no framework is imported here."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
@@ -41,6 +41,8 @@ class Family:
     half_precision_positions: the rotary table of a half precision model is computed in half precision.
     rope_ratio_scales_base: `rope_ratio` multiplies the base of the rotary frequencies; otherwise it divides
         positions.
+    chat_sampling: what the original's `chat` passes otherwise than ChatGLM2's, by names of
+        `GenerationParams`.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Family:
     ignored: tuple[str, ...] = ()
     half_precision_positions: bool = False
     rope_ratio_scales_base: bool = False
+    chat_sampling: Mapping[str, Any] = field(default_factory=dict)
 
     def parameters(self, config: ModelConfig) -> dict[str, ParameterSpec]:
         """Every parameter by its name, quantised where the configuration says so."""

@@ -148,5 +148,6 @@ FAMILIES = {
         tokenizer="paddle_glm.tokenizers.chatglm:ChatGLMTokenizer",
         ignored=(r"lm_head\.weight(_scale)?", r"transformer\.layers\.\d+\.attention\.rotary_emb\.inv_freq"),
         half_precision_positions=True,
+        chat_sampling={"temperature": 0.95, "top_p": 0.7, "max_length": 2048},
     )
 }
