@@ -132,8 +132,7 @@ Meta read_meta(const std::string& folder) {
         Meta meta = from_json(values, path.string());
         meta.quantised =
             read_json(std::filesystem::path(folder) / "config.json").value("quantization_bit", 0) > 0;
-        meta.widened =
-            meta.quantised || values.value("stored_dtype", "float32") != meta.caches.at(0).dtype;
+        meta.widened = meta.quantised || values.value("stored_dtype", "float32") != meta.caches.at(0).dtype;
         check_files(folder, values.at("files"));
         return meta;
     } catch (const Json::exception& error) {
