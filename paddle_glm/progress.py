@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from typing import Any, TextIO
 PATIENCE = 5.0
 # Seconds between lines where there is no terminal.
 _BETWEEN_LINES = 15.0
+# Seconds between two looks at work that says nothing of itself.
+_BETWEEN_LOOKS = 1.0
 
 Progress = Callable[[int], Any]
 
@@ -28,6 +31,31 @@ def progress_bar(what: str, total: int) -> Iterator[Progress]:
         yield from _bar(what, total)
     else:
         yield _Lines(what, total, sys.stderr)
+
+
+@contextmanager
+def watched(what: str, total: int, done: Callable[[], int]) -> Iterator[None]:
+    """Shows how far the work inside is, which is one call of a library that says nothing meanwhile.
+
+    done: gives the bytes so far; a thread asks it once a second, as often as the library lets Python run.
+    """
+    ended = threading.Event()
+
+    def look(progress: Progress) -> None:
+        shown = 0
+        while not ended.wait(_BETWEEN_LOOKS):
+            now = min(max(done(), shown), total)
+            progress(now - shown)
+            shown = now
+
+    with progress_bar(what, total) as progress:
+        watcher = threading.Thread(target=look, args=(progress,), daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            watcher.join()
 
 
 def _bar(what: str, total: int) -> Iterator[Progress]:

@@ -53,6 +53,13 @@ def peak_resident_bytes() -> int:
     return getattr(memory, "peak_wset", memory.rss)
 
 
+def resident_bytes() -> int:
+    """Resident memory that this process has now."""
+    import psutil
+
+    return psutil.Process().memory_info().rss
+
+
 def c_library() -> ctypes.CDLL | None:
     """The C library that this process runs on; None on Windows, where it has no common name."""
     return None if WINDOWS else ctypes.CDLL(None, use_errno=True)

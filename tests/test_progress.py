@@ -2,11 +2,12 @@
 
 import io
 import sys
+import threading
 
 import pytest
 
 from paddle_glm import progress
-from paddle_glm.progress import progress_bar
+from paddle_glm.progress import progress_bar, watched
 
 
 class Terminal(io.StringIO):
@@ -55,3 +56,25 @@ def test_other_processes_of_a_job_show_nothing(now, monkeypatch):
         now[0] += 100
         done(100)
     assert shown.getvalue() == ""
+
+
+def test_work_that_says_nothing_is_watched(monkeypatch):
+    """As loading a graph is; what it has done never goes back, nor beyond the whole."""
+    monkeypatch.setattr(progress, "PATIENCE", 0.0)
+    monkeypatch.setattr(progress, "_BETWEEN_LOOKS", 0.001)
+    monkeypatch.setattr(progress, "_BETWEEN_LINES", 0.0)
+    monkeypatch.delenv("PADDLE_TRAINER_ID", raising=False)
+    monkeypatch.setattr(sys, "stderr", stream := io.StringIO())
+    found, seen = iter([10, 60, 40, 500]), threading.Event()
+
+    def done() -> int:
+        value = next(found, None)
+        if value is None:
+            seen.set()
+        return 500 if value is None else value
+
+    with watched("opening graph", 100, done):
+        assert seen.wait(10)
+    shares = [int(line.split()[2].rstrip("%")) for line in stream.getvalue().splitlines()]
+    assert shares[:4] == [10, 60, 60, 100] and set(shares[4:]) <= {100}
+    assert not any("look" in one.name for one in threading.enumerate())

@@ -2,8 +2,8 @@
 
 import logging
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -29,7 +29,9 @@ from paddle_glm.memory import (
     needed_bytes,
     weight_bytes,
 )
+from paddle_glm.progress import watched
 from paddle_glm.quantization import BITS
+from paddle_glm.system import resident_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +70,17 @@ class ExportedBackend(Backend):
     def first_mask(self) -> np.ndarray:
         seen = self.meta.first_cache is not None
         return np.full(self.first_length, int(seen), dtype=np.int64)
+
+    @contextmanager
+    def loading(self, folder: Path, device: str) -> Iterator[None]:
+        """Around the engine's call that loads the graph: says what is opened, and how far it is.
+
+        Raises `InputError` as `check_memory` does, before anything is loaded.
+        """
+        self.check_memory(folder, device)
+        before = resident_bytes()
+        with watched(f"opening {folder}", sum(self.meta.files.values()), lambda: resident_bytes() - before):
+            yield
 
     def check_memory(self, folder: Path, device: str) -> None:
         """Say what is opened; raise `InputError` where it needs more than is free on the device.

@@ -37,7 +37,6 @@ class FastDeployBackend(ArrayBackend):
         can_use = engine == "tensorrt" or (engine != "openvino" and module.is_built_with_gpu())
         device, number = options.engine_device(has_gpu=can_use)
         _check(module, self.meta, engine, device)
-        self.check_memory(folder, device)
         option = _runtime_option(module, self.graph_path(folder), self.meta, engine)
         if device == "gpu":
             option.use_gpu(number)
@@ -45,7 +44,8 @@ class FastDeployBackend(ArrayBackend):
             option.use_cpu()
             option.set_cpu_thread_num(options.usable_threads())
         try:
-            self._runtime = module.Runtime(option)
+            with self.loading(folder, device):
+                self._runtime = module.Runtime(option)
         except (AssertionError, RuntimeError) as error:
             raise graph_error(self.graph_path(folder), error) from error
 

@@ -26,7 +26,6 @@ class OnnxRuntimeBackend(ArrayBackend):
         settings.log_severity_level = _ERRORS_ONLY
         path = self.graph_path(folder)
         device, providers = _providers(runtime.get_available_providers(), options)
-        self.check_memory(folder, device)
         without = []
         if self.config.quantization_bit:
             # Folded, small integers would be float weights from loading on, of four to eight times the size.
@@ -34,12 +33,13 @@ class OnnxRuntimeBackend(ArrayBackend):
             # Its own arena keeps a place for the floats that a step makes of each of them.
             settings.enable_cpu_mem_arena = False
             keep_freed_memory()
-        try:
-            self._session = runtime.InferenceSession(
-                str(path), settings, providers=providers, disabled_optimizers=without
-            )
-        except Exception as error:  # the package has a class of its own for each of the library's codes
-            raise graph_error(path, error) from error
+        with self.loading(folder, device):
+            try:
+                self._session = runtime.InferenceSession(
+                    str(path), settings, providers=providers, disabled_optimizers=without
+                )
+            except Exception as error:  # the package has a class of its own for each of the library's codes
+                raise graph_error(path, error) from error
         if options.device != "auto" and device == "gpu" and _CUDA not in self._session.get_providers():
             raise InputError(f"device {options.device}: onnxruntime cannot use a GPU here; give --device cpu")
 

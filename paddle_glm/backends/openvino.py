@@ -29,10 +29,10 @@ class OpenVinoBackend(ArrayBackend):
             # Kernels are kept for each length of the cache; by default for 5000, some 0.7 MiB a length.
             "CPU_RUNTIME_CACHE_CAPACITY": 64,
         }
-        self.check_memory(folder, "cpu")
         path = self.graph_path(folder)
         try:
-            self._request = openvino.compile_model(str(path), "CPU", settings).create_infer_request()
+            with self.loading(folder, "cpu"):
+                self._request = openvino.compile_model(str(path), "CPU", settings).create_infer_request()
         except RuntimeError as error:
             raise graph_error(path, error) from error
 

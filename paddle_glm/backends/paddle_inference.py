@@ -26,13 +26,13 @@ class PaddleInferenceBackend(ExportedBackend, TensorCacheBackend):
     def __init__(self, folder: Path, options: EngineOptions) -> None:
         super().__init__(folder, options)
         device = set_device(options)
-        self.check_memory(folder, device)
         config = _configure(folder, self.meta, device, options)
         if self.meta.is_widened(self.config):
             # It would widen all weights when they are loaded: two to eight times the memory, beside them.
             config.delete_pass("constant_folding_pass")
             keep_freed_memory()  # three times faster, for the floats that each step makes instead
-        self._predictor = inference.create_predictor(config)
+        with self.loading(folder, device):
+            self._predictor = inference.create_predictor(config)
         self._past: list[paddle.Tensor] = []
         self._first = [
             paddle.to_tensor(array).astype(getattr(paddle, one.dtype))

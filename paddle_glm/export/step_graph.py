@@ -8,9 +8,11 @@ import paddle
 from paddle import Tensor, nn
 from paddle.static import InputSpec
 
-from paddle_glm.backends.meta import TensorMeta
+from paddle_glm.arrays import bytes_of
+from paddle_glm.backends.meta import GRAPH_FILES, TensorMeta
 from paddle_glm.models.base import CausalLM
 from paddle_glm.precision import compute_dtype
+from paddle_glm.progress import watched
 
 
 class StepGraph(nn.Layer):
@@ -61,4 +63,7 @@ def save_paddle(model: CausalLM, inputs: tuple[TensorMeta, ...], path: Path) -> 
         static = paddle.jit.to_static(
             StepGraph(model), input_spec=[*specs[:count], specs[count:]], full_graph=True
         )
-        paddle.jit.save(static, str(path))
+        weights = Path(f"{path}{GRAPH_FILES['paddle'][1]}")
+        total = sum(bytes_of(parameter) for parameter in model.parameters())
+        with watched(f"writing {weights}", total, lambda: weights.stat().st_size if weights.exists() else 0):
+            paddle.jit.save(static, str(path))
