@@ -41,6 +41,9 @@ def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
     A row is whatever value a JSON file holds there; of a table, a dict from the names of its columns to
     text (CSV, TSV) or Python values (parquet). Raises InputError for what cannot be read.
     """
+    if path.is_dir():
+        found = sorted(one.name for one in path.iterdir() if one.suffix in SUFFIXES)[:5]
+        raise InputError(f"{path} is a folder, expected a file of rows: {', '.join(found) or 'none in it'}")
     if is_parquet(path):
         yield from _parquet_rows(path)
         return

@@ -194,3 +194,9 @@ def test_workbooks_and_archives(tmp_path, beginning, advice):
     path.write_bytes(beginning + bytes(200))
     with pytest.raises(InputError, match=re.escape(str(path)) + f" is .*{advice}"):
         load_rows(path)
+
+
+def test_a_folder_in_the_place_of_a_file(tmp_path):
+    (tmp_path / "dev.json").write_text("[]")
+    with pytest.raises(InputError, match=r"is a folder, expected a file of rows: dev\.json"):
+        load_rows(tmp_path)
