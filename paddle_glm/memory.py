@@ -82,6 +82,15 @@ def cache_bytes(config: ModelConfig, dtype: str, room: Room) -> int:
     return 2 * config.num_layers * heads * config.head_dim * CACHE_TOKENS * width
 
 
+def widening_bytes(config: ModelConfig) -> int:
+    """What a step of a graph takes that makes float32 of each weight where it uses it.
+
+    That is the largest weight twice: 2.1 GB with ChatGLM2-6B's sizes, where 2.1 to 2.4 GB were measured.
+    """
+    largest = max(prod(spec.shape) for spec in family_of(config).float_parameters(config).values())
+    return 2 * _BYTES["float32"] * largest
+
+
 def needed_bytes(config: ModelConfig, dtype: str, room: Room) -> int:
     """Most that opening takes, of all processes in this room, and a cache of `CACHE_TOKENS`."""
     weights = int(OPENING_PEAK * weight_bytes(config, dtype, room.degree))

@@ -1,11 +1,22 @@
 """What many tests start from: a few rows and a very small model, made here."""
 
+import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from paddle_glm.tiny.checkpoint import write_checkpoint
 from paddle_glm.tiny.grammar import Row, make_rows
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """Each test begins with the threads that a process of its own would have: bits depend on their number."""
+    yield
+    if (paddle := sys.modules.get("paddle")) is not None:
+        paddle.base.core.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
 
 
 @pytest.fixture(scope="session")

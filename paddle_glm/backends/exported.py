@@ -28,6 +28,7 @@ from paddle_glm.memory import (
     gigabytes,
     needed_bytes,
     weight_bytes,
+    widening_bytes,
 )
 from paddle_glm.progress import watched
 from paddle_glm.quantization import BITS
@@ -48,8 +49,10 @@ class ExportedBackend(Backend):
     empty_past: ClassVar[bool] = True
     # Most that opening takes, of the weights in float32, by the dtype of the files; measured with 300 MB.
     opening_peak: ClassVar[Mapping[str, float]]
-    # Whether weights of small integers stay so, or become floats when the graph is loaded.
+    # Whether weights of small integers, and of half precision, stay so on a CPU; or become float32 when the
+    # graph is loaded.
     keeps_integers: ClassVar[bool] = True
+    keeps_half: ClassVar[bool] = False
 
     def __init__(self, folder: Path, options: EngineOptions) -> None:
         self.meta = GenerationMeta.read(folder, options.prefix)
@@ -93,21 +96,27 @@ class ExportedBackend(Backend):
         if device == "gpu":
             logger.info(f"{folder.name}: graph with {kind} weights, {gigabytes(size)}, on the GPU")
             return
-        needed = OPENING_PEAK * weight_bytes(config, stored)
-        if device == "cpu" and not (config.quantization_bit and self.keeps_integers):
-            floats = replace(
-                config, quantization_bit=0, quantization_group_size=None, quantization_embeddings=False
-            )
-            needed = self.opening_peak[stored] * weight_bytes(floats, "float32")
         room = Room(device, free_memory(device))
+        needed = self._needed_bytes(room) + cache_bytes(config, stored, room)
         what = f"{folder.name}, a graph with {kind} weights,"
-        check_room(
-            what, int(needed) + cache_bytes(config, stored, room), room, lambda: self._what_helps(room)
-        )
+        check_room(what, needed, room, lambda: self._what_helps(room))
         free = gigabytes(room.free)
         logger.info(
             f"{folder.name}: graph with {kind} weights, {gigabytes(size)}, {room.where} ({free} free)"
         )
+
+    def _needed_bytes(self, room: Room) -> int:
+        """Most that opening the graph takes, and a step that widens weights which are kept as they are."""
+        config, stored = self.config, self.meta.stored_dtype
+        kept = int(OPENING_PEAK * weight_bytes(config, stored))
+        if room.device != "cpu":
+            return kept
+        if self.keeps_integers if config.quantization_bit else self.keeps_half and stored != "float32":
+            return kept + widening_bytes(config)
+        floats = replace(
+            config, quantization_bit=0, quantization_group_size=None, quantization_embeddings=False
+        )
+        return int(self.opening_peak[stored] * weight_bytes(floats, "float32"))
 
     def _what_helps(self, room: Room) -> str:
         """How the model would fit, where it would."""
@@ -118,7 +127,8 @@ class ExportedBackend(Backend):
         for bits in sorted(BITS, reverse=True):
             with suppress(InputError):  # sizes that cannot be kept in so many bits
                 config = self.family.quantized_config(self.config, bits)
-                if needed_bytes(config, self.meta.stored_dtype, room) <= room.free:
+                needed = needed_bytes(config, self.meta.stored_dtype, room)
+                if needed + widening_bytes(config) <= room.free:
                     fitting.append(f"--quantization_bit {bits}")
         if not fitting:
             return "more memory is needed"

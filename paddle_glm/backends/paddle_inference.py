@@ -21,7 +21,8 @@ class PaddleInferenceBackend(ExportedBackend, TensorCacheBackend):
     """Feeds a predictor step by step; the cache goes from its outputs to its inputs."""
 
     format = "paddle"
-    opening_peak: ClassVar = {"float32": 1.1, "float16": 1.4, "bfloat16": 1.4}
+    opening_peak: ClassVar = {"float32": 1.1}
+    keeps_half = True
 
     def __init__(self, folder: Path, options: EngineOptions) -> None:
         super().__init__(folder, options)

@@ -10,9 +10,11 @@ from paddle_glm.backends.folder import open_engine
 from paddle_glm.config import ModelConfig
 from paddle_glm.families import family_of
 from paddle_glm.main import main
-from paddle_glm.memory import Room, needed_bytes
+from paddle_glm.memory import Room, needed_bytes, widening_bytes
 from paddle_glm.models.auto import AutoModel
 from paddle_glm.serving.scheduler import Scheduler
+from paddle_glm.tiny.checkpoint import write_checkpoint
+from paddle_glm.tiny.grammar import Row
 
 ASKED = ["--max_new_tokens", "2", "--do_sample", "False"]
 
@@ -31,9 +33,14 @@ def leave_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.fixture(scope="module")
-def exported(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def exported(tiny_rows: list[Row], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Graphs of a model whose layers are larger than what a step makes of its head."""
     parent = tmp_path_factory.mktemp("graphs")
-    start = ["export", "--model_name_or_path", str(tiny_checkpoint), "--output_path"]
+    texts = [text for row in tiny_rows for text in row.values()]
+    write_checkpoint(
+        parent / "model", texts, vocab_size=512, num_layers=8, hidden_size=64, ffn_hidden_size=96
+    )
+    start = ["export", "--model_name_or_path", str(parent / "model"), "--output_path"]
     for format in ("paddle", "onnx"):
         assert main([*start, str(parent / format), "--format", format]) == 0
     return {format: parent / format for format in ("paddle", "onnx")}
@@ -88,7 +95,8 @@ def test_the_flags_that_are_named_help(tiny_checkpoint, tmp_path, leave_free, ca
 )  # fmt: skip
 def test_a_graph_that_does_not_fit(backend, format, helps, exported, leave_free, capsys, tmp_path) -> None:
     config = ModelConfig.from_pretrained(exported[format])
-    leave_free(needed_bytes(family_of(config).quantized_config(config, 8), "float32", Room("cpu", 0)))
+    eight_bits = family_of(config).quantized_config(config, 8)
+    leave_free(needed_bytes(eight_bits, "float32", Room("cpu", 0)) + widening_bytes(config))
     words = ["--model_path", str(exported[format]), "--backend", backend]
     assert main(["infer", *words, "--tgt_length", "2"]) == 2
     error = capsys.readouterr().err
@@ -98,6 +106,22 @@ def test_a_graph_that_does_not_fit(backend, format, helps, exported, leave_free,
     )
     assert main(["chat", *words, *ASKED]) == 2
     assert "a graph with float32 weights, needs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [("--dtype", "float16"), ("--quantization_bit", "8")])
+def test_a_graph_whose_weights_stay_small(flags, tiny_checkpoint, leave_free, capsys, tmp_path) -> None:
+    """Half precision and integers are held as stored; a step makes float32 of one weight at a time."""
+    folder = tmp_path / "small"
+    start = ["--model_name_or_path", str(tiny_checkpoint), "--output_path", str(folder), *flags]
+    assert main(["export", *start]) == 0
+    config = ModelConfig.from_pretrained(folder)
+    needed = needed_bytes(config, config.dtype, Room("cpu", 0)) + widening_bytes(config)
+    answer = ["infer", "--model_path", str(folder), "--tgt_length", "2"]
+    leave_free(needed)
+    assert main(answer) == 0
+    leave_free(needed - 100_000)
+    assert main(answer) == 2
+    assert "a graph with" in capsys.readouterr().err
 
 
 def test_making_an_onnx_file_needs_more(tiny_checkpoint, tmp_path, leave_free, capsys) -> None:
