@@ -21,24 +21,24 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-FORMATS = {"paddle": "paddle", "openvino": "onnx"}  # of the graph that an engine reads
+GRAPH_FORMATS = {"paddle": "paddle", "openvino": "onnx"}  # of the graph that an engine reads
 QUESTION = "类型#裤*版型#宽松"
 
 # Prints seconds until ready, seconds per step and the tokens.
-PYTHON = """
+PYTHON_PROGRAM = """
 import sys, time
 start = time.perf_counter()
 from paddle_glm.backends import EngineOptions
 from paddle_glm.backends.folder import open_engine
-from paddle_glm.chat import render
+from paddle_glm.chat_template import render
 from paddle_glm.generation import GenerationParams
 from paddle_glm.generation.loop import generate
-from paddle_glm.generation.session import pad_left, with_special_ids
+from paddle_glm.generation.session import pad_left, with_special_token_ids
 folder, question, count, threads = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 engine = open_engine(folder, EngineOptions(threads=threads), sys.argv[5])
 template = engine.tokenizer.template
 params = GenerationParams(do_sample=False, max_new_tokens=count)
-params = with_special_ids(params, engine.tokenizer, template)
+params = with_special_token_ids(params, engine.tokenizer, template)
 prompt = render(template, engine.tokenizer, [{"role": "user", "content": question}]).input_ids
 ready = time.perf_counter()
 steps = generate(engine.backend, *pad_left([prompt], 0), params)
@@ -63,11 +63,11 @@ def make_model(folder: Path, args: argparse.Namespace) -> Path:
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     bits, group = args.quantization_bit, args.quantization_group_size
     model = AutoModel.from_pretrained(folder / "model", quantization_bit=bits, quantization_group_size=group)
-    export_model(model, tokenizer, folder / "exported", format=FORMATS[args.engine])
+    export_model(model, tokenizer, folder / "exported", format=GRAPH_FORMATS[args.engine])
     return folder / "exported"
 
 
-def output_of(words: list[str], threads: int) -> tuple[str, str, float]:
+def run_command(words: list[str], threads: int) -> tuple[str, str, float]:
     """Standard output, standard error and seconds of a command."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
     started = time.perf_counter()
@@ -77,8 +77,8 @@ def output_of(words: list[str], threads: int) -> tuple[str, str, float]:
 
 def run_python(exported: Path, args: argparse.Namespace) -> dict:
     numbers = [str(args.tokens), str(args.threads)]
-    words = [sys.executable, "-c", PYTHON, str(exported), QUESTION, *numbers, args.engine]
-    out, _, seconds = output_of(words, args.threads)
+    words = [sys.executable, "-c", PYTHON_PROGRAM, str(exported), QUESTION, *numbers, args.engine]
+    out, _, seconds = run_command(words, args.threads)
     ready, step, *tokens = out.split()
     return {"ready": float(ready), "step": float(step), "whole": seconds, "ids": [int(one) for one in tokens]}
 
@@ -95,7 +95,7 @@ def run_cpp(exported: Path, args: argparse.Namespace) -> dict:
     }
     words = [str(args.program), "--benchmark"]
     words += [part for name, value in flags.items() for part in (f"--{name}", str(value))]
-    out, err, seconds = output_of(words, args.threads)
+    out, err, seconds = run_command(words, args.threads)
     numbers = {name: float(re.search(pattern, err)[1]) for name, pattern in PATTERNS.items()}
     return {**numbers, "step": numbers["step"] / 1e3, "whole": seconds, "ids": json.loads(out)["ids"]}
 
@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--program", type=Path, default=ROOT / "cpp_infer" / "build" / "paddle_glm_infer")
     parser.add_argument("--num_layers", type=int, default=8)
     parser.add_argument("--hidden_size", type=int, default=512)
-    parser.add_argument("--engine", default="paddle", choices=FORMATS)
+    parser.add_argument("--engine", default="paddle", choices=GRAPH_FORMATS)
     parser.add_argument("--quantization_bit", type=int, default=0, choices=(0, 4, 8))
     parser.add_argument("--quantization_group_size", type=int)
     parser.add_argument("--tokens", type=int, default=100)

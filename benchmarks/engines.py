@@ -22,12 +22,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 ENGINES = ("paddle", "onnxruntime", "openvino")
-NUMBERS = ("ready", "prompt", "step", "memory")
+METRICS = ("ready", "prompt", "step", "memory")
 
 
 def make_exports(folder: Path, args: argparse.Namespace) -> dict[str, Path]:
     """Name of each engine -> the folder that it reads."""
-    from paddle_glm.backends import READERS
+    from paddle_glm.backends import BACKENDS_BY_FORMAT
     from paddle_glm.export import export_model
     from paddle_glm.models.auto import AutoModel
     from paddle_glm.tiny.checkpoint import write_checkpoint
@@ -46,18 +46,20 @@ def make_exports(folder: Path, args: argparse.Namespace) -> dict[str, Path]:
         quantization_group_size=group,
     )
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
-    for kind in READERS:
+    for kind in BACKENDS_BY_FORMAT:
         meta = export_model(model, tokenizer, folder / kind, format=kind)
         print(f"{kind}: {sum(meta.files.values()) / 1e6:.1f} MB")
-    return {name: folder / kind for kind, names in READERS.items() for name in names if name in ENGINES}
+    return {
+        name: folder / kind for kind, names in BACKENDS_BY_FORMAT.items() for name in names if name in ENGINES
+    }
 
 
-def answer(name: str, folder: str, batch: int, tokens: int, threads: int) -> None:
+def run_child(name: str, folder: str, batch: int, tokens: int, threads: int) -> None:
     """What a child process does; prints its numbers and tokens as one line of JSON."""
     started = time.perf_counter()
     from paddle_glm.backends import EngineOptions
     from paddle_glm.backends.folder import open_engine
-    from paddle_glm.chat import render
+    from paddle_glm.chat_template import render
     from paddle_glm.generation import GenerationParams
     from paddle_glm.generation.loop import generate
     from paddle_glm.generation.session import pad_left
@@ -79,7 +81,7 @@ def answer(name: str, folder: str, batch: int, tokens: int, threads: int) -> Non
     status = Path("/proc/self/status").read_text(encoding="ascii")
     peak = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
     found = (ready - started, (first - ready) * 1e3, (ended - first) * 1e3 / (tokens - 1), int(peak) / 1024)
-    print(json.dumps({**dict(zip(NUMBERS, found, strict=True)), "ids": [one.tolist() for one in columns]}))
+    print(json.dumps({**dict(zip(METRICS, found, strict=True)), "ids": [one.tolist() for one in columns]}))
 
 
 def run(name: str, folder: Path, args: argparse.Namespace) -> dict:
@@ -112,7 +114,7 @@ def main() -> None:
     print(f"{args.num_layers} layers of {args.hidden_size}, batch {args.batch_size}, {args.threads} threads")
     for name in args.engines:
         ready, prompt, step, memory = (
-            statistics.median(one[name][number] for one in runs) for number in NUMBERS
+            statistics.median(one[name][number] for one in runs) for number in METRICS
         )
         ratio = statistics.median(one[name]["step"] / one[args.engines[0]]["step"] for one in runs)
         print(
@@ -123,6 +125,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--child"]:
-        answer(sys.argv[2], sys.argv[3], *map(int, sys.argv[4:]))
+        run_child(sys.argv[2], sys.argv[3], *map(int, sys.argv[4:]))
     else:
         main()

@@ -28,9 +28,9 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from paddle_glm.checkpoint.paddle_file import open_pdparams, write_pdparams  # noqa: E402
-from paddle_glm.checkpoint.tensor_file import open_safetensors, write_safetensors  # noqa: E402
-from paddle_glm.checkpoint.tensors import as_lazy  # noqa: E402
+from paddle_glm.checkpoint.lazy_tensor import as_lazy  # noqa: E402
+from paddle_glm.checkpoint.pdparams_file import open_pdparams, write_pdparams  # noqa: E402
+from paddle_glm.checkpoint.safetensors_file import open_safetensors, write_safetensors  # noqa: E402
 from paddle_glm.checkpoint.torch_file import open_torch, pickled_dict, write_torch  # noqa: E402
 from paddle_glm.errors import InputError  # noqa: E402
 
@@ -38,7 +38,7 @@ MAX_SECONDS = 1.0
 MAX_GROWTH = 256 << 20
 MAX_MESSAGE = 2000
 SUSPICIOUS = ("import", "exec", "compile", "os.", "subprocess.", "pickle.", "socket.", "shutil.", "ctypes.")
-PIECES = [
+PICKLE_FRAGMENTS = [
     b"cos\nsystem\n", b"cbuiltins\neval\n", b"cbuiltins\ngetattr\n", b"c__builtin__\nexec\n",
     b"\x8c\x02os\x8c\x06system\x93", b"\x8c\x08builtins\x8c\x04eval\x93", b"X\x02\x00\x00\x00id\x85R",
     b"(X\x02\x00\x00\x00idtR", b"cnumpy\nload\n", b"cnumpy.core.multiarray\n_reconstruct\n",
@@ -51,26 +51,26 @@ PIECES = [
     b"r\xff\xff\xff\xff", b"P0\n", b"I99999999999999999999\n", b")" + b"\x85" * 2000,
     b"]q\x00" + b"(h\x00h\x00tq\x00" * 40, b"[" * 2000, b'{"a":' * 500,
 ]  # fmt: skip
-NUMBERS = [0, 1, 7, 255, 2**15, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63 - 1, 2**63, 2**64 - 1]
+BOUNDARY_VALUES = [0, 1, 7, 255, 2**15, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63 - 1, 2**63, 2**64 - 1]
 Reader = Callable[[Path], dict[str, np.ndarray]]
 
 
-class Watch:
+class AuditWatcher:
     """An audit hook that notes what is done while a file is read."""
 
-    def __init__(self, own: Path) -> None:
-        self.own, self.active, self.seen = str(own), False, set[str]()
+    def __init__(self, allowed_path: Path) -> None:
+        self.allowed_path, self.active, self.seen = str(allowed_path), False, set[str]()
         sys.addaudithook(self)
 
     def __call__(self, event: str, arguments: tuple) -> None:
         if not self.active:
             return
-        opened = event == "open" and str(arguments[0]) != self.own
+        opened = event == "open" and str(arguments[0]) != self.allowed_path
         if opened or event.startswith(SUSPICIOUS):
             self.seen.add(f"{event} {arguments!r:.200}")
 
 
-def zipped(pickled: bytes) -> bytes:
+def torch_archive(pickled: bytes) -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         archive.writestr("archive/data.pkl", pickled)
@@ -96,14 +96,14 @@ def valid_files(folder: Path) -> list[tuple[Reader, bytes]]:
         found.append((reader, path.read_bytes()))
     found.append((open_pdparams, pickle.dumps({**tensors, "StructuredToParameterName@@": {"w": "x"}}, 4)))
     found.append((open_pdparams, pickle.dumps(tensors, 3)))
-    found.append((open_torch, zipped(pickled_dict({"w": as_lazy(np.zeros(6, np.float32))}))))
+    found.append((open_torch, torch_archive(pickled_dict({"w": as_lazy(np.zeros(6, np.float32))}))))
     for reader, content in found:
         path.write_bytes(content)
         reader(path)
     return found
 
 
-def mutated(rng: random.Random, content: bytes, others: list[bytes]) -> bytes:
+def mutate(rng: random.Random, content: bytes, others: list[bytes]) -> bytes:
     data = bytearray(content)
     for _ in range(rng.choice((1, 1, 1, 2, 3, 8))):
         if not data:
@@ -119,10 +119,10 @@ def mutated(rng: random.Random, content: bytes, others: list[bytes]) -> bytes:
         elif kind == 3:
             del data[at:]
         elif kind == 4:
-            data[at:at] = rng.choice(PIECES)
+            data[at:at] = rng.choice(PICKLE_FRAGMENTS)
         elif kind == 5:
             size = rng.choice((1, 2, 4, 8))
-            data[at : at + size] = struct.pack("<Q", rng.choice(NUMBERS))[:size]
+            data[at : at + size] = struct.pack("<Q", rng.choice(BOUNDARY_VALUES))[:size]
         elif kind == 6:
             other = rng.choice(others)
             start = rng.randrange(len(other))
@@ -133,19 +133,19 @@ def mutated(rng: random.Random, content: bytes, others: list[bytes]) -> bytes:
 
 
 def random_pickle(rng: random.Random) -> bytes:
-    return b"\x80\x04" + b"".join(rng.choices(PIECES, k=rng.randrange(1, 40))) + b"."
+    return b"\x80\x04" + b"".join(rng.choices(PICKLE_FRAGMENTS, k=rng.randrange(1, 40))) + b"."
 
 
-def an_input(rng: random.Random, valid: list[tuple[Reader, bytes]]) -> tuple[Reader, bytes]:
+def random_input(rng: random.Random, valid: list[tuple[Reader, bytes]]) -> tuple[Reader, bytes]:
     """A reader and a file for it: mostly mutated, sometimes made of pickle operations alone."""
     if rng.random() < 0.2:
         pickled = random_pickle(rng)
-        return (open_pdparams, pickled) if rng.random() < 0.5 else (open_torch, zipped(pickled))
+        return (open_pdparams, pickled) if rng.random() < 0.5 else (open_torch, torch_archive(pickled))
     reader, content = rng.choice(valid)
-    return reader, mutated(rng, content, [other for _, other in valid])
+    return reader, mutate(rng, content, [other for _, other in valid])
 
 
-def outcome(reader: Reader, path: Path) -> str:
+def read_outcome(reader: Reader, path: Path) -> str:
     """What came of a file; raises whatever is not allowed."""
     try:
         tensors = reader(path)
@@ -170,17 +170,17 @@ def run(inputs: int, seed: int, folder: Path) -> dict[str, Any]:
     rng = random.Random(seed)
     path = folder / "fuzzed"
     valid = valid_files(folder)
-    watch = Watch(path)
+    watch = AuditWatcher(path)
     counts: Counter[str] = Counter()
     slowest = 0.0
     start_memory, start = peak_memory(), time.perf_counter()
     for number in range(inputs):
-        reader, content = an_input(rng, valid)
+        reader, content = random_input(rng, valid)
         path.write_bytes(content)
         began = time.perf_counter()
         watch.active = True
         try:
-            result = outcome(reader, path)
+            result = read_outcome(reader, path)
         except Exception as error:
             kept = Path(tempfile.gettempdir()) / f"fuzz-{seed}-{number}"
             kept.write_bytes(content)

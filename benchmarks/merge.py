@@ -79,7 +79,7 @@ def make_shards(folder: Path, config: ModelConfig, degree: int) -> int:
     return total
 
 
-def layers_for(size_gb: float) -> int:
+def num_layers_for(size_gb: float) -> int:
     """Layers of ChatGLM2-6B in float16 that come to about `size_gb`."""
     config = ModelConfig()
     table = family_of(config).parameters(config)
@@ -88,7 +88,7 @@ def layers_for(size_gb: float) -> int:
     return max(1, round((size_gb * 1e9 / 2 - rest) / layer))
 
 
-def drop_from_cache(folder: Path) -> None:
+def drop_page_cache(folder: Path) -> None:
     for path in folder.iterdir():
         descriptor = os.open(path, os.O_RDONLY)
         os.fsync(descriptor)
@@ -96,7 +96,7 @@ def drop_from_cache(folder: Path) -> None:
         os.close(descriptor)
 
 
-def timed(command: list[str]) -> tuple[float, int]:
+def run_timed(command: list[str]) -> tuple[float, int]:
     """Seconds of a command, and the peak of its anonymous memory in bytes (the page cache apart)."""
     start = time.perf_counter()
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -143,7 +143,7 @@ def main() -> None:
             "merge of its shards": ([*paddle, "--merge_model_path", str(merged)], merged),
         }
         sources |= {"PaddleNLP": its, "merge of its shards": its}
-    config = replace(ModelConfig(dtype="float16"), num_layers=layers_for(args.size_gb))
+    config = replace(ModelConfig(dtype="float16"), num_layers=num_layers_for(args.size_gb))
     try:
         total = make_shards(source, config, args.degree)
         print(f"{total / 1e9:.2f} GB in {args.degree} shards")
@@ -153,8 +153,8 @@ def main() -> None:
             for name, (command, target) in commands.items():
                 # What an earlier step left to write back must not slow this one.
                 os.sync()
-                drop_from_cache(sources[name])
-                seconds, peak = timed(command)
+                drop_page_cache(sources[name])
+                seconds, peak = run_timed(command)
                 shutil.rmtree(target)
                 speed = f"{total / seconds / 1e9:.2f} GB/s"
                 print(

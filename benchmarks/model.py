@@ -21,7 +21,7 @@ from paddle_glm.models.auto import AutoModel
 VOCAB = 4000
 
 
-def ours(args: argparse.Namespace) -> AutoModel:
+def make_paddle_glm_model(args: argparse.Namespace) -> AutoModel:
     heads = args.hidden // 64
     return AutoModel.from_config(
         ModelConfig(
@@ -37,7 +37,7 @@ def ours(args: argparse.Namespace) -> AutoModel:
     )
 
 
-def theirs(args: argparse.Namespace) -> ChatGLMv2ForCausalLM:
+def make_paddlenlp_model(args: argparse.Namespace) -> ChatGLMv2ForCausalLM:
     model = ChatGLMv2ForCausalLM(
         ChatGLMv2Config(
             num_hidden_layers=args.layers,
@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--new_tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    a, b = ours(args), theirs(args)
+    a, b = make_paddle_glm_model(args), make_paddlenlp_model(args)
     ids = paddle.to_tensor(np.random.default_rng(0).integers(3, VOCAB, (args.batch, args.length)))
     a.train(), b.train()
     compare(

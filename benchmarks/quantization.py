@@ -54,7 +54,7 @@ def make_model(folder: Path, args: argparse.Namespace) -> None:
         save_checkpoint(target, weights)
 
 
-def make_kind(source: Path, folder: Path, kind: str) -> None:
+def write_variant(source: Path, folder: Path, kind: str) -> None:
     """`float16`, `int8`, `int4` or `int4-GROUP` of a float model, `int4-0` with one scale per channel."""
     if kind in FLOATS:
         reshard(source, folder, dtype=kind)
@@ -72,7 +72,7 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure_here(folder: str, batch: int, length: int, new_tokens: int) -> dict[str, float]:
+def measure_in_process(folder: str, batch: int, length: int, new_tokens: int) -> dict[str, float]:
     """Memory of loading, and tokens per second of one prefill and of the decoding behind it."""
     import paddle
 
@@ -166,7 +166,7 @@ def main() -> None:
         if args.model_name_or_path is None:
             make_model(source, args)
         for kind in args.kinds:
-            make_kind(source, work / kind, kind)
+            write_variant(source, work / kind, kind)
         runs: dict[str, list[dict[str, float]]] = {kind: [] for kind in args.kinds}
         for number in range(args.rounds):
             for kind in args.kinds:
@@ -188,6 +188,6 @@ def main() -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--measure"]:
         folder, *numbers = sys.argv[2:]
-        print(json.dumps(measure_here(folder, *map(int, numbers))))
+        print(json.dumps(measure_in_process(folder, *map(int, numbers))))
     else:
         main()

@@ -47,17 +47,17 @@ def start_server(folder: Path, batch: int, threads: int) -> tuple[subprocess.Pop
     return process, line.split()[1]
 
 
-class Load:
+class LoadGenerator:
     """Clients that ask until `seconds` have passed; what they saw."""
 
     def __init__(self, address: str, new_tokens: int) -> None:
         self.address, self.new_tokens = address, new_tokens
         self.tokens = 0
-        self.first: list[float] = []
-        self.whole: list[float] = []
+        self.ttft: list[float] = []
+        self.latency: list[float] = []
         self._lock = threading.Lock()
 
-    def ask(self, client: OpenAIClient, question: str) -> None:
+    def send_request(self, client: OpenAIClient, question: str) -> None:
         request = {
             "messages": [{"role": "user", "content": question}],
             "temperature": 0,
@@ -71,9 +71,9 @@ class Load:
             tokens = chunk.get("usage", {}).get("completion_tokens", tokens)
         with self._lock:
             self.tokens += tokens
-            self.whole.append(time.perf_counter() - started)
+            self.latency.append(time.perf_counter() - started)
             if first is not None:
-                self.first.append(first)
+                self.ttft.append(first)
 
     def run(self, clients: int, seconds: float) -> float:
         """Tokens per second."""
@@ -83,7 +83,7 @@ class Load:
             connection = OpenAIClient(self.address)
             asked = number
             while time.perf_counter() < end:
-                self.ask(connection, "类型#裙*颜色#白色*" * (1 + asked % 4))
+                self.send_request(connection, "类型#裙*颜色#白色*" * (1 + asked % 4))
                 asked += 1
             connection.close()
 
@@ -113,12 +113,12 @@ def main() -> None:
         folder = args.model_path or make_model(Path(scratch) / "model", args.layers, args.hidden)
         process, address = start_server(folder, args.max_batch_size, args.cpu_threads)
         try:
-            Load(address, args.new_tokens).run(1, 1.0)  # first runs are slower
+            LoadGenerator(address, args.new_tokens).run(1, 1.0)  # first runs are slower
             print("| clients | tokens/s | first text, s | whole answer, s |\n|---|---|---|---|")
             for clients in args.clients:
-                load = Load(address, args.new_tokens)
+                load = LoadGenerator(address, args.new_tokens)
                 speed = load.run(clients, args.seconds)
-                first, whole = (statistics.median(times or [0.0]) for times in (load.first, load.whole))
+                first, whole = (statistics.median(times or [0.0]) for times in (load.ttft, load.latency))
                 print(f"| {clients} | {speed:.1f} | {first:.2f} | {whole:.2f} |", flush=True)
         finally:
             process.terminate()

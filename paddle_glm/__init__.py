@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from paddle_glm.models.auto import AutoModel
     from paddle_glm.models.auto import AutoModel as AutoModelForCausalLM
     from paddle_glm.models.auto import AutoModel as AutoModelForSeq2SeqLM
-    from paddle_glm.models.on_gpus import load_model_on_gpus
+    from paddle_glm.models.multi_gpu import load_model_on_gpus
     from paddle_glm.tokenizers import AutoTokenizer
 
 __all__ = [
@@ -29,20 +29,20 @@ __all__ = [
     "load_state_dict",
 ]
 
-_LAZY = {
+_LAZY_IMPORTS = {
     "AutoConfig": ("paddle_glm.auto_config", "AutoConfig"),
     "AutoModel": ("paddle_glm.models.auto", "AutoModel"),
     # Guides use these names for the same thing.
     "AutoModelForCausalLM": ("paddle_glm.models.auto", "AutoModel"),
     "AutoModelForSeq2SeqLM": ("paddle_glm.models.auto", "AutoModel"),
     "AutoTokenizer": ("paddle_glm.tokenizers", "AutoTokenizer"),
-    "load_model_on_gpus": ("paddle_glm.models.on_gpus", "load_model_on_gpus"),
+    "load_model_on_gpus": ("paddle_glm.models.multi_gpu", "load_model_on_gpus"),
     "load_state_dict": ("paddle_glm.checkpoint.state_dict", "load_state_dict"),
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
+    if name not in _LAZY_IMPORTS:
         raise AttributeError(f"module 'paddle_glm' has no attribute {name!r}")
-    module, attribute = _LAZY[name]
+    module, attribute = _LAZY_IMPORTS[name]
     return getattr(import_module(module), attribute)

@@ -10,7 +10,7 @@ from paddle_glm.system import c_library
 # M_TRIM_THRESHOLD and M_MMAP_MAX of glibc's malloc.h: how much free memory is kept at the heap's end, and how
 # many blocks may lie outside the heap, which free gives back whatever their size.
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
-_KEPT = 512 << 20
+_TRIM_BYTES = 512 << 20
 
 
 def keep_freed_memory() -> None:
@@ -18,4 +18,4 @@ def keep_freed_memory() -> None:
     mallopt = getattr(c_library(), "mallopt", None)
     if mallopt is not None:
         mallopt(_MMAP_MAX, 0)
-        mallopt(_TRIM_THRESHOLD, _KEPT)
+        mallopt(_TRIM_THRESHOLD, _TRIM_BYTES)

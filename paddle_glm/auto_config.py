@@ -6,10 +6,10 @@ from typing import Any
 
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
-from paddle_glm.hub import folder_of
-from paddle_glm.keywords import without_foreign
+from paddle_glm.hub import resolve_model_folder
+from paddle_glm.pretrained_kwargs import supported_kwargs
 
-_SPELLED = {"torch_dtype": "dtype"}
+_ALIASES = {"torch_dtype": "dtype"}
 _FIELDS = tuple(field.name for field in fields(ModelConfig))
 
 
@@ -31,22 +31,22 @@ class AutoConfig(ModelConfig):
     ) -> "AutoConfig":
         """Read `folder/config.json`; `family` overrides what the files say.
 
-        revision, download, cache_dir: as `hub.folder_of`. keywords: attributes to set, such as
+        revision, download, cache_dir: as `hub.resolve_model_folder`. keywords: attributes to set, such as
         `pre_seq_len=128`; `trust_remote_code` and its like change nothing, no code of the folder is run.
         Raises `InputError` for any other keyword, and as `ModelConfig.from_pretrained` does.
         """
-        config = super().from_pretrained(folder_of(folder, download, revision, cache_dir), family)
+        config = super().from_pretrained(resolve_model_folder(folder, download, revision, cache_dir), family)
         assert isinstance(config, AutoConfig)
-        for name, value in without_foreign(keywords, (*_FIELDS, *_SPELLED)).items():
+        for name, value in supported_kwargs(keywords, (*_FIELDS, *_ALIASES)).items():
             setattr(config, name, value)
         return config
 
-    def frozen(self) -> ModelConfig:
+    def to_model_config(self) -> ModelConfig:
         """The same values, for a model to keep."""
         return ModelConfig(**{name: getattr(self, name) for name in _FIELDS})
 
     def __setattr__(self, name: str, value: Any) -> None:
-        name = _SPELLED.get(name, name)
+        name = _ALIASES.get(name, name)
         if name not in _FIELDS:
             raise InputError(f"a configuration has no {name!r} to set: it has {', '.join(_FIELDS)}")
         if name == "dtype":
@@ -65,7 +65,7 @@ class AutoConfig(ModelConfig):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ModelConfig):
             return NotImplemented
-        return self.frozen() == (other.frozen() if isinstance(other, AutoConfig) else other)
+        return self.to_model_config() == (other.to_model_config() if isinstance(other, AutoConfig) else other)
 
     def __hash__(self) -> int:
-        return hash(self.frozen())
+        return hash(self.to_model_config())

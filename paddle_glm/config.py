@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from paddle_glm import generation_keys, paddlenlp_config
-from paddle_glm.config_keys import ARCHITECTURES, DTYPES, KINDS, SOURCE, Architecture
+from paddle_glm.config_keys import CONFIG_FILE, CONFIG_SCHEMAS, DTYPES, FIELD_TYPES, ConfigSchema
 from paddle_glm.errors import InputError
-from paddle_glm.file_keys import SameAs, read, written
+from paddle_glm.key_rules import Alias, default_keys, read_fields
 
 __all__ = ["DTYPES", "FAMILY_KEY", "ModelConfig"]
 
@@ -28,7 +28,7 @@ class ModelConfig:
     positions in ChatGLM2 and multiplies their base in ChatGLM3. `quantization_bit` is 0 for float weights;
     `quantization_group_size` None means one scale per output channel. `hub` keeps the keys of the original
     file which the architecture does not need (`auto_map`, `architectures`, ...), so that saving gives them
-    back; `generation` does so with the contents of `generation_config.json`, None where there is none.
+    back; `generation_config` does so with the contents of `generation_config.json`, None where there is none.
     """
 
     family: str = "chatglm2"
@@ -59,15 +59,16 @@ class ModelConfig:
     quantization_group_size: int | None = None
     quantization_embeddings: bool = False
     hub: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
-    generation: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
+    generation_config: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        for name, kind in KINDS.items():
+        for name, kind in FIELD_TYPES.items():
             value = getattr(self, name)
             if not (
-                kind.holds(value) or (value is None and type(self).__dataclass_fields__[name].default is None)
+                kind.accepts(value)
+                or (value is None and type(self).__dataclass_fields__[name].default is None)
             ):
-                raise InputError(f"{name} is {value!r}: expected {kind.words}")
+                raise InputError(f"{name} is {value!r}: expected {kind.description}")
         if self.num_attention_heads % self.num_key_value_heads:
             raise InputError(
                 f"num_attention_heads {self.num_attention_heads} is not a multiple of "
@@ -89,16 +90,16 @@ class ModelConfig:
         if paddlenlp_config.is_paddlenlp(values):
             values = paddlenlp_config.to_hub(values)
         family = family or _family_of(values)
-        known = _architecture(family)
-        if missing := [key for key in known.required if values.get(key) is None]:
-            raise InputError(f"{SOURCE} lacks {', '.join(missing)}: is it a {known.title} checkpoint?")
+        schema = _schema_of(family)
+        if missing := [key for key in schema.required if values.get(key) is None]:
+            raise InputError(f"{CONFIG_FILE} lacks {', '.join(missing)}: is it a {schema.title} checkpoint?")
         if "dtype" in values:
             values = {"torch_dtype": values["dtype"], **values}
-        found = {**known.assumed, **read(known.rules, values, SOURCE)}
+        found = {**schema.defaults, **read_fields(schema.rules, values, CONFIG_FILE)}
         rest = {
-            key: value for key, value in values.items() if key not in (*known.fields.values(), FAMILY_KEY)
+            key: value for key, value in values.items() if key not in (*schema.fields.values(), FAMILY_KEY)
         }
-        return cls(family=family, hub=rest, **{**found, **known.derive(found)})
+        return cls(family=family, hub=rest, **{**found, **schema.derive(found)})
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, family: str | None = None) -> "ModelConfig":
@@ -120,30 +121,37 @@ class ModelConfig:
                 family = "chatglm3"
             elif "chatglm2" in text.lower():
                 family = "chatglm2"
-        config, beside = cls.from_dict(values, family), path.with_name(generation_keys.FILE)
-        return replace(config, generation=_read_json(beside)) if beside.is_file() else config
+        config, generation_path = (
+            cls.from_dict(values, family),
+            path.with_name(generation_keys.GENERATION_CONFIG_FILE),
+        )
+        return (
+            replace(config, generation_config=_read_json(generation_path))
+            if generation_path.is_file()
+            else config
+        )
 
     def to_hub_dict(self) -> dict[str, Any]:
         """The keys of THUDM's `config.json`, with the original's other keys given back."""
-        known = _architecture(self.family)
-        own = {key: getattr(self, name) for name, key in known.fields.items()}
+        schema = _schema_of(self.family)
+        own = {key: getattr(self, name) for name, key in schema.fields.items()}
         out = {
-            "architectures": [known.class_name],
+            "architectures": [schema.class_name],
             "model_type": "chatglm",
-            **written(known.rules),
+            **default_keys(schema.rules),
             **self.hub,
             **{key: value for key, value in own.items() if value is not None},
         }
         same = {
-            key: out[rule.key] for key, rule in known.rules.items() if isinstance(rule, SameAs) and key in out
+            key: out[rule.key] for key, rule in schema.rules.items() if isinstance(rule, Alias) and key in out
         }
         return {**out, **same, FAMILY_KEY: self.family}
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `folder/config.json`, and `generation_config.json` where the model came with one."""
         _write_json(Path(folder) / "config.json", self.to_hub_dict())
-        if self.generation is not None:
-            _write_json(Path(folder) / generation_keys.FILE, self.generation)
+        if self.generation_config is not None:
+            _write_json(Path(folder) / generation_keys.GENERATION_CONFIG_FILE, self.generation_config)
 
     def save_for_paddlenlp(self, folder: str | Path, tensor_parallel_degree: int = 1) -> None:
         """Write `folder/config.json` with PaddleNLP's keys, beside shards of the given degree."""
@@ -151,10 +159,10 @@ class ModelConfig:
         _write_json(Path(folder) / "config.json", values)
 
 
-def _architecture(family: str) -> Architecture:
-    if family not in ARCHITECTURES:
-        raise InputError(f"unknown model family {family!r}: expected one of {', '.join(ARCHITECTURES)}")
-    return ARCHITECTURES[family]
+def _schema_of(family: str) -> ConfigSchema:
+    if family not in CONFIG_SCHEMAS:
+        raise InputError(f"unknown model family {family!r}: expected one of {', '.join(CONFIG_SCHEMAS)}")
+    return CONFIG_SCHEMAS[family]
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -181,7 +189,7 @@ def _family_of(values: Mapping[str, Any]) -> str:
         return "chatglm3"
     if "chatglm2" not in name and values.get("rope_ratio", 1) not in (1, None):
         raise InputError(
-            f"{SOURCE} says rope_ratio = {values['rope_ratio']!r}, which ChatGLM2 and ChatGLM3 read "
+            f"{CONFIG_FILE} says rope_ratio = {values['rope_ratio']!r}, which ChatGLM2 and ChatGLM3 read "
             "differently, and no file says which of them this is: give --family chatglm2 or chatglm3"
         )
     return "chatglm2"

@@ -12,7 +12,7 @@ from paddle_glm.errors import InputError
 
 DEVICE_HELP = "auto (the GPU where there is one), cpu, gpu, or one GPU: gpu:1"
 # What `python -m paddle.distributed.launch` tells its processes.
-_SELECTED_GPUS, _LOCAL_PROCESSES = "FLAGS_selected_gpus", "PADDLE_LOCAL_SIZE"
+_SELECTED_GPUS_VARIABLE, _LOCAL_SIZE_VARIABLE = "FLAGS_selected_gpus", "PADDLE_LOCAL_SIZE"
 GPUS_HINT = (
     "--gpus is a flag of the launcher and stands before the script: python -m paddle.distributed.launch "
     "--gpus 0,1 SCRIPT FLAGS; processes without GPUs are started by --nproc_per_node 2 in its place"
@@ -49,9 +49,10 @@ def resolve_device(wanted: str = "auto", device_id: int | None = None) -> str:
     kind, number = parse_device(wanted, device_id)
     count = gpu_count()
     if kind == "auto":
-        if not count and os.environ.get(_SELECTED_GPUS):
+        if not count and os.environ.get(_SELECTED_GPUS_VARIABLE):
             raise InputError(
-                f"the launcher chose GPU {os.environ[_SELECTED_GPUS]}, but {_no_gpu()}; on CPUs start "
+                f"the launcher chose GPU {os.environ[_SELECTED_GPUS_VARIABLE]}, but {_no_gpu()}; "
+                "on CPUs start "
                 "with --nproc_per_node N and without --gpus and CUDA_VISIBLE_DEVICES"
             )
         kind = "gpu" if count else "cpu"
@@ -84,9 +85,9 @@ def _no_gpu() -> str:
     return "this Paddle computes on CPUs only: install paddlepaddle-gpu to use a GPU"
 
 
-def local_processes() -> int:
+def local_world_size() -> int:
     """Processes that the launcher started on this machine; 1 without it."""
-    return int(os.environ.get(_LOCAL_PROCESSES, "1"))
+    return int(os.environ.get(_LOCAL_SIZE_VARIABLE, "1"))
 
 
 def free_memory(device: str = "cpu") -> int:
@@ -113,17 +114,17 @@ def free_cpu_memory(root: Path = Path("/")) -> int:
         import psutil
 
         return int(psutil.virtual_memory().available)
-    return max(0, min([int(found[1]) * 1024, *_left_in_groups(root)]))
+    return max(0, min([int(found[1]) * 1024, *_cgroup_free_bytes(root)]))
 
 
 # What the two versions of control groups call a group's limit, its use, and droppable file pages in its stat.
-_VERSIONS = {
+_CGROUP_FILES = {
     1: ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file")),
     2: ("memory.max", "memory.current", ("inactive_file", "active_file")),
 }
 
 
-def _left_in_groups(root: Path) -> Iterator[int]:
+def _cgroup_free_bytes(root: Path) -> Iterator[int]:
     """What the memory group of this process and each one around it leave: limit - use + droppable pages."""
     groups = root / "proc/self/cgroup"
     for line in groups.read_text("utf-8").splitlines() if groups.is_file() else ():
@@ -138,14 +139,14 @@ def _left_in_groups(root: Path) -> Iterator[int]:
             own = top / path.lstrip("/")
             # In a container the path may be the host's, of which only the mounted top is there.
             for group in (own, *own.parents):
-                left = _left_in(group, *_VERSIONS[version])
+                left = _free_in_cgroup(group, *_CGROUP_FILES[version])
                 if left is not None:
                     yield left
                 if group == top:
                     break
 
 
-def _left_in(group: Path, limit_file: str, use_file: str, droppable: tuple[str, ...]) -> int | None:
+def _free_in_cgroup(group: Path, limit_file: str, use_file: str, droppable: tuple[str, ...]) -> int | None:
     """None where the group sets no limit, or is not there."""
     try:
         limit = (group / limit_file).read_text("utf-8").strip()

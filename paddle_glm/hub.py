@@ -18,18 +18,18 @@ DOWNLOAD_HELP = (
     "fetch a model whose name is no folder here, from the hub given (default: $PADDLE_GLM_HUB or huggingface)"
 )
 REVISION_HELP = "branch, tag or commit on the hub"
-_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # What a local folder may be called without a hub being asked for.
-_CURRENT = (None, "main", "master")
+_DEFAULT_REVISIONS = (None, "main", "master")
 # Owners whose models have another owner on ModelScope.
-_ON_MODELSCOPE = {"THUDM": "ZhipuAI", "zai-org": "ZhipuAI"}
+_MODELSCOPE_OWNERS = {"THUDM": "ZhipuAI", "zai-org": "ZhipuAI"}
 # What is read of a model, and its licence; then the weights of folders without safetensors.
-_FIRST = ["*.json", "*.model", "*.safetensors", "*LICENSE*"]
-_LEFT_OUT = ["manifest.json"]  # of folders that we wrote: it names files that are not fetched
-_OLDER = ["pytorch_model*.bin", "model_state*.pdparams"]
+_MODEL_PATTERNS = ["*.json", "*.model", "*.safetensors", "*LICENSE*"]
+_IGNORE_PATTERNS = ["manifest.json"]  # of folders that we wrote: it names files that are not fetched
+_LEGACY_WEIGHT_PATTERNS = ["pytorch_model*.bin", "model_state*.pdparams"]
 
 
-def folder_of(
+def resolve_model_folder(
     name: str | Path,
     download: bool | str | None = None,
     revision: str | None = None,
@@ -45,24 +45,24 @@ def folder_of(
     for a revision of a local folder, which holds one alone.
     """
     path = Path(name)
-    hub = _chosen(download)
+    hub = _selected_hub(download)
     if path.exists():
-        if revision not in _CURRENT:
+        if revision not in _DEFAULT_REVISIONS:
             raise InputError(
                 f"revision {revision!r}: {name} is a folder here and holds one revision; leave it out, or "
                 "give the hub's name and download"
             )
         return path
-    if not _NAME.fullmatch(str(name)):
+    if not _REPO_ID.fullmatch(str(name)):
         if hub is not None:
             raise InputError(f"{name} is no hub's name: expected OWNER/MODEL, such as THUDM/chatglm2-6b")
         return path
     if hub is None:
-        raise InputError(_how_to_fetch(str(name), revision))
-    return _fetched(hub, str(name), revision, cache_dir)
+        raise InputError(_download_hint(str(name), revision))
+    return _download(hub, str(name), revision, cache_dir)
 
 
-def _chosen(download: bool | str | None) -> str | None:
+def _selected_hub(download: bool | str | None) -> str | None:
     """The hub to fetch from, None for none; a YAML file's `true` may arrive as text."""
     if isinstance(download, str) and download.lower() in ("true", "false"):
         download = download.lower() == "true"
@@ -75,7 +75,7 @@ def _chosen(download: bool | str | None) -> str | None:
     return hub
 
 
-def _how_to_fetch(name: str, revision: str | None) -> str:
+def _download_hint(name: str, revision: str | None) -> str:
     wanted = f" --revision {revision}" if revision else ""
     return (
         f"{name} is no folder here. Fetch it by `hf download {name}{wanted} --local-dir {name}` or "
@@ -87,11 +87,11 @@ def _how_to_fetch(name: str, revision: str | None) -> str:
 def modelscope_name(name: str) -> str:
     """What ModelScope calls a model of Hugging Face's."""
     owner, _, model = name.partition("/")
-    return f"{_ON_MODELSCOPE.get(owner, owner)}/{model}"
+    return f"{_MODELSCOPE_OWNERS.get(owner, owner)}/{model}"
 
 
-def _fetched(hub: str, name: str, revision: str | None, cache_dir: str | Path | None) -> Path:
-    title, name_there = HUBS[hub]
+def _download(hub: str, name: str, revision: str | None, cache_dir: str | Path | None) -> Path:
+    title, to_repo_id = HUBS[hub]
     try:
         package = import_module({"huggingface": "huggingface_hub"}.get(hub, hub))
     except ModuleNotFoundError as error:
@@ -100,27 +100,27 @@ def _fetched(hub: str, name: str, revision: str | None, cache_dir: str | Path | 
         ) from error
     fetch = partial(
         package.snapshot_download,
-        name_there(name),
+        to_repo_id(name),
         revision=revision,
         cache_dir=None if cache_dir is None else str(cache_dir),
-        ignore_patterns=_LEFT_OUT,
+        ignore_patterns=_IGNORE_PATTERNS,
     )
     try:
-        folder = Path(fetch(allow_patterns=_FIRST))
+        folder = Path(fetch(allow_patterns=_MODEL_PATTERNS))
         if not any(folder.glob("*.safetensors")):
-            folder = Path(fetch(allow_patterns=_OLDER))
+            folder = Path(fetch(allow_patterns=_LEGACY_WEIGHT_PATTERNS))
     except Exception as error:  # both packages raise classes of their own, requests' and the system's
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"{name_there(name)} could not be fetched from {title}: {reason} (is the name right and the "
-            f"network there? the other hub: --download {_other(hub)})"
+            f"{to_repo_id(name)} could not be fetched from {title}: {reason} (is the name right and the "
+            f"network there? the other hub: --download {_other_hub(hub)})"
         ) from error
     if not (folder / "config.json").is_file():
-        raise InputError(f"{name_there(name)} on {title} holds no config.json: is it a model?")
+        raise InputError(f"{to_repo_id(name)} on {title} holds no config.json: is it a model?")
     return folder
 
 
-def _other(hub: str) -> str:
+def _other_hub(hub: str) -> str:
     return next(name for name in HUBS if name != hub)
 
 

@@ -13,20 +13,20 @@ from types import ModuleType
 from typing import NoReturn
 
 from paddle_glm import commands
-from paddle_glm.commands._hub import MODEL_FLAG, add_hub_arguments, resolve_model
+from paddle_glm.commands._hub_arguments import MODEL_FLAG, add_hub_arguments, resolve_model
 from paddle_glm.errors import InputError
 from paddle_glm.hardware import GPUS_HINT
-from paddle_glm.system import prepare_console
+from paddle_glm.system import configure_console_encoding
 from paddle_glm.version import __version__
 
 # The order of the work, for --help; commands not named here follow alphabetically.
-CHAIN = (
+COMMAND_ORDER = (
     *("tiny", "convert", "finetune", "ptuning", "plot", "merge", "merge-lora", "quantize"),
     *("predict", "evaluate", "export", "infer", "chat", "serve", "web"),
 )
 
 # What importing paddle and paddlenlp warns of, on every machine, and nobody here can act on.
-NOISE = ("No ccache found", "Setuptools is replacing distutils")
+IGNORED_WARNINGS = ("No ccache found", "Setuptools is replacing distutils")
 
 INTRO = """ChatGLM on PaddlePaddle: from raw rows to answers.
 
@@ -57,7 +57,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message} (see {self.prog} --help)")
 
-    def takes_model(self) -> bool:
+    def has_model_argument(self) -> bool:
         """Whether there is a flag for the model's folder, which a hub's name may stand for."""
         return MODEL_FLAG in self._option_string_actions
 
@@ -67,28 +67,31 @@ class Parser(argparse.ArgumentParser):
             flag = unknown[0].split("=")[0]
             if flag == "--gpus":
                 self.error(GPUS_HINT)
-            self.error(f"unknown argument {flag!r}{nearest(flag, self._option_string_actions)}")
+            self.error(f"unknown argument {flag!r}{did_you_mean(flag, self._option_string_actions)}")
         return parsed
 
 
-def nearest(name: str, known) -> str:
+def did_you_mean(name: str, known) -> str:
     """ ", did you mean X?" for the known name closest to `name`, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def command_names() -> list[str]:
-    """All commands: the modules of paddle_glm.commands, in the order of CHAIN, then alphabetically."""
+    """All modules of paddle_glm.commands, in COMMAND_ORDER, then alphabetically."""
     modules = [m.name for m in pkgutil.iter_modules(commands.__path__) if not m.name.startswith("_")]
     names = [name.replace("_", "-") for name in modules]
-    return sorted(names, key=lambda name: (CHAIN.index(name) if name in CHAIN else len(CHAIN), name))
+    return sorted(
+        names,
+        key=lambda name: (COMMAND_ORDER.index(name) if name in COMMAND_ORDER else len(COMMAND_ORDER), name),
+    )
 
 
 def load_command(name: str) -> ModuleType:
     return importlib.import_module(f"{commands.__name__}.{name.replace('-', '_')}")
 
 
-def overview() -> str:
+def help_text() -> str:
     """The text of `paddle-glm --help`: one line per command."""
     names = command_names()
     width = max(len(name) for name in names) + 2
@@ -100,13 +103,13 @@ def run_command(name: str, argv: Sequence[str]) -> int:
     """Runs one command on its own arguments; returns its exit code (0 where it returned None)."""
     names = command_names()
     if name not in names:
-        raise InputError(f"unknown command {name!r}{nearest(name, names)}; known: {', '.join(names)}")
+        raise InputError(f"unknown command {name!r}{did_you_mean(name, names)}; known: {', '.join(names)}")
     command = load_command(name)
     if hasattr(command, "run_argv"):
         return command.run_argv(list(argv)) or 0
     parser = Parser(prog=f"paddle-glm {name}", description=command.HELP)
     command.add_arguments(parser)
-    if not parser.takes_model():
+    if not parser.has_model_argument():
         return command.run(parser.parse_args(argv)) or 0
     add_hub_arguments(parser)
     args = parser.parse_args(argv)
@@ -114,7 +117,7 @@ def run_command(name: str, argv: Sequence[str]) -> int:
     return command.run(args) or 0
 
 
-def describe(error: Exception) -> str:
+def error_line(error: Exception) -> str:
     """One line for the user; an OSError loses its errno, which says nothing to most people."""
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
@@ -128,13 +131,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     traceback of the first two kinds too.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
-    prepare_console()
-    for noise in NOISE:
-        warnings.filterwarnings("ignore", message=noise)
+    configure_console_encoding()
+    for message in IGNORED_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # on stderr; before Paddle sets its own
     try:
         if not argv or argv[0] in ("-h", "--help", "help"):
-            print(overview())
+            print(help_text())
             return 0
         if argv[0] in ("-V", "--version"):
             print(f"paddle-glm {__version__}")
@@ -146,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (InputError, OSError) as error:
         if os.environ.get("PADDLE_GLM_DEBUG") == "1":
             raise
-        print(f"paddle-glm: error: {describe(error)}", file=sys.stderr)
+        print(f"paddle-glm: error: {error_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("paddle-glm: interrupted", file=sys.stderr)

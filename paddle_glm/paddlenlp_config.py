@@ -6,21 +6,21 @@ from typing import Any
 from paddle_glm.errors import InputError
 
 # PaddleNLP's key -> THUDM's; it accepts the latter too.
-_RENAMED = {"num_hidden_layers": "num_layers", "dtype": "torch_dtype"}
-_RENAMED_V2 = {**_RENAMED, "vocab_size": "padded_vocab_size", "max_sequence_length": "seq_length"}
+_KEY_MAP = {"num_hidden_layers": "num_layers", "dtype": "torch_dtype"}
+_KEY_MAP_V2 = {**_KEY_MAP, "vocab_size": "padded_vocab_size", "max_sequence_length": "seq_length"}
 # What its classes assume where a file does not say.
 _DEFAULTS: dict[str, Any] = {"torch_dtype": "float32"}
 _DEFAULTS_V2: dict[str, Any] = {**_DEFAULTS, "add_qkv_bias": False, "multi_query_group_num": 1}
 # Keys of THUDM's that its classes do not read; another value is another computation there.
-_UNREAD_V2 = {"multi_query_attention": True, "rope_ratio": 1}
+_FIXED_KEYS_V2 = {"multi_query_attention": True, "rope_ratio": 1}
 # Its keys that mean nothing to others.
-_OWN = {
+_PADDLENLP_KEYS = {
     "paddlenlp_version", "tensor_parallel_degree", "tensor_parallel_rank", "tensor_parallel_output",
     "long_sequence_init_args", "long_sequence_strategy_name", "long_sequence_strategy_type",
     "output_predict", "prefix_projection", "architectures", "model_type",
 }  # fmt: skip
 # Switches that its classes have and THUDM's have not; another value is another computation.
-_FIXED = {"use_long_sequence_strategies": False, "activation": "gelu", "attention_scale": True}
+_FIXED_KEYS = {"use_long_sequence_strategies": False, "activation": "gelu", "attention_scale": True}
 _V2_TYPE = "chatglm_v2"
 
 
@@ -32,21 +32,21 @@ def is_paddlenlp(values: Mapping[str, Any]) -> bool:
 
 def to_hub(values: Mapping[str, Any]) -> dict[str, Any]:
     """THUDM's keys for PaddleNLP's; raises InputError for a switch that names another computation."""
-    grouped = "multi_query_group_num" in values or values.get("model_type") == _V2_TYPE
-    renamed = _RENAMED_V2 if grouped else _RENAMED
-    found = {renamed.get(key, key): value for key, value in values.items() if key not in _OWN}
-    for key, expected in _FIXED.items():
+    is_v2 = "multi_query_group_num" in values or values.get("model_type") == _V2_TYPE
+    renamed = _KEY_MAP_V2 if is_v2 else _KEY_MAP
+    found = {renamed.get(key, key): value for key, value in values.items() if key not in _PADDLENLP_KEYS}
+    for key, expected in _FIXED_KEYS.items():
         if (value := found.pop(key, expected)) != expected:
             raise InputError(f"config.json says {key} = {value!r}; only {expected!r} is supported")
-    if not grouped:
+    if not is_v2:
         return {**_DEFAULTS, **found}
     check_expressible(found)
-    return {**_DEFAULTS_V2, **_UNREAD_V2, **found}
+    return {**_DEFAULTS_V2, **_FIXED_KEYS_V2, **found}
 
 
 def check_expressible(values: Mapping[str, Any]) -> None:
     """Raise InputError where THUDM's keys say what PaddleNLP's classes do not compute."""
-    for key, expected in _UNREAD_V2.items():
+    for key, expected in _FIXED_KEYS_V2.items():
         if values.get(key, expected) != expected:
             raise InputError(
                 f"config.json says {key} = {values[key]!r}: PaddleNLP's classes do not read it and compute "
@@ -56,12 +56,12 @@ def check_expressible(values: Mapping[str, Any]) -> None:
 
 def from_hub(values: Mapping[str, Any], degree: int) -> dict[str, Any]:
     """PaddleNLP's keys for THUDM's; `degree` is that of the shards beside the file."""
-    grouped = "padded_vocab_size" in values
-    renamed = {hub: own for own, hub in (_RENAMED_V2 if grouped else _RENAMED).items()}
+    is_v2 = "padded_vocab_size" in values
+    renamed = {hub: own for own, hub in (_KEY_MAP_V2 if is_v2 else _KEY_MAP).items()}
     dropped = {"auto_map", "transformers_version", "_name_or_path"}
     found = {renamed.get(key, key): value for key, value in values.items() if key not in dropped}
-    found["architectures"] = ["ChatGLMv2ForCausalLM" if grouped else "ChatGLMForCausalLM"]
-    found["model_type"] = _V2_TYPE if grouped else "chatglm"
+    found["architectures"] = ["ChatGLMv2ForCausalLM" if is_v2 else "ChatGLMForCausalLM"]
+    found["model_type"] = _V2_TYPE if is_v2 else "chatglm"
     found["paddlenlp_version"] = None
     if degree > 1:
         found["tensor_parallel_degree"] = degree

@@ -19,7 +19,7 @@ def compute_dtype(stored: paddle.dtype) -> paddle.dtype:
     return stored
 
 
-def full_precision() -> AbstractContextManager[Any]:
+def autocast_disabled() -> AbstractContextManager[Any]:
     """Inside, automatic mixed precision leaves float32 alone: for norms, softmax and the loss.
 
     At level O2 it would otherwise cast the inputs of every operation to half precision.

@@ -16,40 +16,41 @@ from paddle_glm.errors import InputError
 
 
 @dataclass(frozen=True)
-class Part:
-    """A stretch of `size` rows made of `units` indivisible pieces (attention heads, KV groups, plain rows).
+class Segment:
+    """A stretch of `size` rows made of `num_shards` indivisible pieces (attention heads, KV groups, plain
+    rows).
 
-    Every rank holds `units / degree` neighbouring units. With fewer units than ranks, each unit is
-    held by `degree / units` neighbouring ranks.
+    Every rank holds `num_shards / degree` neighbouring units. With fewer units than ranks, each unit is
+    held by `degree / num_shards` neighbouring ranks.
     """
 
     size: int
-    units: int
+    num_shards: int
 
     def __post_init__(self) -> None:
-        if self.units < 1 or self.size % self.units:
-            raise InputError(f"{self.size} rows cannot be made of {self.units} equal units")
+        if self.num_shards < 1 or self.size % self.num_shards:
+            raise InputError(f"{self.size} rows cannot be made of {self.num_shards} equal units")
 
-    def copies(self, degree: int) -> int:
+    def num_replicas(self, degree: int) -> int:
         """How many ranks hold each unit; raises InputError where units and ranks do not divide."""
-        if self.units >= degree and self.units % degree == 0:
+        if self.num_shards >= degree and self.num_shards % degree == 0:
             return 1
-        if self.units < degree and degree % self.units == 0:
-            return degree // self.units
+        if self.num_shards < degree and degree % self.num_shards == 0:
+            return degree // self.num_shards
         raise InputError(
-            f"tensor_parallel_degree {degree} cannot share out {self.units} units "
+            f"tensor_parallel_degree {degree} cannot share out {self.num_shards} units "
             f"({self.size} rows): one must divide the other"
         )
 
     def local_range(self, rank: int, degree: int) -> tuple[int, int]:
-        """The range of this part, counted from the part's start, that `rank` holds."""
-        copies = self.copies(degree)
+        """The range of this segment, counted from the segment's start, that `rank` holds."""
+        copies = self.num_replicas(degree)
         length = self.size * copies // degree
         start = rank // copies * length
         return start, start + length
 
 
-class Copy(NamedTuple):
+class CopyStep(NamedTuple):
     """One step of a plan: rows [source_start, source_stop) of `source_rank` go to `target_start`."""
 
     source_rank: int
@@ -60,24 +61,24 @@ class Copy(NamedTuple):
 
 @dataclass(frozen=True)
 class Sharding:
-    """The axis that is cut and the parts along it, in order; axis None means every rank holds all.
+    """The axis that is cut and the segments along it, in order; axis None means every rank holds all.
 
     `pad`: the axis is padded with zeros up to a multiple of the degree, and cut again on merging.
     """
 
     axis: int | None
-    parts: tuple[Part, ...] = ()
+    segments: tuple[Segment, ...] = ()
     pad: bool = False
 
     @property
     def size(self) -> int:
         """Length of the cut axis in the full tensor."""
-        return sum(part.size for part in self.parts)
+        return sum(segment.size for segment in self.segments)
 
     def local_ranges(self, rank: int, degree: int) -> list[tuple[int, int]]:
-        """Ranges of the full tensor's cut axis that `rank` holds, one per part, in local order.
+        """Ranges of the full tensor's cut axis that `rank` holds, one per segment, in local order.
 
-        Empty for a replicated parameter. Padding is not part of any range, so the last ranks of a
+        Empty for a replicated parameter. Padding is not segment of any range, so the last ranks of a
         padded vocabulary may hold an empty one.
         """
         _check_rank(rank, degree)
@@ -86,27 +87,27 @@ class Sharding:
             return [(min(rank * length, self.size), min((rank + 1) * length, self.size))]
         ranges = []
         offset = 0
-        for part in self.parts:
-            start, stop = part.local_range(rank, degree)
+        for segment in self.segments:
+            start, stop = segment.local_range(rank, degree)
             ranges.append((offset + start, offset + stop))
-            offset += part.size
+            offset += segment.size
         return ranges
 
     def local_size(self, degree: int) -> int:
         """Length of the cut axis on each rank, padding included."""
         if self.pad:
             return -(-self.size // degree)
-        return sum(part.size * part.copies(degree) // degree for part in self.parts)
+        return sum(segment.size * segment.num_replicas(degree) // degree for segment in self.segments)
 
     def local_shape(self, full_shape: Sequence[int], rank: int, degree: int) -> tuple[int, ...]:
         """Shape of what `rank` holds of a tensor of `full_shape`."""
         _check_rank(rank, degree)
-        shape = self._checked_shape(full_shape)
+        shape = self._validate_shape(full_shape)
         if self.axis is None:
             return shape
         return (*shape[: self.axis], self.local_size(degree), *shape[self.axis + 1 :])
 
-    def shared_ranges(self, rank: int, degree: int) -> list[tuple[int, int | None, int]]:
+    def replica_ranges(self, rank: int, degree: int) -> list[tuple[int, int | None, int]]:
         """(start, stop, copies) along the local cut axis: how many ranks hold each stretch.
 
         A sum over ranks (the gradient norm) divides each stretch by its copies. The ranges cover the
@@ -120,28 +121,28 @@ class Sharding:
         stops = list(accumulate(stop - start for start, stop in self.local_ranges(rank, degree)))
         starts = [0, *stops[:-1]]
         return [
-            (start, stop, part.copies(degree))
-            for start, stop, part in zip(starts, stops, self.parts, strict=True)
+            (start, stop, segment.num_replicas(degree))
+            for start, stop, segment in zip(starts, stops, self.segments, strict=True)
         ]
 
     def split(self, array: np.ndarray, rank: int, degree: int) -> np.ndarray:
         """What `rank` of `degree` holds of the full `array`; a view where that is one unpadded range."""
         _check_rank(rank, degree)
-        self._checked_shape(array.shape)
+        self._validate_shape(array.shape)
         if self.axis is None:
             return array
-        steps = self.plan(1, rank, degree)
+        steps = self.reshard_plan(1, rank, degree)
         if len(steps) == 1 and steps[0].source_stop - steps[0].source_start == self.local_size(degree):
-            return array[along(self.axis, steps[0].source_start, steps[0].source_stop)]
+            return array[axis_slice(self.axis, steps[0].source_start, steps[0].source_stop)]
         local = np.zeros(self.local_shape(array.shape, rank, degree), array.dtype)
         for step in steps:
-            apply(step, self.axis, array, local)
+            apply_copy(step, self.axis, array, local)
         return local
 
     def merge(self, shards: Sequence[np.ndarray], full_shape: Sequence[int]) -> np.ndarray:
         """The full tensor from every rank's shard, padding cut off, one copy of what several ranks hold."""
         degree = len(shards)
-        shape = self._checked_shape(full_shape)
+        shape = self._validate_shape(full_shape)
         for rank, shard in enumerate(shards):
             expected = self.local_shape(shape, rank, degree)
             if shard.shape != expected:
@@ -149,18 +150,18 @@ class Sharding:
         if self.axis is None:
             return shards[0]
         full = np.empty(shape, shards[0].dtype)
-        for step in self.plan(degree, 0, 1):
-            apply(step, self.axis, shards[step.source_rank], full)
+        for step in self.reshard_plan(degree, 0, 1):
+            apply_copy(step, self.axis, shards[step.source_rank], full)
         return full
 
-    def plan(self, source_degree: int, rank: int, degree: int) -> list[Copy]:
+    def reshard_plan(self, source_degree: int, rank: int, degree: int) -> list[CopyStep]:
         """Copies that build the shard `rank` of `degree` from shards of `source_degree`.
 
         In the order of the target; adjoining steps are joined. What no step covers is padding, zeros.
         Only for a sharding with an axis.
         """
         sources = self._owners(source_degree)
-        steps: list[Copy] = []
+        steps: list[CopyStep] = []
         target = 0
         for start, stop in self.local_ranges(rank, degree):
             for owner, owner_start, owner_stop, local_start in sources:
@@ -168,8 +169,8 @@ class Sharding:
                 if low >= high:
                     continue
                 source_start = local_start + low - owner_start
-                step = Copy(owner, source_start, source_start + high - low, target + low - start)
-                steps = _joined(steps, step)
+                step = CopyStep(owner, source_start, source_start + high - low, target + low - start)
+                steps = _append_copy(steps, step)
             target += stop - start
         return steps
 
@@ -190,7 +191,7 @@ class Sharding:
                 seen = owner[1]
         return unique
 
-    def _checked_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+    def _validate_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         if self.axis is not None and (len(shape) <= self.axis or shape[self.axis] != self.size):
             raise InputError(
                 f"a tensor of shape {tuple(shape)} cannot be cut: axis {self.axis} should be {self.size}"
@@ -198,19 +199,19 @@ class Sharding:
         return tuple(shape)
 
 
-def Column(*parts: Part) -> Sharding:
-    """Cut along the output axis (0), part by part: fused weights are never cut contiguously."""
-    return Sharding(0, parts)
+def column_parallel(*segments: Segment) -> Sharding:
+    """Cut along the output axis (0), segment by segment: fused weights are never cut contiguously."""
+    return Sharding(0, segments)
 
 
-def Row(part: Part) -> Sharding:
+def row_parallel(segment: Segment) -> Sharding:
     """Cut along the input axis (1)."""
-    return Sharding(1, (part,))
+    return Sharding(1, (segment,))
 
 
-def Vocab(size: int) -> Sharding:
+def vocab_parallel(size: int) -> Sharding:
     """Cut along axis 0, padded with zero rows up to a multiple of the degree."""
-    return Sharding(0, (Part(size, size),), pad=True)
+    return Sharding(0, (Segment(size, size),), pad=True)
 
 
 REPLICATED = Sharding(None)
@@ -228,18 +229,20 @@ class ParameterSpec:
     dtype: str | None = None
 
 
-def along(axis: int, start: int, stop: int) -> tuple[slice, ...]:
+def axis_slice(axis: int, start: int, stop: int) -> tuple[slice, ...]:
     """Index that takes [start, stop) along `axis`."""
     return (*(slice(None),) * axis, slice(start, stop))
 
 
-def apply(step: Copy, axis: int, source: np.ndarray, target: np.ndarray) -> None:
+def apply_copy(step: CopyStep, axis: int, source: np.ndarray, target: np.ndarray) -> None:
     """Carry out one step of a plan from `source` (the array of step.source_rank) into `target`."""
     stop = step.target_start + step.source_stop - step.source_start
-    target[along(axis, step.target_start, stop)] = source[along(axis, step.source_start, step.source_stop)]
+    target[axis_slice(axis, step.target_start, stop)] = source[
+        axis_slice(axis, step.source_start, step.source_stop)
+    ]
 
 
-def _joined(steps: list[Copy], step: Copy) -> list[Copy]:
+def _append_copy(steps: list[CopyStep], step: CopyStep) -> list[CopyStep]:
     if steps:
         last = steps[-1]
         length = last.source_stop - last.source_start
@@ -247,7 +250,7 @@ def _joined(steps: list[Copy], step: Copy) -> list[Copy]:
         if follows and last.source_rank == step.source_rank:
             return [
                 *steps[:-1],
-                Copy(last.source_rank, last.source_start, step.source_stop, last.target_start),
+                CopyStep(last.source_rank, last.source_start, step.source_stop, last.target_start),
             ]
     return [*steps, step]
 

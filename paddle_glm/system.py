@@ -23,7 +23,7 @@ PLATFORM: str = sys.platform
 WINDOWS = PLATFORM == "win32"
 LINUX = PLATFORM.startswith("linux")
 # For how long a file that another program has open is waited for: virus scanners and indexers open new ones.
-PATIENCE_SECONDS = 2.0
+FILE_IN_USE_TIMEOUT = 2.0
 
 try:
     import fcntl
@@ -104,12 +104,12 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def patiently(action: Callable[..., Result], *arguments: Any) -> Result:
+def retry_while_in_use(action: Callable[..., Result], *arguments: Any) -> Result:
     """`action(*arguments)`; on Windows again for a while where a file is in use.
 
     There a file that any program has open, or mapped, is neither renamed nor removed, and nor is its folder.
     """
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + FILE_IN_USE_TIMEOUT
     while True:
         try:
             return action(*arguments)
@@ -125,12 +125,12 @@ def remove_tree(folder: Path) -> None:
 
     def again(function: Callable[..., Any], path: str, _: Any) -> None:
         os.chmod(path, stat.S_IWRITE)
-        patiently(function, path)
+        retry_while_in_use(function, path)
 
     shutil.rmtree(folder, onerror=again if WINDOWS else None)
 
 
-def take_address(bound: socket.socket, address: Any) -> None:
+def bind_exclusive(bound: socket.socket, address: Any) -> None:
     """Bind a socket to an address that no other program listens on, though one may just have ended."""
     if hasattr(socket, "SO_EXCLUSIVEADDRUSE"):  # on Windows SO_REUSEADDR lets two programs share a port
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
@@ -139,7 +139,7 @@ def take_address(bound: socket.socket, address: Any) -> None:
     bound.bind(address)
 
 
-def prepare_console() -> None:
+def configure_console_encoding() -> None:
     """Let every text be printed, whatever the console's code page.
 
     A file or a pipe whose encoding has no Chinese gets UTF-8, as the files that we write; what a terminal

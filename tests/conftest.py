@@ -12,7 +12,7 @@ from paddle_glm.tiny.grammar import Row, make_rows
 
 
 @pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
+def reset_num_threads() -> Iterator[None]:
     """Each test begins with the threads that a process of its own would have: bits depend on their number."""
     yield
     if (paddle := sys.modules.get("paddle")) is not None:

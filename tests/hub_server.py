@@ -74,7 +74,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(models: dict[str, Path]) -> Iterator[tuple[str, list[str]]]:
+def serve_hub(models: dict[str, Path]) -> Iterator[tuple[str, list[str]]]:
     """Serve {name on the hub: folder}; gives the address, and the names of files as they are fetched."""
     requested: list[str] = []
     handler = type("Handler", (_Handler,), {"models": models, "requested": requested})

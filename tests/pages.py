@@ -22,26 +22,27 @@ TOOLS = {  # what tools/NAME.py runs
     path.name: re.findall(r'main\(\["(\w+)"', path.read_text(encoding="utf-8"))[0]
     for path in (ROOT / "tools").glob("*.py")
 }
-SHORT = "--src_length 32 --tgt_length 8"
+SHORT_LENGTHS = "--src_length 32 --tgt_length 8"
 TRAIN = "--max_steps 2 --logging_steps 1 --save_steps 2 --gradient_accumulation_steps 1"
-SMALL = {
+SMALL_FLAGS = {
     "tiny": "--train_rows 90 --dev_rows 6",
-    "finetune": f"{TRAIN} --eval_steps 2 {SHORT} --per_device_train_batch_size 2 --do_generation False",
+    "finetune": f"{TRAIN} --eval_steps 2 {SHORT_LENGTHS} --per_device_train_batch_size 2 "
+    "--do_generation False",
     "ptuning": f"{TRAIN} --pre_seq_len 8 --max_source_length 32 --max_target_length 8",
-    "predict": SHORT,
-    "evaluate": f"{SHORT} --limit 4",
-    "infer": SHORT,
+    "predict": SHORT_LENGTHS,
+    "evaluate": f"{SHORT_LENGTHS} --limit 4",
+    "infer": SHORT_LENGTHS,
     "chat": "--max_new_tokens 4",
     "quantize": "",
 }
 # `ptuning --do_predict` takes no flags of training, and finds what the two steps above have left.
-PREDICTING = (
+PREDICT_FLAGS = (
     "--max_source_length 32 --max_target_length 8 --pre_seq_len 8 --ptuning_checkpoint {}/checkpoint-2"
 )
 # What a command writes; `tiny` writes the folder that all pages start from.
-WRITTEN = ("--output_dir", "--output_path", "--merge_model_path", "--predict_file", "--output_file")
+OUTPUT_FLAGS = ("--output_dir", "--output_path", "--merge_model_path", "--predict_file", "--output_file")
 # Those that replace a folder only where they are told to.
-REPLACING = ("convert", "merge", "merge-lora", "quantize", "export")
+OVERWRITING_COMMANDS = ("convert", "merge", "merge-lora", "quantize", "export")
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -49,7 +50,7 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
 
 
-def words_of(block: str) -> Iterator[list[str]]:
+def split_commands(block: str) -> Iterator[list[str]]:
     """The words of every line of a shell's block, without comments and continuations."""
     for line in block.replace("\\\n", " ").splitlines():
         if words := shlex.split(line, comments=True):
@@ -59,10 +60,10 @@ def words_of(block: str) -> Iterator[list[str]]:
 def commands(page: Path) -> Iterator[list[str]]:
     """The words of every shell command in a page's fenced blocks."""
     for block in blocks(page, "(?:bash|sh|shell)"):
-        yield from words_of(block)
+        yield from split_commands(block)
 
 
-def ours(words: list[str]) -> tuple[str, list[str]] | None:
+def parse_own_command(words: list[str]) -> tuple[str, list[str]] | None:
     """(command, its arguments) where a line runs one of ours."""
     for place, word in enumerate(words):
         if Path(word).name == "paddle-glm" and place + 1 < len(words):
@@ -75,10 +76,10 @@ def ours(words: list[str]) -> tuple[str, list[str]] | None:
     return None
 
 
-def outputs(words: list[str]) -> list[str]:
+def output_paths(words: list[str]) -> list[str]:
     """The files and folders that one of our commands writes, also those that its YAML file names."""
-    name, arguments = ours(words) or ("", [])
-    found = [arguments[place + 1] for place, word in enumerate(arguments) if word in WRITTEN]
+    name, arguments = parse_own_command(words) or ("", [])
+    found = [arguments[place + 1] for place, word in enumerate(arguments) if word in OUTPUT_FLAGS]
     if not found and arguments and arguments[0].endswith(".yaml"):
         found = [yaml.safe_load((ROOT / arguments[0]).read_text(encoding="utf-8"))["output_dir"]]
     if name == "export":  # the last part may be the graph's name
@@ -86,19 +87,19 @@ def outputs(words: list[str]) -> list[str]:
     return [] if name in ("", "tiny", "quickstart") else found
 
 
-def small(words: list[str]) -> list[str]:
+def with_small_sizes(words: list[str]) -> list[str]:
     """One of our commands with flags behind it that make its work small."""
-    found = ours(words)
+    found = parse_own_command(words)
     assert found is not None, f"{' '.join(words)} runs none of our commands"
-    extra = SMALL.get(found[0], "")
+    extra = SMALL_FLAGS.get(found[0], "")
     if found[0] == "ptuning" and "--do_predict" in words:
-        extra = PREDICTING.format(words[words.index("--output_dir") + 1])
+        extra = PREDICT_FLAGS.format(words[words.index("--output_dir") + 1])
     return [*words, *extra.split()]
 
 
-def runs_here(words: list[str]) -> bool:
+def is_runnable_here(words: list[str]) -> bool:
     """Whether a command ends by itself, needs no network, and no program but Python."""
-    name, arguments = ours(words) or ("", [])
+    name, arguments = parse_own_command(words) or ("", [])
     waits = name in ("serve", "web", "quickstart") or "--api_base" in arguments
     return name.islower() and not waits
 
@@ -109,13 +110,13 @@ def run(words: list[str], monkeypatch) -> None:
         launch(words)
         return
     monkeypatch.setattr(sys, "stdin", io.StringIO("你好\nstop\n"))
-    name, arguments = ours(small(words)) or ("", [])
+    name, arguments = parse_own_command(with_small_sizes(words)) or ("", [])
     arguments = shlex.split(shlex.join(arguments).replace("--device gpu", ""))
     assert main([name, *arguments]) == 0, words
 
 
 def launch(words: list[str]) -> None:
-    text = shlex.join(small(words)).replace("--device gpu", "")
+    text = shlex.join(with_small_sizes(words)).replace("--device gpu", "")
     text = re.sub(r"--gpus ([\d,]+)", lambda found: f"--nproc_per_node {len(found[1].split(','))}", text)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from paddle_glm.config import ModelConfig
-from paddle_glm.config_keys import ARCHITECTURES
+from paddle_glm.config_keys import CONFIG_SCHEMAS
 from paddle_glm.errors import InputError
 from paddle_glm.families import family_of, get_family
-from paddle_glm.file_keys import Ignored, Only, SameAs
+from paddle_glm.key_rules import Alias, Ignored, Restricted
 from tests.paths import reference
 
 # What THUDM/chatglm2-6b's config.json says.
@@ -179,19 +179,19 @@ OTHER = {
     "original_rope": False, "apply_query_key_layer_scaling": False, "attention_softmax_in_fp32": False,
     "bias_dropout_fusion": False, "classifier_dropout": 0.5, "use_cache": False,
 }  # fmt: skip
-RULES = [(family, key) for family in READ for key in ARCHITECTURES[family].rules]
+RULES = [(family, key) for family in READ for key in CONFIG_SCHEMAS[family].rules]
 
 
 def test_every_key_that_the_originals_read_has_a_rule() -> None:
     for family, keys in READ.items():
-        assert keys <= ARCHITECTURES[family].rules.keys()
+        assert keys <= CONFIG_SCHEMAS[family].rules.keys()
 
 
 @pytest.mark.parametrize(("family", "key"), RULES)
 def test_a_key_is_honoured_or_refused_or_changes_nothing(family: str, key: str, tmp_path: Path) -> None:
     values = HUB if family == "chatglm2" else HUB_6B
-    before, rule = ModelConfig.from_dict(values), ARCHITECTURES[family].rules[key]
-    if isinstance(rule, Only | SameAs):
+    before, rule = ModelConfig.from_dict(values), CONFIG_SCHEMAS[family].rules[key]
+    if isinstance(rule, Restricted | Alias):
         with pytest.raises(InputError, match=f"config.json says {key} = "):
             ModelConfig.from_dict({**values, "torch_dtype": "float16", key: "else"})
         return
@@ -204,7 +204,7 @@ def test_a_key_is_honoured_or_refused_or_changes_nothing(family: str, key: str, 
         expected = OTHER[key] if rule.convert is None else rule.convert(OTHER[key])
         assert getattr(after, rule.field) == expected != getattr(before, rule.field)
         with pytest.raises(
-            InputError, match=f"config.json says {key} = .*: expected {re.escape(rule.kind.words)}"
+            InputError, match=f"config.json says {key} = .*: expected {re.escape(rule.kind.description)}"
         ):
             ModelConfig.from_dict({**values, key: {"of": "the wrong kind"}})
     after.save_pretrained(tmp_path)

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from paddle_glm.backends import EngineOptions, open_backend
-from paddle_glm.backends.meta import FILE_NAME, GenerationMeta
-from paddle_glm.chat import CHATGLM2
+from paddle_glm.backends.generation_meta import META_FILE_NAME, GenerationMeta
+from paddle_glm.chat_template import CHATGLM2
 from paddle_glm.errors import InputError
 from paddle_glm.export import export_model
-from paddle_glm.generation import ChatSession, GenerationParams, complete
+from paddle_glm.generation import ChatSession, GenerationParams, generate_batch
 from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.dygraph import DygraphBackend
 from paddle_glm.tokenizers import AutoTokenizer
@@ -49,7 +49,7 @@ def test_tokens_are_the_models(pair, way):
     params = GenerationParams(max_new_tokens=16, **WAYS[way])
     graph, dygraph = open_backend("paddle", folder), DygraphBackend(model)
     for prompts in ([PROMPTS[0]], PROMPTS):
-        assert complete(graph, prompts, params) == complete(dygraph, prompts, params)
+        assert generate_batch(graph, prompts, params) == generate_batch(dygraph, prompts, params)
 
 
 def test_logits_are_the_models(pair):
@@ -109,7 +109,7 @@ def test_meta_holds_all_that_a_reader_needs(exported, tiny_checkpoint):
     names = [one.name for one in meta.inputs]
     assert names[:3] == ["input_ids", "position_ids", "attention_mask"]
     assert names[3:] == ["past_key_0", "past_value_0", "past_key_1", "past_value_1"]
-    assert [one.shape for one in meta.cache] == [(-1, 2, -1, 16)] * 4
+    assert [one.shape for one in meta.cache_inputs] == [(-1, 2, -1, 16)] * 4
     assert meta.outputs[0].shape == (-1, meta.vocab_size)
     assert meta.chat_template() == CHATGLM2
     assert meta.special_tokens["sop"] == tokenizer.get_command("sop")
@@ -123,7 +123,7 @@ def test_a_chat_from_the_exported_folder_alone(exported):
     session = ChatSession(open_backend("paddle", exported), AutoTokenizer.from_pretrained(exported))
     session.params = session.params.updated({"max_new_tokens": 6, "seed": 1})
     reply = session.answer([{"role": "user", "content": "类型#裤"}])
-    assert reply.answer_tokens <= 6
+    assert reply.completion_tokens <= 6
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ def test_a_missing_or_cut_file_is_named(damaged):
     path.unlink()
     with pytest.raises(InputError, match=r"chatglm\.pdiparams is missing"):
         open_backend("paddle", damaged)
-    (damaged / FILE_NAME).unlink()
+    (damaged / META_FILE_NAME).unlink()
     with pytest.raises(InputError, match="paddle-glm export"):
         open_backend("paddle", damaged)
 
@@ -155,7 +155,7 @@ def test_a_missing_or_cut_file_is_named(damaged):
     ],
 )
 def test_meta_of_another_version_is_refused(damaged, change, message):
-    path = damaged / FILE_NAME
+    path = damaged / META_FILE_NAME
     path.write_text(json.dumps(change(json.loads(path.read_text(encoding="utf-8")))), encoding="utf-8")
     with pytest.raises(InputError, match=message):
         open_backend("paddle", damaged)
@@ -164,7 +164,7 @@ def test_meta_of_another_version_is_refused(damaged, change, message):
 def test_meta_that_is_no_json_and_a_wrong_prefix(damaged):
     with pytest.raises(InputError, match="not 'other'"):
         open_backend("paddle", damaged, EngineOptions(prefix="other"))
-    (damaged / FILE_NAME).write_text("{", encoding="utf-8")
+    (damaged / META_FILE_NAME).write_text("{", encoding="utf-8")
     with pytest.raises(InputError, match="not valid JSON"):
         open_backend("paddle", damaged)
 

@@ -10,11 +10,11 @@ import onnx
 import paddle
 import pytest
 
-from paddle_glm.backends.meta import GenerationMeta
+from paddle_glm.backends.generation_meta import GenerationMeta
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.export import export_model
-from paddle_glm.export.onnx_file import check_fits
+from paddle_glm.export.onnx_export import check_onnx_limits
 from paddle_glm.families import family_of
 from paddle_glm.layers.activation import gelu_tanh
 from paddle_glm.main import main
@@ -77,19 +77,19 @@ REAL_SIZES = {
 
 def test_sizes_above_two_gib_are_refused_from_the_configuration_alone(tiny_checkpoint) -> None:
     tiny = ModelConfig.from_pretrained(tiny_checkpoint)
-    check_fits(tiny, "float32")
+    check_onnx_limits(tiny, "float32")
     real = replace(tiny, **REAL_SIZES)
     with pytest.raises(InputError, match=r"11\.63 GiB in float16.* --format paddle"):
-        check_fits(real, "float16")
+        check_onnx_limits(real, "float16")
     # 2 layers with the real vocabulary: too much in float32, and below the limit in float16.
     fewer = replace(real, num_layers=2)
     with pytest.raises(InputError, match=r"GiB in float32"):
-        check_fits(fewer, "float32")
-    check_fits(fewer, "float16")
+        check_onnx_limits(fewer, "float32")
+    check_onnx_limits(fewer, "float16")
     packed = replace(real, num_layers=8, quantization_bit=4, quantization_embeddings=True)
-    check_fits(packed, "float16")
+    check_onnx_limits(packed, "float16")
     with pytest.raises(InputError, match=r"2\.9\d GiB in float16.*quantise"):
-        check_fits(replace(packed, num_layers=28), "float16")
+        check_onnx_limits(replace(packed, num_layers=28), "float16")
 
 
 def test_the_command_refuses_a_large_model_before_it_reads_it(tiny_checkpoint, tmp_path, capsys) -> None:

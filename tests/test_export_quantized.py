@@ -7,7 +7,7 @@ import pytest
 
 from paddle_glm.backends import open_backend
 from paddle_glm.export import export_model
-from paddle_glm.generation import GenerationParams, complete
+from paddle_glm.generation import GenerationParams, generate_batch
 from paddle_glm.main import main
 from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.dygraph import DygraphBackend
@@ -25,7 +25,7 @@ def assert_alike(graph, model):
     """The same tokens, and logits within rounding, over a batch with padding and several steps."""
     dygraph = DygraphBackend(model)
     for prompts in ([PROMPTS[0]], PROMPTS):
-        assert complete(graph, prompts, GREEDY) == complete(dygraph, prompts, GREEDY)
+        assert generate_batch(graph, prompts, GREEDY) == generate_batch(dygraph, prompts, GREEDY)
     ids, mask = np.array([[5, 6, 7], [0, 8, 9]]), np.array([[1, 1, 1], [0, 1, 1]])
     differences = [np.abs(graph.prefill(ids, mask) - dygraph.prefill(ids, mask)).max()]
     for token in range(20, 24):
@@ -50,11 +50,11 @@ def test_tokens_are_the_models(tiny_checkpoint, tmp_path, way):
 def test_weights_in_several_blocks(tiny_checkpoint, tmp_path, monkeypatch):
     """As those of large models, in graphs and in dygraph."""
     model = AutoModel.from_pretrained(tiny_checkpoint).quantize(4, 16)
-    before = complete(DygraphBackend(model), PROMPTS, GREEDY)
-    for name in ("_AT_ONCE", "_AT_ONCE_IN_GRAPHS"):
-        monkeypatch.setattr(f"paddle_glm.parallel.packed.{name}", 5 * 32)
+    before = generate_batch(DygraphBackend(model), PROMPTS, GREEDY)
+    for name in ("_BLOCK_BYTES_CPU", "_BLOCK_BYTES_GRAPH"):
+        monkeypatch.setattr(f"paddle_glm.parallel.dequant.{name}", 5 * 32)
     export_model(model, AutoTokenizer.from_pretrained(tiny_checkpoint), tmp_path / "out")
-    assert complete(DygraphBackend(model), PROMPTS, GREEDY) == before
+    assert generate_batch(DygraphBackend(model), PROMPTS, GREEDY) == before
     assert_alike(open_backend("paddle", tmp_path / "out"), model)
 
 
@@ -74,7 +74,7 @@ def test_adapters_stay_beside_the_integers(tiny_checkpoint, tmp_path, kind):
         adapter, flag = attach_lora(model, LoraConfig(rank=4), seed=1), "--lora_path"
         random = np.random.default_rng(5)
         arrays = {name: random.normal(0, 0.2, spec.shape) for name, spec in adapter.specs.items()}
-        adapter.fill({adapter.names[name]: array for name, array in arrays.items()})
+        adapter.load_arrays({adapter.file_names[name]: array for name, array in arrays.items()})
     (tmp_path / "adapter").mkdir()
     adapter.save(tmp_path / "adapter")
     words = ["--model_name_or_path", str(tiny_checkpoint), "--quantization_bit", "4"]
@@ -82,7 +82,7 @@ def test_adapters_stay_beside_the_integers(tiny_checkpoint, tmp_path, kind):
     assert main(["export", *words]) == 0
     assert_alike(open_backend("paddle", tmp_path / "out"), model)
     plain = AutoModel.from_pretrained(tiny_checkpoint, quantization_bit=4)
-    assert complete(DygraphBackend(plain), PROMPTS, GREEDY) != complete(
+    assert generate_batch(DygraphBackend(plain), PROMPTS, GREEDY) != generate_batch(
         DygraphBackend(model), PROMPTS, GREEDY
     )
     if kind == "lora":

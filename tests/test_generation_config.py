@@ -8,16 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from paddle_glm.backends.defaults import CHAT_SAYS, default_params, generation_values
 from paddle_glm.backends.folder import open_engine
+from paddle_glm.backends.generation_defaults import (
+    CHAT_OVERRIDES,
+    default_generation_params,
+    generation_config_values,
+)
 from paddle_glm.checkpoint.reshard import reshard
-from paddle_glm.commands._generating import generation_params
+from paddle_glm.commands._model_arguments import generation_params
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.export import export_model
-from paddle_glm.file_keys import Honoured, Ignored
 from paddle_glm.generation import GenerationParams
 from paddle_glm.generation_keys import RULES
+from paddle_glm.key_rules import Ignored, Mapped
 from paddle_glm.models.auto import AutoModel
 from paddle_glm.tokenizers import AutoTokenizer
 
@@ -32,42 +36,52 @@ OTHER = {
 @pytest.mark.parametrize("key", RULES)
 def test_a_key_is_honoured_or_refused_or_changes_nothing(key: str) -> None:
     rule = RULES[key]
-    if isinstance(rule, Honoured):
-        (found,) = generation_values(ModelConfig(generation={key: OTHER[key]})).items()
+    if isinstance(rule, Mapped):
+        (found,) = generation_config_values(ModelConfig(generation_config={key: OTHER[key]})).items()
         expected = rule.convert(OTHER[key]) if rule.convert else OTHER[key]
         assert found == (rule.field, expected) and expected != getattr(GenerationParams(), rule.field)
-        words = f"generation_config.json says {key} = .*: expected {re.escape(rule.kind.words)}"
+        words = f"generation_config.json says {key} = .*: expected {re.escape(rule.kind.description)}"
         with pytest.raises(InputError, match=words):
-            generation_values(ModelConfig(generation={key: {"of": "the wrong kind"}}))
+            generation_config_values(ModelConfig(generation_config={key: {"of": "the wrong kind"}}))
     elif isinstance(rule, Ignored):
-        assert generation_values(ModelConfig(generation={key: "anything"})) == {} and rule.reason
+        assert (
+            generation_config_values(ModelConfig(generation_config={key: "anything"})) == {} and rule.reason
+        )
     else:
         neutral = {key: rule.allowed[0]}
-        assert generation_values(ModelConfig(generation=neutral)) == {}
+        assert generation_config_values(ModelConfig(generation_config=neutral)) == {}
         with pytest.raises(
             InputError, match=rf"generation_config.json says {key} = 'else'; only .* is supported"
         ):
-            generation_values(ModelConfig(generation={key: "else"}))
+            generation_config_values(ModelConfig(generation_config={key: "else"}))
 
 
 def test_chat_keeps_what_the_originals_chat_passes() -> None:
-    params = default_params(ModelConfig(generation=OTHER))
+    params = default_generation_params(ModelConfig(generation_config=OTHER))
     chat = GenerationParams()
-    assert {name: getattr(params, name) for name in CHAT_SAYS} == {n: getattr(chat, n) for n in CHAT_SAYS}
+    assert {name: getattr(params, name) for name in CHAT_OVERRIDES} == {
+        n: getattr(chat, n) for n in CHAT_OVERRIDES
+    }
     assert (params.top_k, params.repetition_penalty, params.max_new_tokens) == (7, 1.4, 3)
     assert params.eos_token_ids == (2, 9)
-    first = default_params(ModelConfig(family="chatglm", num_key_value_heads=32, generation=OTHER))
+    first = default_generation_params(
+        ModelConfig(family="chatglm", num_key_value_heads=32, generation_config=OTHER)
+    )
     assert (first.temperature, first.top_p, first.max_length, first.top_k) == (0.95, 0.7, 2048, 7)
     # ChatGLM3's chat passes the ends of its roles itself.
-    assert default_params(ModelConfig(family="chatglm3", generation=OTHER)).eos_token_ids == ()
+    assert (
+        default_generation_params(ModelConfig(family="chatglm3", generation_config=OTHER)).eos_token_ids == ()
+    )
 
 
 def test_without_the_file_config_json_may_say_it() -> None:
     """transformers makes the one from the other."""
-    assert generation_values(ModelConfig(hub={"repetition_penalty": 1.4})) == {"repetition_penalty": 1.4}
-    assert generation_values(ModelConfig(hub={"repetition_penalty": 1.4}, generation={})) == {}
+    assert generation_config_values(ModelConfig(hub={"repetition_penalty": 1.4})) == {
+        "repetition_penalty": 1.4
+    }
+    assert generation_config_values(ModelConfig(hub={"repetition_penalty": 1.4}, generation_config={})) == {}
     with pytest.raises(InputError, match=r"config.json says no_repeat_ngram_size = 3; only 0 is supported"):
-        generation_values(ModelConfig(hub={"no_repeat_ngram_size": 3}))
+        generation_config_values(ModelConfig(hub={"no_repeat_ngram_size": 3}))
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ import pytest
 from paddle_glm.commands import estimate_memory
 from paddle_glm.main import Parser, command_names, load_command, main
 from paddle_glm.tiny.grammar import Row
-from paddle_glm.training.command_line import known_names
+from paddle_glm.training.command_line import known_flag_names
 from tests.paths import ROOT
-from tests.training.runs import write_rows
+from tests.training.finetune_helpers import write_rows
 
 FLAG = re.compile(r"(?<![\w-])--([a-z][a-z0-9_-]*)")
 # Flags of other programs that messages and commands name.
@@ -38,8 +38,8 @@ def flags_by_command() -> dict[str, set[str]]:
             found[name] = set(parser._option_string_actions)
     found["estimate-memory"] = set(estimate_memory._parser()._option_string_actions)
     found = {name: {flag.removeprefix("--") for flag in flags} for name, flags in found.items()}
-    found["finetune"] = known_names()
-    found["ptuning"] = known_names() | {"do_predict", "test_file"}
+    found["finetune"] = known_flag_names()
+    found["ptuning"] = known_flag_names() | {"do_predict", "test_file"}
     return found
 
 

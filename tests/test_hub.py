@@ -15,15 +15,15 @@ from paddle_glm import hub
 from paddle_glm.checkpoint import open_checkpoint, save_checkpoint
 from paddle_glm.errors import InputError
 from paddle_glm.main import main
-from tests.hub_server import COMMIT, serving
+from tests.hub_server import COMMIT, serve_hub
 
 NAME = "THUDM/chatglm2-6b"
 ENDPOINTS = {"huggingface": "HF_ENDPOINT", "modelscope": "MODELSCOPE_ENDPOINT"}
 
 
 def fetch(home: Path, address: str, *arguments: object, **more: str) -> subprocess.CompletedProcess:
-    """`folder_of` in a process of its own: the packages read the environment when they are imported."""
-    code = f"from paddle_glm.hub import folder_of\nprint(folder_of(*{arguments!r}))"
+    """`resolve_model_folder` in its own process: the packages read the environment when imported."""
+    code = f"from paddle_glm.hub import resolve_model_folder\nprint(resolve_model_folder(*{arguments!r}))"
     environment = {**os.environ, **dict.fromkeys(ENDPOINTS.values(), address), **more}
     environment |= {"HF_HOME": str(home / "hf"), "MODELSCOPE_CACHE": str(home / "ms"), "HOME": str(home)}
     words = [sys.executable, "-c", code]
@@ -48,7 +48,7 @@ def published(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.mark.parametrize("source", ENDPOINTS)
 def test_a_model_is_fetched_by_the_hubs_own_package(source: str, published: Path, tmp_path: Path) -> None:
     there = NAME if source == "huggingface" else "ZhipuAI/chatglm2-6b"
-    with serving({there: published}) as (address, requested):
+    with serve_hub({there: published}) as (address, requested):
         done = fetch(tmp_path, address, NAME, source)
         assert done.returncode == 0, done.stderr
         assert sorted(set(requested)) == sorted(
@@ -67,7 +67,7 @@ def test_a_model_is_fetched_by_the_hubs_own_package(source: str, published: Path
 
 def test_older_weights_are_fetched_where_there_are_no_safetensors(published: Path, tmp_path: Path) -> None:
     older = shutil.copytree(published, tmp_path / "older", ignore=shutil.ignore_patterns("*.safetensors"))
-    with serving({NAME: older}) as (address, requested):
+    with serve_hub({NAME: older}) as (address, requested):
         done = fetch(tmp_path, address, NAME, True, "v1")
     assert done.returncode == 0, done.stderr
     assert "pytorch_model.bin" in requested and "modeling_chatglm.py" not in requested
@@ -78,7 +78,7 @@ def test_older_weights_are_fetched_where_there_are_no_safetensors(published: Pat
 
 @pytest.mark.parametrize("source", ENDPOINTS)
 def test_a_failed_fetch_is_said_in_a_line(source: str, published: Path, tmp_path: Path) -> None:
-    with serving({"other/model": published}) as (address, _):
+    with serve_hub({"other/model": published}) as (address, _):
         done = fetch(tmp_path, address, NAME, source)
     assert done.returncode != 0
     last = done.stderr.strip().splitlines()[-1]
@@ -90,31 +90,31 @@ def test_true_means_the_hub_that_the_environment_names(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     asked = []
-    monkeypatch.setattr(hub, "_fetched", lambda *arguments: asked.append(arguments) or tmp_path)
-    assert hub.folder_of(NAME, True) == tmp_path
+    monkeypatch.setattr(hub, "_download", lambda *arguments: asked.append(arguments) or tmp_path)
+    assert hub.resolve_model_folder(NAME, True) == tmp_path
     monkeypatch.setenv(hub.HUB_VARIABLE, "modelscope")
-    hub.folder_of(NAME, "true", "v1.0", tmp_path)
+    hub.resolve_model_folder(NAME, "true", "v1.0", tmp_path)
     assert asked == [("huggingface", NAME, None, None), ("modelscope", NAME, "v1.0", tmp_path)]
     monkeypatch.setenv(hub.HUB_VARIABLE, "gitee")
     with pytest.raises(InputError, match="PADDLE_GLM_HUB=gitee: expected one of huggingface, modelscope"):
-        hub.folder_of(NAME, True)
+        hub.resolve_model_folder(NAME, True)
 
 
 def test_a_folder_wins_and_holds_one_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / NAME).mkdir(parents=True)
-    assert hub.folder_of(NAME, True, "main") == Path(NAME)
+    assert hub.resolve_model_folder(NAME, True, "main") == Path(NAME)
     with pytest.raises(InputError, match=r"revision 'v0.1.0': THUDM/chatglm2-6b is a folder here"):
-        hub.folder_of(NAME, revision="v0.1.0")
+        hub.resolve_model_folder(NAME, revision="v0.1.0")
 
 
 def test_what_is_no_hubs_name_is_left_to_the_caller(tmp_path: Path) -> None:
     for name in (tmp_path / "missing", "missing", "./a/b", "a/b/c"):
-        assert hub.folder_of(name) == Path(name)
+        assert hub.resolve_model_folder(name) == Path(name)
     with pytest.raises(InputError, match=r"missing is no hub's name: expected OWNER/MODEL"):
-        hub.folder_of("missing", "modelscope")
+        hub.resolve_model_folder("missing", "modelscope")
     with pytest.raises(InputError, match="download 'gitee': expected one of huggingface, modelscope"):
-        hub.folder_of(NAME, "gitee")
+        hub.resolve_model_folder(NAME, "gitee")
 
 
 def commands_in(text: str) -> list[list[str]]:
@@ -123,7 +123,7 @@ def commands_in(text: str) -> list[list[str]]:
 
 def test_the_commands_that_are_named_hold_the_revision() -> None:
     with pytest.raises(InputError, match="is no folder here") as caught:
-        hub.folder_of(NAME, revision="v1.0")
+        hub.resolve_model_folder(NAME, revision="v1.0")
     first, second = commands_in(str(caught.value))
     assert first == ["hf", "download", NAME, "--revision", "v1.0", "--local-dir", NAME]
     assert second[:4] == ["modelscope", "download", "--model", "ZhipuAI/chatglm2-6b"]
@@ -134,10 +134,10 @@ def test_the_commands_that_are_named_hold_the_revision() -> None:
 def test_the_commands_that_are_named_fetch(source: str, published: Path, tmp_path: Path) -> None:
     there = NAME if source == "huggingface" else "ZhipuAI/chatglm2-6b"
     with pytest.raises(InputError) as caught:
-        hub.folder_of(NAME)
+        hub.resolve_model_folder(NAME)
     words = commands_in(str(caught.value))[list(ENDPOINTS).index(source)]
     environment = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "MODELSCOPE_CACHE": str(tmp_path / "ms")}
-    with serving({there: published}) as (address, _):
+    with serve_hub({there: published}) as (address, _):
         environment |= dict.fromkeys(ENDPOINTS.values(), address)
         program = str(Path(sys.executable).parent / words[0])
         done = subprocess.run(
@@ -181,7 +181,7 @@ def test_every_command_fetches(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     asked = []
-    monkeypatch.setattr(hub, "_fetched", lambda *arguments: asked.append(arguments) or tiny_checkpoint)
+    monkeypatch.setattr(hub, "_download", lambda *arguments: asked.append(arguments) or tiny_checkpoint)
     flags = ["--model_name_or_path", NAME, "--download", "modelscope", "--revision", "v1"]
     assert main(["convert", *flags, "--output_path", str(tmp_path / "out")]) == 0
     open_checkpoint(tmp_path / "out").validate()

@@ -16,12 +16,12 @@ PACKAGE = ROOT / "paddle_glm"
 LAYERS = (
     ("errors", "version", "system"),
     ("allocator", "progress"),
-    ("paddlenlp_config", "file_keys", "hub", "hardware", "keywords"),
+    ("paddlenlp_config", "key_rules", "hub", "hardware", "pretrained_kwargs"),
     ("config_keys", "generation_keys"),
-    ("config", "sharding", "precision", "arrays"),
-    ("chat", "quantization", "auto_config"),
+    ("config", "sharding", "precision", "numpy_interop"),
+    ("chat_template", "quantization", "auto_config"),
     ("families",),
-    ("memory",),
+    ("load_memory",),
     ("tokenizers", "checkpoint"),
     ("parallel", "generation"),
     ("layers", "backends"),
@@ -35,17 +35,17 @@ LAYERS = (
 )
 LEVELS = {layer: level for level, line in enumerate(LAYERS) for layer in line}
 # What a layer may import of ours where that is less than everything below it.
-ONLY = {"generation": {"errors", "chat", "families"}}
+ONLY = {"generation": {"errors", "chat_template", "families"}}
 WITHOUT_PADDLE = (
     *("errors", "version", "system", "allocator", "progress", "paddlenlp_config", "config", "sharding"),
-    *("chat", "file_keys", "config_keys", "keywords", "auto_config"),
+    *("chat_template", "key_rules", "config_keys", "pretrained_kwargs", "auto_config"),
     *("quantization", "hub", "families", "tokenizers", "checkpoint", "generation", "tiny"),
 )
 WITH_PADDLENLP = ("training",)
 
 
 def layer_of(module: str) -> str:
-    """paddle_glm.checkpoint.folder -> checkpoint; the package itself is the facade."""
+    """paddle_glm.checkpoint.atomic_save -> checkpoint; the package itself is the facade."""
     parts = module.split(".")
     return parts[1] if len(parts) > 1 else "__init__"
 
@@ -73,7 +73,7 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
         elif isinstance(node, ast.ImportFrom):
             parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             base = ".".join([*parents, *([node.module] if node.module else [])])
-            if base == "paddle_glm":  # `from paddle_glm import chat` imports a layer, not the facade
+            if base == "paddle_glm":  # `from paddle_glm import chat_template` imports a layer, not the facade
                 for alias in node.names:
                     is_layer = alias.name in LEVELS
                     yield node.lineno, f"{base}.{alias.name}" if is_layer else base

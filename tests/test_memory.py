@@ -11,17 +11,17 @@ from paddle_glm.checkpoint.reshard import reshard
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.families import family_of
-from paddle_glm.memory import (
+from paddle_glm.load_memory import (
     CACHE_TOKENS,
-    COMFORTABLE,
-    OPENING_PEAK,
+    FLOAT32_MEMORY_FRACTION,
+    LOAD_PEAK_FACTOR,
     SKIP_VARIABLE,
-    MemoryShortage,
-    Opening,
-    Room,
-    choose_dtype,
+    InsufficientMemoryError,
+    LoadRequest,
+    MemoryBudget,
     needed_bytes,
     resolve_dtype,
+    select_dtype,
     weight_bytes,
 )
 from paddle_glm.models.auto import AutoModel
@@ -30,23 +30,23 @@ GB = 10**9
 REAL = ModelConfig()  # ChatGLM2-6B: 6.24 billion parameters
 
 
-def opening(dtype: str = "float16", bits: int | None = None, stored: ModelConfig = REAL) -> Opening:
+def model(dtype: str = "float16", bits: int | None = None, stored: ModelConfig = REAL) -> LoadRequest:
     config = stored if bits is None else family_of(stored).quantized_config(stored, bits)
-    return Opening("chatglm2-6b", stored, dtype, config)
+    return LoadRequest("chatglm2-6b", stored, dtype, config)
 
 
-def cpu(gigabytes: float, **options: int) -> Room:
-    return Room("cpu", int(gigabytes * GB), **options)
+def cpu(gigabytes: float, **options: int) -> MemoryBudget:
+    return MemoryBudget("cpu", int(gigabytes * GB), **options)
 
 
 def test_bytes_of_the_real_model() -> None:
     assert weight_bytes(REAL, "float32") / GB == pytest.approx(24.97, abs=0.01)
     assert weight_bytes(REAL, "float16") == weight_bytes(REAL, "float32") // 2
-    assert weight_bytes(opening(bits=4).config, "float16") / GB == pytest.approx(4.1, abs=0.1)
+    assert weight_bytes(model(bits=4).config, "float16") / GB == pytest.approx(4.1, abs=0.1)
     shares = [weight_bytes(REAL, "float16", degree) for degree in (1, 2, 4)]
     assert shares[0] / 2 < shares[1] < 0.51 * shares[0] and shares[0] / 4 < shares[2] < 0.26 * shares[0]
     cache = 28 * 2 * 2 * 128 * 4 * CACHE_TOKENS  # layers, key and value, heads, channels, float32
-    assert needed_bytes(REAL, "float16", cpu(1)) == int(OPENING_PEAK * shares[0]) + cache
+    assert needed_bytes(REAL, "float16", cpu(1)) == int(LOAD_PEAK_FACTOR * shares[0]) + cache
 
 
 def test_what_is_counted_is_what_a_model_holds(tiny_checkpoint: Path) -> None:
@@ -57,36 +57,42 @@ def test_what_is_counted_is_what_a_model_holds(tiny_checkpoint: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("own", "room", "expected"),
+    ("own", "budget", "expected"),
     [
         ("float16", cpu(64), "float32"),  # faster, and there is room
         ("float16", cpu(40), "float16"),  # it would fit, but leave little to others
         ("bfloat16", cpu(24), "bfloat16"),
         ("float32", cpu(24), "float32"),  # its own, and too large: another dtype is asked for, not taken
-        ("float16", Room("gpu:0", 80 * GB), "float16"),
-        ("float16", cpu(64, degree=2, sharing=2), "float32"),
-        ("float16", cpu(40, degree=2, sharing=2), "float16"),  # both processes share the machine
-        ("float16", cpu(40, degree=2, sharing=1), "float32"),  # on two machines
+        ("float16", MemoryBudget("gpu:0", 80 * GB), "float16"),
+        ("float16", cpu(64, degree=2, local_degree=2), "float32"),
+        ("float16", cpu(40, degree=2, local_degree=2), "float16"),  # both processes share the machine
+        ("float16", cpu(40, degree=2, local_degree=1), "float32"),  # on two machines
     ],
 )  # fmt: skip
-def test_auto(own: str, room: Room, expected: str) -> None:
-    assert resolve_dtype("auto", own, REAL, room) == expected
-    assert resolve_dtype("bfloat16", own, REAL, room) == "bfloat16"
+def test_auto(own: str, budget: MemoryBudget, expected: str) -> None:
+    assert resolve_dtype("auto", own, REAL, budget) == expected
+    assert resolve_dtype("bfloat16", own, REAL, budget) == "bfloat16"
 
 
 def test_the_border_of_comfort() -> None:
     needed = needed_bytes(REAL, "float32", cpu(1))
-    assert resolve_dtype("auto", "float16", REAL, Room("cpu", int(needed / COMFORTABLE) + 2)) == "float32"
-    assert resolve_dtype("auto", "float16", REAL, Room("cpu", int(needed / COMFORTABLE) - 2)) == "float16"
+    assert (
+        resolve_dtype("auto", "float16", REAL, MemoryBudget("cpu", int(needed / FLOAT32_MEMORY_FRACTION) + 2))
+        == "float32"
+    )
+    assert (
+        resolve_dtype("auto", "float16", REAL, MemoryBudget("cpu", int(needed / FLOAT32_MEMORY_FRACTION) - 2))
+        == "float16"
+    )
     with pytest.raises(InputError, match="'int4' is not one of auto, float32, float16, bfloat16"):
         resolve_dtype("int4", "float16", REAL, cpu(1))
 
 
 def test_one_line_says_what_is_opened(caplog) -> None:
     with caplog.at_level(logging.INFO):
-        assert choose_dtype(opening(), "auto", cpu(20.1)) == "float16"
-        choose_dtype(opening(bits=4), "float16", cpu(20.1, degree=2, sharing=2))
-        choose_dtype(opening(), "auto", Room("cpu", 20 * GB, says=False))
+        assert select_dtype(model(), "auto", cpu(20.1)) == "float16"
+        select_dtype(model(bits=4), "float16", cpu(20.1, degree=2, local_degree=2))
+        select_dtype(model(), "auto", MemoryBudget("cpu", 20 * GB, is_leader=False))
     assert [record.getMessage() for record in caplog.records] == [
         "chatglm2-6b: float16 weights, 12.5 GB, on the CPU (20.1 GB free)",
         "chatglm2-6b: int4 and float16 weights, 2.1 GB in each of 2 processes, on the CPU (20.1 GB free)",
@@ -100,34 +106,34 @@ MORE = "more memory is needed"
 @pytest.mark.parametrize(
     ("what", "wanted", "gigabytes", "named", "left_out"),
     [
-        (opening(), "auto", 12, ["needs 14.4 GB of memory on the CPU, 12.0 GB are free", f"{BITS} 8 (7.9 GB)",
+        (model(), "auto", 12, ["needs 14.4 GB of memory on the CPU, 12.0 GB are free", f"{BITS} 8 (7.9 GB)",
                                  f"{BITS} 4 (4.8 GB) fits"], [F16, MORE]),
-        (opening(), "auto", 6, [f"{BITS} 4 (4.8 GB) fits"], [f"{BITS} 8", F16]),
-        (opening(), "auto", 4, [MORE, f"the least is 4.8 GB, with {BITS} 4;"], ["fits"]),
-        (opening("float32"), "auto", 24, [f"{F16} (14.4", f"{BITS} 8 (9.1", f"{BITS} 4 (6.0"], [f"4 {F16}"]),
-        (opening("float32"), "auto", 5, [f"{BITS} 4 {F16} (4.8 GB) fits"], [f"{BITS} 8"]),
-        (opening(), "float32", 24, [f"{F16} (14.4 GB)", f"{BITS} 8", f"{BITS} 4"], []),
-        (opening("bfloat16"), "float32", 24, ["--dtype bfloat16 (14.4 GB)"], [F16]),
-        (opening(bits=8), "auto", 6, ["int8 and float16 weights needs 7.9", f"{BITS} 4 (4.8"], [f"{BITS} 8"]),
-        (opening(stored=opening(bits=4).config), "float32", 5.5, [f"{F16} (4.8 GB) fits"], [BITS]),
-        (opening(stored=opening(bits=4).config), "auto", 3, [MORE], ["--", "least"]),
-        (opening(), "float16", 12.6, ["on the CPU"], [F16]),
+        (model(), "auto", 6, [f"{BITS} 4 (4.8 GB) fits"], [f"{BITS} 8", F16]),
+        (model(), "auto", 4, [MORE, f"the least is 4.8 GB, with {BITS} 4;"], ["fits"]),
+        (model("float32"), "auto", 24, [f"{F16} (14.4", f"{BITS} 8 (9.1", f"{BITS} 4 (6.0"], [f"4 {F16}"]),
+        (model("float32"), "auto", 5, [f"{BITS} 4 {F16} (4.8 GB) fits"], [f"{BITS} 8"]),
+        (model(), "float32", 24, [f"{F16} (14.4 GB)", f"{BITS} 8", f"{BITS} 4"], []),
+        (model("bfloat16"), "float32", 24, ["--dtype bfloat16 (14.4 GB)"], [F16]),
+        (model(bits=8), "auto", 6, ["int8 and float16 weights needs 7.9", f"{BITS} 4 (4.8"], [f"{BITS} 8"]),
+        (model(stored=model(bits=4).config), "float32", 5.5, [f"{F16} (4.8 GB) fits"], [BITS]),
+        (model(stored=model(bits=4).config), "auto", 3, [MORE], ["--", "least"]),
+        (model(), "float16", 12.6, ["on the CPU"], [F16]),
     ],
 )  # fmt: skip
 def test_too_little_is_said_with_what_fits(what, wanted, gigabytes, named, left_out, monkeypatch) -> None:
-    with pytest.raises(MemoryShortage) as caught:
-        choose_dtype(what, wanted, cpu(gigabytes))
+    with pytest.raises(InsufficientMemoryError) as caught:
+        select_dtype(what, wanted, cpu(gigabytes))
     message = str(caught.value)
     assert all(text in message for text in [*named, f"{SKIP_VARIABLE}=1"]), message
     assert not any(text in message for text in left_out), message
     monkeypatch.setenv(SKIP_VARIABLE, "1")
-    assert choose_dtype(what, wanted, cpu(gigabytes))
+    assert select_dtype(what, wanted, cpu(gigabytes))
 
 
 def test_processes_of_one_machine_share_its_memory() -> None:
-    with pytest.raises(MemoryShortage, match=r"needs 14\.6 GB of memory on the CPU, 10\.0 GB"):
-        choose_dtype(opening(), "float16", cpu(10, degree=4, sharing=4))
-    assert choose_dtype(opening(), "float16", cpu(10, degree=4, sharing=1)) == "float16"
+    with pytest.raises(InsufficientMemoryError, match=r"needs 14\.6 GB of memory on the CPU, 10\.0 GB"):
+        select_dtype(model(), "float16", cpu(10, degree=4, local_degree=4))
+    assert select_dtype(model(), "float16", cpu(10, degree=4, local_degree=1)) == "float16"
 
 
 @pytest.fixture
@@ -142,8 +148,8 @@ def small_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_auto_model_looks_before_it_reads(tiny_checkpoint: Path, small_machine, monkeypatch) -> None:
-    monkeypatch.setattr("paddle_glm.models.auto._empty", lambda *_: pytest.fail("a model was made"))
-    with pytest.raises(MemoryShortage, match=r"0\.6 MB are free"):
+    monkeypatch.setattr("paddle_glm.models.auto._build_model", lambda *_: pytest.fail("a model was made"))
+    with pytest.raises(InsufficientMemoryError, match=r"0\.6 MB are free"):
         AutoModel.from_pretrained(tiny_checkpoint)
 
 

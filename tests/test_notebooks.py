@@ -6,7 +6,7 @@ import re
 import pytest
 
 from tests import make_notebooks
-from tests.pages import ours, words_of
+from tests.pages import parse_own_command, split_commands
 from tests.paths import ROOT
 from tests.test_readme import known_flags
 
@@ -86,10 +86,10 @@ def test_commands_exist(name):
     for cell in make_notebooks.read(name).cells:
         blocks = [cell.source] if cell.source.startswith("%%bash") else []
         blocks += re.findall(r"```bash\n(.*?)```", cell.source, re.DOTALL)
-        for words in (words for block in blocks for words in words_of(block)):
+        for words in (words for block in blocks for words in split_commands(block)):
             for word in words:
                 assert not word.startswith("configs/") or (ROOT / word).exists(), word
-            if (found := ours(words)) is not None:
+            if (found := parse_own_command(words)) is not None:
                 flags = {word for word in found[1] if word.startswith("--")}
                 assert flags <= known_flags(found[0]), words
                 met.append(found[0])

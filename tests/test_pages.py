@@ -6,9 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.pages import PAGES, REPLACING, blocks, commands, ours, outputs, run, runs_here
+from tests.pages import (
+    OVERWRITING_COMMANDS,
+    PAGES,
+    blocks,
+    commands,
+    is_runnable_here,
+    output_paths,
+    parse_own_command,
+    run,
+)
 from tests.paths import ROOT
-from tests.training.runs import losses, write_rows
+from tests.training.finetune_helpers import losses, write_rows
 
 ENGLISH = [page for page in PAGES if page.name != "README_zh.md"]
 
@@ -16,7 +25,10 @@ ENGLISH = [page for page in PAGES if page.name != "README_zh.md"]
 def test_pages_write_folders_of_their_own():
     """No page writes what another one writes, nor into it."""
     written = [
-        (Path(path), page.name) for page in ENGLISH for words in commands(page) for path in outputs(words)
+        (Path(path), page.name)
+        for page in ENGLISH
+        for words in commands(page)
+        for path in output_paths(words)
     ]
     assert len(written) > 20
     for path, page in written:
@@ -27,8 +39,8 @@ def test_pages_write_folders_of_their_own():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_that_replace_folders_say_so(page):
     for words in commands(page):
-        name, arguments = ours(words) or ("", [])
-        if name in REPLACING and outputs(words):
+        name, arguments = parse_own_command(words) or ("", [])
+        if name in OVERWRITING_COMMANDS and output_paths(words):
             assert "--overwrite" in arguments, f"{page.name}: {' '.join(words)} fails when it is typed again"
 
 
@@ -37,7 +49,7 @@ def test_folders_that_are_read_have_been_written(page):
     """By the same page: `demo` comes from `tiny`, and everything else that is no download from a command."""
     there = {"AdvertiseGen", "chatglm2-6b", "chatglm3-6b", "THUDM/chatglm2-6b"}
     for words in commands(page):
-        name, arguments = ours(words) or ("", [])
+        name, arguments = parse_own_command(words) or ("", [])
         if name == "tiny":
             there.add(arguments[arguments.index("--output_dir") + 1])
         for place, word in enumerate(arguments):
@@ -52,7 +64,7 @@ def test_folders_that_are_read_have_been_written(page):
                 assert any(str(one) in there for one in (path, *path.parents)), (
                     f"{page.name}: where is {path} from?"
                 )
-        there |= set(outputs(words))
+        there |= set(output_paths(words))
 
 
 @pytest.fixture
@@ -71,7 +83,7 @@ def test_the_finetuning_page_runs_as_it_stands(workplace, monkeypatch):
     """But for what it starts over several processes, which the slow test below starts too."""
     page = ROOT / "docs" / "finetuning.md"
     for words in commands(page):
-        if runs_here(words) and "paddle.distributed.launch" not in words:
+        if is_runnable_here(words) and "paddle.distributed.launch" not in words:
             run(words, monkeypatch)
     for folder in ("sft", "prefix", "lora", "prefix_int8", "lora_int4"):
         assert len(losses(workplace / "demo" / folder)) == 2
@@ -85,7 +97,7 @@ def test_all_pages_run_twice_in_another_order(workplace, monkeypatch):
         pages = random.Random(seed).sample(ENGLISH, len(ENGLISH))
         for page in pages:
             for words in commands(page):
-                if runs_here(words):
+                if is_runnable_here(words):
                     print(seed, page.name, *words)
                     run(words, monkeypatch)
             for code in blocks(page, "python"):

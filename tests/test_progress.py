@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from paddle_glm import progress
-from paddle_glm.progress import progress_bar, watched
+from paddle_glm.progress import polled_progress, progress_bar
 
 
 class Terminal(io.StringIO):
@@ -42,7 +42,7 @@ def test_short_work_shows_nothing(stream, monkeypatch):
 
 
 def test_a_bar_on_a_terminal(monkeypatch):
-    monkeypatch.setattr(progress, "PATIENCE", 1e-9)
+    monkeypatch.setattr(progress, "DELAY_SECONDS", 1e-9)
     monkeypatch.setattr(sys, "stderr", shown := Terminal())
     with progress_bar("opening model", 100) as done:
         done(100)
@@ -60,9 +60,9 @@ def test_other_processes_of_a_job_show_nothing(now, monkeypatch):
 
 def test_work_that_says_nothing_is_watched(monkeypatch):
     """As loading a graph is; what it has done never goes back, nor beyond the whole."""
-    monkeypatch.setattr(progress, "PATIENCE", 0.0)
-    monkeypatch.setattr(progress, "_BETWEEN_LOOKS", 0.001)
-    monkeypatch.setattr(progress, "_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(progress, "DELAY_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "_POLL_INTERVAL", 0.001)
+    monkeypatch.setattr(progress, "_LINE_INTERVAL", 0.0)
     monkeypatch.delenv("PADDLE_TRAINER_ID", raising=False)
     monkeypatch.setattr(sys, "stderr", stream := io.StringIO())
     found, seen = iter([10, 60, 40, 500]), threading.Event()
@@ -73,8 +73,8 @@ def test_work_that_says_nothing_is_watched(monkeypatch):
             seen.set()
         return 500 if value is None else value
 
-    with watched("opening graph", 100, done):
+    with polled_progress("opening graph", 100, done):
         assert seen.wait(10)
     shares = [int(line.split()[2].rstrip("%")) for line in stream.getvalue().splitlines()]
     assert shares[:4] == [10, 60, 60, 100] and set(shares[4:]) <= {100}
-    assert not any("look" in one.name for one in threading.enumerate())
+    assert not any("poll" in one.name for one in threading.enumerate())

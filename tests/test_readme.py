@@ -10,23 +10,23 @@ from pathlib import Path
 
 import pytest
 
-from paddle_glm.commands._hub import add_hub_arguments
+from paddle_glm.commands._hub_arguments import add_hub_arguments
 from paddle_glm.main import Parser, command_names, load_command
-from tests.pages import PAGES, blocks, commands, ours
+from tests.pages import PAGES, blocks, commands, parse_own_command
 from tests.paths import ROOT
 
 
 def known_flags(name: str) -> set[str]:
     command = load_command(name)
     if hasattr(command, "run_argv"):
-        from paddle_glm.training.command_line import known_names
-        from paddle_glm.training.thudm_flags import NEVER
+        from paddle_glm.training.command_line import known_flag_names
+        from paddle_glm.training.thudm_flags import INEFFECTIVE_FLAGS
 
         own = command._parser()._option_string_actions if hasattr(command, "_parser") else ()
-        return {*own, *(f"--{flag}" for flag in (*known_names(), *NEVER))}
+        return {*own, *(f"--{flag}" for flag in (*known_flag_names(), *INEFFECTIVE_FLAGS))}
     parser = Parser()
     command.add_arguments(parser)
-    if parser.takes_model():
+    if parser.has_model_argument():
         add_hub_arguments(parser)
     return set(parser._option_string_actions)
 
@@ -43,7 +43,7 @@ def test_command_can_be_typed(page, words):
     for word in words:
         if re.fullmatch(r"(tools|configs)/[\w/.-]+", word):
             assert (ROOT / word).exists(), f"{page.name}: {word} does not exist"
-    found = ours(words)
+    found = parse_own_command(words)
     if found is None or not found[0].islower():  # `paddle-glm COMMAND`
         return
     name, arguments = found

@@ -19,9 +19,9 @@ import httpx
 import pytest
 
 from paddle_glm.hardware import free_memory
+from paddle_glm.load_memory import LOAD_PEAK_FACTOR
 from paddle_glm.main import main
-from paddle_glm.memory import OPENING_PEAK
-from paddle_glm.tiny.released import RELEASED
+from paddle_glm.tiny.released_configs import RELEASED_CONFIGS
 from tests.cpp.build import build
 from tests.paths import ROOT
 
@@ -96,7 +96,7 @@ def like(folder: Path, *flags: str) -> Path:
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
     parent = tmp_path_factory.mktemp("small")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(RELEASED, "chatglm2-6b", {**RELEASED["chatglm2-6b"], **SMALL})
+        patch.setitem(RELEASED_CONFIGS, "chatglm2-6b", {**RELEASED_CONFIGS["chatglm2-6b"], **SMALL})
         folders = {"float16": like(parent / "float16")}
         for bits in (4, 8):
             folders[f"int{bits}"] = like(parent / f"int{bits}", "--quantization_bit", str(bits))
@@ -112,7 +112,7 @@ def test_opening_needs_what_stays(small, kind):
     model = weights_of(small[f"int{bits}" if bits else folder])
     stays, peak = found["stays"] - found["before"], found["peak"] - found["before"]
     assert stays > model - 10e6, "the opening was not seen"
-    assert peak < OPENING_PEAK * stays, f"{peak / 1e6:.0f} MB, {stays / 1e6:.0f} stay"
+    assert peak < LOAD_PEAK_FACTOR * stays, f"{peak / 1e6:.0f} MB, {stays / 1e6:.0f} stay"
     assert stays < model + 20e6, "more than the weights stays"
 
 
@@ -121,10 +121,10 @@ def test_exporting_and_opening_the_graph(small, tmp_path, kind):
     """Weights are neither held twice nor widened; a graph and its compiler take some memory beside them."""
     model = weights_of(small[kind])
     exporting = measured(DYGRAPH, EXPORT, small[kind], tmp_path / "exported")
-    assert model < exporting["peak"] - exporting["before"] < OPENING_PEAK * model + 60e6
+    assert model < exporting["peak"] - exporting["before"] < LOAD_PEAK_FACTOR * model + 60e6
     opened = measured(INFERENCE, OPEN_GRAPH, tmp_path / "exported")
     assert opened["stays"] > model
-    assert opened["peak"] < OPENING_PEAK * opened["stays"]
+    assert opened["peak"] < LOAD_PEAK_FACTOR * opened["stays"]
     assert opened["stays"] < opened["before"] + model + 300e6
 
 
@@ -194,17 +194,17 @@ def test_a_model_of_6b_goes_through_the_chain(large, tmp_path, kind):
     asked += [word for flag, value in flags.items() for word in (f"--{flag}", value)]
     found = measured(DYGRAPH, OPEN, folder, json.dumps(flags))
     report(kind, "open", **found)
-    assert found["peak"] < OPENING_PEAK * found["stays"]
+    assert found["peak"] < LOAD_PEAK_FACTOR * found["stays"]
     peak, text = peak_of(*PROGRAM, "chat", *asked, "--max_new_tokens", 4, stdin="你好\nstop\n")
     report(kind, "chat", peak=peak)
     assert text
     assert ask_server(*asked) in ("length", "stop")
     peak, _ = peak_of(*PROGRAM, "export", *asked, "--output_path", exported)
     report(kind, "export", peak=peak)
-    assert peak < OPENING_PEAK * found["stays"]
+    assert peak < LOAD_PEAK_FACTOR * found["stays"]
     graph = measured(INFERENCE, OPEN_GRAPH, exported)
     report(kind, "open the graph", **graph)
-    assert graph["peak"] < OPENING_PEAK * graph["stays"]
+    assert graph["peak"] < LOAD_PEAK_FACTOR * graph["stays"]
     prompt = ["--prompt", "你好"]
     peak, text = peak_of(*PROGRAM, "infer", "--model_path", exported, *prompt, "--tgt_length", 2)
     report(kind, "infer", peak=peak)

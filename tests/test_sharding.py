@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paddle_glm.errors import InputError
-from paddle_glm.sharding import REPLICATED, Column, Part, Row, Sharding, Vocab, apply
+from paddle_glm.sharding import (
+    REPLICATED,
+    Segment,
+    Sharding,
+    apply_copy,
+    column_parallel,
+    row_parallel,
+    vocab_parallel,
+)
 
 DEGREES = st.sampled_from([1, 2, 4, 8])
 # Units of a part: multiples of 8, or few enough to be shared by neighbouring ranks.
@@ -14,19 +22,19 @@ UNITS = st.sampled_from([1, 2, 4, 8, 16, 24])
 
 
 @st.composite
-def parts(draw: st.DrawFn) -> Part:
+def segments(draw: st.DrawFn) -> Segment:
     units = draw(UNITS)
-    return Part(units * draw(st.integers(1, 3)), units)
+    return Segment(units * draw(st.integers(1, 3)), units)
 
 
 @st.composite
 def shardings(draw: st.DrawFn) -> Sharding:
     kind = draw(st.sampled_from(["column", "row", "vocab", "replicated"]))
     if kind == "column":
-        return Column(*draw(st.lists(parts(), min_size=1, max_size=3)))
+        return column_parallel(*draw(st.lists(segments(), min_size=1, max_size=3)))
     if kind == "row":
-        return Row(draw(parts()))
-    return Vocab(draw(st.integers(1, 50))) if kind == "vocab" else REPLICATED
+        return row_parallel(draw(segments()))
+    return vocab_parallel(draw(st.integers(1, 50))) if kind == "vocab" else REPLICATED
 
 
 def full_tensor(sharding: Sharding, other: int = 3) -> np.ndarray:
@@ -55,8 +63,8 @@ def test_plan_reshards_any_degree_to_any_other(sharding: Sharding, source: int, 
     for rank in range(target):
         expected = sharding.split(full, rank, target)
         built = np.zeros_like(expected)
-        for step in sharding.plan(source, rank, target):
-            apply(step, sharding.axis, shards[step.source_rank], built)
+        for step in sharding.reshard_plan(source, rank, target):
+            apply_copy(step, sharding.axis, shards[step.source_rank], built)
         np.testing.assert_array_equal(built, expected)
 
 
@@ -64,7 +72,7 @@ def test_plan_reshards_any_degree_to_any_other(sharding: Sharding, source: int, 
 def test_ranges_cover_everything_and_counts_are_right(sharding: Sharding, degree: int) -> None:
     if sharding.axis is None:
         assert sharding.local_ranges(0, degree) == []
-        assert sharding.shared_ranges(0, degree) == [(0, None, degree)]
+        assert sharding.replica_ranges(0, degree) == [(0, None, degree)]
         return
     holders = np.zeros(sharding.size, int)
     for rank in range(degree):
@@ -75,7 +83,7 @@ def test_ranges_cover_everything_and_counts_are_right(sharding: Sharding, degree
     weight = 0.0
     for rank in range(degree):
         rows = [row for start, stop in sharding.local_ranges(rank, degree) for row in range(start, stop)]
-        shared = sharding.shared_ranges(rank, degree)
+        shared = sharding.replica_ranges(rank, degree)
         assert [start for start, _, _ in shared] == [0, *[stop for _, stop, _ in shared[:-1]]]
         assert shared[-1][1] == sharding.local_size(degree)
         for start, stop, copies in shared:
@@ -86,36 +94,36 @@ def test_ranges_cover_everything_and_counts_are_right(sharding: Sharding, degree
 
 def test_key_value_groups_are_shared_by_neighbours() -> None:
     # ChatGLM2's fused projection: 4 heads, 2 key groups, 2 value groups of 2 rows each, 4 ranks.
-    sharding = Column(Part(8, 4), Part(4, 2), Part(4, 2))
+    sharding = column_parallel(Segment(8, 4), Segment(4, 2), Segment(4, 2))
     assert sharding.local_ranges(1, 4) == [(2, 4), (8, 10), (12, 14)]
     assert sharding.local_ranges(2, 4) == [(4, 6), (10, 12), (14, 16)]
-    assert sharding.shared_ranges(1, 4) == [(0, 2, 1), (2, 4, 2), (4, 6, 2)]
+    assert sharding.replica_ranges(1, 4) == [(0, 2, 1), (2, 4, 2), (4, 6, 2)]
 
 
 def test_vocabulary_is_padded_with_zeros_and_cut_again() -> None:
     full = np.ones((5, 2), np.float16)
-    shards = [Vocab(5).split(full, rank, 4) for rank in range(4)]
+    shards = [vocab_parallel(5).split(full, rank, 4) for rank in range(4)]
     assert [shard.shape for shard in shards] == [(2, 2)] * 4
     assert shards[2].tolist() == [[1, 1], [0, 0]]
     assert shards[3].tolist() == [[0, 0], [0, 0]]
-    np.testing.assert_array_equal(Vocab(5).merge(shards, (5, 2)), full)
+    np.testing.assert_array_equal(vocab_parallel(5).merge(shards, (5, 2)), full)
 
 
 def test_one_range_is_a_view() -> None:
     full = np.zeros((8, 2))
-    assert np.shares_memory(Column(Part(8, 4)).split(full, 1, 2), full)
+    assert np.shares_memory(column_parallel(Segment(8, 4)).split(full, 1, 2), full)
 
 
 def test_errors_name_the_numbers() -> None:
     with pytest.raises(InputError, match=r"degree 4 cannot share out 6 units \(12 rows\)"):
-        Column(Part(12, 6)).local_ranges(0, 4)
+        column_parallel(Segment(12, 6)).local_ranges(0, 4)
     with pytest.raises(InputError, match="degree 3 cannot share out 2 units"):
-        Column(Part(4, 2)).local_size(3)
+        column_parallel(Segment(4, 2)).local_size(3)
     with pytest.raises(InputError, match="rank 2 is outside tensor_parallel_degree 2"):
-        Vocab(4).local_ranges(2, 2)
+        vocab_parallel(4).local_ranges(2, 2)
     with pytest.raises(InputError, match=r"shape \(3, 3\) cannot be cut: axis 0 should be 4"):
-        Column(Part(4, 2)).split(np.zeros((3, 3)), 0, 2)
+        column_parallel(Segment(4, 2)).split(np.zeros((3, 3)), 0, 2)
     with pytest.raises(InputError, match=r"shard 1 of 2 has shape \(3, 1\), expected \(2, 1\)"):
-        Column(Part(4, 2)).merge([np.zeros((2, 1)), np.zeros((3, 1))], (4, 1))
+        column_parallel(Segment(4, 2)).merge([np.zeros((2, 1)), np.zeros((3, 1))], (4, 1))
     with pytest.raises(InputError, match="5 rows cannot be made of 2 equal units"):
-        Part(5, 2)
+        Segment(5, 2)

@@ -105,7 +105,7 @@ def test_special_ids_follow_the_model_size(tiny):
     pieces = tiny.sp_model.get_piece_size()
     assert tiny.get_command("[MASK]") == pieces
     assert tiny.get_command("sop") == pieces + 3
-    assert tiny.vocab_size == pieces + len(tiny.commands)
+    assert tiny.vocab_size == pieces + len(tiny.command_tokens)
     assert tiny.encode("你好")[:2] == [pieces + 1, pieces + 3]
     with pytest.raises(InputError, match=r"<nothing>.*\[gMASK\]"):
         tiny.get_command("<nothing>")

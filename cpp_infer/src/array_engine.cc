@@ -25,15 +25,15 @@ HostTensor HostTensor::make(std::vector<int64_t> shape, float*& values) {
     return {std::move(shape), {room, room->data()}};
 }
 
-ArrayEngine::ArrayEngine(EngineConfig config, bool empty_past)
-    : config_(std::move(config)), hidden_column_(!empty_past && config_.first_length == 0) {
+ArrayEngine::ArrayEngine(EngineConfig config, bool supports_empty_past)
+    : config_(std::move(config)), dummy_column_(!supports_empty_past && config_.prefix_length == 0) {
     for (const CacheSpec& cache : config_.caches) {
         if (cache.dtype != "float32") throw std::runtime_error("a cache of " + cache.dtype + " is not taken");
     }
 }
 
 void ArrayEngine::check_inputs(const std::vector<TensorMeta>& found) const {
-    std::vector<TensorMeta> expected = config_.steps;
+    std::vector<TensorMeta> expected = config_.token_inputs;
     expected.insert(expected.end(), config_.caches.begin(), config_.caches.end());
     for (const TensorMeta& one : found) {
         const auto same = [&](const TensorMeta& other) {
@@ -52,12 +52,12 @@ void ArrayEngine::check_inputs(const std::vector<TensorMeta>& found) const {
 
 void ArrayEngine::reset(int64_t batch) {
     past_.clear();
-    const int64_t length = hidden_column_ ? 1 : config_.first_length;
+    const int64_t length = dummy_column_ ? 1 : config_.prefix_length;
     for (const CacheSpec& cache : config_.caches) {
         float* place = nullptr;
         past_.push_back(HostTensor::make({batch, cache.shape.at(1), length, cache.shape.at(3)}, place));
         for (int64_t row = 0; row < batch; ++row) {
-            place = std::copy(cache.first.begin(), cache.first.end(), place);
+            place = std::copy(cache.prefix_values.begin(), cache.prefix_values.end(), place);
         }
     }
 }
@@ -65,7 +65,7 @@ void ArrayEngine::reset(int64_t batch) {
 std::vector<float> ArrayEngine::run(const std::vector<EngineInput>& inputs) {
     std::vector<EngineInput> used = inputs;
     std::vector<int64_t> shape, mask;
-    if (hidden_column_) {
+    if (dummy_column_) {
         EngineInput& input = used.at(2);
         shape = {input.shape->at(0), input.shape->at(1) + 1};
         for (auto row = input.values->begin(); row != input.values->end(); row += input.shape->at(1)) {

@@ -21,10 +21,10 @@ struct HostTensor {
 // What engines share that take and give arrays on the host: the cache is what the last step gave.
 class ArrayEngine : public Engine {
   public:
-    // empty_past: whether the library takes a past of length 0. Where it does not, and there is no prefix,
-    // the cache begins with one column of zeros that the mask hides, as in paddle_glm/backends/exported.py.
-    // Throws std::exception for caches of another dtype than float32.
-    ArrayEngine(EngineConfig config, bool empty_past);
+    // supports_empty_past: whether the library takes a past of length 0. Where it does not, and there is no
+    // prefix, the cache begins with one column of zeros that the mask hides, as in
+    // paddle_glm/backends/exported.py. Throws std::exception for caches of another dtype than float32.
+    ArrayEngine(EngineConfig config, bool supports_empty_past);
 
     void reset(int64_t batch) override;
     std::vector<float> run(const std::vector<EngineInput>& inputs) override;
@@ -41,7 +41,7 @@ class ArrayEngine : public Engine {
 
   private:
     EngineConfig config_;
-    bool hidden_column_;
+    bool dummy_column_;
     std::vector<HostTensor> past_;
 };
 

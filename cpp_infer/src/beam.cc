@@ -14,65 +14,70 @@ namespace {
 using Ids = std::vector<int64_t>;
 
 // Below every real score: a row's beams begin equal, so the first step may continue only one of them.
-constexpr double kNever = -1e9;
+constexpr double kMaskedScore = -1e9;
 
-// The best complete answers of one row, at most `num_beams`.
-class Answers {
+// The best complete hypotheses of one row, at most `num_beams`.
+class BeamHypotheses {
   public:
-    explicit Answers(const GenerationParams& params) : params_(params) {}
+    explicit BeamHypotheses(const GenerationParams& params) : params_(params) {}
 
     // Keeps an answer (its end token counts in its length) if it is among the best.
     void add(double log_probability, Ids tokens) {
         const double own = score(log_probability, tokens.size());
-        if (!full() || own > worst()->first) kept_.emplace_back(own, std::move(tokens));
-        if (static_cast<int64_t>(kept_.size()) > params_.num_beams) kept_.erase(worst());
+        if (!full() || own > worst()->first) hypotheses_.emplace_back(own, std::move(tokens));
+        if (static_cast<int64_t>(hypotheses_.size()) > params_.num_beams) hypotheses_.erase(worst());
     }
 
     // Whether no open beam can enter any more; the best of them is judged at its present length.
-    bool is_final(double best_log_probability, size_t length) {
+    bool is_done(double best_log_probability, size_t length) {
         if (!full()) return false;
         return params_.early_stopping || worst()->first >= score(best_log_probability, length);
     }
 
-    const Ids& best() const { return std::max_element(kept_.begin(), kept_.end(), lower)->second; }
+    const Ids& best() const {
+        return std::max_element(hypotheses_.begin(), hypotheses_.end(), lower)->second;
+    }
 
   private:
-    using Kept = std::pair<double, Ids>;
+    using Hypothesis = std::pair<double, Ids>;
 
-    static bool lower(const Kept& left, const Kept& right) { return left.first < right.first; }
+    static bool lower(const Hypothesis& left, const Hypothesis& right) { return left.first < right.first; }
     double score(double log_probability, size_t length) const {
         return log_probability / std::pow(static_cast<double>(length), params_.length_penalty);
     }
-    bool full() const { return static_cast<int64_t>(kept_.size()) >= params_.num_beams; }
-    std::vector<Kept>::iterator worst() { return std::min_element(kept_.begin(), kept_.end(), lower); }
+    bool full() const { return static_cast<int64_t>(hypotheses_.size()) >= params_.num_beams; }
+    std::vector<Hypothesis>::iterator worst() {
+        return std::min_element(hypotheses_.begin(), hypotheses_.end(), lower);
+    }
 
     const GenerationParams& params_;
-    std::vector<Kept> kept_;
+    std::vector<Hypothesis> hypotheses_;
 };
 
-// One row of the batch: its open beams, their log probabilities, and its complete answers.
-struct Row {
-    explicit Row(const GenerationParams& params)
-        : count(params.num_beams), answers(params), beams(count), scores(count, kNever) {
+// One row of the batch: its open beams, their log probabilities, and its complete hypotheses.
+struct BeamState {
+    explicit BeamState(const GenerationParams& params)
+        : count(params.num_beams), hypotheses(params), beams(count), scores(count, kMaskedScore) {
         scores[0] = 0;
     }
 
     // Takes one step with the best continuations, best first; sets each new beam's parent and token. A place
     // in `totals` is beam * vocab + token. A continuation that ends is an answer only if it is among the
     // `count` best.
-    void advance(const double* totals, const Ids& places, const Runner& runner) {
+    void advance(const double* totals, const Ids& places, const ModelRunner& runner) {
         std::vector<Ids> grown_beams;
         parents.clear();
         tokens.clear();
         scores.clear();
         for (size_t rank = 0; rank < places.size() && scores.size() < count; ++rank) {
-            const int64_t parent = places[rank] / runner.vocab(), token = places[rank] % runner.vocab();
-            const bool ends = runner.ends(token);
+            const int64_t parent = places[rank] / runner.vocab_size(),
+                          token = places[rank] % runner.vocab_size();
+            const bool ends = runner.is_stop_token(token);
             if (ends && rank >= count) continue;
             Ids grown = beams[parent];
             grown.push_back(token);
             if (ends) {
-                answers.add(totals[places[rank]], std::move(grown));
+                hypotheses.add(totals[places[rank]], std::move(grown));
                 continue;
             }
             grown_beams.push_back(std::move(grown));
@@ -81,17 +86,17 @@ struct Row {
             tokens.push_back(token);
         }
         beams = std::move(grown_beams);
-        done = answers.is_final(totals[places[0]], beams[0].size());
+        done = hypotheses.is_done(totals[places[0]], beams[0].size());
     }
 
     // The best answer; beams that were still open when the length was reached take part.
     const Ids& finish() {
-        for (size_t beam = 0; !done && beam < count; ++beam) answers.add(scores[beam], beams[beam]);
-        return answers.best();
+        for (size_t beam = 0; !done && beam < count; ++beam) hypotheses.add(scores[beam], beams[beam]);
+        return hypotheses.best();
     }
 
     size_t count;
-    Answers answers;
+    BeamHypotheses hypotheses;
     std::vector<Ids> beams;
     std::vector<double> scores;
     Ids parents, tokens;
@@ -124,23 +129,25 @@ std::vector<Value> repeated(const std::vector<Value>& values, size_t rows, size_
 
 // All rows take a step over scores [rows * beams, vocab]: log probabilities, which become those of the whole
 // beams. Gives each beam's parent, as a row of the engine, and its token; a row that is done repeats itself.
-std::pair<Ids, Ids> advance(std::vector<Row>& rows, std::vector<double>& scores, const Runner& runner) {
+std::pair<Ids, Ids> advance(std::vector<BeamState>& rows, std::vector<double>& scores,
+                            const ModelRunner& runner) {
     std::pair<Ids, Ids> result;
     auto& [parents, tokens] = result;
     const size_t size = scores.size() / rows.size();
     for (size_t index = 0; index < rows.size(); ++index) {
-        Row& row = rows[index];
+        BeamState& row = rows[index];
         const auto first = static_cast<int64_t>(index * row.count);
         if (row.done) {
             for (size_t beam = 0; beam < row.count; ++beam) parents.push_back(first + beam);
-            tokens.insert(tokens.end(), row.count, runner.pad());
+            tokens.insert(tokens.end(), row.count, runner.pad_token_id());
             continue;
         }
         double* totals = scores.data() + index * size;
-        for (size_t place = 0; place < size; ++place) totals[place] += row.scores[place / runner.vocab()];
+        for (size_t place = 0; place < size; ++place)
+            totals[place] += row.scores[place / runner.vocab_size()];
         // So many leave `count` continuations even if every beam's end tokens come first.
-        const size_t wanted = std::max<size_t>(2, 1 + runner.stops()) * row.count;
-        Ids places = best_ids(totals, static_cast<int64_t>(size), static_cast<int64_t>(wanted));
+        const size_t wanted = std::max<size_t>(2, 1 + runner.num_stop_tokens()) * row.count;
+        Ids places = top_k_ids(totals, static_cast<int64_t>(size), static_cast<int64_t>(wanted));
         places.resize(std::min(places.size(), wanted));  // without those that tie with the last
         row.advance(totals, places, runner);
         for (const int64_t parent : row.parents) parents.push_back(first + parent);
@@ -151,29 +158,30 @@ std::pair<Ids, Ids> advance(std::vector<Row>& rows, std::vector<double>& scores,
 
 }  // namespace
 
-std::vector<Ids> beam_search(Runner& runner, const std::vector<Ids>& prompts, const GenerationParams& params,
-                             int64_t steps) {
+std::vector<Ids> beam_search(ModelRunner& runner, const std::vector<Ids>& prompts,
+                             const GenerationParams& params, int64_t steps) {
     const size_t count = params.num_beams, batch = prompts.size();
-    std::vector<Row> rows(batch, Row(params));
-    Seen seen(repeated(prompts, batch, count), runner.vocab(), params.repetition_penalty);
+    std::vector<BeamState> rows(batch, BeamState(params));
+    SeenTokens seen(repeated(prompts, batch, count), runner.vocab_size(), params.repetition_penalty);
     std::vector<float> logits = repeated(runner.prefill(), batch, count);
     Ids first(batch);
     std::iota(first.begin(), first.end(), 0);
     runner.select(repeated(first, batch, count));
     for (int64_t step = 1;; ++step) {
-        std::vector<double> scores = log_softmax(logits, runner.vocab());
-        seen.penalise(scores);
+        std::vector<double> scores = log_softmax(logits, runner.vocab_size());
+        seen.apply_repetition_penalty(scores);
         const auto [parents, tokens] = advance(rows, scores, runner);
-        const auto open = std::count_if(rows.begin(), rows.end(), [](const Row& row) { return !row.done; });
+        const auto open =
+            std::count_if(rows.begin(), rows.end(), [](const BeamState& row) { return !row.done; });
         if (open == 0 || step == steps) break;
         runner.select(parents);
         seen.select(parents);
         seen.add(tokens);
         logits = runner.decode(tokens, open);
     }
-    std::vector<Ids> answers;
-    for (Row& row : rows) answers.push_back(row.finish());
-    return answers;
+    std::vector<Ids> hypotheses;
+    for (BeamState& row : rows) hypotheses.push_back(row.finish());
+    return hypotheses;
 }
 
 }  // namespace paddle_glm

@@ -15,12 +15,12 @@ namespace {
 volatile std::sig_atomic_t interrupted = 0;
 
 // Ctrl-C ends an answer; at the prompt it ends the program, as it does without this.
-class Interruptible {
+class SigintGuard {
   public:
-    Interruptible() : previous_(std::signal(SIGINT, [](int) { interrupted = 1; })) { interrupted = 0; }
-    ~Interruptible() { std::signal(SIGINT, previous_); }
-    Interruptible(const Interruptible&) = delete;
-    Interruptible& operator=(const Interruptible&) = delete;
+    SigintGuard() : previous_(std::signal(SIGINT, [](int) { interrupted = 1; })) { interrupted = 0; }
+    ~SigintGuard() { std::signal(SIGINT, previous_); }
+    SigintGuard(const SigintGuard&) = delete;
+    SigintGuard& operator=(const SigintGuard&) = delete;
 
   private:
     void (*previous_)(int);
@@ -31,7 +31,7 @@ bool show(const std::string& piece) {
     return interrupted == 0;
 }
 
-Session::Conversation beginning(const Options& options) {
+Session::Conversation initial_messages(const Options& options) {
     if (options.system.empty()) return {};
     return {{"system", options.system}};
 }
@@ -61,7 +61,7 @@ std::string stripped(const std::string& text) { return to_utf8(strip(to_code_poi
 }  // namespace
 
 Timing answer_prompt(Session& session, const std::string& prompt, const Options& options) {
-    Session::Conversation messages = beginning(options);
+    Session::Conversation messages = initial_messages(options);
     messages.push_back({"user", prompt});
     session.stream(messages, options.params(session.defaults()), show);
     std::cout << '\n';
@@ -84,7 +84,7 @@ Timing answer_rows(Session& session, const Options& options) {
         std::vector<Session::Conversation> batch;
         for (size_t row = begin; row < end; ++row) {
             const Session::Conversation& question = rows[row].question;
-            Session::Conversation& messages = batch.emplace_back(beginning(options));
+            Session::Conversation& messages = batch.emplace_back(initial_messages(options));
             messages.insert(messages.end(), question.begin(), question.end());
         }
         const std::vector<Reply> replies = session.answer(batch, params);
@@ -99,7 +99,7 @@ Timing answer_rows(Session& session, const Options& options) {
 
 Timing chat(Session& session, const Options& options) {
     const GenerationParams params = options.params(session.defaults());
-    Session::Conversation messages = beginning(options);
+    Session::Conversation messages = initial_messages(options);
     Timing sum;
     std::string line;
     while (std::cout << "\n用户：" << std::flush && std::getline(std::cin, line)) {
@@ -107,7 +107,7 @@ Timing chat(Session& session, const Options& options) {
         if (question == "stop") return sum;
         if (question.empty()) continue;
         if (question == "clear") {
-            messages = beginning(options);
+            messages = initial_messages(options);
             std::cout << "对话历史已清空\n";
             continue;
         }
@@ -115,7 +115,7 @@ Timing chat(Session& session, const Options& options) {
         asked.push_back({"user", question});
         std::cout << "\nChatGLM：" << std::flush;
         try {
-            const Interruptible guard;
+            const SigintGuard guard;
             const Reply reply = session.stream(asked, params, show);
             add_times(sum, session.timing());
             std::cout << (interrupted ? " ……\n" : "\n");
@@ -130,12 +130,12 @@ Timing chat(Session& session, const Options& options) {
     return sum;
 }
 
-Loaded loaded_since(std::chrono::steady_clock::time_point start) {
+LoadStats load_stats_since(std::chrono::steady_clock::time_point start) {
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
     return {seconds.count(), megabytes("VmRSS:")};
 }
 
-void print_benchmark(const Timing& timing, const Loaded& loaded) {
+void print_benchmark(const Timing& timing, const LoadStats& loaded) {
     std::fprintf(stderr,
                  "load %.3f s\nprefill %lld tokens in %.4f s, %.1f tokens/s\n"
                  "decode %lld tokens in %lld steps and %.4f s, %.1f tokens/s, %.3f ms per step\n"

@@ -13,13 +13,13 @@ Timing answer_rows(Session& session, const Options& options);
 Timing chat(Session& session, const Options& options);
 
 // What opening a folder took, and what this process holds since.
-struct Loaded {
+struct LoadStats {
     double seconds;
     double megabytes;
 };
-Loaded loaded_since(std::chrono::steady_clock::time_point start);
+LoadStats load_stats_since(std::chrono::steady_clock::time_point start);
 
 // Times and memory, to standard error.
-void print_benchmark(const Timing& timing, const Loaded& loaded);
+void print_benchmark(const Timing& timing, const LoadStats& loaded);
 
 }  // namespace paddle_glm

@@ -13,21 +13,21 @@ struct TensorMeta {
     std::vector<int64_t> shape;
 };
 
-// The cache of one layer's keys or values: -1 in `shape` is batch or length. `first` is what a row's cache
-// holds before its prompt, [key/value heads, first_length, head_dim]; empty without a prefix.
+// The cache of one layer's keys or values: -1 in `shape` is batch or length. `prefix_values` is what a row's
+// cache holds before its prompt, [key/value heads, prefix_length, head_dim]; empty without a prefix.
 struct CacheSpec : TensorMeta {
-    std::vector<float> first = {};
+    std::vector<float> prefix_values = {};
 };
 
 struct EngineConfig {
     std::string graph_file;
-    std::string weights_file;       // empty where the graph's file holds them
-    std::vector<TensorMeta> steps;  // what EngineInputs come for, in their order
+    std::string weights_file;              // empty where the graph's file holds them
+    std::vector<TensorMeta> token_inputs;  // what EngineInputs come for, in their order
     std::vector<CacheSpec> caches;
-    int64_t first_length = 0;  // tokens of a trained prefix
-    int64_t max_length = 0;    // most tokens of a row
-    bool quantised = false;    // weights are small integers
-    bool widened = false;      // the graph makes wider floats of weights where it uses them
+    int64_t prefix_length = 0;     // tokens of a trained prefix
+    int64_t max_length = 0;        // most tokens of a row
+    bool quantised = false;        // weights are small integers
+    bool upcasts_weights = false;  // the graph makes wider floats of weights where it uses them
     int threads = 1;
     std::string backend;  // what computes below an engine that has several; empty: its own choice
 };
@@ -54,8 +54,8 @@ class Engine {
     virtual void select(const std::vector<int64_t>& rows) = 0;
 };
 
-// What a module exports under kMakeEngine. It throws std::exception for what it cannot open.
+// What a module exports under kMakeEngineSymbol. It throws std::exception for what it cannot open.
 using MakeEngine = Engine*(const EngineConfig&);
-constexpr const char* kMakeEngine = "paddle_glm_make_engine";
+constexpr const char* kMakeEngineSymbol = "paddle_glm_make_engine";
 
 }  // namespace paddle_glm

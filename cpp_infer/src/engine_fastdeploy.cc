@@ -30,7 +30,7 @@ class LogToStandardError {
 };
 
 // A shape with `batch` and `length` for its open sizes, of which the batch is the first.
-std::vector<int32_t> closed(const TensorMeta& tensor, int64_t batch, int64_t length) {
+std::vector<int32_t> resolve_shape(const TensorMeta& tensor, int64_t batch, int64_t length) {
     std::vector<int32_t> result(tensor.shape.begin(), tensor.shape.end());
     std::replace(result.begin() + 1, result.end(), -1, static_cast<int32_t>(length));
     result.front() = static_cast<int32_t>(batch);
@@ -42,10 +42,11 @@ void use_tensorrt(fastdeploy::RuntimeOption& option, const EngineConfig& config)
     option.UseTrtBackend();
     const int64_t length = std::min(config.max_length, kTensorRtLength);
     const auto set = [&](const TensorMeta& tensor) {
-        option.SetTrtInputShape(tensor.name, closed(tensor, 1, 1), closed(tensor, 1, (length + 1) / 2),
-                                closed(tensor, kTensorRtBatch, length));
+        option.SetTrtInputShape(tensor.name, resolve_shape(tensor, 1, 1),
+                                resolve_shape(tensor, 1, (length + 1) / 2),
+                                resolve_shape(tensor, kTensorRtBatch, length));
     };
-    for (const TensorMeta& one : config.steps) set(one);
+    for (const TensorMeta& one : config.token_inputs) set(one);
     for (const CacheSpec& one : config.caches) set(one);
 }
 

@@ -20,9 +20,9 @@ constexpr const char* kModulePrefix = "libpaddle_glm_engine_";
 // DEEPBIND: a module's libraries find their own protobuf before SentencePiece's. AddressSanitizer
 // cannot work with it, and is only used with engines that bring no libraries.
 #ifdef __SANITIZE_ADDRESS__
-constexpr int kFlags = RTLD_NOW | RTLD_LOCAL;
+constexpr int kDlopenFlags = RTLD_NOW | RTLD_LOCAL;
 #else
-constexpr int kFlags = RTLD_NOW | RTLD_LOCAL | RTLD_DEEPBIND;
+constexpr int kDlopenFlags = RTLD_NOW | RTLD_LOCAL | RTLD_DEEPBIND;
 #endif
 
 // What reads a graph of which format, and what a build needs for it; for a format the first that is there is
@@ -41,7 +41,7 @@ constexpr Reader kReaders[] = {
      "tools/build_cpp.sh -DFASTDEPLOY_INSTALL_DIR=ITS_FOLDER"},
 };
 
-fs::path own_folder() {
+fs::path library_folder() {
     Dl_info info{};
     if (dladdr(reinterpret_cast<const void*>(&load_engine), &info) == 0 || info.dli_fname == nullptr)
         return ".";
@@ -52,7 +52,7 @@ fs::path module_file(const fs::path& folder, const std::string& engine) {
     return folder / (kModulePrefix + engine + ".so");
 }
 
-std::string names_in(const fs::path& folder) {
+std::string installed_engines(const fs::path& folder) {
     std::vector<std::string> names;
     std::error_code error;
     for (const auto& entry : fs::directory_iterator(folder, error)) {
@@ -74,7 +74,7 @@ const Reader* reader(const std::string& engine) {
 }
 
 // The engine that was asked for, or of those that read `format` the first that is there, else the first.
-std::string chosen_engine(const EngineOptions& options, const std::string& format, const fs::path& folder) {
+std::string choose_engine(const EngineOptions& options, const std::string& format, const fs::path& folder) {
     std::vector<std::string> readers;
     for (const Reader& one : kReaders) {
         if (one.format == format) readers.emplace_back(one.engine);
@@ -103,7 +103,7 @@ void check_engine(const std::string& engine, const std::string& backend, const f
     }
     if (fs::is_regular_file(module_file(folder, engine))) return;
     std::string text =
-        "engine '" + engine + "' is not in " + folder.string() + ", which has " + names_in(folder);
+        "engine '" + engine + "' is not in " + folder.string() + ", which has " + installed_engines(folder);
     if (const Reader* known = reader(engine); known != nullptr) text.append(": ").append(known->build);
     throw InputError(text);
 }
@@ -118,13 +118,13 @@ std::string first_line(const std::string& text) {
 
 std::unique_ptr<Engine> load_engine(const EngineOptions& options, const std::string& format,
                                     const EngineConfig& config) {
-    const fs::path folder = options.engine_dir.empty() ? own_folder() : fs::path(options.engine_dir);
-    const std::string engine = chosen_engine(options, format, folder);
+    const fs::path folder = options.engine_dir.empty() ? library_folder() : fs::path(options.engine_dir);
+    const std::string engine = choose_engine(options, format, folder);
     check_engine(engine, options.backend, folder);
     const fs::path file = module_file(folder, engine);
-    void* module = dlopen(file.c_str(), kFlags);  // never closed: its libraries do not survive that
+    void* module = dlopen(file.c_str(), kDlopenFlags);  // never closed: its libraries do not survive that
     if (module == nullptr) throw InputError(first_line(dlerror()));
-    auto* make = reinterpret_cast<MakeEngine*>(dlsym(module, kMakeEngine));
+    auto* make = reinterpret_cast<MakeEngine*>(dlsym(module, kMakeEngineSymbol));
     if (make == nullptr) throw InputError(file.string() + " is no engine of this program");
     try {
         return std::unique_ptr<Engine>(make(config));

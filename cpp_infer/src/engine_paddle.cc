@@ -49,14 +49,14 @@ void fill(paddle::Tensor& tensor, const std::vector<float>& row, int64_t batch) 
 }
 
 // The cache before a prompt.
-paddle::Tensor first_tensor(const CacheSpec& cache, int64_t batch, int64_t length) {
+paddle::Tensor initial_cache(const CacheSpec& cache, int64_t batch, int64_t length) {
     const paddle::DataType type = data_type(cache.dtype);
     paddle::Tensor tensor =
         host_tensor(cache.name, {batch, cache.shape.at(1), length, cache.shape.at(3)}, type);
     if (length == 0) return tensor;
-    if (type == paddle::DataType::FLOAT16) fill<phi::dtype::float16>(tensor, cache.first, batch);
-    if (type == paddle::DataType::BFLOAT16) fill<phi::dtype::bfloat16>(tensor, cache.first, batch);
-    if (type == paddle::DataType::FLOAT32) fill<float>(tensor, cache.first, batch);
+    if (type == paddle::DataType::FLOAT16) fill<phi::dtype::float16>(tensor, cache.prefix_values, batch);
+    if (type == paddle::DataType::BFLOAT16) fill<phi::dtype::bfloat16>(tensor, cache.prefix_values, batch);
+    if (type == paddle::DataType::FLOAT32) fill<float>(tensor, cache.prefix_values, batch);
     return tensor;
 }
 
@@ -64,9 +64,9 @@ paddle::Tensor first_tensor(const CacheSpec& cache, int64_t batch, int64_t lengt
 // to the system and takes it anew, which costs more than the step. As paddle_glm/allocator.py. Paddle frees
 // those blocks in a thread of its own: how many a step holds at once depends on when that thread gets to run.
 void keep_freed_memory() {
-    constexpr int kKept = 512 << 20;
+    constexpr int kTrimThreshold = 512 << 20;
     mallopt(M_MMAP_MAX, 0);
-    mallopt(M_TRIM_THRESHOLD, kKept);
+    mallopt(M_TRIM_THRESHOLD, kTrimThreshold);
 }
 
 paddle_infer::Config configuration(const EngineConfig& config) {
@@ -77,7 +77,7 @@ paddle_infer::Config configuration(const EngineConfig& config) {
     result.SetCpuMathLibraryNumThreads(config.threads);
     result.DisableGlogInfo();
     // It would widen all weights when they are loaded: two to eight times the memory, beside them.
-    if (config.widened) {
+    if (config.upcasts_weights) {
         result.DeletePass("constant_folding_pass");
         keep_freed_memory();
     }
@@ -88,12 +88,12 @@ class PaddleEngine : public Engine {
   public:
     explicit PaddleEngine(const EngineConfig& config)
         : caches_(config.caches),
-          first_length_(config.first_length),
+          prefix_length_(config.prefix_length),
           predictor_(paddle_infer::CreatePredictor(configuration(config))) {}
 
     void reset(int64_t batch) override {
         past_.clear();
-        for (const CacheSpec& cache : caches_) past_.push_back(first_tensor(cache, batch, first_length_));
+        for (const CacheSpec& cache : caches_) past_.push_back(initial_cache(cache, batch, prefix_length_));
     }
 
     std::vector<float> run(const std::vector<EngineInput>& inputs) override {
@@ -131,7 +131,7 @@ class PaddleEngine : public Engine {
     }
 
     std::vector<CacheSpec> caches_;
-    int64_t first_length_;
+    int64_t prefix_length_;
     std::shared_ptr<paddle_infer::Predictor> predictor_;
     std::vector<paddle::Tensor> past_;
 };

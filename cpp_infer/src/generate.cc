@@ -25,69 +25,69 @@ int64_t steps_left(const GenerationParams& params, const Meta& meta, int64_t len
 }
 
 // Places in `tokens` that are no end token.
-std::vector<int64_t> unfinished(const std::vector<int64_t>& tokens, const Runner& runner) {
+std::vector<int64_t> unfinished_rows(const std::vector<int64_t>& tokens, const ModelRunner& runner) {
     std::vector<int64_t> result;
     for (size_t place = 0; place < tokens.size(); ++place) {
-        if (!runner.ends(tokens[place])) result.push_back(static_cast<int64_t>(place));
+        if (!runner.is_stop_token(tokens[place])) result.push_back(static_cast<int64_t>(place));
     }
     return result;
 }
 
-std::vector<int64_t> chosen(const std::vector<int64_t>& values, const std::vector<int64_t>& places) {
+std::vector<int64_t> gather(const std::vector<int64_t>& values, const std::vector<int64_t>& places) {
     std::vector<int64_t> result;
     for (const int64_t place : places) result.push_back(values[place]);
     return result;
 }
 
 // Greedy search and sampling.
-void pick_tokens(Runner& runner, const std::vector<std::vector<int64_t>>& prompts,
-                 const GenerationParams& params, int64_t steps, const OnColumn& on_column) {
+void pick_tokens(ModelRunner& runner, const std::vector<std::vector<int64_t>>& prompts,
+                 const GenerationParams& params, int64_t steps, const TokensCallback& on_tokens) {
     const size_t batch = prompts.size();
     std::vector<int64_t> running(batch);  // places in the batch of the rows which the engine still holds
     std::iota(running.begin(), running.end(), 0);
     Sampler sampler(params, static_cast<int64_t>(batch));
-    Seen seen(prompts, runner.vocab(), params.repetition_penalty);
+    SeenTokens seen(prompts, runner.vocab_size(), params.repetition_penalty);
     std::vector<float> logits = runner.prefill();
     for (int64_t step = 1;; ++step) {
-        seen.penalise(logits);
+        seen.apply_repetition_penalty(logits);
         std::vector<int64_t> tokens = sampler.pick(logits, running);
         std::vector<int64_t> column(batch, -1);
         for (size_t row = 0; row < tokens.size(); ++row) column[running[row]] = tokens[row];
-        const std::vector<int64_t> alive = unfinished(tokens, runner);
-        if (!on_column(column) || alive.empty() || step == steps) return;
+        const std::vector<int64_t> alive = unfinished_rows(tokens, runner);
+        if (!on_tokens(column) || alive.empty() || step == steps) return;
         seen.add(tokens);
         if (alive.size() < tokens.size()) {  // complete rows cost nothing from here on
             runner.select(alive);
             seen.select(alive);
-            running = chosen(running, alive);
-            tokens = chosen(tokens, alive);
+            running = gather(running, alive);
+            tokens = gather(tokens, alive);
         }
         logits = runner.decode(tokens, static_cast<int64_t>(tokens.size()));
     }
 }
 
 // Beam search knows its answers when it is over.
-void search_tokens(Runner& runner, const std::vector<std::vector<int64_t>>& prompts,
-                   const GenerationParams& params, int64_t steps, const OnColumn& on_column) {
+void search_tokens(ModelRunner& runner, const std::vector<std::vector<int64_t>>& prompts,
+                   const GenerationParams& params, int64_t steps, const TokensCallback& on_tokens) {
     const std::vector<std::vector<int64_t>> answers = beam_search(runner, prompts, params, steps);
     size_t length = 0;
     for (const auto& answer : answers) length = std::max(length, answer.size());
     for (size_t place = 0; place < length; ++place) {
         std::vector<int64_t> column;
         for (const auto& answer : answers) column.push_back(place < answer.size() ? answer[place] : -1);
-        if (!on_column(column)) return;
+        if (!on_tokens(column)) return;
     }
 }
 
 }  // namespace
 
 void generate(Engine& engine, const Meta& meta, const std::vector<std::vector<int64_t>>& prompts,
-              const GenerationParams& params, const OnColumn& on_column, Timing& timing) {
+              const GenerationParams& params, const TokensCallback& on_tokens, Timing& timing) {
     params.check();
-    Runner runner(engine, meta, prompts, timing);
+    ModelRunner runner(engine, meta, prompts, timing);
     const int64_t steps = steps_left(params, meta, runner.length());
     const auto start = std::chrono::steady_clock::now();
-    (params.num_beams > 1 ? search_tokens : pick_tokens)(runner, prompts, params, steps, on_column);
+    (params.num_beams > 1 ? search_tokens : pick_tokens)(runner, prompts, params, steps, on_tokens);
     const std::chrono::duration<double> passed = std::chrono::steady_clock::now() - start;
     timing.decode_seconds = passed.count() - timing.prefill_seconds;
 }

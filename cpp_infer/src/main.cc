@@ -14,7 +14,7 @@ using namespace paddle_glm;
 void run(const Options& options) {
     const auto start = std::chrono::steady_clock::now();
     Session session(options.model_dir, options.engine);
-    const Loaded loaded = loaded_since(start);
+    const LoadStats loaded = load_stats_since(start);
     const Timing timing = options.prompt ? answer_prompt(session, *options.prompt, options)
                           : options.chat ? chat(session, options)
                                          : answer_rows(session, options);

@@ -15,7 +15,7 @@ TensorMeta tensor(const Json& value) {
     return {value.at("name"), value.at("dtype"), value.at("shape").get<std::vector<int64_t>>()};
 }
 
-// The graph's files behind the prefix, for each format: GRAPH_FILES in Python.
+// The graph's files behind the prefix, for each format: GRAPH_SUFFIXES in Python.
 std::vector<std::string> graph_files(const std::string& prefix, const std::string& format,
                                      const std::string& path) {
     if (format == "paddle") return {prefix + ".json", prefix + ".pdiparams"};
@@ -64,23 +64,23 @@ Meta from_json(const Json& values, const std::string& path) {
                          std::to_string(kFormatVersion) + ": export the model again with this version");
     }
     Meta meta;
-    values.at("prefix").get_to(meta.prefix);
+    values.at("prefix").get_to(meta.model_prefix);
     meta.format = values.value("format", "paddle");
-    meta.graph_files = graph_files(meta.prefix, meta.format, path);
+    meta.graph_files = graph_files(meta.model_prefix, meta.format, path);
     values.at("vocab_size").get_to(meta.vocab_size);
     values.at("max_sequence_length").get_to(meta.max_sequence_length);
     const Json& inputs = values.at("inputs");
     const size_t caches = 2 * values.at("num_layers").get<size_t>();
     for (size_t index = 0; index < inputs.size(); ++index) {
-        (index + caches < inputs.size() ? meta.steps : meta.caches).push_back(tensor(inputs[index]));
+        (index + caches < inputs.size() ? meta.token_inputs : meta.caches).push_back(tensor(inputs[index]));
     }
     meta.positions = position_rule(values.at("positions"), path);
     if (const Json& first = values.at("first_cache"); !first.is_null()) {
-        meta.first_cache = {first.at("file"), first.at("length")};
+        meta.prefix_cache = {first.at("file"), first.at("length")};
     }
     meta.chat_template = values.at("template");
     values.at("tokenizer_file").get_to(meta.tokenizer_file);
-    meta.spelling = read_spelling(values.at("spelling"));
+    meta.tokenizer_spec = read_tokenizer_spec(values.at("spelling"));
     values.at("special_tokens").get_to(meta.special_tokens);
     values.at("stop_token_ids").get_to(meta.stop_token_ids);
     values.at("pad_token_id").get_to(meta.pad_token_id);
@@ -115,8 +115,8 @@ void check_files(const std::filesystem::path& folder, const Json& files) {
 
 }  // namespace
 
-Spelling read_spelling(const Json& value) {
-    Spelling result;
+TokenizerSpec read_tokenizer_spec(const Json& value) {
+    TokenizerSpec result;
     value.at("pieces").get_to(result.pieces);
     value.at("offset").get_to(result.offset);
     value.at("spelled").get_to(result.spelled);
@@ -132,7 +132,8 @@ Meta read_meta(const std::string& folder) {
         Meta meta = from_json(values, path.string());
         meta.quantised =
             read_json(std::filesystem::path(folder) / "config.json").value("quantization_bit", 0) > 0;
-        meta.widened = meta.quantised || values.value("stored_dtype", "float32") != meta.caches.at(0).dtype;
+        meta.upcasts_weights =
+            meta.quantised || values.value("stored_dtype", "float32") != meta.caches.at(0).dtype;
         check_files(folder, values.at("files"));
         return meta;
     } catch (const Json::exception& error) {

@@ -31,8 +31,8 @@ Tensor borrowed(const GraphInput& input) {
     Shape shape;
     check(ov_shape_create(static_cast<int64_t>(input.shape.size()), input.shape.data(), &shape));
     ov_tensor_t* tensor = nullptr;
-    check(ov_tensor_create_from_host_ptr(input.whole_numbers ? I64 : F32, shape,
-                                         const_cast<void*>(input.data), &tensor));
+    check(ov_tensor_create_from_host_ptr(input.is_int64 ? I64 : F32, shape, const_cast<void*>(input.data),
+                                         &tensor));
     return Tensor(tensor);
 }
 

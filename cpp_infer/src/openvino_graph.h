@@ -11,7 +11,7 @@ namespace paddle_glm {
 // An input by name, borrowed for the call.
 struct GraphInput {
     std::string name;
-    bool whole_numbers;  // int64, otherwise float32
+    bool is_int64;  // int64, otherwise float32
     std::vector<int64_t> shape;
     const void* data;
 };

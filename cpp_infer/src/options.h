@@ -28,7 +28,7 @@ struct Options {
     std::optional<uint64_t> seed;
 
     // `defaults` with the flags that were given: greedy unless a flag that only sampling heeds is there,
-    // or, in a chat, the model's own way; beams do not sample. Throws InputError for values that cannot work.
+    // or, in a chat, the model's own way; beams do not sample. Throws InputError for invalid values.
     GenerationParams params(GenerationParams defaults) const;
 };
 

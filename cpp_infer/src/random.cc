@@ -24,7 +24,7 @@ class Hash {
     uint32_t factor_;
 };
 
-Pool mixed(uint64_t seed) {
+Pool mix_seed(uint64_t seed) {
     Hash hash(0x43b0d7e5, 0x931e8875);
     Pool pool{};
     const Pool words{static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32), 0, 0};
@@ -40,7 +40,7 @@ Pool mixed(uint64_t seed) {
 }
 
 std::array<uint64_t, 4> seed_words(uint64_t seed) {
-    const Pool pool = mixed(seed);
+    const Pool pool = mix_seed(seed);
     Hash hash(0x8b51f9dd, 0x58f38ded);
     std::array<uint64_t, 4> words{};
     for (size_t index = 0; index < 2 * words.size(); ++index) {
@@ -58,9 +58,9 @@ uint64_t system_seed() {
 
 Random::Random(std::optional<uint64_t> seed) {
     const auto words = seed_words(seed ? *seed : system_seed());
-    increment_ = (static_cast<Wide>(words[2]) << 64 | words[3]) << 1 | 1;
+    increment_ = (static_cast<Uint128>(words[2]) << 64 | words[3]) << 1 | 1;
     advance();
-    state_ += static_cast<Wide>(words[0]) << 64 | words[1];
+    state_ += static_cast<Uint128>(words[0]) << 64 | words[1];
     advance();
 }
 
@@ -74,7 +74,7 @@ double Random::next() {
 }
 
 void Random::advance() {
-    constexpr Wide factor = static_cast<Wide>(0x2360ed051fc65da4) << 64 | 0x4385df649fccf645;
+    constexpr Uint128 factor = static_cast<Uint128>(0x2360ed051fc65da4) << 64 | 0x4385df649fccf645;
     state_ = state_ * factor + increment_;
 }
 

@@ -18,12 +18,12 @@ class Random {
 
   private:
     // pedantic: C++ has no 128-bit integer, but every compiler that Paddle has wheels for does.
-    __extension__ using Wide = unsigned __int128;
+    __extension__ using Uint128 = unsigned __int128;
 
     void advance();
 
-    Wide state_ = 0;
-    Wide increment_ = 0;
+    Uint128 state_ = 0;
+    Uint128 increment_ = 0;
 };
 
 }  // namespace paddle_glm

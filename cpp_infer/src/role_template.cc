@@ -8,7 +8,7 @@ namespace paddle_glm {
 namespace {
 
 // Tools as THUDM's code appends them to a system message: indented JSON with keys in the order given.
-std::string written_tools(const std::string& tools) {
+std::string format_tools(const std::string& tools) {
     try {
         return "\n" + Json::parse(tools).dump(4);
     } catch (const Json::exception& error) {
@@ -31,7 +31,7 @@ std::vector<int64_t> RoleTemplate::render(const Tokenizer& tokenizer,
     std::vector<int64_t> ids = prefix(tokenizer);
     for (const Message& message : messages) {
         std::string content = message.content;
-        if (message.role == "system" && !message.tools.empty()) content += written_tools(message.tools);
+        if (message.role == "system" && !message.tools.empty()) content += format_tools(message.tools);
         ids.push_back(tokenizer.command(role_token(message.role)));
         for (const std::string& text : {format(header_, {{"metadata", message.metadata}}), content}) {
             const std::vector<int64_t> tokens = tokenizer.encode(text);
@@ -42,7 +42,7 @@ std::vector<int64_t> RoleTemplate::render(const Tokenizer& tokenizer,
     return ids;
 }
 
-std::vector<Message> RoleTemplate::parse(const std::u32string& text, bool open) const {
+std::vector<Message> RoleTemplate::parse(const std::u32string& text, bool partial) const {
     const std::u32string token = to_code_points(role_token(reply_role_));
     std::vector<Message> messages;
     size_t begin = 0;
@@ -51,7 +51,7 @@ std::vector<Message> RoleTemplate::parse(const std::u32string& text, bool open) 
         const std::u32string part = text.substr(begin, end == text.npos ? end : end - begin);
         const bool last = end == text.npos;
         // A header line may yet come, and would not be part of what is seen.
-        if (last && open && part.find(U'\n') == part.npos) return messages;
+        if (last && partial && part.find(U'\n') == part.npos) return messages;
         messages.push_back(parse_one(part));
         if (last) return messages;
         begin = end + token.size();

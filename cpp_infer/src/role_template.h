@@ -15,7 +15,7 @@ class RoleTemplate : public Template {
 
     std::vector<int64_t> render(const Tokenizer& tokenizer,
                                 const std::vector<Message>& messages) const override;
-    std::vector<Message> parse(const std::u32string& text, bool open) const override;
+    std::vector<Message> parse(const std::u32string& text, bool partial) const override;
 
   private:
     const std::string& role_token(const std::string& role) const;

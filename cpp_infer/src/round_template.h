@@ -14,7 +14,7 @@ class RoundTemplate : public Template {
 
     std::vector<int64_t> render(const Tokenizer& tokenizer,
                                 const std::vector<Message>& messages) const override;
-    std::vector<Message> parse(const std::u32string& text, bool open) const override;
+    std::vector<Message> parse(const std::u32string& text, bool partial) const override;
 
     // The text of a conversation that ends with a question.
     std::string prompt(const std::vector<Message>& messages) const;

@@ -58,7 +58,7 @@ void check_kind(const std::filesystem::path& file, const std::string& text) {
     }
 }
 
-std::string whole_file(const std::string& file) {
+std::string read_text_file(const std::string& file) {
     std::ifstream stream(file, std::ios::binary);
     if (!stream) throw InputError(file + " not found or not readable: expected a JSON file of rows");
     std::string text((std::istreambuf_iterator<char>(stream)), {});
@@ -76,7 +76,7 @@ std::string whole_file(const std::string& file) {
 }  // namespace
 
 std::vector<Json> read_row_file(const std::string& file) {
-    const std::string text = whole_file(file);
+    const std::string text = read_text_file(file);
     std::vector<Json> rows;
     try {
         const size_t begin = text.find_first_not_of(kBlank);

@@ -10,7 +10,8 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// LAYOUTS of paddle_glm/training/layouts.py, first match first; tests/golden/rows.json sees that both agree.
+// LAYOUTS of paddle_glm/training/row_formats.py, first match first; tests/golden/rows.json sees that both
+// agree.
 const Columns kLayouts[] = {
     {"", "", "", "", "messages"},
     {"", "", "", "", "conversations"},
@@ -48,14 +49,14 @@ Json get(const Json& row, const std::string& key) {
 }
 
 // Whether the row has the key that a question or a conversation is under.
-bool fit(const Columns& columns, const Json& row) {
+bool has_columns(const Columns& columns, const Json& row) {
     return row.contains(columns.messages.empty() ? columns.prompt : columns.messages);
 }
 
 Columns find_columns(const Json& row) {
     std::vector<std::string> known;
     for (const Columns& layout : kLayouts) {
-        if (fit(layout, row)) return layout;
+        if (has_columns(layout, row)) return layout;
         known.push_back(layout.messages + layout.prompt + (layout.response.empty() ? "" : " + ") +
                         layout.response);
     }
@@ -161,7 +162,7 @@ std::vector<Row> parse_rows(const std::vector<Json>& rows, const Columns& column
         const Json& row = rows[place];
         try {
             if (!row.is_object()) throw InputError("expected an object, found " + shown(row));
-            if (columns.prompt.empty() && !fit(chosen, row)) chosen = find_columns(row);
+            if (columns.prompt.empty() && !has_columns(chosen, row)) chosen = find_columns(row);
             history_met = history_met || row.contains(columns.history);
             Row read = chosen.messages.empty() ? rounds(row, chosen) : conversation(row, chosen.messages);
             if (is_blank(read.question.back().content) || (read.answer && is_blank(*read.answer))) {

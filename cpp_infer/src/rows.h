@@ -9,7 +9,7 @@
 
 namespace paddle_glm {
 
-// Keys of a row, empty where it has none: `Columns` of paddle_glm/training/layouts.py.
+// Keys of a row, empty where it has none: `Columns` of paddle_glm/training/row_formats.py.
 struct Columns {
     std::string prompt;
     std::string response;
@@ -24,7 +24,7 @@ struct Row {
     std::optional<std::string> answer;
 };
 
-// The rows that ask something, read as Python's `load_rows(..., answers=False)` reads them: those whose
+// The rows that ask something, read as Python's `load_examples(..., answers=False)` reads them: those whose
 // question, or answer where there is one, is blank are left out with a warning on standard error. Columns
 // without a name for the question are found by the rows' keys. Throws InputError with file and row for what
 // cannot be used.

@@ -31,20 +31,23 @@ void check_finite(const std::vector<float>& logits, int64_t vocab, int64_t step)
 
 }  // namespace
 
-Runner::Runner(Engine& engine, const Meta& meta, const std::vector<std::vector<int64_t>>& prompts,
-               Timing& timing)
-    : engine_(engine), meta_(meta), tokens_(Tokens::padded(prompts, meta.pad_token_id)), timing_(timing) {
+ModelRunner::ModelRunner(Engine& engine, const Meta& meta, const std::vector<std::vector<int64_t>>& prompts,
+                         Timing& timing)
+    : engine_(engine),
+      meta_(meta),
+      tokens_(TokenBatch::pad_left(prompts, meta.pad_token_id)),
+      timing_(timing) {
     check_ids(prompts, meta.vocab_size);
     timing_ = {};
     for (const auto& prompt : prompts) timing_.prompt_tokens += static_cast<int64_t>(prompt.size());
 }
 
-bool Runner::ends(int64_t token) const {
+bool ModelRunner::is_stop_token(int64_t token) const {
     const auto& ids = meta_.stop_token_ids;
     return std::find(ids.begin(), ids.end(), token) != ids.end();
 }
 
-std::vector<float> Runner::prefill() {
+std::vector<float> ModelRunner::prefill() {
     const auto start = std::chrono::steady_clock::now();
     engine_.reset(tokens_.batch());
     std::vector<float> logits = step(tokens_.total(), 0);
@@ -52,13 +55,13 @@ std::vector<float> Runner::prefill() {
     return logits;
 }
 
-std::vector<float> Runner::decode(const std::vector<int64_t>& tokens, int64_t answers) {
+std::vector<float> ModelRunner::decode(const std::vector<int64_t>& tokens, int64_t answers) {
     tokens_.append(tokens);
     timing_.decode_tokens += answers;
     return step(1, ++timing_.decode_steps);
 }
 
-void Runner::select(const std::vector<int64_t>& rows) {
+void ModelRunner::select(const std::vector<int64_t>& rows) {
     bool same = static_cast<int64_t>(rows.size()) == tokens_.batch();
     for (size_t row = 0; same && row < rows.size(); ++row) same = rows[row] == static_cast<int64_t>(row);
     if (same) return;
@@ -66,9 +69,9 @@ void Runner::select(const std::vector<int64_t>& rows) {
     engine_.select(rows);
 }
 
-std::vector<float> Runner::step(int64_t count, int64_t number) {
+std::vector<float> ModelRunner::step(int64_t count, int64_t number) {
     const std::vector<StepInput> inputs =
-        step_inputs(meta_.steps, meta_.positions, tokens_, count, meta_.first_cache.length);
+        step_inputs(meta_.token_inputs, meta_.positions, tokens_, count, meta_.prefix_cache.length);
     std::vector<EngineInput> borrowed;
     for (const StepInput& one : inputs) borrowed.push_back({one.name, &one.shape, &one.values});
     std::vector<float> logits = engine_.run(borrowed);
@@ -80,7 +83,7 @@ std::vector<float> Runner::step(int64_t count, int64_t number) {
     return logits;
 }
 
-Seen::Seen(const std::vector<std::vector<int64_t>>& prompts, int64_t vocab, double penalty)
+SeenTokens::SeenTokens(const std::vector<std::vector<int64_t>>& prompts, int64_t vocab, double penalty)
     : penalty_(penalty) {
     if (penalty == 1.0) return;
     for (const auto& prompt : prompts) {
@@ -89,11 +92,11 @@ Seen::Seen(const std::vector<std::vector<int64_t>>& prompts, int64_t vocab, doub
     }
 }
 
-void Seen::add(const std::vector<int64_t>& tokens) {
+void SeenTokens::add(const std::vector<int64_t>& tokens) {
     for (size_t row = 0; row < rows_.size(); ++row) rows_[row][tokens[row]] = 1;
 }
 
-void Seen::select(const std::vector<int64_t>& rows) {
+void SeenTokens::select(const std::vector<int64_t>& rows) {
     if (rows_.empty()) return;
     std::vector<std::vector<char>> chosen;
     for (const int64_t row : rows) chosen.push_back(rows_[row]);

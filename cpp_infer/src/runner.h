@@ -12,17 +12,17 @@
 namespace paddle_glm {
 
 // The engine with the tokens that it has taken.
-class Runner {
+class ModelRunner {
   public:
     // Counts its steps and tokens in `timing`. Throws InputError for ids that the model does not have.
-    Runner(Engine& engine, const Meta& meta, const std::vector<std::vector<int64_t>>& prompts,
-           Timing& timing);
+    ModelRunner(Engine& engine, const Meta& meta, const std::vector<std::vector<int64_t>>& prompts,
+                Timing& timing);
 
     int64_t length() const { return tokens_.total(); }
-    int64_t vocab() const { return meta_.vocab_size; }
-    int64_t pad() const { return meta_.pad_token_id; }
-    size_t stops() const { return meta_.stop_token_ids.size(); }
-    bool ends(int64_t token) const;
+    int64_t vocab_size() const { return meta_.vocab_size; }
+    int64_t pad_token_id() const { return meta_.pad_token_id; }
+    size_t num_stop_tokens() const { return meta_.stop_token_ids.size(); }
+    bool is_stop_token(int64_t token) const;
 
     // Both give the logits of the last position, float32 [rows, vocab], and throw InputError where they are
     // not finite. `answers`: how many of the tokens continue answers of their own.
@@ -37,20 +37,21 @@ class Runner {
 
     Engine& engine_;
     const Meta& meta_;
-    Tokens tokens_;
+    TokenBatch tokens_;
     Timing& timing_;
 };
 
 // Which ids each running row has held: only kept with a repetition penalty.
-class Seen {
+class SeenTokens {
   public:
-    Seen(const std::vector<std::vector<int64_t>>& prompts, int64_t vocab, double penalty);
+    SeenTokens(const std::vector<std::vector<int64_t>>& prompts, int64_t vocab, double penalty);
 
     // scores: [rows, vocab]
     template <class Number>
-    void penalise(std::vector<Number>& scores) const {
+    void apply_repetition_penalty(std::vector<Number>& scores) const {
         for (size_t row = 0; row < rows_.size(); ++row) {
-            paddle_glm::penalise(scores.data() + row * rows_[row].size(), rows_[row], penalty_);
+            paddle_glm::apply_repetition_penalty(scores.data() + row * rows_[row].size(), rows_[row],
+                                                 penalty_);
         }
     }
     void add(const std::vector<int64_t>& tokens);

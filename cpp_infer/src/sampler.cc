@@ -15,7 +15,7 @@ void normalise(std::vector<double>& weights) {
 
 }  // namespace
 
-std::vector<int64_t> best_ids(const double* scores, int64_t size, int64_t count) {
+std::vector<int64_t> top_k_ids(const double* scores, int64_t size, int64_t count) {
     std::vector<int64_t> ids;
     if (count > 0 && count < size) {
         std::vector<double> sorted(scores, scores + size);
@@ -33,10 +33,10 @@ std::vector<int64_t> best_ids(const double* scores, int64_t size, int64_t count)
     return ids;
 }
 
-Candidates candidates(const float* logits, int64_t vocab, const GenerationParams& params) {
+Candidates top_k_top_p_filter(const float* logits, int64_t vocab, const GenerationParams& params) {
     std::vector<double> scores(logits, logits + vocab);
     for (double& score : scores) score /= params.temperature;
-    Candidates result{best_ids(scores.data(), vocab, params.top_k), {}};
+    Candidates result{top_k_ids(scores.data(), vocab, params.top_k), {}};
     for (const int64_t id : result.ids) {
         result.probabilities.push_back(std::exp(scores[id] - scores[result.ids[0]]));
     }
@@ -56,8 +56,8 @@ Candidates candidates(const float* logits, int64_t vocab, const GenerationParams
     return result;
 }
 
-int64_t draw(const float* logits, int64_t vocab, double uniform, const GenerationParams& params) {
-    const Candidates chosen = candidates(logits, vocab, params);
+int64_t sample_token(const float* logits, int64_t vocab, double uniform, const GenerationParams& params) {
+    const Candidates chosen = top_k_top_p_filter(logits, vocab, params);
     double cumulated = 0;
     for (size_t place = 0; place < chosen.ids.size(); ++place) {
         cumulated += chosen.probabilities[place];
@@ -73,7 +73,7 @@ std::vector<int64_t> Sampler::pick(const std::vector<float>& logits, const std::
     std::vector<int64_t> tokens;
     for (size_t row = 0; row < rows.size(); ++row) {
         const float* own = logits.data() + row * vocab;
-        tokens.push_back(params_.do_sample ? draw(own, vocab, uniforms[rows[row]], params_)
+        tokens.push_back(params_.do_sample ? sample_token(own, vocab, uniforms[rows[row]], params_)
                                            : std::max_element(own, own + vocab) - own);
     }
     return tokens;

@@ -19,7 +19,7 @@ struct Candidates {
 
 // Scores of ids that a row has held, divided by `penalty` (multiplied where negative).
 template <class Number>
-void penalise(Number* scores, const std::vector<char>& seen, double penalty) {
+void apply_repetition_penalty(Number* scores, const std::vector<char>& seen, double penalty) {
     const auto factor = static_cast<Number>(penalty);
     for (size_t id = 0; id < seen.size(); ++id) {
         if (seen[id]) scores[id] = scores[id] < 0 ? scores[id] * factor : scores[id] / factor;
@@ -27,9 +27,9 @@ void penalise(Number* scores, const std::vector<char>& seen, double penalty) {
 }
 
 // Ids of the `count` highest scores and of all that tie with the last, best first; 0 means all.
-std::vector<int64_t> best_ids(const double* scores, int64_t size, int64_t count);
-Candidates candidates(const float* logits, int64_t vocab, const GenerationParams& params);
-int64_t draw(const float* logits, int64_t vocab, double uniform, const GenerationParams& params);
+std::vector<int64_t> top_k_ids(const double* scores, int64_t size, int64_t count);
+Candidates top_k_top_p_filter(const float* logits, int64_t vocab, const GenerationParams& params);
+int64_t sample_token(const float* logits, int64_t vocab, double uniform, const GenerationParams& params);
 
 // Picks one token per row; owns the random numbers of one call. A row's numbers depend on the seed, its
 // place in the batch and the step alone.

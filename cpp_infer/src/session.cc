@@ -21,19 +21,19 @@ EngineConfig engine_config(const std::string& folder, const Meta& meta, const En
     EngineConfig config;
     config.graph_file = folder + "/" + meta.graph_files.at(0);
     if (meta.graph_files.size() > 1) config.weights_file = folder + "/" + meta.graph_files[1];
-    config.steps = meta.steps;
+    config.token_inputs = meta.token_inputs;
     config.max_length = meta.max_sequence_length;
     config.quantised = meta.quantised;
-    config.widened = meta.widened;
+    config.upcasts_weights = meta.upcasts_weights;
     config.backend = options.backend;
-    config.first_length = meta.first_cache.length;
+    config.prefix_length = meta.prefix_cache.length;
     std::map<std::string, std::vector<float>> first;
-    if (config.first_length > 0) first = read_safetensors(folder + "/" + meta.first_cache.file);
+    if (config.prefix_length > 0) first = read_safetensors(folder + "/" + meta.prefix_cache.file);
     for (const TensorMeta& one : meta.caches) {
-        const auto size = one.shape.at(1) * config.first_length * one.shape.at(3);
+        const auto size = one.shape.at(1) * config.prefix_length * one.shape.at(3);
         std::vector<float> values = std::move(first[one.name]);
         if (static_cast<int64_t>(values.size()) != size) {
-            throw InputError(meta.first_cache.file + " has " + std::to_string(values.size()) +
+            throw InputError(meta.prefix_cache.file + " has " + std::to_string(values.size()) +
                              " numbers for " + one.name + ", expected " + std::to_string(size) +
                              ": export the model again");
         }
@@ -51,10 +51,10 @@ struct Session::State {
     State(const std::string& folder, const EngineOptions& options)
         : meta(read_meta(folder)),
           chat_template(make_template(meta.chat_template)),
-          tokenizer(folder + "/" + meta.tokenizer_file, meta.spelling, meta.special_tokens),
+          tokenizer(folder + "/" + meta.tokenizer_file, meta.tokenizer_spec, meta.special_tokens),
           engine(load_engine(options, meta.format, engine_config(folder, meta, options))) {}
 
-    bool ends(int64_t token) const {
+    bool is_stop_token(int64_t token) const {
         const auto& ids = meta.stop_token_ids;
         return std::find(ids.begin(), ids.end(), token) != ids.end();
     }
@@ -87,17 +87,17 @@ Reply Session::stream(const Conversation& messages, const GenerationParams& para
                       const Callback& callback) {
     const std::vector<int64_t> prompt = state_->chat_template->render(state_->tokenizer, messages);
     Reply reply = state_->reply(prompt);
-    TextStream text([&](const std::vector<int64_t>& ids) { return state_->tokenizer.decode(ids); });
-    ResponseStream response(*state_->chat_template);
+    StreamingDetokenizer text([&](const std::vector<int64_t>& ids) { return state_->tokenizer.decode(ids); });
+    StreamingResponseParser response(*state_->chat_template);
     bool wanted = true;
-    const auto on_column = [&](const std::vector<int64_t>& column) {
-        reply.complete = state_->ends(column[0]);
+    const auto on_tokens = [&](const std::vector<int64_t>& column) {
+        reply.complete = state_->is_stop_token(column[0]);
         if (reply.complete) return false;
         const std::string piece = response.push(text.push(column[0]));
         wanted = piece.empty() || callback(piece);
         return wanted;
     };
-    generate(*state_->engine, state_->meta, {prompt}, params, on_column, state_->timing);
+    generate(*state_->engine, state_->meta, {prompt}, params, on_tokens, state_->timing);
     std::string rest = response.push(text.finish());
     rest += response.finish();
     if (wanted && !rest.empty()) callback(rest);
@@ -114,15 +114,15 @@ std::vector<Reply> Session::answer(const std::vector<Conversation>& batch, const
         replies.push_back(state_->reply(prompts.back()));
     }
     if (prompts.empty()) return replies;
-    const auto on_column = [&](const std::vector<int64_t>& column) {
+    const auto on_tokens = [&](const std::vector<int64_t>& column) {
         for (size_t row = 0; row < column.size(); ++row) {
             if (column[row] < 0) continue;
-            replies[row].complete = state_->ends(column[row]);
+            replies[row].complete = state_->is_stop_token(column[row]);
             if (!replies[row].complete) replies[row].ids.push_back(column[row]);
         }
         return true;
     };
-    generate(*state_->engine, state_->meta, prompts, params, on_column, state_->timing);
+    generate(*state_->engine, state_->meta, prompts, params, on_tokens, state_->timing);
     for (Reply& reply : replies) {
         reply.messages =
             state_->chat_template->parse(to_code_points(state_->tokenizer.decode(reply.ids)), false);

@@ -45,7 +45,7 @@ std::string Template::clean(const std::u32string& text) const {
     return to_utf8(result);
 }
 
-size_t Template::undecided(const std::u32string& visible) const {
+size_t Template::pending_length(const std::u32string& visible) const {
     size_t longest = 0;
     for (const auto& [from, to] : replacements_) {
         for (size_t size = 1; size < from.size(); ++size) {

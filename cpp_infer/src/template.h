@@ -12,7 +12,7 @@
 
 namespace paddle_glm {
 
-// How a model's conversations are written: `Template` of paddle_glm/chat.py, made from its data.
+// How a model's conversations are written: `Template` of paddle_glm/chat_template.py, made from its data.
 class Template {
   public:
     explicit Template(const Json& values);
@@ -22,11 +22,11 @@ class Template {
     virtual std::vector<int64_t> render(const Tokenizer& tokenizer,
                                         const std::vector<Message>& messages) const = 0;
 
-    // The model's text to messages; with `open`, one that may still grow, those that have begun to show.
-    virtual std::vector<Message> parse(const std::u32string& text, bool open) const = 0;
+    // The model's text to messages; with `partial`, one that may still grow, those that have begun to show.
+    virtual std::vector<Message> parse(const std::u32string& text, bool partial) const = 0;
 
     // How many characters at the end of a visible text may still be replaced by what follows them.
-    size_t undecided(const std::u32string& visible) const;
+    size_t pending_length(const std::u32string& visible) const;
 
   protected:
     using Pairs = std::vector<std::pair<std::u32string, std::u32string>>;

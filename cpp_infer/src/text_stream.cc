@@ -5,36 +5,39 @@
 namespace paddle_glm {
 namespace {
 
-constexpr char32_t kBroken = 0xFFFD;  // what a decoder gives for bytes that are not a whole character
-constexpr size_t kPending = 3;        // bytes of a character that is not whole yet, at most
+constexpr char32_t kReplacementCharacter =
+    0xFFFD;                             // what a decoder gives for bytes that are not a whole character
+constexpr size_t kMaxPendingBytes = 3;  // bytes of a character that is not whole yet, at most
 
 }  // namespace
 
-std::u32string TextStream::push(int64_t id) {
+std::u32string StreamingDetokenizer::push(int64_t id) {
     ids_.push_back(id);
     const std::u32string text = decoded(ids_.size());
-    if (text.empty() || text.back() != kBroken) return give(text, ids_.size());
+    if (text.empty() || text.back() != kReplacementCharacter) return emit(text, ids_.size());
     // Bytes that can never become a character must not be held for ever: all but the last three are final.
-    if (ids_.size() > given_ + kPending && ends_with(text, std::u32string(kPending + 1, kBroken))) {
-        const size_t end = ids_.size() - kPending;
+    if (ids_.size() > emitted_ + kMaxPendingBytes &&
+        ends_with(text, std::u32string(kMaxPendingBytes + 1, kReplacementCharacter))) {
+        const size_t end = ids_.size() - kMaxPendingBytes;
         const std::u32string final_text = decoded(end);
-        if (final_text + std::u32string(kPending, kBroken) == text) return give(final_text, end);
+        if (final_text + std::u32string(kMaxPendingBytes, kReplacementCharacter) == text)
+            return emit(final_text, end);
     }
     return {};
 }
 
-std::u32string TextStream::finish() { return give(decoded(ids_.size()), ids_.size()); }
+std::u32string StreamingDetokenizer::finish() { return emit(decoded(ids_.size()), ids_.size()); }
 
-std::u32string TextStream::decoded(size_t end) const {
+std::u32string StreamingDetokenizer::decoded(size_t end) const {
     return to_code_points(decode_({ids_.begin() + context_, ids_.begin() + end}));
 }
 
-std::u32string TextStream::give(const std::u32string& text, size_t end) {
-    const size_t known = decoded(given_).size();
+std::u32string StreamingDetokenizer::emit(const std::u32string& text, size_t end) {
+    const size_t known = decoded(emitted_).size();
     const std::u32string piece = known < text.size() ? text.substr(known) : std::u32string();
     // Tokens that decode to spaces alone would lose them as a beginning.
-    if (piece.find_first_not_of(U' ') != piece.npos) context_ = given_;
-    given_ = end;
+    if (piece.find_first_not_of(U' ') != piece.npos) context_ = emitted_;
+    emitted_ = end;
     return piece;
 }
 

@@ -9,17 +9,17 @@
 
 namespace paddle_glm {
 
-Tokenizer::Tokenizer(const std::string& model_file, Spelling spelling,
+Tokenizer::Tokenizer(const std::string& model_file, TokenizerSpec tokenizer_spec,
                      std::map<std::string, int64_t> special_tokens)
     : model_(std::make_unique<sentencepiece::SentencePieceProcessor>()),
-      spelling_(std::move(spelling)),
+      spec_(std::move(tokenizer_spec)),
       special_tokens_(std::move(special_tokens)) {
     if (!model_->Load(model_file).ok()) {
         throw InputError(model_file + " is not a whole SentencePiece model: copy or export the folder again");
     }
-    if (model_->GetPieceSize() != spelling_.pieces) {
+    if (model_->GetPieceSize() != spec_.pieces) {
         throw InputError(model_file + " has " + std::to_string(model_->GetPieceSize()) +
-                         " pieces, the exported tokenizer has " + std::to_string(spelling_.pieces) +
+                         " pieces, the exported tokenizer has " + std::to_string(spec_.pieces) +
                          ": it belongs to another model");
     }
 }
@@ -29,13 +29,13 @@ Tokenizer::~Tokenizer() = default;
 std::vector<int64_t> Tokenizer::encode(const std::string& text) const {
     if (!is_utf8(text)) throw InputError("a text is not valid UTF-8: convert it first");
     std::string spelled = text;
-    for (const auto& [written, piece] : spelling_.spelled) replace_all(spelled, written, piece);
+    for (const auto& [written, piece] : spec_.spelled) replace_all(spelled, written, piece);
     std::vector<int> ids;
     if (const auto status = model_->Encode(spelled, &ids); !status.ok()) {
         throw InputError("a text cannot be tokenized: " + status.ToString());
     }
     std::vector<int64_t> result(ids.begin(), ids.end());
-    for (int64_t& id : result) id += spelling_.offset;
+    for (int64_t& id : result) id += spec_.offset;
     return result;
 }
 
@@ -47,7 +47,7 @@ std::string Tokenizer::decode(const std::vector<int64_t>& ids) const {
     if (const auto status = model_->Decode(tokens, &text); !status.ok()) {
         throw InputError("tokens cannot be decoded: " + status.ToString());
     }
-    for (const auto& [written, piece] : spelling_.spelled) replace_all(text, piece, written);
+    for (const auto& [written, piece] : spec_.spelled) replace_all(text, piece, written);
     return text;
 }
 
@@ -60,10 +60,10 @@ int64_t Tokenizer::command(const std::string& name) const {
 }
 
 std::string Tokenizer::token(int64_t id) const {
-    if (const auto found = spelling_.texts.find(id); found != spelling_.texts.end()) return found->second;
-    if (id < 0 || id >= spelling_.offset + spelling_.pieces) return "";
-    if (id >= spelling_.offset) return model_->IdToPiece(static_cast<int>(id - spelling_.offset));
-    std::string text = spelling_.below_offset;
+    if (const auto found = spec_.texts.find(id); found != spec_.texts.end()) return found->second;
+    if (id < 0 || id >= spec_.offset + spec_.pieces) return "";
+    if (id >= spec_.offset) return model_->IdToPiece(static_cast<int>(id - spec_.offset));
+    std::string text = spec_.below_offset;
     replace_all(text, "{index}", std::to_string(id));
     return text;
 }

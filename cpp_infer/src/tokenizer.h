@@ -18,7 +18,7 @@ namespace paddle_glm {
 class Tokenizer {
   public:
     // Throws InputError for a file that is no SentencePiece model, or not the one that was exported.
-    Tokenizer(const std::string& model_file, Spelling spelling,
+    Tokenizer(const std::string& model_file, TokenizerSpec tokenizer_spec,
               std::map<std::string, int64_t> special_tokens);
     ~Tokenizer();
 
@@ -32,7 +32,7 @@ class Tokenizer {
     std::string token(int64_t id) const;
 
     std::unique_ptr<sentencepiece::SentencePieceProcessor> model_;
-    Spelling spelling_;
+    TokenizerSpec spec_;
     std::map<std::string, int64_t> special_tokens_;
 };
 

@@ -6,7 +6,7 @@
 namespace paddle_glm {
 namespace {
 
-constexpr char32_t kReplacement = 0xFFFD;
+constexpr char32_t kReplacementCharacter = 0xFFFD;
 
 // Reads the character at `place` and moves on; false, one byte further, where there is none.
 bool next(const std::string& text, size_t& place, char32_t& character) {
@@ -46,8 +46,8 @@ std::u32string to_code_points(const std::string& text) {
     std::u32string result;
     result.reserve(text.size());
     for (size_t place = 0; place < text.size();) {
-        char32_t character = kReplacement;
-        if (!next(text, place, character)) character = kReplacement;
+        char32_t character = kReplacementCharacter;
+        if (!next(text, place, character)) character = kReplacementCharacter;
         result += character;
     }
     return result;

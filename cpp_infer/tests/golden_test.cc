@@ -75,14 +75,14 @@ void sampling(const Json& one, const Json&, const std::string& name) {
     const GenerationParams params = params_of(one.at("params"));
     std::vector<char> seen(logits.size(), 0);
     for (const size_t id : one.at("seen")) seen.at(id) = 1;
-    penalise(logits.data(), seen, params.repetition_penalty);
+    apply_repetition_penalty(logits.data(), seen, params.repetition_penalty);
     expect_equal(name + " penalised", logits, one.at("penalised").get<std::vector<float>>());
     const auto vocab = static_cast<int64_t>(logits.size());
-    const Candidates found = candidates(logits.data(), vocab, params);
+    const Candidates found = top_k_top_p_filter(logits.data(), vocab, params);
     expect_equal(name + " ids", found.ids, one.at("ids"));
     expect_close(name + " probabilities", found.probabilities, one.at("probabilities"));
     for (const Json& pair : one.at("draws")) {
-        expect_equal(name + " draw", draw(logits.data(), vocab, pair.at(0), params), pair.at(1));
+        expect_equal(name + " draw", sample_token(logits.data(), vocab, pair.at(0), params), pair.at(1));
     }
 }
 
@@ -99,7 +99,7 @@ void position(const Json& one, const Json&, const std::string& name) {
         parsed = {true, rule.at("start"), rule.at("blanks"), rule.at("rows"), -1};
         if (!rule.at("counts_on").is_null()) parsed.counts_on = rule.at("counts_on");
     }
-    const Tokens tokens{one.at("input_ids"), one.at("attention_mask")};
+    const TokenBatch tokens{one.at("input_ids"), one.at("attention_mask")};
     const std::vector<TensorMeta> steps{{"i", "int64", {}}, {"p", "int64", {}}, {"m", "int64", {}}};
     for (const Json& step : one.at("steps")) {
         const auto inputs = step_inputs(steps, parsed, tokens, step.at("tokens"), 0);
@@ -114,7 +114,8 @@ void loop(const Json& one, const Json& shared, const std::string& name) {
     meta.vocab_size = shared.at("vocab");
     meta.max_sequence_length = shared.at("max_sequence_length");
     meta.stop_token_ids = shared.at("stop_token_ids").get<std::vector<int64_t>>();
-    meta.steps = {{"input_ids", "int64", {}}, {"position_ids", "int64", {}}, {"attention_mask", "int64", {}}};
+    meta.token_inputs = {
+        {"input_ids", "int64", {}}, {"position_ids", "int64", {}}, {"attention_mask", "int64", {}}};
     std::vector<std::vector<int64_t>> columns;
     const auto keep = [&](const std::vector<int64_t>& column) {
         columns.push_back(column);
@@ -127,7 +128,7 @@ void loop(const Json& one, const Json& shared, const std::string& name) {
 
 void response(const Json& one, const Json&, const std::string& name) {
     const auto chat_template = make_template(one.at("template"));
-    ResponseStream stream(*chat_template);
+    StreamingResponseParser stream(*chat_template);
     for (const Json& pair : one.at("pieces")) {
         expect_equal(name + " piece", stream.push(to_code_points(pair.at(0))), pair.at(1));
     }
@@ -147,7 +148,8 @@ const Tokenizer& tokenizer_of(const std::string& file, const Json& facts) {
     static std::map<std::string, Tokenizer> loaded;
     const std::string key = file + facts.dump();
     if (const auto found = loaded.find(key); found != loaded.end()) return found->second;
-    return loaded.try_emplace(key, file, read_spelling(facts.at("spelling")), facts.at("special_tokens"))
+    return loaded
+        .try_emplace(key, file, read_tokenizer_spec(facts.at("spelling")), facts.at("special_tokens"))
         .first->second;
 }
 
@@ -160,7 +162,7 @@ void text(const Json& one, const Json& shared, const std::string& name) {
                      one.at("ids"));
         return;
     }
-    TextStream stream([&](const std::vector<int64_t>& ids) { return tokenizer.decode(ids); });
+    StreamingDetokenizer stream([&](const std::vector<int64_t>& ids) { return tokenizer.decode(ids); });
     if (one.contains("text")) expect_equal(name + " encode", tokenizer.encode(one.at("text")), one.at("ids"));
     expect_equal(name + " decode", tokenizer.decode(one.at("ids")), one.at("decoded"));
     for (size_t place = 0; place < one.at("ids").size(); ++place) {

@@ -6,7 +6,7 @@ from pathlib import Path
 from paddle_glm.backends.base import Backend, EngineOptions
 from paddle_glm.errors import InputError
 
-__all__ = ["BACKENDS", "READERS", "Backend", "EngineOptions", "open_backend"]
+__all__ = ["BACKENDS", "BACKENDS_BY_FORMAT", "Backend", "EngineOptions", "open_backend"]
 
 # Name -> "module:class". "dygraph" opens model folders, the others exported ones.
 BACKENDS = {
@@ -17,7 +17,7 @@ BACKENDS = {
     "fastdeploy": "paddle_glm.backends.fastdeploy:FastDeployBackend",
 }
 # Format of an exported graph -> the backends that read it, the one that is taken by default first.
-READERS = {"paddle": ("paddle",), "onnx": ("onnxruntime", "openvino", "fastdeploy")}
+BACKENDS_BY_FORMAT = {"paddle": ("paddle",), "onnx": ("onnxruntime", "openvino", "fastdeploy")}
 
 
 def open_backend(name: str, folder: str | Path, options: EngineOptions | None = None) -> Backend:

@@ -54,7 +54,7 @@ class EngineOptions:
                 f"fastdeploy_engine {self.fastdeploy_engine!r} is not one of {', '.join(FASTDEPLOY_ENGINES)}"
             )
 
-    def engine_device(self, has_gpu: bool) -> tuple[str, int]:
+    def resolve_device(self, has_gpu: bool) -> tuple[str, int]:
         """("cpu" or "gpu", its number) for an engine that is not Paddle's.
 
         has_gpu: whether the engine can use a GPU, which is what "auto" asks.
@@ -64,7 +64,7 @@ class EngineOptions:
             kind = "gpu" if has_gpu else "cpu"
         return kind, number or 0
 
-    def usable_threads(self) -> int:
+    def num_threads(self) -> int:
         """The number of CPU threads to compute with."""
         return self.threads or int(_THREADS or 0) or usable_cpus()
 
@@ -73,8 +73,8 @@ class Backend(ABC):
     """One model and its key/value cache, advanced step by step.
 
     This class keeps all tokens and their mask and asks the family for positions; a subclass computes, holds
-    the cache, and reorders it. See `paddle_glm.generation.step_backend.StepBackend` for what callers may
-    expect.
+    the cache, and reorders it. See `paddle_glm.generation.backend_protocol.GenerationBackend` for what
+    callers may expect.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -120,29 +120,29 @@ class Backend(ABC):
         self._ids, self._mask = self._ids[rows], self._mask[rows]
         self.select_cache(rows)
 
-    def agree(self, values: np.ndarray) -> np.ndarray:
+    def broadcast(self, values: np.ndarray) -> np.ndarray:
         """The int64 values of the process that decides; a process alone decides."""
         return values
 
     @property
-    def decides(self) -> bool:
-        """Whether this process is the one that `agree` takes the values of, and that writes files."""
+    def is_leader(self) -> bool:
+        """Whether this process is the one that `broadcast` takes the values of, and that writes files."""
         return True
 
     @property
-    def first_length(self) -> int:
+    def prefix_length(self) -> int:
         """How many tokens the cache holds before a prompt comes; a prefix is no part of `max_length`."""
         return 0
 
     @property
-    def first_mask(self) -> np.ndarray:
-        """int64 [first_length], 0 for those of them that no token may attend to."""
-        return np.ones(self.first_length, dtype=np.int64)
+    def prefix_mask(self) -> np.ndarray:
+        """int64 [prefix_length], 0 for those of them that no token may attend to."""
+        return np.ones(self.prefix_length, dtype=np.int64)
 
     def _step(self, tokens: int) -> np.ndarray:
         inputs = self.family.step_inputs(self.config, self._ids, self._mask, tokens)
-        in_front = np.broadcast_to(self.first_mask, (len(self._mask), self.first_length))
-        inputs["attention_mask"] = np.concatenate([in_front, inputs["attention_mask"]], axis=1)
+        prefix_columns = np.broadcast_to(self.prefix_mask, (len(self._mask), self.prefix_length))
+        inputs["attention_mask"] = np.concatenate([prefix_columns, inputs["attention_mask"]], axis=1)
         return self.run(inputs)
 
     @abstractmethod

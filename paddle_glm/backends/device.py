@@ -13,5 +13,5 @@ def set_device(options: EngineOptions) -> str:
     """
     device = use_device(options.device, options.device_id)
     # Paddle computes with one thread unless it is told otherwise.
-    paddle.base.core.set_num_threads(options.usable_threads())
+    paddle.base.core.set_num_threads(options.num_threads())
     return device

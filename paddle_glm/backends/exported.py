@@ -1,4 +1,4 @@
-"""What backends share that compute over an exported folder."""
+"""Shared by backends that compute over an exported folder."""
 
 import logging
 from abc import abstractmethod
@@ -12,25 +12,25 @@ from typing import ClassVar
 
 import numpy as np
 
-from paddle_glm.backends import READERS
+from paddle_glm.backends import BACKENDS_BY_FORMAT
 from paddle_glm.backends.base import Backend, EngineOptions
-from paddle_glm.backends.cache import CacheBackend
-from paddle_glm.backends.meta import GenerationMeta
-from paddle_glm.checkpoint.tensor_file import open_safetensors
+from paddle_glm.backends.generation_meta import GenerationMeta
+from paddle_glm.backends.kv_cache import KVCacheBackend
+from paddle_glm.checkpoint.safetensors_file import open_safetensors
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.hardware import free_memory
-from paddle_glm.memory import (
-    OPENING_PEAK,
-    Room,
+from paddle_glm.load_memory import (
+    LOAD_PEAK_FACTOR,
+    MemoryBudget,
     cache_bytes,
-    check_room,
-    gigabytes,
+    check_memory_budget,
+    format_bytes,
     needed_bytes,
+    upcast_bytes,
     weight_bytes,
-    widening_bytes,
 )
-from paddle_glm.progress import watched
+from paddle_glm.progress import polled_progress
 from paddle_glm.quantization import BITS
 from paddle_glm.system import resident_bytes
 
@@ -40,49 +40,52 @@ logger = logging.getLogger(__name__)
 class ExportedBackend(Backend):
     """A folder of `paddle-glm export`, and what its cache holds before a prompt.
 
-    format: what of `meta.GRAPH_FILES` it reads. empty_past: whether the engine takes a past of length 0.
+    format: what of `meta.GRAPH_SUFFIXES` it reads. supports_empty_past: whether the engine takes a past of
+    length 0.
     Where it does not, and there is no prefix, the cache begins with one column of zeros that the mask hides
     from all, so that it changes neither positions nor results.
     """
 
     format: ClassVar[str]
-    empty_past: ClassVar[bool] = True
+    supports_empty_past: ClassVar[bool] = True
     # Most that opening takes, of the weights in float32, by the dtype of the files; measured with 300 MB.
-    opening_peak: ClassVar[Mapping[str, float]]
+    loading_peak_factor: ClassVar[Mapping[str, float]]
     # Whether weights of small integers, and of half precision, stay so on a CPU; or become float32 when the
     # graph is loaded.
-    keeps_integers: ClassVar[bool] = True
-    keeps_half: ClassVar[bool] = False
+    keeps_integer_weights: ClassVar[bool] = True
+    keeps_half_weights: ClassVar[bool] = False
 
     def __init__(self, folder: Path, options: EngineOptions) -> None:
         self.meta = GenerationMeta.read(folder, options.prefix)
         if self.meta.format != self.format:
             raise InputError(
                 f"{folder} holds a graph in the format {self.meta.format}, which --backend "
-                f"{' or '.join(READERS[self.meta.format])} reads; this one needs "
+                f"{' or '.join(BACKENDS_BY_FORMAT[self.meta.format])} reads; this one needs "
                 f"`paddle-glm export --format {self.format}`"
             )
         super().__init__(ModelConfig.from_pretrained(folder, self.meta.family))
-        self.first_cache = self._read_first_cache(folder)
+        self.prefix_cache = self._read_prefix_cache(folder)
 
     @property
-    def first_length(self) -> int:
-        return self.first_cache[0].shape[2]
+    def prefix_length(self) -> int:
+        return self.prefix_cache[0].shape[2]
 
     @property
-    def first_mask(self) -> np.ndarray:
+    def prefix_mask(self) -> np.ndarray:
         seen = self.meta.first_cache is not None
-        return np.full(self.first_length, int(seen), dtype=np.int64)
+        return np.full(self.prefix_length, int(seen), dtype=np.int64)
 
     @contextmanager
-    def loading(self, folder: Path, device: str) -> Iterator[None]:
+    def monitored_loading(self, folder: Path, device: str) -> Iterator[None]:
         """Around the engine's call that loads the graph: says what is opened, and how far it is.
 
         Raises `InputError` as `check_memory` does, before anything is loaded.
         """
         self.check_memory(folder, device)
         before = resident_bytes()
-        with watched(f"opening {folder}", sum(self.meta.files.values()), lambda: resident_bytes() - before):
+        with polled_progress(
+            f"opening {folder}", sum(self.meta.files.values()), lambda: resident_bytes() - before
+        ):
             yield
 
     def check_memory(self, folder: Path, device: str) -> None:
@@ -94,56 +97,64 @@ class ExportedBackend(Backend):
         kind = f"int{config.quantization_bit} and {stored}" if config.quantization_bit else stored
         size = sum(self.meta.files.values())
         if device == "gpu":
-            logger.info(f"{folder.name}: graph with {kind} weights, {gigabytes(size)}, on the GPU")
+            logger.info(f"{folder.name}: graph with {kind} weights, {format_bytes(size)}, on the GPU")
             return
-        room = Room(device, free_memory(device))
-        needed = self._needed_bytes(room) + cache_bytes(config, stored, room)
+        budget = MemoryBudget(device, free_memory(device))
+        needed = self._needed_bytes(budget) + cache_bytes(config, stored, budget)
         what = f"{folder.name}, a graph with {kind} weights,"
-        check_room(what, needed, room, lambda: self._what_helps(room))
-        free = gigabytes(room.free)
+        check_memory_budget(what, needed, budget, lambda: self._memory_advice(budget))
+        free = format_bytes(budget.free)
         logger.info(
-            f"{folder.name}: graph with {kind} weights, {gigabytes(size)}, {room.where} ({free} free)"
+            f"{folder.name}: graph with {kind} weights, {format_bytes(size)}, {budget.location} ({free} free)"
         )
 
-    def _needed_bytes(self, room: Room) -> int:
+    def _needed_bytes(self, budget: MemoryBudget) -> int:
         """Most that opening the graph takes, and a step that widens weights which are kept as they are."""
         config, stored = self.config, self.meta.stored_dtype
-        kept = int(OPENING_PEAK * weight_bytes(config, stored))
-        if room.device != "cpu":
+        kept = int(LOAD_PEAK_FACTOR * weight_bytes(config, stored))
+        if budget.device != "cpu":
             return kept
-        if self.keeps_integers if config.quantization_bit else self.keeps_half and stored != "float32":
-            return kept + widening_bytes(config)
+        if (
+            self.keeps_integer_weights
+            if config.quantization_bit
+            else self.keeps_half_weights and stored != "float32"
+        ):
+            return kept + upcast_bytes(config)
         floats = replace(
             config, quantization_bit=0, quantization_group_size=None, quantization_embeddings=False
         )
-        return int(self.opening_peak[stored] * weight_bytes(floats, "float32"))
+        return int(self.loading_peak_factor[stored] * weight_bytes(floats, "float32"))
 
-    def _what_helps(self, room: Room) -> str:
+    def _memory_advice(self, budget: MemoryBudget) -> str:
         """How the model would fit, where it would."""
-        backend = "" if self.keeps_integers else " and answer by --backend onnxruntime, which keeps integers"
+        backend = (
+            "" if self.keeps_integer_weights else " and answer by --backend onnxruntime, which keeps integers"
+        )
         if self.config.quantization_bit:
             return f"more memory is needed{backend.replace(' and answer by', ', or')}"
         fitting = []
         for bits in sorted(BITS, reverse=True):
             with suppress(InputError):  # sizes that cannot be kept in so many bits
                 config = self.family.quantized_config(self.config, bits)
-                needed = needed_bytes(config, self.meta.stored_dtype, room)
-                if needed + widening_bytes(config) <= room.free:
+                needed = needed_bytes(config, self.meta.stored_dtype, budget)
+                if needed + upcast_bytes(config) <= budget.free:
                     fitting.append(f"--quantization_bit {bits}")
         if not fitting:
             return "more memory is needed"
         return f"export it with {' or '.join(fitting)}{backend}"
 
-    def _read_first_cache(self, folder: Path) -> list[np.ndarray]:
-        """float32 [1, heads, first_length, head_dim] of every cache input, in their order."""
+    def _read_prefix_cache(self, folder: Path) -> list[np.ndarray]:
+        """float32 [1, heads, prefix_length, head_dim] of every cache input, in their order."""
         if self.meta.first_cache is not None:
             stored = open_safetensors(folder / self.meta.first_cache.file)
-            return [stored[one.name] for one in self.meta.cache]
-        length = 0 if self.empty_past else 1
-        return [np.zeros((1, one.shape[1], length, one.shape[3]), np.float32) for one in self.meta.cache]
+            return [stored[one.name] for one in self.meta.cache_inputs]
+        length = 0 if self.supports_empty_past else 1
+        return [
+            np.zeros((1, one.shape[1], length, one.shape[3]), np.float32) for one in self.meta.cache_inputs
+        ]
 
 
-class ArrayBackend(ExportedBackend, CacheBackend):
+class OnnxBackend(ExportedBackend, KVCacheBackend):
     """An ONNX graph on an engine that takes and gives numpy arrays; the cache is what it gave last."""
 
     format = "onnx"
@@ -154,13 +165,13 @@ class ArrayBackend(ExportedBackend, CacheBackend):
         self._inputs = [one.name for one in self.meta.inputs]
 
     @classmethod
-    def open(cls, folder: Path, options: EngineOptions) -> "ArrayBackend":
+    def open(cls, folder: Path, options: EngineOptions) -> "OnnxBackend":
         return cls(folder, options)
 
     def reset(self, batch: int) -> None:
         self._past = [
             np.repeat(array.astype(one.dtype), batch, axis=0)
-            for array, one in zip(self.first_cache, self.meta.cache, strict=True)
+            for array, one in zip(self.prefix_cache, self.meta.cache_inputs, strict=True)
         ]
 
     def run(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
@@ -186,7 +197,7 @@ class ArrayBackend(ExportedBackend, CacheBackend):
         return folder / self.meta.graph_files[0]
 
 
-def needed_package(name: str, command: str) -> ModuleType:
+def require_package(name: str, command: str) -> ModuleType:
     """The module `name`; raises `InputError` with the command that installs it where it is missing."""
     try:
         return import_module(name)
@@ -194,7 +205,7 @@ def needed_package(name: str, command: str) -> ModuleType:
         raise InputError(f"the package {name} cannot be imported ({error}): {command}") from error
 
 
-def graph_error(path: Path, error: Exception) -> InputError:
+def graph_load_error(path: Path, error: Exception) -> InputError:
     """What to say where an engine cannot load a graph: its message's first line, and how to mend it."""
     reason = str(error).strip().partition("\n")[0]
     return InputError(f"{path} cannot be loaded ({reason}): copy or export the folder again")

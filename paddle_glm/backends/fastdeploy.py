@@ -11,43 +11,46 @@ from typing import Any, ClassVar
 import numpy as np
 
 from paddle_glm.backends.base import EngineOptions
-from paddle_glm.backends.exported import ArrayBackend, graph_error, needed_package
-from paddle_glm.backends.meta import GenerationMeta, TensorMeta
+from paddle_glm.backends.exported import OnnxBackend, graph_load_error, require_package
+from paddle_glm.backends.generation_meta import GenerationMeta, TensorMeta
 from paddle_glm.errors import InputError
 
-INSTALL = (
+INSTALL_HINT = (
     "PyPI does not have it: pip install fastdeploy-python (fastdeploy-gpu-python for a GPU) -f "
     "https://www.paddlepaddle.org.cn/whl/fastdeploy.html, or build release/1.1.0 of PaddlePaddle/FastDeploy"
 )
-_NAMES = ("RuntimeOption", "Runtime", "ModelFormat")
+_REQUIRED_NAMES = ("RuntimeOption", "Runtime", "ModelFormat")
 # Rows and tokens that TensorRT builds its engine for; it builds another one, slowly, for what is beyond.
 _TENSORRT_BATCH = 8
 _TENSORRT_LENGTH = 2048
 
 
-class FastDeployBackend(ArrayBackend):
-    empty_past = False
-    opening_peak: ClassVar = {"float32": 2.2, "float16": 2.7}  # that of OpenVINO, which may compute below it
-    keeps_integers = False
+class FastDeployBackend(OnnxBackend):
+    supports_empty_past = False
+    loading_peak_factor: ClassVar = {
+        "float32": 2.2,
+        "float16": 2.7,
+    }  # that of OpenVINO, which may compute below it
+    keeps_integer_weights = False
 
     def __init__(self, folder: Path, options: EngineOptions) -> None:
         super().__init__(folder, options)
-        module = _fastdeploy()
+        module = _import_fastdeploy()
         engine = options.fastdeploy_engine
-        can_use = engine == "tensorrt" or (engine != "openvino" and module.is_built_with_gpu())
-        device, number = options.engine_device(has_gpu=can_use)
-        _check(module, self.meta, engine, device)
+        can_use_gpu = engine == "tensorrt" or (engine != "openvino" and module.is_built_with_gpu())
+        device, number = options.resolve_device(has_gpu=can_use_gpu)
+        _check_engine(module, self.meta, engine, device)
         option = _runtime_option(module, self.graph_path(folder), self.meta, engine)
         if device == "gpu":
             option.use_gpu(number)
         else:
             option.use_cpu()
-            option.set_cpu_thread_num(options.usable_threads())
+            option.set_cpu_thread_num(options.num_threads())
         try:
-            with self.loading(folder, device):
+            with self.monitored_loading(folder, device):
                 self._runtime = module.Runtime(option)
         except (AssertionError, RuntimeError) as error:
-            raise graph_error(self.graph_path(folder), error) from error
+            raise graph_load_error(self.graph_path(folder), error) from error
 
     def infer(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         batch = len(inputs[self.meta.inputs[0].name])
@@ -61,14 +64,14 @@ class FastDeployBackend(ArrayBackend):
         return list(outputs)
 
 
-def _fastdeploy() -> ModuleType:
+def _import_fastdeploy() -> ModuleType:
     """FastDeploy 1.x; PyPI has other projects under its names, and FastDeploy 2 is a server."""
-    module = needed_package("fastdeploy", f"the backend is FastDeploy 1.x, and {INSTALL}")
-    missing = [name for name in _NAMES if not hasattr(module, name)]
+    module = require_package("fastdeploy", f"the backend is FastDeploy 1.x, and {INSTALL_HINT}")
+    missing = [name for name in _REQUIRED_NAMES if not hasattr(module, name)]
     if missing:
         raise InputError(
             f"the package fastdeploy in {getattr(module, '__file__', None)} has no {', '.join(missing)}: "
-            f"this is not FastDeploy 1.x. pip uninstall it; {INSTALL}"
+            f"this is not FastDeploy 1.x. pip uninstall it; {INSTALL_HINT}"
         )
     return module
 
@@ -83,11 +86,11 @@ def _runtime_option(module: Any, graph: Path, meta: GenerationMeta, engine: str)
     else:
         option.use_trt_backend()
         for one in meta.inputs:
-            option.trt_option.set_shape(one.name, *_shapes(one, meta))
+            option.trt_option.set_shape(one.name, *_trt_profile_shapes(one, meta))
     return option
 
 
-def _check(module: Any, meta: GenerationMeta, engine: str, device: str) -> None:
+def _check_engine(module: Any, meta: GenerationMeta, engine: str, device: str) -> None:
     """Raise `InputError` for what FastDeploy answers by ending the process, or by computing elsewhere."""
     if engine.startswith("paddle"):
         raise InputError(
@@ -103,13 +106,13 @@ def _check(module: Any, meta: GenerationMeta, engine: str, device: str) -> None:
         raise InputError(f"the graph takes {', '.join(sorted(wrong))}, FastDeploy is given int64 and float32")
 
 
-def _shapes(tensor: TensorMeta, meta: GenerationMeta) -> tuple[list[int], list[int], list[int]]:
+def _trt_profile_shapes(tensor: TensorMeta, meta: GenerationMeta) -> tuple[list[int], list[int], list[int]]:
     """The smallest, usual and largest shape of an input: its first open size is the batch's."""
     length = min(meta.max_sequence_length, _TENSORRT_LENGTH)
     batches, lengths = (1, 1, _TENSORRT_BATCH), (1, length // 2, length)
 
-    def filled(which: int) -> list[int]:
+    def shape_at(which: int) -> list[int]:
         tail = [lengths[which] if size == -1 else size for size in tensor.shape[1:]]
         return [batches[which], *tail]
 
-    return filled(0), filled(1), filled(2)
+    return shape_at(0), shape_at(1), shape_at(2)

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from paddle_glm.backends import READERS, Backend, EngineOptions, open_backend
-from paddle_glm.backends.defaults import default_params
-from paddle_glm.backends.meta import FILE_NAME, GenerationMeta
+from paddle_glm.backends import BACKENDS_BY_FORMAT, Backend, EngineOptions, open_backend
+from paddle_glm.backends.generation_defaults import default_generation_params
+from paddle_glm.backends.generation_meta import META_FILE_NAME, GenerationMeta
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.generation import GenerationParams
@@ -23,10 +23,10 @@ class Engine:
 
 def is_exported(folder: str | Path) -> bool:
     """Whether `paddle-glm export` wrote the folder."""
-    return (Path(folder) / FILE_NAME).is_file()
+    return (Path(folder) / META_FILE_NAME).is_file()
 
 
-def _exported_place(path: Path, options: EngineOptions) -> tuple[Path, EngineOptions]:
+def _resolve_exported_folder(path: Path, options: EngineOptions) -> tuple[Path, EngineOptions]:
     """The folder that FOLDER with a prefix, or FOLDER/PREFIX, means; the path itself where it is another's.
 
     `export --output_path FOLDER/PREFIX` writes FOLDER for the prefixes that it knows, else FOLDER/PREFIX.
@@ -50,11 +50,11 @@ def open_engine(
     backend: a name of `BACKENDS`; None takes the first that reads an exported folder's format. Raises
     `InputError` where the folder is missing, damaged, or not of the kind that the backend opens.
     """
-    path, options = _exported_place(Path(folder), options or EngineOptions())
+    path, options = _resolve_exported_folder(Path(folder), options or EngineOptions())
     if not path.is_dir():
         raise InputError(f"{path} not found: expected a model folder or one that `paddle-glm export` wrote")
     meta = GenerationMeta.read(path) if is_exported(path) else None
-    name = backend or (READERS[meta.format][0] if meta is not None else "dygraph")
+    name = backend or (BACKENDS_BY_FORMAT[meta.format][0] if meta is not None else "dygraph")
     if meta is not None and name == "dygraph":
         raise InputError(f"{path} is an exported folder: backend 'dygraph' opens the model it was made from")
     if meta is None and name != "dygraph":
@@ -71,7 +71,7 @@ def open_engine(
     params = (
         meta.params()
         if meta is not None
-        else default_params(ModelConfig.from_pretrained(path, options.family))
+        else default_generation_params(ModelConfig.from_pretrained(path, options.family))
     )
     tokenizer = AutoTokenizer.from_pretrained(path, options.family)
     return Engine(open_backend(name, path, options), tokenizer, params)

@@ -7,39 +7,39 @@ import numpy as np
 
 from paddle_glm.allocator import keep_freed_memory
 from paddle_glm.backends.base import EngineOptions
-from paddle_glm.backends.exported import ArrayBackend, graph_error, needed_package
+from paddle_glm.backends.exported import OnnxBackend, graph_load_error, require_package
 from paddle_glm.errors import InputError
 
-INSTALL = 'pip install -c constraints.txt -e ".[onnx]"'
-_ERRORS_ONLY = 3  # of the logger's severities
+INSTALL_HINT = 'pip install -c constraints.txt -e ".[onnx]"'
+_LOG_SEVERITY_ERROR = 3  # of the logger's severities
 _CUDA = "CUDAExecutionProvider"
 
 
-class OnnxRuntimeBackend(ArrayBackend):
-    opening_peak: ClassVar = {"float32": 1.6, "float16": 2.4}
+class OnnxRuntimeBackend(OnnxBackend):
+    loading_peak_factor: ClassVar = {"float32": 1.6, "float16": 2.4}
 
     def __init__(self, folder: Path, options: EngineOptions) -> None:
         super().__init__(folder, options)
-        runtime = needed_package("onnxruntime", INSTALL)
+        runtime = require_package("onnxruntime", INSTALL_HINT)
         settings = runtime.SessionOptions()
-        settings.intra_op_num_threads = options.usable_threads()
-        settings.log_severity_level = _ERRORS_ONLY
+        settings.intra_op_num_threads = options.num_threads()
+        settings.log_severity_level = _LOG_SEVERITY_ERROR
         path = self.graph_path(folder)
-        device, providers = _providers(runtime.get_available_providers(), options)
-        without = []
+        device, providers = _device_and_providers(runtime.get_available_providers(), options)
+        disabled_optimizers = []
         if self.config.quantization_bit:
             # Folded, small integers would be float weights from loading on, of four to eight times the size.
-            without = ["ConstantFolding"]
+            disabled_optimizers = ["ConstantFolding"]
             # Its own arena keeps a place for the floats that a step makes of each of them.
             settings.enable_cpu_mem_arena = False
             keep_freed_memory()
-        with self.loading(folder, device):
+        with self.monitored_loading(folder, device):
             try:
                 self._session = runtime.InferenceSession(
-                    str(path), settings, providers=providers, disabled_optimizers=without
+                    str(path), settings, providers=providers, disabled_optimizers=disabled_optimizers
                 )
             except Exception as error:  # the package has a class of its own for each of the library's codes
-                raise graph_error(path, error) from error
+                raise graph_load_error(path, error) from error
         if options.device != "auto" and device == "gpu" and _CUDA not in self._session.get_providers():
             raise InputError(f"device {options.device}: onnxruntime cannot use a GPU here; give --device cpu")
 
@@ -47,9 +47,9 @@ class OnnxRuntimeBackend(ArrayBackend):
         return self._session.run(None, inputs)
 
 
-def _providers(available: list[str], options: EngineOptions) -> tuple[str, list]:
+def _device_and_providers(available: list[str], options: EngineOptions) -> tuple[str, list]:
     """The device, and the places to compute in the order in which the session tries them."""
-    device, number = options.engine_device(has_gpu=_CUDA in available)
+    device, number = options.resolve_device(has_gpu=_CUDA in available)
     if device == "cpu":
         return device, ["CPUExecutionProvider"]
     if _CUDA not in available:

@@ -6,35 +6,35 @@ from typing import ClassVar
 import numpy as np
 
 from paddle_glm.backends.base import EngineOptions
-from paddle_glm.backends.exported import ArrayBackend, graph_error, needed_package
+from paddle_glm.backends.exported import OnnxBackend, graph_load_error, require_package
 from paddle_glm.errors import InputError
 
-INSTALL = 'pip install -c constraints.txt -e ".[openvino]"'
+INSTALL_HINT = 'pip install -c constraints.txt -e ".[openvino]"'
 
 
-class OpenVinoBackend(ArrayBackend):
-    opening_peak: ClassVar = {"float32": 2.2, "float16": 2.7}
-    keeps_integers = False
+class OpenVinoBackend(OnnxBackend):
+    loading_peak_factor: ClassVar = {"float32": 2.2, "float16": 2.7}
+    keeps_integer_weights = False
 
     def __init__(self, folder: Path, options: EngineOptions) -> None:
         super().__init__(folder, options)
-        if options.engine_device(has_gpu=False)[0] != "cpu":
+        if options.resolve_device(has_gpu=False)[0] != "cpu":
             raise InputError(f"device {options.device}: the backend openvino computes on CPUs; leave it out")
-        openvino = needed_package("openvino", INSTALL)
+        openvino = require_package("openvino", INSTALL_HINT)
         settings = {
             # Processors with bfloat16 or float16 units would otherwise compute in those.
             "INFERENCE_PRECISION_HINT": "f32",
-            "INFERENCE_NUM_THREADS": options.usable_threads(),
+            "INFERENCE_NUM_THREADS": options.num_threads(),
             "PERFORMANCE_HINT": "LATENCY",
             # Kernels are kept for each length of the cache; by default for 5000, some 0.7 MiB a length.
             "CPU_RUNTIME_CACHE_CAPACITY": 64,
         }
         path = self.graph_path(folder)
         try:
-            with self.loading(folder, "cpu"):
+            with self.monitored_loading(folder, "cpu"):
                 self._request = openvino.compile_model(str(path), "CPU", settings).create_infer_request()
         except RuntimeError as error:
-            raise graph_error(path, error) from error
+            raise graph_load_error(path, error) from error
 
     def infer(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         results = self._request.infer(inputs, share_inputs=True)

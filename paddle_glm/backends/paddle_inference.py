@@ -11,33 +11,33 @@ from paddle_glm.allocator import keep_freed_memory
 from paddle_glm.backends.base import EngineOptions
 from paddle_glm.backends.device import set_device
 from paddle_glm.backends.exported import ExportedBackend
-from paddle_glm.backends.meta import GenerationMeta
-from paddle_glm.backends.tensor_cache import TensorCacheBackend
+from paddle_glm.backends.generation_meta import GenerationMeta
+from paddle_glm.backends.paddle_kv_cache import PaddleKVCacheBackend
 
-_GPU_MEMORY_MB = 256  # the pool's first size; it grows
+_INITIAL_GPU_POOL_MB = 256  # the pool's first size; it grows
 
 
-class PaddleInferenceBackend(ExportedBackend, TensorCacheBackend):
+class PaddleInferenceBackend(ExportedBackend, PaddleKVCacheBackend):
     """Feeds a predictor step by step; the cache goes from its outputs to its inputs."""
 
     format = "paddle"
-    opening_peak: ClassVar = {"float32": 1.1}
-    keeps_half = True
+    loading_peak_factor: ClassVar = {"float32": 1.1}
+    keeps_half_weights = True
 
     def __init__(self, folder: Path, options: EngineOptions) -> None:
         super().__init__(folder, options)
         device = set_device(options)
-        config = _configure(folder, self.meta, device, options)
-        if self.meta.is_widened(self.config):
+        config = _inference_config(folder, self.meta, device, options)
+        if self.meta.upcasts_weights(self.config):
             # It would widen all weights when they are loaded: two to eight times the memory, beside them.
             config.delete_pass("constant_folding_pass")
             keep_freed_memory()  # three times faster, for the floats that each step makes instead
-        with self.loading(folder, device):
+        with self.monitored_loading(folder, device):
             self._predictor = inference.create_predictor(config)
         self._past: list[paddle.Tensor] = []
-        self._first = [
+        self._initial_past = [
             paddle.to_tensor(array).astype(getattr(paddle, one.dtype))
-            for array, one in zip(self.first_cache, self.meta.cache, strict=True)
+            for array, one in zip(self.prefix_cache, self.meta.cache_inputs, strict=True)
         ]
 
     @classmethod
@@ -45,7 +45,7 @@ class PaddleInferenceBackend(ExportedBackend, TensorCacheBackend):
         return cls(folder, options)
 
     def reset(self, batch: int) -> None:
-        self._past = [tensor.expand([batch, -1, -1, -1]).contiguous() for tensor in self._first]
+        self._past = [tensor.expand([batch, -1, -1, -1]).contiguous() for tensor in self._initial_past]
 
     def run(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
         steps = self.meta.inputs[: len(self.meta.inputs) - len(self._past)]
@@ -56,14 +56,16 @@ class PaddleInferenceBackend(ExportedBackend, TensorCacheBackend):
         return logits.numpy()
 
 
-def _configure(folder: Path, meta: GenerationMeta, device: str, options: EngineOptions) -> inference.Config:
+def _inference_config(
+    folder: Path, meta: GenerationMeta, device: str, options: EngineOptions
+) -> inference.Config:
     config = inference.Config(*(str(folder / name) for name in meta.graph_files))
     config.disable_glog_info()
     if device != "cpu":
-        config.enable_use_gpu(_GPU_MEMORY_MB, int(device.partition(":")[2]))
+        config.enable_use_gpu(_INITIAL_GPU_POOL_MB, int(device.partition(":")[2]))
     else:
         config.disable_gpu()
         # oneDNN compiles its kernels anew for each length of the cache: 3-5 times slower.
         config.disable_mkldnn()
-        config.set_cpu_math_library_num_threads(options.usable_threads())
+        config.set_cpu_math_library_num_threads(options.num_threads())
     return config

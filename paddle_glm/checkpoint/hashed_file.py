@@ -9,7 +9,7 @@ from typing import Any
 
 import xxhash
 
-from paddle_glm.checkpoint.tensors import CHUNK_BYTES
+from paddle_glm.checkpoint.lazy_tensor import CHUNK_BYTES
 
 SIDECAR_SUFFIX = ".xxh3-of"
 
@@ -17,7 +17,7 @@ SIDECAR_SUFFIX = ".xxh3-of"
 class HashedFile:
     """A new file, written once from start to end.
 
-    Closing leaves a small sidecar with size and digest beside it. `folder.finish` collects the sidecars
+    Closing leaves a small sidecar with size and digest beside it. `commit_atomic_save` collects the sidecars
     of all processes into the manifest and removes them.
     """
 
@@ -59,14 +59,14 @@ class HashedFile:
         self.close()
         if error is None:
             record = {"size": self._size, "xxh3_128": self._hash.hexdigest()}
-            sidecar_of(self.path).write_text(json.dumps(record), encoding="utf-8")
+            sidecar_path(self.path).write_text(json.dumps(record), encoding="utf-8")
 
 
-def sidecar_of(path: Path) -> Path:
+def sidecar_path(path: Path) -> Path:
     return path.with_name(f".{path.name}{SIDECAR_SUFFIX}")
 
 
-def digest_of(path: Path) -> str:
+def file_digest(path: Path) -> str:
     """xxh3_128 of a file's bytes, in hexadecimal."""
     digest = xxhash.xxh3_128()
     with open(path, "rb", buffering=0) as file:
@@ -75,13 +75,13 @@ def digest_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def take_record(path: Path) -> dict[str, Any]:
+def pop_file_record(path: Path) -> dict[str, Any]:
     """Size and digest of a finished file: from its sidecar, which is removed, or by reading the file."""
     size = os.path.getsize(path)
-    sidecar = sidecar_of(path)
+    sidecar = sidecar_path(path)
     if sidecar.exists():
         record = json.loads(sidecar.read_text(encoding="utf-8"))
         sidecar.unlink()
         if record["size"] == size:
             return record
-    return {"size": size, "xxh3_128": digest_of(path)}
+    return {"size": size, "xxh3_128": file_digest(path)}

@@ -16,66 +16,67 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from paddle_glm.checkpoint.tensors import LazyTensor, Stacked, Stored, as_lazy, turned
+from paddle_glm.checkpoint.lazy_tensor import ConcatenatedRows, LazyTensor, StoredTensor, as_lazy, transposed
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.families import family_of
 
 
 @dataclass(frozen=True)
-class Layout:
+class PaddleNLPLayout:
     """How PaddleNLP stores one architecture.
 
     tokenizer: its class; the hub's is called ChatGLMTokenizer for all.
     prefix: what its class for generation puts before names; its base class writes them without.
     hub_prefix: what the hub puts before the same names.
-    starts: beginnings of names without prefix that are this layout's, where the file is a `.pdparams`.
+    unprefixed_starts: beginnings of names without prefix that are this layout's, where the file is a
+    `.pdparams`.
     renamed: names that differ otherwise, PaddleNLP's to the hub's.
-    kept: hub names of two-dimensional weights that are not turned.
+    not_transposed: hub names of two-dimensional weights that are not transposed.
     buffers: hub names beside the parameters that its state dict holds.
     """
 
     tokenizer: str
     prefix: str
     hub_prefix: str
-    starts: tuple[str, ...]
+    unprefixed_starts: tuple[str, ...]
     renamed: Mapping[str, str]
-    kept: frozenset[str]
+    not_transposed: frozenset[str]
     buffers: frozenset[str] = frozenset()
 
     def hub_name(self, name: str) -> str:
         bare = name.removeprefix(self.prefix)
         return self.renamed.get(bare, self.hub_prefix + bare)
 
-    def own_name(self, hub_name: str) -> str:
+    def paddlenlp_name(self, hub_name: str) -> str:
         return self.prefix + hub_name.removeprefix(self.hub_prefix)
 
-    def is_turned(self, hub_name: str, dimensions: int) -> bool:
-        return dimensions == 2 and hub_name not in self.kept
+    def is_transposed(self, hub_name: str, dimensions: int) -> bool:
+        return dimensions == 2 and hub_name not in self.not_transposed
 
 
-_V2 = Layout(
+_V2 = PaddleNLPLayout(
     tokenizer="ChatGLMv2Tokenizer",
     prefix="chatglm_v2.",
     hub_prefix="transformer.",
-    starts=("embedding.", "encoder.", "output_layer."),
+    unprefixed_starts=("embedding.", "encoder.", "output_layer."),
     renamed={},
-    kept=frozenset({"transformer.embedding.word_embeddings.weight"}),
+    not_transposed=frozenset({"transformer.embedding.word_embeddings.weight"}),
     buffers=frozenset({"transformer.rotary_pos_emb.inv_freq"}),
 )
-_V1 = Layout(
+_V1 = PaddleNLPLayout(
     tokenizer="ChatGLMTokenizer",
     prefix="chatglm.",
     hub_prefix="",
-    starts=("transformer.",),
+    unprefixed_starts=("transformer.",),
     renamed={"lm_head.decoder_weight": "lm_head.weight"},
-    kept=frozenset({"transformer.word_embeddings.weight", "lm_head.weight"}),
+    not_transposed=frozenset({"transformer.word_embeddings.weight", "lm_head.weight"}),
 )
-LAYOUTS = {"chatglm": _V1, "chatglm2": _V2, "chatglm3": _V2}
-_SPLIT = re.compile(r"(.+\.self_attention)\.query\.(weight|bias)")
+PADDLENLP_LAYOUTS = {"chatglm": _V1, "chatglm2": _V2, "chatglm3": _V2}
+_LEGACY_SPLIT_QUERY = re.compile(r"(.+\.self_attention)\.query\.(weight|bias)")
 
 
-def layout_of(names: Iterable[str], pdparams: bool) -> Layout | None:
+def detect_layout(names: Iterable[str], pdparams: bool) -> PaddleNLPLayout | None:
     """The layout of PaddleNLP's that names belong to; None for the hub's.
 
     pdparams: they come from such files, which nobody else writes.
@@ -86,58 +87,63 @@ def layout_of(names: Iterable[str], pdparams: bool) -> Layout | None:
             return layout
     if pdparams:
         for layout in (_V2, _V1):
-            if any(name.startswith(layout.starts) for name in listed):
+            if any(name.startswith(layout.unprefixed_starts) for name in listed):
                 return layout
     return None
 
 
-def to_hub(tensors: Mapping[str, np.ndarray], layout: Layout) -> dict[str, Stored]:
+def tensors_to_hub(tensors: Mapping[str, np.ndarray], layout: PaddleNLPLayout) -> dict[str, StoredTensor]:
     """Views of PaddleNLP's tensors under the hub's names, in the hub's layout."""
-    found: dict[str, Stored] = {}
+    found: dict[str, StoredTensor] = {}
     for name, tensor in tensors.items():
         if tensor.dtype == np.uint16:  # numpy has no bfloat16, so PaddleNLP writes its bits
             tensor = tensor.view(ml_dtypes.bfloat16)
         hub_name = layout.hub_name(name)
         if hub_name in found:
             raise InputError(f"{hub_name} is there twice, once as {name}")
-        found[hub_name] = tensor.T if layout.is_turned(hub_name, tensor.ndim) else tensor
-    return _joined(found)
+        found[hub_name] = tensor.T if layout.is_transposed(hub_name, tensor.ndim) else tensor
+    return _fuse_legacy_tensors(found)
 
 
-def to_paddlenlp(tensors: Iterable[tuple[str, Any]], config: ModelConfig) -> Iterator[tuple[str, LazyTensor]]:
+def tensors_to_paddlenlp(
+    tensors: Iterable[tuple[str, Any]], config: ModelConfig
+) -> Iterator[tuple[str, LazyTensor]]:
     """A model's tensors, in the hub's names and layout, as PaddleNLP's classes load them.
 
     What its state dict does not hold (a tied head, tables of older releases) is left out.
     """
-    layout = LAYOUTS[config.family]
+    layout = PADDLENLP_LAYOUTS[config.family]
     parameters = family_of(config).parameters(config)
     dtype: np.dtype = np.dtype(np.float32)
-    left = set(layout.buffers)
+    missing_buffers = set(layout.buffers)
     for name, tensor in tensors:
         if name not in parameters and name not in layout.buffers:
             continue
-        left.discard(name)
+        missing_buffers.discard(name)
         lazy = as_lazy(tensor)
         dtype = lazy.dtype
-        yield layout.own_name(name), turned(lazy) if layout.is_turned(name, len(lazy.shape)) else lazy
-    for name in sorted(left):
+        yield (
+            layout.paddlenlp_name(name),
+            transposed(lazy) if layout.is_transposed(name, len(lazy.shape)) else lazy,
+        )
+    for name in sorted(missing_buffers):
         # Loading warns of a missing buffer; its values are computed anew and never used.
         dim = config.head_dim // 2
         table = 1 / 10000 ** (np.arange(0, dim, 2, dtype=np.float32) / dim)
-        yield layout.own_name(name), as_lazy(table.astype(dtype))
+        yield layout.paddlenlp_name(name), as_lazy(table.astype(dtype))
 
 
-def name_tokenizer(folder: Path, family: str, for_paddlenlp: bool) -> None:
+def set_tokenizer_class(folder: Path, family: str, for_paddlenlp: bool) -> None:
     """Name the reader's class in `folder/tokenizer_config.json`: PaddleNLP looks its classes up by it."""
     path = folder / "tokenizer_config.json"
     if not path.is_file():
         return
     values = json.loads(path.read_text(encoding="utf-8"))
-    values["tokenizer_class"] = LAYOUTS[family].tokenizer if for_paddlenlp else _V1.tokenizer
+    values["tokenizer_class"] = PADDLENLP_LAYOUTS[family].tokenizer if for_paddlenlp else _V1.tokenizer
     path.write_text(json.dumps(values, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
-def check_degree(config: ModelConfig, degree: int) -> None:
+def check_paddlenlp_degree(config: ModelConfig, degree: int) -> None:
     """Raise InputError where PaddleNLP cannot load shards of this degree: it pads and shares nothing."""
     for what in ("num_attention_heads", "num_key_value_heads", "ffn_hidden_size", "vocab_size"):
         if getattr(config, what) % degree:
@@ -147,27 +153,27 @@ def check_degree(config: ModelConfig, degree: int) -> None:
             )
 
 
-def _joined(tensors: dict[str, Stored]) -> dict[str, Stored]:
+def _fuse_legacy_tensors(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
     """Old checkpoints' query, key and value as one, and SwiGLU's alternating rows as two halves."""
-    for name in [name for name in tensors if _SPLIT.fullmatch(name)]:
-        match = _SPLIT.fullmatch(name)
+    for name in [name for name in tensors if _LEGACY_SPLIT_QUERY.fullmatch(name)]:
+        match = _LEGACY_SPLIT_QUERY.fullmatch(name)
         assert match is not None
         attention, kind = match.groups()
         parts = [f"{attention}.{part}.{kind}" for part in ("query", "key", "value")]
         if any(part not in tensors for part in parts):
             raise InputError(f"{name} is there without its key and value")
-        tensors[f"{attention}.query_key_value.{kind}"] = Stacked(
-            [_rows(tensors.pop(part), part) for part in parts]
+        tensors[f"{attention}.query_key_value.{kind}"] = ConcatenatedRows(
+            [_as_rows(tensors.pop(part), part) for part in parts]
         )
         mlp = attention.removesuffix("self_attention") + "mlp.dense_h_to_4h.weight"
         if kind == "weight" and mlp in tensors:
-            alternating = _rows(tensors[mlp], mlp)
-            tensors[mlp] = Stacked([alternating[0::2], alternating[1::2]])
+            alternating = _as_rows(tensors[mlp], mlp)
+            tensors[mlp] = ConcatenatedRows([alternating[0::2], alternating[1::2]])
     return tensors
 
 
-def _rows(tensor: Stored, name: str) -> np.ndarray:
+def _as_rows(tensor: StoredTensor, name: str) -> np.ndarray:
     """A tensor of one dimension or more, as an array."""
-    if not tensor.shape or isinstance(tensor, Stacked):
+    if not tensor.shape or isinstance(tensor, ConcatenatedRows):
         raise InputError(f"{name} has shape {tensor.shape}: expected rows")
     return tensor

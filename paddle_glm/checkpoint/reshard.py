@@ -12,18 +12,18 @@ from pathlib import Path
 
 import numpy as np
 
-from paddle_glm.checkpoint.folder import atomic_folder
-from paddle_glm.checkpoint.io import Checkpoint, open_checkpoint
-from paddle_glm.checkpoint.paddlenlp import name_tokenizer
-from paddle_glm.checkpoint.quantizing import QuantizingCheckpoint
+from paddle_glm.checkpoint.atomic_save import atomic_folder
+from paddle_glm.checkpoint.lazy_tensor import DTYPES, SAFETENSORS_FLOAT_NAMES, LazyTensor
+from paddle_glm.checkpoint.output_checks import check_output_folder
+from paddle_glm.checkpoint.paddlenlp import set_tokenizer_class
+from paddle_glm.checkpoint.quantize_on_load import QuantizingCheckpoint
+from paddle_glm.checkpoint.reader import Checkpoint, open_checkpoint
 from paddle_glm.checkpoint.save import DEFAULT_SHARD_SIZE, check_format, save_model
-from paddle_glm.checkpoint.targets import check_folder
-from paddle_glm.checkpoint.tensors import DTYPES, FLOAT_NAMES, LazyTensor
 from paddle_glm.errors import InputError
 from paddle_glm.progress import progress_bar
 
 # What belongs to the model beside its weights; a trainer's own state stays behind.
-COMPANIONS = (
+AUXILIARY_FILES = (
     "generation_config.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -37,11 +37,11 @@ COMPANIONS = (
 # What `Family.quantized_config` takes: bits, group_size, embeddings.
 QuantizeOptions = tuple[int, int | None, bool]
 # (source, name, rank, degree, what would be written) -> what is written.
-Edit = Callable[[Checkpoint, str, int, int, LazyTensor], LazyTensor]
+TensorTransform = Callable[[Checkpoint, str, int, int, LazyTensor], LazyTensor]
 
 
 @dataclass(frozen=True)
-class Transfer:
+class ConversionResult:
     """What was written: bytes of weights, and seconds until they were safely on disk."""
 
     bytes: int
@@ -61,58 +61,61 @@ def reshard(
     file_format: str = "safetensors",
     overwrite: bool = False,
     family: str | None = None,
-    edit: Edit | None = None,
+    transform: TensorTransform | None = None,
     quantize: QuantizeOptions | None = None,
-) -> Transfer:
+) -> ConversionResult:
     """Write the model in `source` (any folder that `open_checkpoint` reads) to the new folder `target`.
 
     degree: 1 for full tensors, otherwise one file per tensor-parallel rank.
     file_format: "safetensors" and "bin" have the hub's names and layout, "pdparams" PaddleNLP's.
     dtype: "float32", "float16" or "bfloat16" to cast floating point weights to; None keeps every bit.
-    edit: gives what is written in place of a tensor. quantize: write integers in place of float weights.
+    transform: gives what is written in place of a tensor. quantize: write integers in place of float weights.
     Raises InputError where the source does not fit its config.json, or where the target is in use.
     """
     checkpoint = open_checkpoint(source, family)
     checkpoint.validate()
-    _check_apart(checkpoint.folder, Path(target))
+    _check_source_not_inside_target(checkpoint.folder, Path(target))
     cast = _float_dtype(dtype)
     written = checkpoint if quantize is None else QuantizingCheckpoint(checkpoint, *quantize)
     config = written.config if dtype is None else replace(written.config, dtype=dtype)
     check_format(config, degree, file_format)
     start = time.perf_counter()
     ranks = [
-        {name: written.lazy(name, rank, degree, _own_dtype(written, name, cast)) for name in written.names()}
+        {
+            name: written.read_lazy(name, rank, degree, _target_dtype(written, name, cast))
+            for name in written.names()
+        }
         for rank in range(degree)
     ]
-    if edit is not None:
+    if transform is not None:
         for rank, tensors in enumerate(ranks):
             for name, tensor in tensors.items():
-                tensors[name] = edit(checkpoint, name, rank, degree, tensor)
+                tensors[name] = transform(checkpoint, name, rank, degree, tensor)
     total = sum(tensor.nbytes for tensors in ranks for tensor in tensors.values())
-    check_space(Path(target), total)
+    check_disk_space(Path(target), total)
     with atomic_folder(target, overwrite) as folder:
         with progress_bar(f"writing {target}", total) as progress:
             for rank, tensors in enumerate(ranks):
                 save_model(
                     folder, config, tensors.items(), rank, degree, file_format, max_shard_size, progress
                 )
-        _copy_companions(checkpoint.folder, folder)
+        _copy_auxiliary_files(checkpoint.folder, folder)
         for_paddlenlp = file_format == "pdparams"
         if checkpoint.is_paddlenlp != for_paddlenlp:
-            name_tokenizer(folder, config.family, for_paddlenlp)
+            set_tokenizer_class(folder, config.family, for_paddlenlp)
         elif config == checkpoint.config and not for_paddlenlp:
             shutil.copyfile(checkpoint.folder / "config.json", folder / "config.json")
         del checkpoint, written, ranks, tensors  # Windows replaces no folder whose files are mapped
-    return Transfer(total, time.perf_counter() - start)
+    return ConversionResult(total, time.perf_counter() - start)
 
 
 def check_target(source: Path | str, target: Path | str, flag: str, overwrite: bool = False) -> None:
     """Raise InputError where `reshard` could not write `target`, which `flag` names; nothing is changed."""
-    check_folder(target, flag, overwrite)
-    _check_apart(Path(source), Path(target))
+    check_output_folder(target, flag, overwrite)
+    _check_source_not_inside_target(Path(source), Path(target))
 
 
-def _own_dtype(
+def _target_dtype(
     checkpoint: Checkpoint | QuantizingCheckpoint, name: str, cast: np.dtype | None
 ) -> np.dtype | None:
     """What a tensor is cast to where floats are cast: scales of quantised weights stay float32."""
@@ -123,19 +126,19 @@ def _own_dtype(
 def _float_dtype(name: str | None) -> np.dtype | None:
     if name is None:
         return None
-    if name not in FLOAT_NAMES:
-        raise InputError(f"dtype {name!r} is unknown: expected one of {', '.join(FLOAT_NAMES)}")
-    return DTYPES[FLOAT_NAMES[name]]
+    if name not in SAFETENSORS_FLOAT_NAMES:
+        raise InputError(f"dtype {name!r} is unknown: expected one of {', '.join(SAFETENSORS_FLOAT_NAMES)}")
+    return DTYPES[SAFETENSORS_FLOAT_NAMES[name]]
 
 
-def _check_apart(source: Path, target: Path) -> None:
+def _check_source_not_inside_target(source: Path, target: Path) -> None:
     """Replacing the target would remove a source that lies inside it."""
     inner, outer = Path(os.path.realpath(source)), Path(os.path.realpath(target))
     if outer in inner.parents:
         raise InputError(f"{target} holds the source {source}: choose a folder beside it")
 
 
-def check_space(target: Path, needed: int) -> None:
+def check_disk_space(target: Path, needed: int) -> None:
     """Raise `InputError` where `target` needs more bytes than the disk has free."""
     existing = next(parent for parent in Path(os.path.realpath(target)).parents if parent.exists())
     free = shutil.disk_usage(existing).free
@@ -143,7 +146,7 @@ def check_space(target: Path, needed: int) -> None:
         raise InputError(f"{existing} has {free / 1e9:.1f} GB free, {target} needs {needed / 1e9:.1f} GB")
 
 
-def _copy_companions(source: Path, folder: Path) -> None:
-    for pattern in COMPANIONS:
+def _copy_auxiliary_files(source: Path, folder: Path) -> None:
+    for pattern in AUXILIARY_FILES:
         for path in source.glob(pattern):
             shutil.copyfile(path, folder / path.name)

@@ -33,25 +33,25 @@ _NUMBERS = {ord("J"): "<i", ord("K"): "<B", ord("M"): "<H", ord("G"): ">d"}
 # Opcode -> bytes of the length that precedes its argument.
 _TEXTS = {ord("X"): 4, 0x8C: 1, 0x8D: 8}
 _BYTES = {ord("B"): 4, ord("C"): 1, 0x8E: 8}
-_PUTS = {ord("q"): 1, ord("r"): 4}
-_GETS = {ord("h"): 1, ord("j"): 4}
+_MEMO_PUTS = {ord("q"): 1, ord("r"): 4}
+_MEMO_GETS = {ord("h"): 1, ord("j"): 4}
 _TUPLES = {0x85: 1, 0x86: 2, 0x87: 3}
 _OPCODES = {operation.code: operation.name for operation in pickletools.opcodes}
 _PROTO, _FRAME, _LONG1, _MEMOIZE, _STOP = 0x80, 0x95, 0x8A, 0x94, ord(".")
 
 
-class Refused(Exception):
+class UnsafePickleError(Exception):
     """What a pickle holds is not data of the expected kind."""
 
 
-class Rebuilt:
+class StatefulObject:
     """An object that a pickle makes empty and then fills with a state; subclasses check the state."""
 
     def set_state(self, state: Any) -> None:
         raise NotImplementedError
 
 
-class _Machine:
+class _Unpickler:
     def __init__(self, data: memoryview, allowed: Globals, persistent_load: Callable[[Any], Any]) -> None:
         self.data = data
         self.position = 0
@@ -67,12 +67,12 @@ class _Machine:
                 return self.pop()
             if not self.push(opcode):
                 self.build(opcode)
-        raise Refused(f"more than {MAX_OPERATIONS} operations")
+        raise UnsafePickleError(f"more than {MAX_OPERATIONS} operations")
 
     def take(self, count: int) -> memoryview:
         """The next bytes of the file."""
         if count > len(self.data) - self.position:
-            raise Refused("an end in the middle of it: it is truncated")
+            raise UnsafePickleError("an end in the middle of it: it is truncated")
         self.position += count
         return self.data[self.position - count : self.position]
 
@@ -89,17 +89,17 @@ class _Machine:
         elif opcode == _LONG1:
             size = self.number(1)
             if size > MAX_NUMBER_BYTES:
-                raise Refused(f"a number of {size} bytes")
+                raise UnsafePickleError(f"a number of {size} bytes")
             self.stack.append(int.from_bytes(self.take(size), "little", signed=True))
         elif opcode in _TEXTS:
             size = self.number(_TEXTS[opcode])
             if size > MAX_TEXT_BYTES:
-                raise Refused(f"a text of {size} bytes")
+                raise UnsafePickleError(f"a text of {size} bytes")
             self.stack.append(str(self.take(size), "utf-8", "surrogatepass"))
         elif opcode in _BYTES:
             self.stack.append(self.take(self.number(_BYTES[opcode])))
-        elif opcode in _GETS:
-            self.stack.append(self.memo[self.number(_GETS[opcode])])
+        elif opcode in _MEMO_GETS:
+            self.stack.append(self.memo[self.number(_MEMO_GETS[opcode])])
         elif opcode == ord("("):
             self.stack.append(_MARK)
         else:
@@ -108,8 +108,8 @@ class _Machine:
 
     def build(self, opcode: int) -> None:
         """Operations on what is on the stack."""
-        if opcode in _PUTS:
-            self.memo[self.number(_PUTS[opcode])] = self.top()
+        if opcode in _MEMO_PUTS:
+            self.memo[self.number(_MEMO_PUTS[opcode])] = self.top()
         elif opcode == _MEMOIZE:
             self.memo[len(self.memo)] = self.top()
         elif opcode in _TUPLES:
@@ -137,7 +137,7 @@ class _Machine:
             items = [self.pop()] if opcode == ord("a") else self.pop_mark()
             target = self.top()
             if type(target) is not list:
-                raise Refused("an append to something that is no list")
+                raise UnsafePickleError("an append to something that is no list")
             target.extend(items)
         elif opcode == ord("b"):
             self.set_state(self.pop())
@@ -147,7 +147,7 @@ class _Machine:
             self.take(8)
         else:
             name = _OPCODES.get(chr(opcode), f"{opcode:#x}")
-            raise Refused(f"the pickle operation {name}, which tensors do not need")
+            raise UnsafePickleError(f"the pickle operation {name}, which tensors do not need")
 
     def line(self) -> str:
         """A text up to the end of a line: the names of a global."""
@@ -155,19 +155,19 @@ class _Machine:
         head = bytes(self.data[start : start + 256])
         end = head.find(b"\n")
         if end < 0:
-            raise Refused("a name without an end")
+            raise UnsafePickleError("a name without an end")
         self.position = start + end + 1
         return head[:end].decode("utf-8")
 
     def pop(self) -> Any:
         value = self.stack.pop()
         if value is _MARK:
-            raise Refused("a misplaced mark")
+            raise UnsafePickleError("a misplaced mark")
         return value
 
     def top(self) -> Any:
         if self.stack[-1] is _MARK:
-            raise Refused("a misplaced mark")
+            raise UnsafePickleError("a misplaced mark")
         return self.stack[-1]
 
     def pop_mark(self) -> list[Any]:
@@ -180,33 +180,33 @@ class _Machine:
     def set_items(self, items: list[Any]) -> None:
         target = self.top()
         if type(target) not in (dict, OrderedDict) or len(items) % 2:
-            raise Refused("an item for something that is no dict")
+            raise UnsafePickleError("an item for something that is no dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
             # Hashing a deeply nested tuple would overflow the stack of the interpreter.
             if type(key) not in (str, int):
-                raise Refused(f"a key that is a {type(key).__name__}")
+                raise UnsafePickleError(f"a key that is a {type(key).__name__}")
             target[key] = value
 
     def set_state(self, state: Any) -> None:
         target = self.top()
-        if isinstance(target, Rebuilt):
+        if isinstance(target, StatefulObject):
             target.set_state(state)
         # torch keeps layer versions as attributes of a state dict; they say nothing about weights.
         elif type(target) is not OrderedDict:
-            raise Refused("a state for an object that is neither a tensor nor an OrderedDict")
+            raise UnsafePickleError("a state for an object that is neither a tensor nor an OrderedDict")
 
     def resolve(self, module: Any, name: Any) -> Any:
         if type(module) is not str or type(name) is not str:
-            raise Refused("a name that is no text")
+            raise UnsafePickleError("a name that is no text")
         if (module, name) not in self.allowed:
-            raise Refused(f"the name {ascii(f'{module}.{name}'[:200])[1:-1]}")
+            raise UnsafePickleError(f"the name {ascii(f'{module}.{name}'[:200])[1:-1]}")
         return self.allowed[module, name]
 
     def call(self, function: Any, arguments: Any) -> Any:
         if not any(function is known for known in self.allowed.values()) or not callable(function):
-            raise Refused("a call of something that is no known function")
+            raise UnsafePickleError("a call of something that is no known function")
         if type(arguments) is not tuple:
-            raise Refused("a call without a tuple of arguments")
+            raise UnsafePickleError("a call without a tuple of arguments")
         return function(*arguments)
 
 
@@ -223,11 +223,11 @@ def safe_loads(
     """
 
     def no_persistent(identifier: Any) -> Any:
-        raise Refused("a persistent id")
+        raise UnsafePickleError("a persistent id")
 
     try:
-        return _Machine(memoryview(data), allowed, persistent_load or no_persistent).run()
-    except Refused as error:
+        return _Unpickler(memoryview(data), allowed, persistent_load or no_persistent).run()
+    except UnsafePickleError as error:
         raise InputError(
             f"{source} is refused: it holds {error}; only tensors are read, nothing is executed"
         ) from error

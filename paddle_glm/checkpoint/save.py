@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from paddle_glm.checkpoint.files import NAMES, tp_shard_name
-from paddle_glm.checkpoint.paddle_file import write_pdparams
-from paddle_glm.checkpoint.paddlenlp import check_degree, to_paddlenlp
-from paddle_glm.checkpoint.tensor_file import write_safetensors
-from paddle_glm.checkpoint.tensors import LazyTensor, as_lazy
+from paddle_glm.checkpoint.lazy_tensor import LazyTensor, as_lazy
+from paddle_glm.checkpoint.paddlenlp import check_paddlenlp_degree, tensors_to_paddlenlp
+from paddle_glm.checkpoint.pdparams_file import write_pdparams
+from paddle_glm.checkpoint.safetensors_file import write_safetensors
 from paddle_glm.checkpoint.torch_file import write_torch
+from paddle_glm.checkpoint.weight_files import WEIGHT_FILE_NAMES, tp_shard_name
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.paddlenlp_config import check_expressible
@@ -20,7 +20,7 @@ from paddle_glm.progress import Progress
 _WRITERS = {"safetensors": write_safetensors, "bin": write_torch, "pdparams": write_pdparams}
 FORMATS = tuple(_WRITERS)
 # What command lines say of the formats.
-FORMAT_HELP = (
+SAVE_FORMAT_HELP = (
     "safetensors: the hub's names and layout; bin: the same as a torch pickle; "
     "pdparams: PaddleNLP's names and layout, with its config.json"
 )
@@ -57,7 +57,7 @@ def save_model(
     """
     check_format(config, degree, file_format)
     if file_format == "pdparams":
-        tensors = to_paddlenlp(tensors, config)
+        tensors = tensors_to_paddlenlp(tensors, config)
     if degree == 1:
         save_checkpoint(folder, tensors, max_shard_size, file_format, progress)
     else:
@@ -81,7 +81,7 @@ def check_format(config: ModelConfig, degree: int, file_format: str) -> None:
     if file_format == "pdparams":
         check_expressible(config.to_hub_dict())
         if degree > 1:
-            check_degree(config, degree)
+            check_paddlenlp_degree(config, degree)
 
 
 def save_checkpoint(
@@ -98,9 +98,9 @@ def save_checkpoint(
     """
     if file_format not in FORMATS:
         raise InputError(f"format {file_format!r} is unknown: expected one of {', '.join(FORMATS)}")
-    stem, suffix = NAMES[file_format]
+    stem, suffix = WEIGHT_FILE_NAMES[file_format]
     write = _WRITERS[file_format]
-    groups = _grouped(_lazies(tensors), parse_size(max_shard_size))
+    groups = _split_into_shards(_as_lazy_tensors(tensors), parse_size(max_shard_size))
     if len(groups) == 1:
         write(folder / f"{stem}{suffix}", groups[0], progress)
         return
@@ -129,20 +129,20 @@ def save_tp_shard(
             f"rank {rank} is outside tensor_parallel_degree {degree}: expected 0 to {degree - 1}"
         )
     path = Path(folder) / tp_shard_name(rank, degree, file_format)
-    _WRITERS[file_format](path, _lazies(tensors), progress)
+    _WRITERS[file_format](path, _as_lazy_tensors(tensors), progress)
     return path
 
 
-def _lazies(tensors: Iterable[tuple[str, Any]]) -> dict[str, LazyTensor]:
-    lazies: dict[str, LazyTensor] = {}
+def _as_lazy_tensors(tensors: Iterable[tuple[str, Any]]) -> dict[str, LazyTensor]:
+    lazy_tensors: dict[str, LazyTensor] = {}
     for name, tensor in tensors:
-        if name in lazies:
+        if name in lazy_tensors:
             raise InputError(f"tensor {name!r} is given twice")
-        lazies[name] = as_lazy(tensor)
-    return lazies
+        lazy_tensors[name] = as_lazy(tensor)
+    return lazy_tensors
 
 
-def _grouped(tensors: dict[str, LazyTensor], limit: int) -> list[dict[str, LazyTensor]]:
+def _split_into_shards(tensors: dict[str, LazyTensor], limit: int) -> list[dict[str, LazyTensor]]:
     """Neighbouring tensors packed into groups of at most `limit` bytes; at least one group."""
     groups: list[dict[str, LazyTensor]] = [{}]
     size = 0

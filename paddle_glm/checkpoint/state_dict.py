@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from paddle_glm.checkpoint.io import open_checkpoint
-from paddle_glm.checkpoint.paddle_file import open_pdparams
-from paddle_glm.checkpoint.tensor_file import open_safetensors
+from paddle_glm.checkpoint.pdparams_file import open_pdparams
+from paddle_glm.checkpoint.reader import open_checkpoint
+from paddle_glm.checkpoint.safetensors_file import open_safetensors
 from paddle_glm.checkpoint.torch_file import open_torch
 from paddle_glm.errors import InputError
 

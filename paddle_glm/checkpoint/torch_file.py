@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from paddle_glm.checkpoint.hashed_file import HashedFile
+from paddle_glm.checkpoint.lazy_tensor import DTYPES, LazyTensor, safetensors_dtype_name
 from paddle_glm.checkpoint.mapped_file import map_file
 from paddle_glm.checkpoint.safe_pickle import describe, safe_loads
-from paddle_glm.checkpoint.tensor_file import write_chunks
-from paddle_glm.checkpoint.tensors import DTYPES, LazyTensor, dtype_name
+from paddle_glm.checkpoint.safetensors_file import write_chunks
 from paddle_glm.checkpoint.zip_file import LOCAL_HEADER, zip_entries
 from paddle_glm.errors import InputError
 from paddle_glm.progress import Progress
@@ -111,12 +111,27 @@ def pickled_dict(tensors: Mapping[str, LazyTensor]) -> bytes:
     """The pickle (protocol 2) of a dict of contiguous tensors, storage i belonging to the i-th tensor."""
     out = [b"\x80\x02}("]
     for key, (name, tensor) in enumerate(tensors.items()):
-        storage = _STORAGE_OF[dtype_name(tensor.dtype)].encode()
+        storage = _STORAGE_OF[safetensors_dtype_name(tensor.dtype)].encode()
         strides = [prod(tensor.shape[axis + 1 :]) for axis in range(len(tensor.shape))]
-        out += [_text(name), b"ctorch._utils\n_rebuild_tensor_v2\n("]
-        out += [b"(", _text("storage"), b"ctorch\n", storage, b"\n", _text(str(key)), _text("cpu")]
-        out += [_number(prod(tensor.shape)), b"tQ"]
-        out += [_number(0), b"(", *map(_number, tensor.shape), b"t(", *map(_number, strides), b"t"]
+        out += [_pickle_str(name), b"ctorch._utils\n_rebuild_tensor_v2\n("]
+        out += [
+            b"(",
+            _pickle_str("storage"),
+            b"ctorch\n",
+            storage,
+            b"\n",
+            _pickle_str(str(key)),
+            _pickle_str("cpu"),
+        ]
+        out += [_pickle_int(prod(tensor.shape)), b"tQ"]
+        out += [
+            _pickle_int(0),
+            b"(",
+            *map(_pickle_int, tensor.shape),
+            b"t(",
+            *map(_pickle_int, strides),
+            b"t",
+        ]
         out += [b"\x89ccollections\nOrderedDict\n)RtR"]
     return b"".join([*out, b"u."])
 
@@ -183,12 +198,12 @@ def _write_entry(archive: zipfile.ZipFile, file: HashedFile, name: str, data: by
         entry.write(data)
 
 
-def _text(text: str) -> bytes:
+def _pickle_str(text: str) -> bytes:
     encoded = text.encode("utf-8")
     return b"X" + struct.pack("<I", len(encoded)) + encoded
 
 
-def _number(number: int) -> bytes:
+def _pickle_int(number: int) -> bytes:
     if number < 2**31:
         return b"J" + struct.pack("<i", number)
     encoded = number.to_bytes(number.bit_length() // 8 + 1, "little", signed=True)

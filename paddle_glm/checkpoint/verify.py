@@ -7,28 +7,28 @@ from typing import Any
 
 import numpy as np
 
-from paddle_glm.checkpoint.folder import MANIFEST, read_manifest
-from paddle_glm.checkpoint.hashed_file import digest_of
-from paddle_glm.checkpoint.io import Checkpoint, open_checkpoint
-from paddle_glm.checkpoint.tensors import CHUNK_BYTES
+from paddle_glm.checkpoint.atomic_save import MANIFEST, read_manifest
+from paddle_glm.checkpoint.hashed_file import file_digest
+from paddle_glm.checkpoint.lazy_tensor import CHUNK_BYTES
+from paddle_glm.checkpoint.reader import Checkpoint, open_checkpoint
 from paddle_glm.errors import InputError
 
 # An exported model has no weights of the hub's names; its files' digests say all.
-_EXPORTED = "generation_meta.json"
+_EXPORT_META_FILE = "generation_meta.json"
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """One line of the table: what was looked at, what was found, and whether that is right."""
 
     subject: str
     text: str
-    right: bool = True
+    ok: bool = True
 
 
 def verify(
     folder: Path | str, checksums: bool = True, nan: bool = False, family: str | None = None
-) -> Iterator[Finding]:
+) -> Iterator[CheckResult]:
     """Look at the manifest's sizes and digests, names and shapes of weights, and, with `nan`, every number.
 
     Raises InputError only where `folder` is not a folder: whatever is wrong inside is a finding.
@@ -36,50 +36,52 @@ def verify(
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder: expected one with weights or an exported model")
-    yield from _files(folder, checksums)
-    if (folder / _EXPORTED).is_file():
-        yield Finding("weights", "an exported model: its files are all there is to look at")
+    yield from _check_files(folder, checksums)
+    if (folder / _EXPORT_META_FILE).is_file():
+        yield CheckResult("weights", "an exported model: its files are all there is to look at")
         return
     try:
         checkpoint = open_checkpoint(folder, family)
         checkpoint.validate()
     except (InputError, OSError) as error:
-        yield Finding("weights", str(error), right=False)
+        yield CheckResult("weights", str(error), ok=False)
         return
-    yield Finding("weights", _summary(checkpoint))
+    yield CheckResult("weights", _summary(checkpoint))
     if nan:
-        yield _numbers(checkpoint)
+        yield _check_finite(checkpoint)
 
 
-def _files(folder: Path, checksums: bool) -> Iterator[Finding]:
+def _check_files(folder: Path, checksums: bool) -> Iterator[CheckResult]:
     if not (folder / MANIFEST).is_file():
-        yield Finding(MANIFEST, "not there (a download has none): sizes and checksums are not known")
+        yield CheckResult(MANIFEST, "not there (a download has none): sizes and checksums are not known")
         return
     files = read_manifest(folder)
     if files is None:
-        yield Finding(MANIFEST, "damaged: it names no files", right=False)
+        yield CheckResult(MANIFEST, "damaged: it names no files", ok=False)
         return
     for name, record in files.items():
-        yield _file(folder, name, record, checksums)
+        yield _check_file(folder, name, record, checksums)
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     for name in sorted(present - set(files) - {MANIFEST}):
-        yield Finding(name, "not in the manifest: added after the folder was written")
+        yield CheckResult(name, "not in the manifest: added after the folder was written")
 
 
-def _file(folder: Path, name: str, record: dict[str, Any], checksums: bool) -> Finding:
+def _check_file(folder: Path, name: str, record: dict[str, Any], checksums: bool) -> CheckResult:
     path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()):
-        return Finding(name, "outside the folder: the manifest is not ours", right=False)
+        return CheckResult(name, "outside the folder: the manifest is not ours", ok=False)
     if not path.is_file():
-        return Finding(name, "missing", right=False)
+        return CheckResult(name, "missing", ok=False)
     size = path.stat().st_size
     if size != record.get("size"):
-        return Finding(name, f"{size} bytes, expected {record.get('size')}", right=False)
+        return CheckResult(name, f"{size} bytes, expected {record.get('size')}", ok=False)
     if not checksums:
-        return Finding(name, f"{size} bytes")
-    if digest_of(path) != record.get("xxh3_128"):
-        return Finding(name, f"{size} bytes, but others than were written: the checksum differs", right=False)
-    return Finding(name, f"{size} bytes, checksum right")
+        return CheckResult(name, f"{size} bytes")
+    if file_digest(path) != record.get("xxh3_128"):
+        return CheckResult(
+            name, f"{size} bytes, but others than were written: the checksum differs", ok=False
+        )
+    return CheckResult(name, f"{size} bytes, checksum right")
 
 
 def _summary(checkpoint: Checkpoint) -> str:
@@ -92,23 +94,23 @@ def _summary(checkpoint: Checkpoint) -> str:
     )
 
 
-def _numbers(checkpoint: Checkpoint) -> Finding:
+def _check_finite(checkpoint: Checkpoint) -> CheckResult:
     """Tensors with numbers that are not finite."""
     bad = []
     degree = checkpoint.tensor_parallel_degree
     for name in checkpoint.table:
-        count = sum(_not_finite(checkpoint, name, rank, degree) for rank in range(degree))
+        count = sum(_count_non_finite(checkpoint, name, rank, degree) for rank in range(degree))
         if count:
             bad.append(f"{name} ({count})")
     if bad:
         more = f" and {len(bad) - 5} tensors more" if len(bad) > 5 else ""
-        return Finding("numbers", f"NaN or Inf in {', '.join(bad[:5])}{more}", right=False)
-    return Finding("numbers", "all finite")
+        return CheckResult("numbers", f"NaN or Inf in {', '.join(bad[:5])}{more}", ok=False)
+    return CheckResult("numbers", "all finite")
 
 
-def _not_finite(checkpoint: Checkpoint, name: str, rank: int, degree: int) -> int:
+def _count_non_finite(checkpoint: Checkpoint, name: str, rank: int, degree: int) -> int:
     count = 0
-    for chunk in checkpoint.lazy(name, rank, degree).chunks():
+    for chunk in checkpoint.read_lazy(name, rank, degree).chunks():
         flat = chunk.reshape(-1)
         step = CHUNK_BYTES // flat.itemsize
         for start in range(0, flat.size, step):

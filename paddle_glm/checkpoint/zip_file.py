@@ -18,7 +18,7 @@ _END = struct.Struct("<4s4H2IH")
 _LOCATOR = struct.Struct("<4sIQI")
 _END64 = struct.Struct("<4sQ2H2I4Q")
 _ENTRY = struct.Struct("<4s6H3I5H2I")
-_MANY = 0xFFFFFFFF
+_ZIP64_SENTINEL = 0xFFFFFFFF
 _ZIP64 = 1
 
 
@@ -44,8 +44,8 @@ def zip_entries(path: Path, data: np.ndarray) -> dict[str, np.ndarray]:
         if method or flags & 1 or name in entries:
             raise InputError(f"{path}: entry {name!a} is compressed, encrypted or there twice: refused")
         # size, compressed size, offset
-        size, packed, offset = _large(extra, [fields[9], fields[8], fields[16]])
-        entries[name] = _entry_bytes(path, data, name, offset, size, packed)
+        size, compressed_size, offset = _resolve_zip64(extra, [fields[9], fields[8], fields[16]])
+        entries[name] = _entry_bytes(path, data, name, offset, size, compressed_size)
     return entries
 
 
@@ -73,7 +73,7 @@ def _directory(path: Path, data: np.ndarray) -> bytes:
     return data[offset : offset + size].tobytes()
 
 
-def _large(extra: bytes, values: list[int]) -> list[int]:
+def _resolve_zip64(extra: bytes, values: list[int]) -> list[int]:
     """Sizes and offset, from the 64-bit extra field where the 32-bit ones are full."""
     position = 0
     while position + 4 <= len(extra):
@@ -82,18 +82,20 @@ def _large(extra: bytes, values: list[int]) -> list[int]:
         if kind == _ZIP64:
             count = min(length, len(extra) - position) // 8
             numbers = iter(struct.unpack_from(f"<{count}Q", extra, position))
-            return [next(numbers, _MANY) if value == _MANY else value for value in values]
+            return [next(numbers, _ZIP64_SENTINEL) if value == _ZIP64_SENTINEL else value for value in values]
         position += length
     return values
 
 
-def _entry_bytes(path: Path, data: np.ndarray, name: str, offset: int, size: int, packed: int) -> np.ndarray:
+def _entry_bytes(
+    path: Path, data: np.ndarray, name: str, offset: int, size: int, compressed_size: int
+) -> np.ndarray:
     header = data[offset : offset + LOCAL_HEADER.size].tobytes() if offset < data.size else b""
     if len(header) < LOCAL_HEADER.size or not header.startswith(b"PK\x03\x04"):
         raise InputError(f"{path}: entry {name!a} has no header: the file is damaged")
     *_, name_length, extra_length = LOCAL_HEADER.unpack(header)
     start = offset + LOCAL_HEADER.size + name_length + extra_length
-    if size != packed or start + size > data.size:
+    if size != compressed_size or start + size > data.size:
         raise InputError(f"{path}: entry {name!a} reaches beyond the file: it is damaged")
     return data[start : start + size]
 

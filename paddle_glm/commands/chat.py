@@ -4,15 +4,19 @@ import argparse
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from paddle_glm.chat import Message
-from paddle_glm.commands._opening import (
+from paddle_glm.chat_template import Message
+from paddle_glm.commands._engine_arguments import (
     add_engine_arguments,
     add_remote_arguments,
-    check_one_source,
-    open_engine_of,
-    open_remote,
+    check_local_or_remote,
+    open_engine_from_args,
+    open_remote_session,
 )
-from paddle_glm.commands._sampling import add_sampling_arguments, check_used, sampling_params
+from paddle_glm.commands._sampling_arguments import (
+    add_sampling_arguments,
+    check_sampling_flags,
+    sampling_params,
+)
 from paddle_glm.errors import InputError
 from paddle_glm.families import family_of
 from paddle_glm.generation.params import GenerationParams
@@ -31,37 +35,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    check_one_source(args, (add_engine_arguments,))
-    session, title = _open(args)
+    check_local_or_remote(args, (add_engine_arguments,))
+    session, title = _open_session(args)
     print(f"欢迎使用 {title} 模型，输入内容即可进行对话，clear 清空对话历史，stop 终止程序")
-    converse(session, [{"role": "system", "content": args.system}] if args.system else [])
+    chat_loop(session, [{"role": "system", "content": args.system}] if args.system else [])
 
 
-def _open(args: argparse.Namespace) -> "tuple[Session, str]":
+def _open_session(args: argparse.Namespace) -> "tuple[Session, str]":
     """What to talk to, and its name."""
     if args.api_base is not None:
-        remote = open_remote(args)
+        remote = open_remote_session(args)
         return remote, remote.model
     from paddle_glm.generation import ChatSession
 
-    engine = open_engine_of(args)
+    engine = open_engine_from_args(args)
     params = sampling_params(args, engine.params)
-    check_used(args, params)
+    check_sampling_flags(args, params)
     session = ChatSession(engine.backend, engine.tokenizer, params)
     return session, family_of(engine.backend.config).title
 
 
-def converse(session: "Session", beginning: list[Message]) -> None:
-    """Read questions until `stop` or the end of input; `clear` goes back to `beginning`.
+def chat_loop(session: "Session", initial_messages: list[Message]) -> None:
+    """Read questions until `stop` or the end of input; `clear` goes back to `initial_messages`.
 
     Ctrl-C ends an answer and leaves that round out of the conversation. So does an error, but in the first
     round, where nothing is lost, it is raised.
     """
-    messages = list(beginning)
+    messages = list(initial_messages)
     answered = False
     for question in _questions():
         if question == "clear":
-            messages = list(beginning)
+            messages = list(initial_messages)
             print("对话历史已清空")
             continue
         asked: list[Message] = [*messages, {"role": "user", "content": question}]

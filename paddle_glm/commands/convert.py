@@ -3,11 +3,11 @@
 import argparse
 
 from paddle_glm.checkpoint.reshard import reshard
-from paddle_glm.checkpoint.save import FORMAT_HELP, FORMATS
+from paddle_glm.checkpoint.save import FORMATS, SAVE_FORMAT_HELP
 from paddle_glm.commands.merge import add_common_arguments, common_options
 
 # Who reads the result -> the format that they read best.
-WHOSE = {"hub": "safetensors", "paddle": "pdparams"}
+FORMAT_ALIASES = {"hub": "safetensors", "paddle": "pdparams"}
 HELP = "write a checkpoint in another format, dtype or tensor-parallel degree"
 
 
@@ -18,9 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output_path", required=True, help="folder to write")
     parser.add_argument(
         "--format",
-        choices=[*WHOSE, *FORMATS],
+        choices=[*FORMAT_ALIASES, *FORMATS],
         default="hub",
-        help=f"{FORMAT_HELP}. hub is safetensors, paddle is pdparams",
+        help=f"{SAVE_FORMAT_HELP}. hub is safetensors, paddle is pdparams",
     )
     add_common_arguments(parser)
 
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> None:
     written = reshard(
         args.model_name_or_path,
         args.output_path,
-        file_format=WHOSE.get(args.format, args.format),
+        file_format=FORMAT_ALIASES.get(args.format, args.format),
         **common_options(args),
     )
     print(f"{args.output_path}: {written}")

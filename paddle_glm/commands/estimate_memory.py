@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 from paddle_glm.errors import InputError
 
 if TYPE_CHECKING:
-    from paddle_glm.training.memory import Memory, Plan
+    from paddle_glm.training.memory_estimate import MemoryEstimate, TrainingPlan
 
 HELP = "estimate the memory that a finetuning run needs, by its flags alone"
 _GIB = 2**30
@@ -24,32 +24,32 @@ def run_argv(argv: Sequence[str]) -> int:
     """Print the estimate; returns 0. Raises `InputError` for flags and sizes that cannot be used."""
     args, flags = _parser().parse_known_args(list(argv))
     if args.command == "ptuning":
-        flags = _of_ptuning(args, flags)
-    from paddle_glm.training.command_line import read_values
-    from paddle_glm.training.memory import estimate, find_config, plan_of
+        flags = _finetune_flags_from_ptuning(args, flags)
+    from paddle_glm.training.command_line import parse_without_setup
+    from paddle_glm.training.memory_estimate import estimate_training_memory, plan_from_flags, resolve_config
 
     recipe = [args.recipe] if args.recipe else []
     # What every run needs and no estimate does.
     needed = ["--output_dir", "-"] + (["--model_name_or_path", args.model] if args.model else [])
-    wanted, values = read_values([*recipe, *needed, *flags])
-    config = find_config(wanted.model_name_or_path)
-    plan = plan_of(wanted, values, config, args.processes)
-    memory = estimate(plan)
+    model_args, values = parse_without_setup([*recipe, *needed, *flags])
+    config = resolve_config(model_args.model_name_or_path)
+    plan = plan_from_flags(model_args, values, config, args.processes)
+    memory = estimate_training_memory(plan)
     if args.json:
         print(json.dumps({**asdict(memory), "total": memory.total}))
     else:
-        print(_table(wanted.model_name_or_path, plan, memory))
+        print(_table(model_args.model_name_or_path, plan, memory))
     return 0
 
 
-def _of_ptuning(args: argparse.Namespace, flags: Sequence[str]) -> list[str]:
+def _finetune_flags_from_ptuning(args: argparse.Namespace, flags: Sequence[str]) -> list[str]:
     """The flags of `finetune` that `paddle-glm ptuning --do_train` makes of its own."""
-    from paddle_glm.training.thudm_flags import finetune_words, parse
+    from paddle_glm.training.thudm_flags import parse_thudm_flags, to_finetune_argv
 
     if args.recipe:
         raise InputError("--recipe holds flags of paddle-glm finetune: leave out --command ptuning")
-    on_gpu = parse(flags).get("device") != ["cpu"]
-    return finetune_words([*flags, "--do_train"], on_gpu)
+    on_gpu = parse_thudm_flags(flags).get("device") != ["cpu"]
+    return to_finetune_argv([*flags, "--do_train"], on_gpu)
 
 
 def _parser() -> _Parser:
@@ -78,8 +78,8 @@ def _parser() -> _Parser:
     return parser
 
 
-def _table(model: str, plan: "Plan", memory: "Memory") -> str:
-    method = "LoRA" if plan.lora else "P-Tuning v2" if plan.trains_prefix else "all weights"
+def _table(model: str, plan: "TrainingPlan", memory: "MemoryEstimate") -> str:
+    method = "LoRA" if plan.lora else "P-Tuning v2" if plan.prefix_tuning else "all weights"
     weights = plan.dtype
     if plan.config.quantization_bit:
         weights = f"{plan.config.quantization_bit} bits"
@@ -89,7 +89,7 @@ def _table(model: str, plan: "Plan", memory: "Memory") -> str:
     lines = [
         f"{model}, {method}: weights in {weights}, products in {computed}",
         f"{plan.tensor_degree} (tensor) x {plan.data_degree} (data) processes{sharing}; "
-        f"batches of {plan.rows} x {plan.tokens} tokens{', recomputed' if plan.recompute else ''}",
+        f"batches of {plan.batch_size} x {plan.seq_length} tokens{', recomputed' if plan.recompute else ''}",
         f"{memory.trainable:,} of {memory.parameters:,} parameters are trained ({share:.2f} %)",
         "",
         "GiB on each process",

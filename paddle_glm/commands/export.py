@@ -4,18 +4,18 @@ import argparse
 import os
 from pathlib import Path
 
-from paddle_glm.backends.meta import GRAPH_FILES
-from paddle_glm.checkpoint.targets import check_apart, check_folder
-from paddle_glm.commands._generating import add_device_argument, add_loading_arguments, loading_options
+from paddle_glm.backends.generation_meta import GRAPH_SUFFIXES
+from paddle_glm.checkpoint.output_checks import check_output_folder, check_output_outside_sources
+from paddle_glm.commands._model_arguments import add_device_argument, add_loading_arguments, loading_options
 from paddle_glm.config import DTYPES, ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.families import family_names, family_of
 from paddle_glm.hardware import free_memory, parse_device, use_device
-from paddle_glm.memory import Room, check_room, weight_bytes
+from paddle_glm.load_memory import MemoryBudget, check_memory_budget, weight_bytes
 
 HELP = "write a model as a static graph, Paddle's or ONNX, with its tokenizer"
-PREFIX = "chatglm"
-PREFIXES = (PREFIX, "model")  # the latter is PaddleNLP's
+DEFAULT_MODEL_PREFIX = "chatglm"
+MODEL_PREFIXES = (DEFAULT_MODEL_PREFIX, "model")  # the latter is PaddleNLP's
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,13 +26,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output_path",
         required=True,
         help="folder to write; FOLDER/PREFIX where the last part is --model_prefix or one of "
-        f"{', '.join(PREFIXES)} and --model_prefix is not given, as in PaddleNLP's infer/model",
+        f"{', '.join(MODEL_PREFIXES)} and --model_prefix is not given, as in PaddleNLP's infer/model",
     )
-    parser.add_argument("--model_prefix", help=f"what the graph's files are called (default: {PREFIX})")
+    parser.add_argument(
+        "--model_prefix", help=f"what the graph's files are called (default: {DEFAULT_MODEL_PREFIX})"
+    )
     parser.add_argument(
         "--format",
         default="paddle",
-        choices=list(GRAPH_FILES),
+        choices=list(GRAPH_SUFFIXES),
         help="paddle: for Paddle Inference; onnx: one file below 2 GiB for ONNX Runtime, OpenVINO and "
         "FastDeploy; C++ reads both",
     )
@@ -50,12 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace a folder that this program wrote")
 
 
-def output_place(output_path: str, prefix: str | None) -> tuple[Path, str]:
+def parse_output_path(output_path: str, prefix: str | None) -> tuple[Path, str]:
     """(folder, prefix) that `FOLDER` and `FOLDER/PREFIX` name; prefix: what --model_prefix says."""
     path = Path(output_path)
-    if path.name in ((prefix,) if prefix else PREFIXES) and path.parent != Path():
+    if path.name in ((prefix,) if prefix else MODEL_PREFIXES) and path.parent != Path():
         return path.parent, path.name
-    return path, prefix or PREFIX
+    return path, prefix or DEFAULT_MODEL_PREFIX
 
 
 def run(args: argparse.Namespace) -> None:
@@ -65,15 +67,15 @@ def run(args: argparse.Namespace) -> None:
     from paddle_glm.checkpoint import open_checkpoint
     from paddle_glm.export import export_model
     from paddle_glm.models.auto import AutoModel
-    from paddle_glm.peft.folders import check_is_model
-    from paddle_glm.peft.lora import fold_lora
+    from paddle_glm.peft.adapter_folder import check_is_model_folder
+    from paddle_glm.peft.lora import merge_and_unload
     from paddle_glm.tokenizers import AutoTokenizer
 
-    folder, prefix = output_place(args.output_path, args.model_prefix)
+    folder, prefix = parse_output_path(args.output_path, args.model_prefix)
     sources = (args.model_name_or_path, args.ptuning_checkpoint, args.lora_path)
-    check_apart(folder, "--output_path", sources)
-    check_folder(folder, "--output_path", args.overwrite)
-    check_is_model(args.model_name_or_path)
+    check_output_outside_sources(folder, "--output_path", sources)
+    check_output_folder(folder, "--output_path", args.overwrite)
+    check_is_model_folder(args.model_name_or_path)
     dtype = args.dtype
     if dtype == "auto":  # a file to hand on: what the machine that writes it would like does not count
         dtype = open_checkpoint(args.model_name_or_path, args.family).float_dtype
@@ -88,7 +90,7 @@ def run(args: argparse.Namespace) -> None:
         **loading_options(args),
     )
     if not model.config.quantization_bit:  # there the graph computes the adapter's product by itself
-        fold_lora(model)
+        merge_and_unload(model)
     meta = export_model(model, tokenizer, folder, prefix, overwrite=args.overwrite, format=args.format)
     size = f"{sum(meta.files.values()) / 1e6:.1f} MB"
     print(f"{folder}: {meta.format}, {meta.family}, {meta.num_layers} layers, {meta.stored_dtype}, {size}")
@@ -97,7 +99,11 @@ def run(args: argparse.Namespace) -> None:
 
 def _check_onnx(args: argparse.Namespace, dtype: str) -> None:
     """What can be said before a large model is read; the graph is to compute float32, as CPUs do."""
-    from paddle_glm.export.onnx_file import PEAKS, QUANTIZED_PEAK, check_fits
+    from paddle_glm.export.onnx_export import (
+        EXPORT_PEAK_FACTORS,
+        QUANTIZED_EXPORT_PEAK_FACTOR,
+        check_onnx_limits,
+    )
 
     if parse_device(args.device)[0] == "gpu":
         raise InputError(f"--device {args.device}: ONNX graphs are made on the CPU, for all; leave it out")
@@ -105,11 +111,11 @@ def _check_onnx(args: argparse.Namespace, dtype: str) -> None:
     if args.quantization_bit and not config.quantization_bit:
         options = (args.quantization_bit, args.quantization_group_size)
         config = family_of(config).quantized_config(config, *options)
-    check_fits(config, dtype)
-    room = Room("cpu", free_memory("cpu"))
-    peak = QUANTIZED_PEAK if config.quantization_bit else PEAKS[dtype]
+    check_onnx_limits(config, dtype)
+    budget = MemoryBudget("cpu", free_memory("cpu"))
+    peak = QUANTIZED_EXPORT_PEAK_FACTOR if config.quantization_bit else EXPORT_PEAK_FACTORS[dtype]
     needed = int(peak * weight_bytes(config, dtype))
     what = f"making an ONNX file of {Path(args.model_name_or_path).resolve().name} with {dtype} weights"
-    check_room(
-        what, needed, room, lambda: "make it on another machine, or give --format paddle, which takes less"
+    check_memory_budget(
+        what, needed, budget, lambda: "make it on another machine, or give --format paddle, which takes less"
     )

@@ -4,17 +4,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from paddle_glm.commands._sampling import GREEDY
+from paddle_glm.commands._sampling_arguments import GREEDY
 from paddle_glm.generation.params import GenerationParams
 
 if TYPE_CHECKING:
     from paddle_glm.config import ModelConfig
     from paddle_glm.training.arguments import DataArguments, FinetuneArguments, ModelArguments
-    from paddle_glm.training.evaluation import AnswerMetrics
-    from paddle_glm.training.rows import EvaluationRows
+    from paddle_glm.training.evaluation import GenerationMetrics
+    from paddle_glm.training.run_datasets import EvaluationDataset
     from paddle_glm.training.trainer import FinetuneTrainer
 
-LESS_MEMORY = (
+MEMORY_HINT = (
     "paddle-glm estimate-memory tells what a run needs of each process; --tensor_parallel_degree cuts the "
     "model over GPUs or machines, --quantization_bit 4 with --lora True or --pre_seq_len N takes fewer bits"
 )
@@ -22,39 +22,39 @@ HELP = "train a model on rows of questions and answers"
 
 
 def run_argv(argv: Sequence[str]) -> int:
-    """Run `train`; under the launcher every process does, and ends in `leave`. Returns 0."""
-    from paddle_glm.parallel.leave import leave
+    """Run `train`; under the launcher every process does, and ends in `exit_all_ranks`. Returns 0."""
+    from paddle_glm.parallel.shutdown import exit_all_ranks
 
     train(argv)
-    leave(0)
+    exit_all_ranks(0)
     return 0
 
 
-def train(argv: Sequence[str], answering: GenerationParams = GREEDY) -> None:
+def train(argv: Sequence[str], generation_params: GenerationParams = GREEDY) -> None:
     """Parse `argv` (a YAML or JSON file may come first), train, save, evaluate, answer.
 
-    answering: how answers are generated, but for the seed, beams and lengths that `argv` says.
+    generation_params: how answers are generated, but for the seed, beams and lengths that `argv` says.
 
     Raises `InputError` for arguments, folders and rows that cannot be used.
     """
     from paddle_glm.errors import InputError
-    from paddle_glm.hub import folder_of
-    from paddle_glm.training.command_line import parse
+    from paddle_glm.hub import resolve_model_folder
+    from paddle_glm.training.command_line import parse_finetune_args
 
-    model_args, data_args, args = parse(argv)
+    model_args, data_args, args = parse_finetune_args(argv)
     asked = model_args.model_name_or_path
-    model_args.model_name_or_path = str(folder_of(asked, model_args.download, model_args.revision))
+    model_args.model_name_or_path = str(resolve_model_folder(asked, model_args.download, model_args.revision))
     if not (args.do_train or args.do_eval or args.do_predict):
         raise InputError("nothing to do: give --do_train, --do_eval, --do_predict, or several of them")
-    _finetune(model_args, data_args, args, _answering(answering, data_args, args.seed))
+    _finetune(model_args, data_args, args, _generation_params(generation_params, data_args, args.seed))
 
 
-def _answering(params: GenerationParams, data_args: "DataArguments", seed: int) -> GenerationParams:
+def _generation_params(params: GenerationParams, data_args: "DataArguments", seed: int) -> GenerationParams:
     """How answers are generated: `params` with what the flags say."""
     beams = data_args.num_beams or params.num_beams
     return params.updated(
         {
-            "max_new_tokens": data_args.answer_length,
+            "max_new_tokens": data_args.eval_tgt_length,
             "seed": seed,
             "num_beams": beams,
             "do_sample": params.do_sample and beams == 1,
@@ -66,36 +66,36 @@ def _finetune(
     model_args: "ModelArguments",
     data_args: "DataArguments",
     args: "FinetuneArguments",
-    answering: GenerationParams,
+    generation_params: GenerationParams,
 ) -> None:
-    from paddle_glm.backends.defaults import default_params
+    from paddle_glm.backends.generation_defaults import default_generation_params
     from paddle_glm.checkpoint.save import FORMATS, check_format
     from paddle_glm.config import ModelConfig
     from paddle_glm.errors import InputError
-    from paddle_glm.memory import MemoryShortage
+    from paddle_glm.load_memory import InsufficientMemoryError
     from paddle_glm.models.auto import AutoModel
-    from paddle_glm.peft.folders import check_is_model
+    from paddle_glm.peft.adapter_folder import check_is_model_folder
     from paddle_glm.tokenizers import AutoTokenizer
-    from paddle_glm.training import rows
-    from paddle_glm.training.adapters import wrap
-    from paddle_glm.training.data import Collator
-    from paddle_glm.training.evaluation import AnswerMetrics, check_metrics
+    from paddle_glm.training import run_datasets
+    from paddle_glm.training.adapter_setup import create_adapter
+    from paddle_glm.training.datasets import Collator
+    from paddle_glm.training.evaluation import GenerationMetrics, check_requested_metrics
     from paddle_glm.training.output_dir import RunFolder
     from paddle_glm.training.trainer import FinetuneTrainer
 
-    check_is_model(model_args.model_name_or_path)
+    check_is_model_folder(model_args.model_name_or_path)
     output_dir = Path(args.output_dir)
     path, family = model_args.model_name_or_path, model_args.family
     _check_method(model_args, ModelConfig.from_pretrained(path, family), args.do_train)
     if args.do_eval:
-        check_metrics(args.metric_for_best_model, data_args.do_generation)
+        check_requested_metrics(args.metric_for_best_model, data_args.do_generation)
     run = None
     if args.do_train:
         wanted = args.resume_from_checkpoint
-        run = RunFolder(output_dir, args.overwrite_output_dir, model_args.starts, wanted)
-        run.check(args.mesh, model_args.trained_beside)
+        run = RunFolder(output_dir, args.overwrite_output_dir, model_args.source_folders, wanted)
+        run.check(args.mesh, model_args.adapter_config_file)
     tokenizer = AutoTokenizer.from_pretrained(path, family=family)
-    data = rows.load(data_args, args, tokenizer)
+    data = run_datasets.load_run_datasets(data_args, args, tokenizer)
     try:
         model = AutoModel.from_pretrained(
             path,
@@ -105,9 +105,9 @@ def _finetune(
             quantization_bit=model_args.quantization_bit,
             quantization_group_size=model_args.quantization_group_size,
         )
-    except MemoryShortage as error:
-        raise MemoryShortage(error.shortage, LESS_MEMORY) from error
-    adapter = wrap(model, model_args, args.seed)
+    except InsufficientMemoryError as error:
+        raise InsufficientMemoryError(error.shortage, MEMORY_HINT) from error
+    adapter = create_adapter(model, model_args, args.seed)
     if adapter is None:
         check_format(model.config, args.mesh.tensor.degree, args.save_format)
     elif args.save_format != FORMATS[0]:
@@ -118,8 +118,8 @@ def _finetune(
     if data_args.do_generation or data.predict is not None:
         batch = args.per_device_eval_batch_size
         watched = args.process_index == 0 and not args.disable_tqdm
-        params = default_params(model.config, answering)
-        answers = AnswerMetrics(model, tokenizer, batch, params, args.mesh.data, progress=watched)
+        params = default_generation_params(model.config, generation_params)
+        answers = GenerationMetrics(model, tokenizer, batch, params, args.mesh.data, progress=watched)
     trainer = FinetuneTrainer(
         model=model,
         args=args,
@@ -127,7 +127,7 @@ def _finetune(
         tokenizer=tokenizer,
         train_dataset=data.train,
         eval_dataset=data.validation,
-        answer_metrics=answers,
+        generation_metrics=answers,
         adapter=adapter,
         run=run,
     )
@@ -163,18 +163,22 @@ def _check_method(model_args: "ModelArguments", config: "ModelConfig", training:
         )
 
 
-def _predict(trainer: "FinetuneTrainer", rows: "EvaluationRows", answers: "AnswerMetrics | None") -> None:
+def _predict(
+    trainer: "FinetuneTrainer", rows: "EvaluationDataset", answers: "GenerationMetrics | None"
+) -> None:
     """Answer rows: `generated_predictions.txt`, `predict_results.json`, and `metrics.json` as evaluate's."""
-    from paddle_glm.training.results import write_results
+    from paddle_glm.training.result_files import write_predictions_and_metrics
 
-    assert answers is not None and rows.answers is not None
+    assert answers is not None and rows.generation is not None
     metrics = trainer.evaluate(rows, metric_key_prefix="predict")
-    count = len(answers.answers)
+    count = len(answers.predictions)
     _report(trainer, "predict", metrics, count)
     if trainer.args.process_index == 0:
         plain = {name.removeprefix("predict_"): value for name, value in metrics.items()}
-        labels = [reference or "" for reference in rows.answers.references[:count]]
-        write_results(Path(trainer.args.output_dir), {**plain, "rows": count}, labels, answers.answers)
+        labels = [reference or "" for reference in rows.generation.references[:count]]
+        write_predictions_and_metrics(
+            Path(trainer.args.output_dir), {**plain, "rows": count}, labels, answers.predictions
+        )
 
 
 def _report(trainer: "FinetuneTrainer", split: str, metrics: dict[str, float], rows: int) -> None:

@@ -9,20 +9,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paddle_glm.backends import BACKENDS, EngineOptions
-from paddle_glm.checkpoint.targets import check_file
-from paddle_glm.commands._generating import add_column_arguments, examples_of
-from paddle_glm.commands._opening import add_backend_arguments, check_backend_flags
-from paddle_glm.commands._sampling import GREEDY, add_sampling_arguments, check_used, sampling_params
+from paddle_glm.checkpoint.output_checks import check_output_file
+from paddle_glm.commands._engine_arguments import add_backend_arguments, check_backend_flags
+from paddle_glm.commands._model_arguments import add_column_arguments, examples_from_args
+from paddle_glm.commands._sampling_arguments import (
+    GREEDY,
+    add_sampling_arguments,
+    check_sampling_flags,
+    sampling_params,
+)
 from paddle_glm.errors import InputError
 
 if TYPE_CHECKING:
     from paddle_glm.backends.folder import Engine
     from paddle_glm.generation import GenerationParams
-    from paddle_glm.training.readers import Example
+    from paddle_glm.training.data_files import Example
 
 HELP = "answer prompts or rows of a file from an exported graph"
 # What is asked where neither a prompt nor a file is given, as PaddleNLP's script does.
-QUESTIONS = ("你好", "晚上睡不着应该怎么办")
+DEFAULT_QUESTIONS = ("你好", "晚上睡不着应该怎么办")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data_file", help="rows with questions, as for predict: JSON, CSV, TSV or parquet")
     add_column_arguments(parser)
     parser.add_argument("--output_file", help="gets a line {src, tgt, output} per question")
-    add_sampling_arguments(parser, GREEDY, leave_out=("max_length", "max_new_tokens"))
+    add_sampling_arguments(parser, GREEDY, exclude=("max_length", "max_new_tokens"))
 
 
 def run(args: argparse.Namespace) -> None:
@@ -47,14 +52,14 @@ def run(args: argparse.Namespace) -> None:
         if getattr(args, name) < 1:
             raise InputError(f"--{name} {getattr(args, name)}: expected at least 1")
     check_backend_flags(args)
-    # Values that cannot work are said before a model is loaded.
+    # Values that cannot work are reported before a model is loaded.
     params = sampling_params(args, GREEDY, max_length=args.max_length)
-    check_used(args, params)
+    check_sampling_flags(args, params)
     if args.output_file:
-        check_file(args.output_file, "--output_file")
+        check_output_file(args.output_file, "--output_file")
     if args.prompt and args.data_file:
         raise InputError("--prompt and --data_file: give one of them")
-    examples = examples_of(args, args.prompt or QUESTIONS)
+    examples = examples_from_args(args, args.prompt or DEFAULT_QUESTIONS)
     options = EngineOptions(
         args.device,
         args.device_id,
@@ -69,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
     loaded = time.perf_counter()
     rows, tokens = [], 0
     for example, text, count in answers(engine, examples, params, args):
-        question = example.question[-1]["content"]
+        question = example.prompt_messages[-1]["content"]
         print(f"问：{question}\n答：{text}\n", flush=True)
         rows.append({"src": question, "tgt": example.answer or "", "output": text})
         tokens += count
@@ -90,21 +95,23 @@ def answers(
     engine: "Engine", examples: "Sequence[Example]", params: "GenerationParams", args: argparse.Namespace
 ) -> "Iterator[tuple[Example, str, int]]":
     """Each example with the text that a reader sees and its number of tokens, batch by batch."""
-    from paddle_glm.chat import render
-    from paddle_glm.generation import complete
-    from paddle_glm.generation.response import parse_messages, visible_text
-    from paddle_glm.generation.session import with_special_ids
+    from paddle_glm.chat_template import render
+    from paddle_glm.generation import generate_batch
+    from paddle_glm.generation.response_parser import parse_messages, visible_text
+    from paddle_glm.generation.session import with_special_token_ids
 
     template = engine.tokenizer.template
-    params = with_special_ids(params, engine.tokenizer, template)
+    params = with_special_token_ids(params, engine.tokenizer, template)
     for start in range(0, len(examples), args.batch_size):
         batch = examples[start : start + args.batch_size]
         prompts = [
-            render(template, engine.tokenizer, example.question, args.src_length).input_ids
+            render(template, engine.tokenizer, example.prompt_messages, args.src_length).input_ids
             for example in batch
         ]
-        room = params.last_length(max(map(len, prompts)), engine.backend.max_length) - max(map(len, prompts))
+        room = params.max_total_length(max(map(len, prompts)), engine.backend.max_length) - max(
+            map(len, prompts)
+        )
         limited = params.updated({"max_new_tokens": min(args.tgt_length, room)})
-        for example, ids in zip(batch, complete(engine.backend, prompts, limited), strict=True):
+        for example, ids in zip(batch, generate_batch(engine.backend, prompts, limited), strict=True):
             text = visible_text(parse_messages(template, engine.tokenizer.decode(ids)))
             yield example, text, len(ids)

@@ -3,9 +3,9 @@
 import argparse
 from typing import Any
 
+from paddle_glm.checkpoint.lazy_tensor import SAFETENSORS_FLOAT_NAMES
 from paddle_glm.checkpoint.reshard import reshard
-from paddle_glm.checkpoint.save import DEFAULT_SHARD_SIZE, FORMAT_HELP, FORMATS
-from paddle_glm.checkpoint.tensors import FLOAT_NAMES
+from paddle_glm.checkpoint.save import DEFAULT_SHARD_SIZE, FORMATS, SAVE_FORMAT_HELP
 from paddle_glm.families import family_names
 
 HELP = "merge tensor-parallel shards into one model folder, or cut them for another degree"
@@ -14,7 +14,7 @@ HELP = "merge tensor-parallel shards into one model folder, or cut them for anot
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model_name_or_path", required=True, help="folder of shards, ours or PaddleNLP's")
     parser.add_argument("--merge_model_path", required=True, help="folder to write")
-    parser.add_argument("--save_format", choices=FORMATS, default=FORMATS[0], help=FORMAT_HELP)
+    parser.add_argument("--save_format", choices=FORMATS, default=FORMATS[0], help=SAVE_FORMAT_HELP)
     add_common_arguments(parser)
 
 
@@ -26,7 +26,9 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         default=1,
         help="write shards for this many ranks; 1 writes full tensors",
     )
-    parser.add_argument("--dtype", choices=list(FLOAT_NAMES), help="cast weights (default: keep every bit)")
+    parser.add_argument(
+        "--dtype", choices=list(SAFETENSORS_FLOAT_NAMES), help="cast weights (default: keep every bit)"
+    )
     parser.add_argument(
         "--max_shard_size",
         default=DEFAULT_SHARD_SIZE,

@@ -2,8 +2,8 @@
 
 import argparse
 
-from paddle_glm.checkpoint.save import FORMAT_HELP, FORMATS
-from paddle_glm.checkpoint.targets import check_apart
+from paddle_glm.checkpoint.output_checks import check_output_outside_sources
+from paddle_glm.checkpoint.save import FORMATS, SAVE_FORMAT_HELP
 from paddle_glm.commands.merge import add_common_arguments, common_options
 from paddle_glm.peft.merge import merge_lora
 
@@ -16,12 +16,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--lora_path", required=True, help="folder of adapters, ours or PEFT's")
     parser.add_argument("--merge_model_path", required=True, help="folder to write")
-    parser.add_argument("--save_format", choices=FORMATS, default=FORMATS[0], help=FORMAT_HELP)
+    parser.add_argument("--save_format", choices=FORMATS, default=FORMATS[0], help=SAVE_FORMAT_HELP)
     add_common_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    check_apart(args.merge_model_path, "--merge_model_path", [args.lora_path])
+    check_output_outside_sources(args.merge_model_path, "--merge_model_path", [args.lora_path])
     written = merge_lora(
         args.model_name_or_path,
         args.lora_path,

@@ -13,11 +13,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from paddle_glm.training.curve import draw, read_curve
+    from paddle_glm.training.loss_curve import plot_loss_curve, read_loss_curve
 
     log = Path(args.log)
-    curve = read_curve(log)
+    curve = read_loss_curve(log)
     output = Path(args.output) if args.output else (log if log.is_dir() else log.parent) / "loss.png"
-    draw(curve, output, args.title)
-    print(curve.line())
+    plot_loss_curve(curve, output, args.title)
+    print(curve.summary())
     print(f"{output}: {len(curve.train)} points")

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paddle_glm.backends import BACKENDS, EngineOptions
-from paddle_glm.chat import with_source_prefix
+from paddle_glm.chat_template import with_source_prefix
+from paddle_glm.checkpoint.output_checks import check_output_file
 from paddle_glm.checkpoint.reshard import check_target, reshard
-from paddle_glm.checkpoint.targets import check_file
-from paddle_glm.commands import _generating as generating
-from paddle_glm.commands._opening import backend_name
+from paddle_glm.commands import _model_arguments as model_arguments
+from paddle_glm.commands._engine_arguments import backend_argument
 from paddle_glm.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 HELP = "answer the rows of a file with a model folder of any kind, shards under the launcher too"
 
 # What PaddleNLP's predict_generation.py asks where no file is given.
-QUESTIONS = ("你好", "晚上睡不着应该怎么办")
+DEFAULT_QUESTIONS = ("你好", "晚上睡不着应该怎么办")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    generating.add_model_arguments(parser)
+    model_arguments.add_model_arguments(parser)
     engines = [name for name in BACKENDS if name != "dygraph"]
     parser.add_argument(
         "--backend",
         choices=engines,
-        type=backend_name,
+        type=backend_argument,
         help="for an exported folder; default: what fits its format",
     )
     parser.add_argument(
@@ -46,14 +46,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="replace a --merge_tensor_parallel_path that this program wrote",
     )
-    generating.add_limit_argument(parser, "answer the first rows only")
-    generating.add_generation_arguments(parser)
+    model_arguments.add_limit_argument(parser, "answer the first rows only")
+    model_arguments.add_generation_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    from paddle_glm.parallel.leave import leave
-    from paddle_glm.training.answers import answer_in_order
-    from paddle_glm.training.data import GenerationDataset
+    from paddle_glm.parallel.shutdown import exit_all_ranks
+    from paddle_glm.training.batch_generation import generate_in_batches
+    from paddle_glm.training.datasets import GenerationDataset
 
     if args.merge_tensor_parallel_path and (args.ptuning_checkpoint or args.lora_path):
         raise InputError(
@@ -66,17 +66,17 @@ def run(args: argparse.Namespace) -> None:
         )
     if args.overwrite and not args.merge_tensor_parallel_path:
         raise InputError("--overwrite is for --merge_tensor_parallel_path: give both, or none")
-    params = generating.generation_params(args)
-    check_file(args.predict_file, "--predict_file")
+    params = model_arguments.generation_params(args)
+    check_output_file(args.predict_file, "--predict_file")
     if args.merge_tensor_parallel_path:
         target = args.merge_tensor_parallel_path
         check_target(args.model_name_or_path, target, "--merge_tensor_parallel_path", args.overwrite)
-    examples = generating.examples_of(args, QUESTIONS, args.limit)
-    backend, tokenizer = _open(args)
+    examples = model_arguments.examples_from_args(args, DEFAULT_QUESTIONS, args.limit)
+    backend, tokenizer = _open_backend(args)
     template = with_source_prefix(tokenizer.template, args.source_prefix)
     dataset = GenerationDataset(examples, template, tokenizer, args.src_length, args.tgt_length)
-    first = backend.decides
-    answers = answer_in_order(backend, tokenizer, dataset.prompts, params, args.batch_size)
+    first = backend.is_leader
+    answers = generate_in_batches(backend, tokenizer, dataset.prompts, params, args.batch_size)
     rows = (answer for batch in answers for answer in batch)
     if first:
         _write(Path(args.predict_file), examples, rows)
@@ -85,22 +85,22 @@ def run(args: argparse.Namespace) -> None:
             pass
     if first and args.merge_tensor_parallel_path:
         _merge(args)
-    leave()
+    exit_all_ranks()
 
 
-def _open(args: argparse.Namespace) -> "tuple[Backend, Tokenizer]":
+def _open_backend(args: argparse.Namespace) -> "tuple[Backend, Tokenizer]":
     """The model over all processes, or an exported folder in this one."""
     from paddle_glm.backends.folder import is_exported, open_engine
 
     if not args.backend and not is_exported(args.model_name_or_path):
-        return generating.open_model(args)
+        return model_arguments.open_model(args)
     if args.merge_tensor_parallel_path:
         raise InputError("--merge_tensor_parallel_path: an exported folder holds no weights to merge")
     options = EngineOptions(
         args.device,
         dtype=args.dtype,
         family=args.family,
-        **generating.loading_options(args),
+        **model_arguments.loading_options(args),
     )
     engine = open_engine(args.model_name_or_path, options, args.backend)
     return engine.backend, engine.tokenizer
@@ -110,7 +110,7 @@ def _write(path: Path, examples, answers) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
         for example, answer in zip(examples, answers, strict=True):
-            question = example.question[-1]["content"]
+            question = example.prompt_messages[-1]["content"]
             print(f"{question}\n{answer}\n", flush=True)
             row = {"src": question, "tgt": example.answer or "", "output": answer}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -15,7 +15,7 @@ those that the scripts themselves give. On a GPU the model beside a prefix or Lo
 float16 (--bf16: bfloat16; --fp16 False: float32) and activations are recomputed."""
 
 # How main.py draws its answers.
-DRAWN = GenerationParams(do_sample=True, top_p=0.7, temperature=0.95)
+THUDM_SAMPLING = GenerationParams(do_sample=True, top_p=0.7, temperature=0.95)
 
 
 def run_argv(argv: Sequence[str]) -> int:
@@ -25,10 +25,10 @@ def run_argv(argv: Sequence[str]) -> int:
         raise SystemExit(0)
     from paddle_glm.commands.finetune import train
     from paddle_glm.hardware import resolve_device
-    from paddle_glm.parallel.leave import leave
-    from paddle_glm.training.thudm_flags import finetune_words, parse
+    from paddle_glm.parallel.shutdown import exit_all_ranks
+    from paddle_glm.training.thudm_flags import parse_thudm_flags, to_finetune_argv
 
-    (device,) = parse(argv).get("device") or ["auto"]
-    train(finetune_words(argv, on_gpu=resolve_device(device) != "cpu"), DRAWN)
-    leave()
+    (device,) = parse_thudm_flags(argv).get("device") or ["auto"]
+    train(to_finetune_argv(argv, on_gpu=resolve_device(device) != "cpu"), THUDM_SAMPLING)
+    exit_all_ranks()
     return 0

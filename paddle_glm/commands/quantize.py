@@ -3,7 +3,11 @@
 import argparse
 
 from paddle_glm.checkpoint.reshard import reshard
-from paddle_glm.commands._calibrating import add_calibration_arguments, calibrate_folder, is_calibrated
+from paddle_glm.commands._calibration_arguments import (
+    add_calibration_arguments,
+    quantize_with_calibration,
+    uses_calibration,
+)
 from paddle_glm.commands.merge import add_common_arguments, common_options
 from paddle_glm.quantization import BITS
 
@@ -31,8 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     options, common = (args.bits, args.group_size, args.embeddings), common_options(args)
-    if is_calibrated(args):
-        written = calibrate_folder(args, options, **common)
+    if uses_calibration(args):
+        written = quantize_with_calibration(args, options, **common)
     else:
         written = reshard(args.model_name_or_path, args.output_path, quantize=options, **common)
     print(f"{args.output_path}: {args.bits} bits, {written}")

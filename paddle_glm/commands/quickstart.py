@@ -1,6 +1,6 @@
-"""`paddle-glm quickstart`: every link of the chain once, on a small model, with what each one did.
+"""`paddle-glm quickstart`: every step of the chain once, on a small model, with what each one did.
 
-Every link runs in a process of its own, by the command that is printed: the same one that a user types.
+Every step runs in a process of its own, by the command that is printed: the same one that a user types.
 """
 
 import argparse
@@ -14,15 +14,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from paddle_glm.commands import _chain as chain
-from paddle_glm.commands._link import run_link, shown
-from paddle_glm.commands.evaluate import table
+from paddle_glm.commands import _quickstart_plan as quickstart_plan
+from paddle_glm.commands._quickstart_runner import format_command, run_step
+from paddle_glm.commands.evaluate import format_table
 from paddle_glm.errors import InputError
 from paddle_glm.quantization.packing import BITS
 from paddle_glm.system import LINUX
 
 HELP = "run the whole chain once: data, training, merging, scores, export, answers"
-MARKER = ".paddle_glm_quickstart"
+MARKER_FILE = ".paddle_glm_quickstart"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", help="folder of real rows (train and dev files) instead of made ones")
     parser.add_argument(
         "--method",
-        choices=chain.METHODS,
+        choices=quickstart_plan.METHODS,
         default="full",
         help="train all weights, or LoRA adapters or a prefix (P-Tuning v2) on a base trained before",
     )
@@ -48,14 +48,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    if not (chain.ROOT / chain.CONFIG).is_file():
+    if not (quickstart_plan.ROOT / quickstart_plan.CONFIG).is_file():
         raise InputError("quickstart runs in a checkout of the repository: bash tools/quickstart.sh")
     if args.data and not Path(args.data).is_dir():
         raise InputError(f"--data {args.data}: expected a folder with train.json and dev.json")
-    # Python would end at once, and the link that runs would go on alone.
+    # Python would end at once, and the step that runs would go on alone.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    os.chdir(chain.ROOT)
-    plan = chain.Chain(
+    os.chdir(quickstart_plan.ROOT)
+    plan = quickstart_plan.QuickstartPlan(
         Path(args.output_dir),
         args.data and Path(args.data),
         args.max_steps,
@@ -63,52 +63,54 @@ def run(args: argparse.Namespace) -> None:
         args.method,
         args.quantization_bit,
     )
-    make_anew(plan.output)
-    seconds, left_out = run_chain(plan)
+    recreate_output_dir(plan.output)
+    seconds, left_out = run_plan(plan)
     if args.setup_seconds is not None:
         seconds = {"setup": args.setup_seconds, **seconds}
     cpp = {"left_out": left_out} if left_out else {"equal_answers": compare_answers(plan)}
-    scores = {name: _read_json(plan.path(f"{name}/metrics.json")) for name in plan.scored}
+    scores = {name: _read_json(plan.path(f"{name}/metrics.json")) for name in plan.evaluation_names}
     settings = {"method": plan.method, "quantization_bit": plan.bits}
     summary = json.dumps({**settings, "seconds": seconds, **scores, "cpp": cpp}, indent=2, ensure_ascii=False)
     Path(plan.path("summary.json")).write_text(summary + "\n", encoding="utf-8")
-    print(farewell(plan, seconds, scores, left_out))
+    print(format_summary(plan, seconds, scores, left_out))
 
 
-def make_anew(folder: Path) -> None:
+def recreate_output_dir(folder: Path) -> None:
     """An empty, marked folder; raises InputError rather than remove what a quick start did not make."""
     if folder.exists():
-        if not (folder / MARKER).is_file():
+        if not (folder / MARKER_FILE).is_file():
             raise InputError(f"{folder} was not made by a quick start: move it, or give another --output_dir")
         shutil.rmtree(folder)
     (folder / "log").mkdir(parents=True)
     (folder / "answers").mkdir()
-    (folder / MARKER).touch()
+    (folder / MARKER_FILE).touch()
 
 
-def run_chain(plan: chain.Chain) -> tuple[dict[str, float], str | None]:
-    """Runs all links; returns the seconds of each, and why the last ones were left out, if they were."""
-    links = plan.links()
+def run_plan(plan: quickstart_plan.QuickstartPlan) -> tuple[dict[str, float], str | None]:
+    """Runs all steps; returns the seconds of each, and why the last ones were left out, if they were."""
+    steps = plan.steps()
     seconds: dict[str, float] = {}
-    for number, link in enumerate(links, start=1):
-        print(f"\n[{number}/{len(links)}] {link.name}: {link.purpose}", flush=True)
+    for number, step in enumerate(steps, start=1):
+        print(f"\n[{number}/{len(steps)}] {step.name}: {step.purpose}", flush=True)
         try:
-            seconds[link.name] = run_link(link, plan.output)
+            seconds[step.name] = run_step(step, plan.output)
         except InputError as error:
-            if not link.optional:
+            if not step.optional:
                 raise
-            rest = ", ".join(each.name for each in links[number:])
+            rest = ", ".join(each.name for each in steps[number:])
             reason = f"{rest} left out: {error}"
             print("  " + reason.replace("\n", "\n  "), flush=True)
             return seconds, reason
-        if link.name == "tiny":
+        if step.name == "tiny":
             plan.write_questions()
     return seconds, None if LINUX else "build_cpp, cpp left out: the C++ program is built on Linux"
 
 
-def compare_answers(plan: chain.Chain) -> int:
+def compare_answers(plan: quickstart_plan.QuickstartPlan) -> int:
     """Prints both programs' answers; returns how many there are. Raises InputError where they differ."""
-    python, cpp = (_read_lines(plan.path(name)) for name in (chain.PYTHON_ANSWERS, chain.CPP_ANSWERS))
+    python, cpp = (
+        _read_lines(plan.path(name)) for name in (quickstart_plan.PYTHON_ANSWERS, quickstart_plan.CPP_ANSWERS)
+    )
     print("\nThe same questions to both programs", flush=True)
     for one, other in zip(python, cpp, strict=True):
         print(f"  问：    {one['src']}\n  Python：{one['output']}\n  C++：   {other['output']}\n", flush=True)
@@ -124,8 +126,8 @@ def compare_answers(plan: chain.Chain) -> int:
     return len(python)
 
 
-def farewell(
-    plan: chain.Chain,
+def format_summary(
+    plan: quickstart_plan.QuickstartPlan,
     seconds: Mapping[str, float],
     scores: Mapping[str, Mapping[str, float]],
     left_out: str | None,
@@ -136,32 +138,32 @@ def farewell(
     names = ("loss.png", "after/generated_predictions.txt", "answers/", "summary.json")
     sections = {
         "Time": times,
-        "Scores on held-out rows": [f"  {line}" for line in table(scores).splitlines()],
+        "Scores on held-out rows": [f"  {line}" for line in format_table(scores).splitlines()],
         "To look at": [f"  {plan.path(name)}" for name in names],
-        "To go on": [f"  {line}" for line in going_on(plan, left_out is None)],
+        "To go on": [f"  {line}" for line in next_commands(plan, left_out is None)],
     }
     if left_out:
         sections["Left out"] = [f"  {line}" for line in left_out.splitlines()]
     return "\n".join(line for title, lines in sections.items() for line in ("", title, *lines))
 
 
-def going_on(plan: chain.Chain, with_cpp: bool) -> list[str]:
+def next_commands(plan: quickstart_plan.QuickstartPlan, with_cpp: bool) -> list[str]:
     """Commands that do more with what is there now."""
-    question = shlex.quote(_read_json(plan.path(chain.QUESTIONS_FILE))[0]["content"])
+    question = shlex.quote(_read_json(plan.path(quickstart_plan.QUESTIONS_FILE))[0]["content"])
 
     def command(name: str, *words: str) -> str:
-        return f"{shown(chain.program(name))} {' '.join(words)}"
+        return f"{format_command(quickstart_plan.program(name))} {' '.join(words)}"
 
     lines = [
-        command("chat", *plan.result),
-        command("predict", *plan.result, "--data_file YOUR_ROWS.json"),
+        command("chat", *plan.model_flags),
+        command("predict", *plan.model_flags, "--data_file YOUR_ROWS.json"),
         command("infer", "--model_path", plan.path("exported"), "--prompt", question),
     ]
     if with_cpp:
-        lines.append(f"{chain.CPP_PROGRAM} --model_dir {plan.path('exported')} --chat")
+        lines.append(f"{quickstart_plan.CPP_PROGRAM} --model_dir {plan.path('exported')} --chat")
     lines += ["bash tools/quickstart.sh --data FOLDER_WITH_TRAIN_AND_DEV_JSON"]
     lines += ["bash tools/quickstart.sh --method lora --quantization_bit 4"]
-    return [*lines, f"{shown(chain.program('--help'))}"]
+    return [*lines, f"{format_command(quickstart_plan.program('--help'))}"]
 
 
 def _read_json(path: str) -> Any:

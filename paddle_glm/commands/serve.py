@@ -3,16 +3,16 @@
 import argparse
 import os
 
-from paddle_glm.commands._generating import positive
-from paddle_glm.commands._opening import add_engine_arguments, open_engine_of, packages_of
-from paddle_glm.commands._sampling import add_sampling_arguments, sampling_params
+from paddle_glm.commands._engine_arguments import add_engine_arguments, open_engine_from_args, require_extra
+from paddle_glm.commands._model_arguments import positive_int
+from paddle_glm.commands._sampling_arguments import add_sampling_arguments, sampling_params
 from paddle_glm.errors import InputError
 from paddle_glm.generation.params import GenerationParams
 
 HELP = "answer over HTTP: OpenAI's protocol, and that of THUDM's api.py"
 API_KEY_VARIABLE = "PADDLE_GLM_API_KEY"
 # Requests that run together take no beams.
-_NO_BEAMS = ("num_beams", "length_penalty", "early_stopping")
+_BEAM_SEARCH_FIELDS = ("num_beams", "length_penalty", "early_stopping")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,22 +24,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--served_model_name", help="the model's name for clients (default: the folder's)")
     parser.add_argument(
-        "--max_batch_size", type=positive, default=8, help="requests that are generated together"
+        "--max_batch_size", type=positive_int, default=8, help="requests that are generated together"
     )
     parser.add_argument(
-        "--max_waiting", type=positive, default=64, help="requests that may wait; more are refused (503)"
+        "--max_waiting", type=positive_int, default=64, help="requests that may wait; more are refused (503)"
     )
     parser.add_argument(
-        "--max_request_bytes", type=positive, default=1 << 20, help="longest body of a request"
+        "--max_request_bytes", type=positive_int, default=1 << 20, help="longest body of a request"
     )
     parser.add_argument(
-        "--shutdown_timeout", type=positive, default=30, help="seconds that answers may take when it ends"
+        "--shutdown_timeout", type=positive_int, default=30, help="seconds that answers may take when it ends"
     )
-    add_sampling_arguments(parser, GenerationParams(), leave_out=_NO_BEAMS)
+    add_sampling_arguments(parser, GenerationParams(), exclude=_BEAM_SEARCH_FIELDS)
 
 
 def run(args: argparse.Namespace) -> None:
-    with packages_of("serve"):
+    with require_extra("serve"):
         from paddle_glm.serving.app import create_app
         from paddle_glm.serving.http_server import serve
     from paddle_glm.serving.address import bind
@@ -47,11 +47,11 @@ def run(args: argparse.Namespace) -> None:
 
     if args.model_name_or_path is None:
         raise InputError("give --model_name_or_path FOLDER")
-    sampling_params(args, GenerationParams())  # values that cannot work are said before a model is loaded
+    sampling_params(args, GenerationParams())  # invalid values are reported before a model is loaded
     key = args.api_key or os.environ.get(API_KEY_VARIABLE) or None
     name = args.served_model_name or args.model_name
     listener = bind(args.host, args.port)  # and so is a port that is taken
-    scheduler = Scheduler(lambda: open_engine_of(args), args.max_batch_size, args.max_waiting)
+    scheduler = Scheduler(lambda: open_engine_from_args(args), args.max_batch_size, args.max_waiting)
     params = sampling_params(args, scheduler.engine.params)
     app = create_app(scheduler, name, params, key, args.max_request_bytes)
-    serve(app, listener, name, open_to_all=key is None, shutdown_seconds=args.shutdown_timeout)
+    serve(app, listener, name, without_api_key=key is None, shutdown_seconds=args.shutdown_timeout)

@@ -8,13 +8,19 @@ from paddle_glm.config import DTYPES, ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.families import family_names
 from paddle_glm.quantization import BITS
-from paddle_glm.tiny.released import RELEASED
+from paddle_glm.tiny.released_configs import RELEASED_CONFIGS
 
 HELP = "make a small data set, tokenizer and untrained model to try the chain with, offline"
 # The files that it makes where --data is not given.
-ROWS = ("data/train.json", "data/dev.json", "shop/train.json", "shop/dev.json")
+DATASET_FILES = ("data/train.json", "data/dev.json", "shop/train.json", "shop/dev.json")
 # What --like decides.
-OWN_SIZES = ("family", "hidden_size", "num_attention_heads", "num_key_value_heads", "ffn_hidden_size")
+ARCHITECTURE_FLAGS = (
+    "family",
+    "hidden_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "ffn_hidden_size",
+)
 
 SIZES = {
     "vocab_size": (1200, "SentencePiece pieces of the tokenizer"),
@@ -42,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", type=int, help=f"{text} (default: {default})")
     parser.add_argument(
         "--like",
-        choices=RELEASED,
+        choices=RELEASED_CONFIGS,
         help="give the model the sizes of this released one, with random weights: up to 13 GB are written",
     )
     parser.add_argument("--dtype", choices=DTYPES, help="of the weights with --like (default: float16)")
@@ -54,33 +60,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from paddle_glm.checkpoint.hashed_file import digest_of
+    from paddle_glm.checkpoint.hashed_file import file_digest
     from paddle_glm.tiny.grammar import write_dataset
-    from paddle_glm.tiny.record import Record
-    from paddle_glm.training.readers import find_files, load_rows
+    from paddle_glm.tiny.manifest import DatasetManifest
+    from paddle_glm.training.data_files import find_data_files, load_examples
 
     _check_flags(args)
     output = Path(args.output_dir)
     data = Path(args.data) if args.data else output / "data"
     settings = {name: value for name, value in vars(args).items() if name not in ("output_dir", "overwrite")}
     if args.data:
-        settings["data"] = digest_of(find_files(data).train or data)
-    earlier = Record.read(output)
-    if earlier.is_all_there(output, settings) and not args.overwrite:
+        settings["data"] = file_digest(find_data_files(data).train or data)
+    earlier = DatasetManifest.read(output)
+    if earlier.is_up_to_date(output, settings) and not args.overwrite:
         print(f"{output} is there already, made with the same flags")
         return
-    earlier.check_replaceable(output, () if args.data else ROWS, args.overwrite)
+    earlier.check_replaceable(output, () if args.data else DATASET_FILES, args.overwrite)
     if not args.data:
         write_dataset(data, args.train_rows, args.dev_rows, args.seed)
         print(f"{data}: {args.train_rows} training rows, {args.dev_rows} held-out rows")
         # Another writer prefers other phrasings: something for an adapter to learn.
         shop, few = output / "shop", (args.train_rows + 2) // 3
-        write_dataset(shop, few, args.dev_rows, args.seed + 2, usual=1)
+        write_dataset(shop, few, args.dev_rows, args.seed + 2, preferred=1)
         print(f"{shop}: {few} training rows, {args.dev_rows} held-out rows in the voice of one shop")
-    made = Record({}, {} if args.data else {name: digest_of(output / name) for name in ROWS})
+    made = DatasetManifest(
+        {}, {} if args.data else {name: file_digest(output / name) for name in DATASET_FILES}
+    )
     made.write(output)
-    files = find_files(data)
-    examples = load_rows(files.train or data)
+    files = find_data_files(data)
+    examples = load_examples(files.train or data)
     texts = [message["content"] for example in examples for message in example.messages]
     model = output / "model"
     config = _write_model(args, model, texts)
@@ -94,7 +102,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _check_flags(args: argparse.Namespace) -> None:
     """Raise `InputError` for a flag that would change nothing."""
-    idle = OWN_SIZES if args.like else ("dtype", "quantization_bit")
+    idle = ARCHITECTURE_FLAGS if args.like else ("dtype", "quantization_bit")
     why = f"--like {args.like} decides that" if args.like else "it needs --like"
     for name in idle:
         if getattr(args, name) is not None:
@@ -107,14 +115,14 @@ def _size(args: argparse.Namespace, name: str) -> int:
 
 
 def _write_model(args: argparse.Namespace, folder: Path, texts: list[str]) -> ModelConfig:
-    from paddle_glm.tiny.checkpoint import write_checkpoint, write_like
+    from paddle_glm.tiny.checkpoint import write_checkpoint, write_checkpoint_like
 
     if args.like is None:
         sizes = {name: _size(args, name) for name in SIZES}
         return write_checkpoint(
             folder, texts, args.family or "chatglm2", **sizes, seed=args.seed, overwrite=args.overwrite
         )
-    return write_like(
+    return write_checkpoint_like(
         folder,
         texts,
         args.like,

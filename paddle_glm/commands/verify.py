@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     wrong = 0
     for finding in verify(args.folder, args.checksums, args.nan, args.family):
-        wrong += not finding.right
-        print(f"{'ok   ' if finding.right else 'WRONG'}  {finding.subject:<40}  {finding.text}", flush=True)
+        wrong += not finding.ok
+        print(f"{'ok   ' if finding.ok else 'WRONG'}  {finding.subject:<40}  {finding.text}", flush=True)
     print(f"{args.folder}: " + (f"{wrong} of these are wrong" if wrong else "all is as it should be"))
     return 1 if wrong else 0

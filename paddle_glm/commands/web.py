@@ -4,26 +4,26 @@ import argparse
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from paddle_glm.chat import Message
-from paddle_glm.commands._generating import positive
-from paddle_glm.commands._opening import (
+from paddle_glm.chat_template import Message
+from paddle_glm.commands._engine_arguments import (
     add_engine_arguments,
     add_remote_arguments,
-    check_one_source,
-    open_engine_of,
-    open_remote,
-    packages_of,
+    check_local_or_remote,
+    open_engine_from_args,
+    open_remote_session,
+    require_extra,
 )
-from paddle_glm.commands._sampling import add_sampling_arguments, sampling_params
+from paddle_glm.commands._model_arguments import positive_int
+from paddle_glm.commands._sampling_arguments import add_sampling_arguments, sampling_params
 from paddle_glm.generation.params import GenerationParams
 
 if TYPE_CHECKING:
-    from paddle_glm.serving.source import Source
+    from paddle_glm.serving.chat_provider import ChatProvider
 
 HELP = "a chat page in the browser, with a model folder, an exported one, or a server"
 STREAMLIT_PORT = 8501  # gradio takes the first free one from 7860 on
 # Requests that run together take no beams.
-_NO_BEAMS = ("num_beams", "length_penalty", "early_stopping")
+_BEAM_SEARCH_FIELDS = ("num_beams", "length_penalty", "early_stopping")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,51 +33,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 is all of them")
     parser.add_argument("--port", type=int, help="port to listen on (default: 7860 gradio, 8501 streamlit)")
     parser.add_argument(
-        "--max_batch_size", type=positive, default=4, help="visitors that are answered together"
+        "--max_batch_size", type=positive_int, default=4, help="visitors that are answered together"
     )
     parser.add_argument("--system", help="a message in front of every conversation that sets its tone")
-    add_sampling_arguments(parser, GenerationParams(), leave_out=_NO_BEAMS)
+    add_sampling_arguments(parser, GenerationParams(), exclude=_BEAM_SEARCH_FIELDS)
 
 
 def run(args: argparse.Namespace) -> None:
-    check_one_source(args, (add_engine_arguments,))
-    beginning: list[Message] = [{"role": "system", "content": args.system}] if args.system else []
-    draw = _on_gradio if args.ui == "gradio" else _on_streamlit
-    draw(args, beginning)
+    check_local_or_remote(args, (add_engine_arguments,))
+    initial_messages: list[Message] = [{"role": "system", "content": args.system}] if args.system else []
+    draw = _run_gradio if args.ui == "gradio" else _run_streamlit
+    draw(args, initial_messages)
 
 
-def _on_gradio(args: argparse.Namespace, beginning: list[Message]) -> None:
-    with packages_of("web"):
+def _run_gradio(args: argparse.Namespace, initial_messages: list[Message]) -> None:
+    with require_extra("web"):
         from paddle_glm.serving import web_gradio
     from paddle_glm.serving.address import bind
 
     bind(args.host, args.port or 0).close()  # a port that is taken is said before a model is loaded
-    with closing(open_source(args)) as source:
-        web_gradio.run(source, beginning, args.host, args.port, args.max_batch_size)
+    with closing(open_provider(args)) as provider:
+        web_gradio.run(provider, initial_messages, args.host, args.port, args.max_batch_size)
 
 
-def _on_streamlit(args: argparse.Namespace, beginning: list[Message]) -> None:
-    with packages_of("web"):
+def _run_streamlit(args: argparse.Namespace, initial_messages: list[Message]) -> None:
+    with require_extra("web"):
         from paddle_glm.serving import web_streamlit
     from paddle_glm.serving.address import bind
 
     if web_streamlit.is_running():  # `streamlit run tools/web_demo2.py -- FLAGS`, at every click
-        web_streamlit.show_opened(lambda: open_source(args), str(args), beginning)
+        web_streamlit.show_cached_page(lambda: open_provider(args), str(args), initial_messages)
         return
     port = STREAMLIT_PORT if args.port is None else args.port
     bind(args.host, port).close()
-    with closing(open_source(args)) as source:
-        web_streamlit.run(source, beginning, args.host, port)
+    with closing(open_provider(args)) as provider:
+        web_streamlit.run(provider, initial_messages, args.host, port)
 
 
-def open_source(args: argparse.Namespace) -> "Source":
+def open_provider(args: argparse.Namespace) -> "ChatProvider":
     """The model or the server that the flags name; raises `InputError` where it cannot be had."""
-    with packages_of("serve"):
-        from paddle_glm.serving.source import local_source, remote_source
+    with require_extra("serve"):
+        from paddle_glm.serving.chat_provider import local_provider, remote_provider
     from paddle_glm.serving.scheduler import Scheduler
 
-    params = sampling_params(args, GenerationParams())  # values that cannot work are said first
+    params = sampling_params(args, GenerationParams())  # invalid values are said first
     if args.api_base is not None:
-        return remote_source(open_remote(args), params)
-    scheduler = Scheduler(lambda: open_engine_of(args), args.max_batch_size)
-    return local_source(scheduler, sampling_params(args, scheduler.engine.params))
+        return remote_provider(open_remote_session(args), params)
+    scheduler = Scheduler(lambda: open_engine_from_args(args), args.max_batch_size)
+    return local_provider(scheduler, sampling_params(args, scheduler.engine.params))

@@ -8,41 +8,41 @@ from pathlib import Path
 
 import paddle
 
-from paddle_glm.backends.defaults import default_params
-from paddle_glm.backends.meta import (
-    GRAPH_FILES,
-    FirstCacheMeta,
+from paddle_glm.backends.generation_defaults import default_generation_params
+from paddle_glm.backends.generation_meta import (
+    GRAPH_SUFFIXES,
     GenerationMeta,
+    PrefixCacheMeta,
     TensorMeta,
     sampling_defaults,
 )
 from paddle_glm.checkpoint import atomic_folder
-from paddle_glm.checkpoint.tensor_file import write_safetensors
-from paddle_glm.checkpoint.tensors import as_lazy
+from paddle_glm.checkpoint.lazy_tensor import as_lazy
+from paddle_glm.checkpoint.safetensors_file import write_safetensors
 from paddle_glm.errors import InputError
-from paddle_glm.export.onnx_file import check_fits, convert
-from paddle_glm.export.step_graph import save_paddle, step_tensors
+from paddle_glm.export.onnx_export import check_onnx_limits, convert_to_onnx
+from paddle_glm.export.step_graph import graph_signature, save_paddle_graph
 from paddle_glm.generation.params import GenerationParams
-from paddle_glm.generation.session import stop_ids
+from paddle_glm.generation.session import template_stop_token_ids
 from paddle_glm.models.base import CausalLM
 from paddle_glm.precision import compute_dtype
 from paddle_glm.tokenizers import Tokenizer
 
-DEFAULT_PREFIX = "chatglm"
+DEFAULT_GRAPH_NAME = "chatglm"
 
 
 def export_model(
     model: CausalLM,
     tokenizer: Tokenizer,
     folder: str | Path,
-    prefix: str = DEFAULT_PREFIX,
+    prefix: str = DEFAULT_GRAPH_NAME,
     sampling: GenerationParams | None = None,
     overwrite: bool = False,
     format: str = "paddle",
 ) -> GenerationMeta:
     """Write the graph, `generation_meta.json`, `config.json` and the tokenizer.
 
-    format: of the graph, a key of `GRAPH_FILES`. Weights are stored in the model's dtype; the caches have
+    format: of the graph, a key of `GRAPH_SUFFIXES`. Weights are stored in the model's dtype; the caches have
     the dtype it computes in on this device (on CPU, float32 also for half weights). The folder appears
     whole or not at all.
     Raises `InputError` for a slice of a model, for one that the format cannot hold, and for a folder that
@@ -50,22 +50,22 @@ def export_model(
     """
     if model.group.degree > 1:
         raise InputError("export needs the whole model: merge the shards first (paddle-glm merge)")
-    if format not in GRAPH_FILES:
-        raise InputError(f"format {format!r} is unknown: expected one of {', '.join(GRAPH_FILES)}")
+    if format not in GRAPH_SUFFIXES:
+        raise InputError(f"format {format!r} is unknown: expected one of {', '.join(GRAPH_SUFFIXES)}")
     if format == "onnx":
-        check_fits(model.config, model.dtype)
-        if compute_dtype(model.stored_dtype) != paddle.float32:
+        check_onnx_limits(model.config, model.dtype)
+        if compute_dtype(model.weight_dtype) != paddle.float32:
             raise InputError("format onnx: call paddle.set_device('cpu') first, its graphs compute float32")
     model.eval()
     config = replace(model.config, dtype=model.dtype)
-    params = sampling or default_params(config)
+    params = sampling or default_generation_params(config)
     with atomic_folder(folder, overwrite=overwrite) as path:
-        inputs, outputs = step_tensors(model)
+        inputs, outputs = graph_signature(model)
         _save_graph(model, inputs, outputs, path / prefix, format)
         config.save_pretrained(path)
         tokenizer.save_pretrained(path)
-        first = _save_first_cache(model, inputs, path / f"{prefix}.first_cache.safetensors")
-        names = [*(prefix + suffix for suffix in GRAPH_FILES[format]), tokenizer.vocab_file]
+        first = _save_prefix_cache(model, inputs, path / f"{prefix}.first_cache.safetensors")
+        names = [*(prefix + suffix for suffix in GRAPH_SUFFIXES[format]), tokenizer.vocab_file]
         if first is not None:
             names.append(first.file)
         meta = GenerationMeta(
@@ -83,9 +83,9 @@ def export_model(
             files={name: (path / name).stat().st_size for name in names},
             template=tokenizer.template.to_dict(),
             tokenizer_file=tokenizer.vocab_file,
-            spelling=tokenizer.spelling(),
+            spelling=tokenizer.tokenizer_spec(),
             special_tokens=tokenizer.special_tokens,
-            stop_token_ids=params.eos_token_ids or stop_ids(tokenizer.template, tokenizer),
+            stop_token_ids=params.eos_token_ids or template_stop_token_ids(tokenizer.template, tokenizer),
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
             bos_token_id=tokenizer.bos_token_id,
@@ -101,25 +101,25 @@ def export_model(
 def _save_graph(
     model: CausalLM, inputs: tuple[TensorMeta, ...], outputs: tuple[TensorMeta, ...], path: Path, format: str
 ) -> None:
-    """Write the files `path` + suffix that `GRAPH_FILES` names for the format, and no other."""
-    save_paddle(model, inputs, path)
+    """Write the files `path` + suffix that `GRAPH_SUFFIXES` names for the format, and no other."""
+    save_paddle_graph(model, inputs, path)
     if format == "paddle":
         return
-    graph, weights = (Path(f"{path}{suffix}") for suffix in GRAPH_FILES["paddle"])
-    convert(graph, weights, outputs, Path(f"{path}{GRAPH_FILES[format][0]}"))
+    graph, weights = (Path(f"{path}{suffix}") for suffix in GRAPH_SUFFIXES["paddle"])
+    convert_to_onnx(graph, weights, outputs, Path(f"{path}{GRAPH_SUFFIXES[format][0]}"))
     graph.unlink()
     weights.unlink()
 
 
 @paddle.no_grad()
-def _save_first_cache(model: CausalLM, inputs: tuple[TensorMeta, ...], path: Path) -> FirstCacheMeta | None:
+def _save_prefix_cache(model: CausalLM, inputs: tuple[TensorMeta, ...], path: Path) -> PrefixCacheMeta | None:
     """Write the keys and values of the model's prefix; None where it has none."""
-    if model.first_cache is None:
+    if model.prefix_cache is None:
         return None
-    tensors = [tensor for pair in model.first_cache.key_values(1) for tensor in pair]
+    tensors = [tensor for pair in model.prefix_cache.key_values(1) for tensor in pair]
     names = [one.name for one in inputs[len(inputs) - len(tensors) :]]
     arrays = {
         name: as_lazy(tensor.astype("float32").numpy()) for name, tensor in zip(names, tensors, strict=True)
     }
     write_safetensors(path, arrays)
-    return FirstCacheMeta(path.name, model.first_cache.length)
+    return PrefixCacheMeta(path.name, model.prefix_cache.length)

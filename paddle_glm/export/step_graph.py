@@ -8,15 +8,15 @@ import paddle
 from paddle import Tensor, nn
 from paddle.static import InputSpec
 
-from paddle_glm.arrays import bytes_of
-from paddle_glm.backends.meta import GRAPH_FILES, TensorMeta
+from paddle_glm.backends.generation_meta import GRAPH_SUFFIXES, TensorMeta
 from paddle_glm.models.base import CausalLM
+from paddle_glm.numpy_interop import tensor_nbytes
 from paddle_glm.precision import compute_dtype
-from paddle_glm.progress import watched
+from paddle_glm.progress import polled_progress
 
 
 class StepGraph(nn.Layer):
-    """The layer that is traced: `CausalLM.prefill_step`, left as Python so that tracing follows it."""
+    """The layer that is traced: `CausalLM.forward_with_cache`, left as Python so that tracing follows it."""
 
     def __init__(self, model: CausalLM) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class StepGraph(nn.Layer):
 
         @paddle.jit.not_to_static
         def step(*inputs: Any) -> tuple[Tensor, ...]:
-            return model.prefill_step(*inputs)
+            return model.forward_with_cache(*inputs)
 
         self.step: Callable[..., tuple[Tensor, ...]] = step
 
@@ -35,13 +35,13 @@ class StepGraph(nn.Layer):
         return self.step(input_ids, position_ids, attention_mask, past)
 
 
-def step_tensors(model: CausalLM) -> tuple[tuple[TensorMeta, ...], tuple[TensorMeta, ...]]:
+def graph_signature(model: CausalLM) -> tuple[tuple[TensorMeta, ...], tuple[TensorMeta, ...]]:
     """Inputs and outputs of the step graph, in order."""
     config = model.config
     steps = tuple(
-        TensorMeta(name, "int64", shape) for name, shape in model.family.step_shapes(config).items()
+        TensorMeta(name, "int64", shape) for name, shape in model.family.step_input_shapes(config).items()
     )
-    dtype = str(compute_dtype(model.stored_dtype)).removeprefix("paddle.")
+    dtype = str(compute_dtype(model.weight_dtype)).removeprefix("paddle.")
     shape = (-1, config.num_key_value_heads, -1, config.head_dim)
 
     def caches(word: str) -> tuple[TensorMeta, ...]:
@@ -55,7 +55,7 @@ def step_tensors(model: CausalLM) -> tuple[tuple[TensorMeta, ...], tuple[TensorM
     return steps + caches("past"), (logits, *caches("present"))
 
 
-def save_paddle(model: CausalLM, inputs: tuple[TensorMeta, ...], path: Path) -> None:
+def save_paddle_graph(model: CausalLM, inputs: tuple[TensorMeta, ...], path: Path) -> None:
     """Write `path`.json and `path`.pdiparams, what Paddle Inference reads."""
     specs = [InputSpec(one.shape, getattr(paddle, one.dtype), one.name) for one in inputs]
     count = len(inputs) - 2 * model.config.num_layers
@@ -63,7 +63,9 @@ def save_paddle(model: CausalLM, inputs: tuple[TensorMeta, ...], path: Path) -> 
         static = paddle.jit.to_static(
             StepGraph(model), input_spec=[*specs[:count], specs[count:]], full_graph=True
         )
-        weights = Path(f"{path}{GRAPH_FILES['paddle'][1]}")
-        total = sum(bytes_of(parameter) for parameter in model.parameters())
-        with watched(f"writing {weights}", total, lambda: weights.stat().st_size if weights.exists() else 0):
+        weights = Path(f"{path}{GRAPH_SUFFIXES['paddle'][1]}")
+        total = sum(tensor_nbytes(parameter) for parameter in model.parameters())
+        with polled_progress(
+            f"writing {weights}", total, lambda: weights.stat().st_size if weights.exists() else 0
+        ):
             paddle.jit.save(static, str(path))

@@ -4,29 +4,29 @@ from typing import Any
 
 import numpy as np
 
-from paddle_glm.chat import CHATGLM
+from paddle_glm.chat_template import CHATGLM
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.families import Family, ParameterSpec
-from paddle_glm.families.prefix import prefix_parameters
-from paddle_glm.sharding import REPLICATED, Column, Part, Row, Sharding, Vocab
+from paddle_glm.families.prefix_encoder import prefix_parameters
+from paddle_glm.sharding import REPLICATED, Segment, Sharding, column_parallel, row_parallel, vocab_parallel
 
 
 def query_key_value(config: ModelConfig) -> Sharding:
     """Rows of the fused projection: head by head, each its query, key and value."""
-    return Column(Part(3 * config.hidden_size, config.num_attention_heads))
+    return column_parallel(Segment(3 * config.hidden_size, config.num_attention_heads))
 
 
 def ffn_input(config: ModelConfig) -> Sharding:
-    return Column(Part(config.ffn_hidden_size, config.ffn_hidden_size))
+    return column_parallel(Segment(config.ffn_hidden_size, config.ffn_hidden_size))
 
 
 def attention_output(config: ModelConfig) -> Sharding:
-    return Row(Part(config.hidden_size, config.num_attention_heads))
+    return row_parallel(Segment(config.hidden_size, config.num_attention_heads))
 
 
 def ffn_output(config: ModelConfig) -> Sharding:
-    return Row(Part(config.ffn_hidden_size, config.ffn_hidden_size))
+    return row_parallel(Segment(config.ffn_hidden_size, config.ffn_hidden_size))
 
 
 def parameters(config: ModelConfig) -> dict[str, ParameterSpec]:
@@ -47,7 +47,7 @@ def parameters(config: ModelConfig) -> dict[str, ParameterSpec]:
         "mlp.dense_4h_to_h.weight": ParameterSpec((hidden, ffn), ffn_output(config)),
         "mlp.dense_4h_to_h.bias": whole,
     }
-    table = {"transformer.word_embeddings.weight": ParameterSpec((vocab, hidden), Vocab(vocab))}
+    table = {"transformer.word_embeddings.weight": ParameterSpec((vocab, hidden), vocab_parallel(vocab))}
     for index in range(config.num_layers):
         table.update({f"transformer.layers.{index}.{name}": spec for name, spec in layer.items()})
     table["transformer.final_layernorm.weight"] = whole
@@ -66,17 +66,17 @@ def two_rows(
     both; without `<sop>` all is context, and without a blank row 0 goes on counting, as in
     tokenization_chatglm.py.
     """
-    answered = np.cumsum((input_ids == sop) & real, axis=1) > 0  # from <sop> on
-    counted = np.maximum(np.cumsum(real, axis=1) - 1, 0)
-    place = np.full(len(input_ids), -1)
+    after_sop = np.cumsum((input_ids == sop) & real, axis=1) > 0  # from <sop> on
+    token_index = np.maximum(np.cumsum(real, axis=1) - 1, 0)
+    mask_position = np.full(len(input_ids), -1)
     for token in blanks:
-        found = (input_ids == token) & real & ~answered
-        first = np.take_along_axis(counted, found.argmax(axis=1)[:, None], axis=1)[:, 0]
-        place = np.where((place < 0) & found.any(axis=1), first, place)
-    known = place >= 0
-    position = np.where(answered & known[:, None], place[:, None], counted)
-    block = np.cumsum(answered, axis=1)
-    return np.stack([position, block], axis=1), known & answered[:, -1]
+        found = (input_ids == token) & real & ~after_sop
+        first = np.take_along_axis(token_index, found.argmax(axis=1)[:, None], axis=1)[:, 0]
+        mask_position = np.where((mask_position < 0) & found.any(axis=1), first, mask_position)
+    known = mask_position >= 0
+    position = np.where(after_sop & known[:, None], mask_position[:, None], token_index)
+    block = np.cumsum(after_sop, axis=1)
+    return np.stack([position, block], axis=1), known & after_sop[:, -1]
 
 
 def positions(config: ModelConfig, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
@@ -84,12 +84,12 @@ def positions(config: ModelConfig, input_ids: np.ndarray, attention_mask: np.nda
 
     Raises `InputError` for a row without a blank and `<sop>`, which the model cannot place.
     """
-    blanks = _blanks(config)
-    rows, complete = two_rows(input_ids, attention_mask > 0, sop(config), blanks)
+    blanks = _mask_token_ids(config)
+    rows, complete = two_rows(input_ids, attention_mask > 0, sop_token_id(config), blanks)
     if not complete.all():
         raise InputError(
             f"row {int(complete.argmin())} of the batch lacks [gMASK] <sop> "
-            f"({max(blanks)}, {sop(config)}): prompts end with them (tokenizer.encode adds them)"
+            f"({max(blanks)}, {sop_token_id(config)}): prompts end with them (tokenizer.encode adds them)"
         )
     if config.position_encoding_2d:
         return rows
@@ -100,7 +100,7 @@ def positions(config: ModelConfig, input_ids: np.ndarray, attention_mask: np.nda
     return np.where(counts_on[:, None], total, rows[:, 0])
 
 
-def position_rows(config: ModelConfig) -> tuple[int, ...]:
+def position_shape(config: ModelConfig) -> tuple[int, ...]:
     return (2,) if config.position_encoding_2d else ()
 
 
@@ -111,28 +111,28 @@ def position_rule(config: ModelConfig) -> dict[str, Any]:
     """
     return {
         "rule": "blank",
-        "start": sop(config),
-        "blanks": list(_blanks(config)),
+        "start": sop_token_id(config),
+        "blanks": list(_mask_token_ids(config)),
         "rows": 2 if config.position_encoding_2d else 1,
         "counts_on": config.gmask_token_id,
     }
 
 
-def sop(config: ModelConfig) -> int:
+def sop_token_id(config: ModelConfig) -> int:
     """The id of `<sop>`, which begins the answer."""
     if config.bos_token_id is None:
         raise InputError("bos_token_id, the id of <sop>, is not set: check config.json")
     return config.bos_token_id
 
 
-def _blanks(config: ModelConfig) -> tuple[int, int]:
+def _mask_token_ids(config: ModelConfig) -> tuple[int, int]:
     """Ids of the tokens that stand for what is to be written, the one that counts if both are there first.
 
     The first releases do not name them in config.json; they stand four and three before `<sop>`.
     """
     if config.gmask_token_id is not None and config.mask_token_id is not None:
         return config.gmask_token_id, config.mask_token_id
-    return sop(config) - 4, sop(config) - 3
+    return sop_token_id(config) - 4, sop_token_id(config) - 3
 
 
 FAMILIES = {
@@ -141,13 +141,16 @@ FAMILIES = {
         title="ChatGLM-6B",
         float_parameters=parameters,
         positions=positions,
-        position_rows=position_rows,
+        position_shape=position_shape,
         position_rule=position_rule,
         template=CHATGLM,
         model="paddle_glm.models.chatglm:ChatGLMModel",
         tokenizer="paddle_glm.tokenizers.chatglm:ChatGLMTokenizer",
-        ignored=(r"lm_head\.weight(_scale)?", r"transformer\.layers\.\d+\.attention\.rotary_emb\.inv_freq"),
-        half_precision_positions=True,
-        chat_sampling={"temperature": 0.95, "top_p": 0.7, "max_length": 2048},
+        keys_to_ignore=(
+            r"lm_head\.weight(_scale)?",
+            r"transformer\.layers\.\d+\.attention\.rotary_emb\.inv_freq",
+        ),
+        half_precision_rotary=True,
+        chat_generation_defaults={"temperature": 0.95, "top_p": 0.7, "max_length": 2048},
     )
 }

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from paddle_glm.chat import CHATGLM2, CHATGLM3
+from paddle_glm.chat_template import CHATGLM2, CHATGLM3
 from paddle_glm.config import ModelConfig
 from paddle_glm.families import Family, ParameterSpec
-from paddle_glm.families.prefix import key_value_size, prefix_parameters
-from paddle_glm.sharding import REPLICATED, Column, Part, Row, Sharding, Vocab
+from paddle_glm.families.prefix_encoder import prefix_kv_size, prefix_parameters
+from paddle_glm.sharding import REPLICATED, Segment, Sharding, column_parallel, row_parallel, vocab_parallel
 
 
 def query_key_value(config: ModelConfig) -> Sharding:
@@ -18,23 +18,25 @@ def query_key_value(config: ModelConfig) -> Sharding:
     """
     heads, groups, dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
     if not config.multi_query_attention:
-        return Column(Part(3 * heads * dim, heads))
-    return Column(Part(heads * dim, heads), Part(groups * dim, groups), Part(groups * dim, groups))
+        return column_parallel(Segment(3 * heads * dim, heads))
+    return column_parallel(
+        Segment(heads * dim, heads), Segment(groups * dim, groups), Segment(groups * dim, groups)
+    )
 
 
 def gate_up(config: ModelConfig) -> Sharding:
     """Rows of SwiGLU's fused projection: the gate half, then the up half."""
     ffn = config.ffn_hidden_size
-    return Column(Part(ffn, ffn), Part(ffn, ffn))
+    return column_parallel(Segment(ffn, ffn), Segment(ffn, ffn))
 
 
 def attention_output(config: ModelConfig) -> Sharding:
     heads = config.num_attention_heads
-    return Row(Part(heads * config.head_dim, heads))
+    return row_parallel(Segment(heads * config.head_dim, heads))
 
 
 def ffn_output(config: ModelConfig) -> Sharding:
-    return Row(Part(config.ffn_hidden_size, config.ffn_hidden_size))
+    return row_parallel(Segment(config.ffn_hidden_size, config.ffn_hidden_size))
 
 
 def parameters(config: ModelConfig) -> dict[str, ParameterSpec]:
@@ -43,7 +45,7 @@ def parameters(config: ModelConfig) -> dict[str, ParameterSpec]:
     heads = config.num_attention_heads * config.head_dim
     fused = heads + 2 * config.num_key_value_heads * config.head_dim
     norm = ParameterSpec((hidden,), REPLICATED)
-    words = ParameterSpec((vocab, hidden), Vocab(vocab))
+    words = ParameterSpec((vocab, hidden), vocab_parallel(vocab))
     layer = {
         "input_layernorm.weight": norm,
         "self_attention.query_key_value.weight": ParameterSpec((fused, hidden), query_key_value(config)),
@@ -59,7 +61,7 @@ def parameters(config: ModelConfig) -> dict[str, ParameterSpec]:
         table.update({f"transformer.encoder.layers.{index}.{name}": spec for name, spec in layer.items()})
     table["transformer.encoder.final_layernorm.weight"] = norm
     table["transformer.output_layer.weight"] = words
-    return table | prefix_parameters(config, width=key_value_size(config))
+    return table | prefix_parameters(config, width=prefix_kv_size(config))
 
 
 def positions(config: ModelConfig, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
@@ -75,8 +77,8 @@ _CHATGLM2 = Family(
     template=CHATGLM2,
     model="paddle_glm.models.chatglm2:ChatGLM2Model",
     tokenizer="paddle_glm.tokenizers.chatglm2:ChatGLM2Tokenizer",
-    ignored=(r"transformer\.rotary_pos_emb\.inv_freq",),
-    half_precision_positions=True,
+    keys_to_ignore=(r"transformer\.rotary_pos_emb\.inv_freq",),
+    half_precision_rotary=True,
 )
 
 FAMILIES = {
@@ -87,7 +89,7 @@ FAMILIES = {
         title="ChatGLM3-6B",
         template=CHATGLM3,
         tokenizer="paddle_glm.tokenizers.chatglm2:ChatGLM3Tokenizer",
-        half_precision_positions=False,
+        half_precision_rotary=False,
         rope_ratio_scales_base=True,
     ),
 }

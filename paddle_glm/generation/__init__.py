@@ -1,20 +1,26 @@
 """Token ids in, token ids or text out, over any backend; numpy only, and nothing of models."""
 
+from paddle_glm.generation.backend_protocol import ContinuousBatchingBackend, GenerationBackend
+from paddle_glm.generation.detokenizer import StreamingDetokenizer
 from paddle_glm.generation.loop import generate
 from paddle_glm.generation.params import GenerationParams
-from paddle_glm.generation.session import Answer, ChatSession, Reply, Session, complete
-from paddle_glm.generation.step_backend import JoiningBackend, StepBackend
-from paddle_glm.generation.stream import TextStream
+from paddle_glm.generation.session import (
+    ChatSession,
+    GenerationOutput,
+    Session,
+    StreamDecoder,
+    generate_batch,
+)
 
 __all__ = [
-    "Answer",
     "ChatSession",
+    "ContinuousBatchingBackend",
+    "GenerationBackend",
+    "GenerationOutput",
     "GenerationParams",
-    "JoiningBackend",
-    "Reply",
     "Session",
-    "StepBackend",
-    "TextStream",
-    "complete",
+    "StreamDecoder",
+    "StreamingDetokenizer",
     "generate",
+    "generate_batch",
 ]

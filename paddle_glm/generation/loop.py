@@ -5,17 +5,17 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from paddle_glm.errors import InputError
+from paddle_glm.generation.backend_protocol import GenerationBackend
 from paddle_glm.generation.beam import beam_search
+from paddle_glm.generation.logits_processors import LogitsProcessor, LogitsProcessorList
 from paddle_glm.generation.params import GenerationParams
-from paddle_glm.generation.processors import LogitsProcessor, Processors
 from paddle_glm.generation.sampling import Sampler, check_finite
-from paddle_glm.generation.step_backend import StepBackend
 
 
-class Rows:
+class GenerationState:
     """The rows of one call while they are generated: what they have seen, which still run, when they stop.
 
-    input_ids, attention_mask: int64 [batch, length], padded on the left; steps: most tokens of an answer;
+    input_ids, attention_mask: int64 [batch, length], padded on the left; max_steps: most tokens of an answer;
     processors: of the caller.
     """
 
@@ -24,39 +24,39 @@ class Rows:
         input_ids: np.ndarray,
         attention_mask: np.ndarray,
         params: GenerationParams,
-        steps: int,
+        max_steps: int,
         processors: Sequence[LogitsProcessor] = (),
     ) -> None:
         self.params = params
-        self.steps = steps
+        self.max_steps = max_steps
         self.step = 0
         self.running = np.arange(len(input_ids))  # places in the batch of the rows that are not complete
         self._sampler = Sampler(params, len(input_ids))
-        self._processors = Processors(params, processors, input_ids, attention_mask)
+        self._processors = LogitsProcessorList(params, processors, input_ids, attention_mask)
 
-    def pick(self, logits: np.ndarray) -> np.ndarray:
+    def sample(self, logits: np.ndarray) -> np.ndarray:
         """The next token, int64 [running], from logits float32 [running, vocab].
 
         Raises `InputError` for logits that are not finite.
         """
         check_finite(logits, self.step)
-        return self._sampler.pick(self._processors(logits), self.running)
+        return self._sampler.sample(self._processors(logits), self.running)
 
     def advance(self, tokens: np.ndarray) -> np.ndarray:
         """Take int64 [running]; returns the places among them that go on, none when the length is reached."""
         self.step += 1
-        if self.step == self.steps:
-            alive = np.arange(0)
+        if self.step == self.max_steps:
+            unfinished = np.arange(0)
         else:
-            alive = np.flatnonzero(~np.isin(tokens, self.params.eos_token_ids))
+            unfinished = np.flatnonzero(~np.isin(tokens, self.params.eos_token_ids))
         self._processors.add(tokens)
-        self._processors.select(alive)
-        self.running = self.running[alive]
-        return alive
+        self._processors.select(unfinished)
+        self.running = self.running[unfinished]
+        return unfinished
 
 
 def generate(
-    backend: StepBackend,
+    backend: GenerationBackend,
     input_ids: np.ndarray,
     attention_mask: np.ndarray,
     params: GenerationParams,
@@ -77,27 +77,27 @@ def generate(
         )
     if not attention_mask[:, -1].all():
         raise InputError("the last column of attention_mask holds padding: pad batches on the left")
-    last = params.last_length(input_ids.shape[1], backend.max_length)
-    steps = last - input_ids.shape[1]
+    last = params.max_total_length(input_ids.shape[1], backend.max_length)
+    max_steps = last - input_ids.shape[1]
     if params.num_beams > 1:
-        return iter(beam_search(backend, input_ids, attention_mask, params, steps, processors).T)
-    rows = Rows(input_ids, attention_mask, params, steps, processors)
-    return _generate(backend, input_ids, attention_mask, rows)
+        return iter(beam_search(backend, input_ids, attention_mask, params, max_steps, processors).T)
+    state = GenerationState(input_ids, attention_mask, params, max_steps, processors)
+    return _generate(backend, input_ids, attention_mask, state)
 
 
 def _generate(
-    backend: StepBackend, input_ids: np.ndarray, attention_mask: np.ndarray, rows: Rows
+    backend: GenerationBackend, input_ids: np.ndarray, attention_mask: np.ndarray, state: GenerationState
 ) -> Iterator[np.ndarray]:
     logits = backend.prefill(input_ids, attention_mask)
     while True:
-        tokens = backend.agree(rows.pick(logits))
-        column = np.full(len(input_ids), rows.params.pad_token_id, dtype=np.int64)
-        column[rows.running] = tokens
+        tokens = backend.broadcast(state.sample(logits))
+        column = np.full(len(input_ids), state.params.pad_token_id, dtype=np.int64)
+        column[state.running] = tokens
         yield column
-        alive = rows.advance(tokens)
-        if alive.size == 0:
+        unfinished = state.advance(tokens)
+        if unfinished.size == 0:
             return
-        if alive.size < tokens.size:  # complete rows cost nothing from here on
-            backend.select(alive)
-            tokens = tokens[alive]
+        if unfinished.size < tokens.size:  # complete rows cost nothing from here on
+            backend.select(unfinished)
+            tokens = tokens[unfinished]
         logits = backend.decode(tokens)

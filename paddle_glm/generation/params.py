@@ -55,7 +55,7 @@ class GenerationParams:
             raise InputError(f"num_beams {self.num_beams} with sampling: turn sampling off (do_sample=False)")
 
     @classmethod
-    def from_values(cls, values: Mapping[str, Any]) -> "GenerationParams":
+    def from_dict(cls, values: Mapping[str, Any]) -> "GenerationParams":
         """Parameters from a mapping; a name that does not exist is an `InputError` suggesting the nearest."""
         return cls().updated(values)
 
@@ -69,7 +69,7 @@ class GenerationParams:
                 raise InputError(f"unknown generation parameter {name!r}: {hint}")
         return replace(self, **values)
 
-    def last_length(self, prompt_length: int, limit: int | None) -> int:
+    def max_total_length(self, prompt_length: int, limit: int | None) -> int:
         """The length at which rows of `prompt_length` tokens stop; `limit` is the model's own.
 
         Raises `InputError` where the prompt leaves no room for one token.

@@ -38,12 +38,12 @@ class SeenTokens:
         self.mask = self.mask[rows]
 
 
-def penalise(scores: np.ndarray, seen: np.ndarray, penalty: float) -> np.ndarray:
+def apply_repetition_penalty(scores: np.ndarray, seen: np.ndarray, penalty: float) -> np.ndarray:
     """Scores [batch, vocab] with those of seen ids divided by `penalty` (multiplied where negative)."""
     return np.where(seen, np.where(scores < 0, scores * penalty, scores / penalty), scores)
 
 
-def best_ids(scores: np.ndarray, count: int) -> np.ndarray:
+def top_k_ids(scores: np.ndarray, count: int) -> np.ndarray:
     """Ids of the `count` highest of scores [vocab], and of all that tie with the last, best first."""
     ids = np.arange(scores.size)
     if 0 < count < scores.size:
@@ -51,14 +51,14 @@ def best_ids(scores: np.ndarray, count: int) -> np.ndarray:
     return ids[np.argsort(-scores[ids], kind="stable")]
 
 
-def candidates(logits: np.ndarray, params: GenerationParams) -> tuple[np.ndarray, np.ndarray]:
+def top_k_top_p_filter(logits: np.ndarray, params: GenerationParams) -> tuple[np.ndarray, np.ndarray]:
     """The ids that may be drawn from logits [vocab], most likely first, and their probabilities (sum 1).
 
     Temperature, then top-k (all that tie with the k-th stay), then top-p (the token that passes the
     threshold stays). float64, so that the cumulated probability does not depend on the vocabulary's size.
     """
     scores = logits.astype(np.float64) / params.temperature
-    ids = best_ids(scores, params.top_k or scores.size)
+    ids = top_k_ids(scores, params.top_k or scores.size)
     weights = np.exp(scores[ids] - scores[ids[0]])
     ids, weights = ids[weights > 0], weights[weights > 0] / weights.sum()
     if params.top_p < 1.0:
@@ -68,9 +68,9 @@ def candidates(logits: np.ndarray, params: GenerationParams) -> tuple[np.ndarray
     return ids, weights
 
 
-def draw(logits: np.ndarray, uniform: float, params: GenerationParams) -> int:
+def sample_token(logits: np.ndarray, uniform: float, params: GenerationParams) -> int:
     """The id at which the cumulated probability of the candidates passes `uniform` in [0, 1)."""
-    ids, weights = candidates(logits, params)
+    ids, weights = top_k_top_p_filter(logits, params)
     place = int(np.searchsorted(np.cumsum(weights), uniform, side="right"))
     return int(ids[min(place, ids.size - 1)])
 
@@ -87,10 +87,12 @@ class Sampler:
         self.batch = batch
         self.random = np.random.default_rng(params.seed)
 
-    def pick(self, logits: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    def sample(self, logits: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Tokens int64 [n] from penalised logits float32 [n, vocab] of the batch's `rows` [n]."""
         if not self.params.do_sample:
             return logits.argmax(axis=-1).astype(np.int64)
         uniforms = self.random.random(self.batch)[rows]
-        picked = [draw(row, uniform, self.params) for row, uniform in zip(logits, uniforms, strict=True)]
+        picked = [
+            sample_token(row, uniform, self.params) for row, uniform in zip(logits, uniforms, strict=True)
+        ]
         return np.array(picked, dtype=np.int64)

@@ -6,27 +6,27 @@ from typing import Protocol
 
 import numpy as np
 
-from paddle_glm.chat import Message, PromptTokenizer, Template, render
+from paddle_glm.chat_template import ChatTemplate, Message, PromptTokenizer, render
+from paddle_glm.generation.backend_protocol import GenerationBackend
+from paddle_glm.generation.detokenizer import StreamingDetokenizer
+from paddle_glm.generation.logits_processors import LogitsProcessor
 from paddle_glm.generation.loop import generate
 from paddle_glm.generation.params import GenerationParams
-from paddle_glm.generation.processors import LogitsProcessor
-from paddle_glm.generation.response import ResponseStream
-from paddle_glm.generation.step_backend import StepBackend
-from paddle_glm.generation.stop import StopTexts
-from paddle_glm.generation.stream import TextStream
+from paddle_glm.generation.response_parser import StreamingResponseParser
+from paddle_glm.generation.stop_strings import StopStringChecker
 
 
 class ChatTokenizer(PromptTokenizer, Protocol):
     """What a session asks of a tokenizer: `paddle_glm.tokenizers.Tokenizer` is one."""
 
     @property
-    def template(self) -> Template: ...
+    def template(self) -> ChatTemplate: ...
 
     def decode(self, ids: list[int]) -> str: ...
 
 
 @dataclass(frozen=True)
-class Reply:
+class GenerationOutput:
     """How an answer ended: its messages (several where ChatGLM3 calls a tool after a remark).
 
     finish_reason: "stop" for an end token or a stop text, "length" where the length was reached.
@@ -35,18 +35,18 @@ class Reply:
     messages: list[Message]
     finish_reason: str
     prompt_tokens: int
-    answer_tokens: int
+    completion_tokens: int
 
 
-def stop_ids(template: Template, tokenizer: PromptTokenizer) -> tuple[int, ...]:
+def template_stop_token_ids(template: ChatTemplate, tokenizer: PromptTokenizer) -> tuple[int, ...]:
     return tuple(tokenizer.get_command(token) for token in template.stop_tokens)
 
 
-def with_special_ids(
-    params: GenerationParams, tokenizer: PromptTokenizer, template: Template
+def with_special_token_ids(
+    params: GenerationParams, tokenizer: PromptTokenizer, template: ChatTemplate
 ) -> GenerationParams:
     """`params` with the tokenizer's padding id, and the template's end tokens unless some are set."""
-    ends = params.eos_token_ids or stop_ids(template, tokenizer)
+    ends = params.eos_token_ids or template_stop_token_ids(template, tokenizer)
     return replace(params, eos_token_ids=ends, pad_token_id=tokenizer.pad_token_id)
 
 
@@ -61,20 +61,20 @@ def pad_left(sequences: Sequence[Sequence[int]], pad: int) -> tuple[np.ndarray, 
     return ids, mask
 
 
-def complete(
-    backend: StepBackend, prompts: Sequence[Sequence[int]], params: GenerationParams
+def generate_batch(
+    backend: GenerationBackend, prompts: Sequence[Sequence[int]], params: GenerationParams
 ) -> list[list[int]]:
     """The answers' ids of a batch of prompts, each without its end token and what follows."""
     ids, mask = pad_left(prompts, params.pad_token_id)
     columns = np.stack(list(generate(backend, ids, mask, params)), axis=1)
-    return [_until_end(row.tolist(), params.eos_token_ids) for row in columns]
+    return [_truncate_at_eos(row.tolist(), params.eos_token_ids) for row in columns]
 
 
-def _until_end(ids: list[int], ends: tuple[int, ...]) -> list[int]:
+def _truncate_at_eos(ids: list[int], ends: tuple[int, ...]) -> list[int]:
     return ids[: next((place for place, token in enumerate(ids) if token in ends), len(ids))]
 
 
-class Ended(Protocol):
+class SessionOutput(Protocol):
     """How an answer ended, as far as every kind of session can say."""
 
     @property
@@ -88,41 +88,41 @@ class Session(Protocol):
     """What the terminal and the web pages talk to: a model here, or a server elsewhere."""
 
     @property
-    def reply(self) -> Ended | None:
+    def reply(self) -> SessionOutput | None:
         """How the last answer ended; None while one is streamed and where it failed."""
 
     def stream(self, messages: Sequence[Message]) -> Iterator[str]:
         """Yield the answer to `messages` in pieces, never half a character; then `reply` is set."""
 
 
-class Answer:
+class StreamDecoder:
     """The text of one answer while its tokens arrive, and how it ended."""
 
     def __init__(
         self,
         tokenizer: ChatTokenizer,
-        template: Template,
-        end_ids: Sequence[int],
+        template: ChatTemplate,
+        eos_token_ids: Sequence[int],
         prompt_tokens: int,
-        stops: Sequence[str] = (),
-        hide_calls: bool = False,
+        stop_strings: Sequence[str] = (),
+        hide_tool_calls: bool = False,
     ) -> None:
-        """stops: texts that end the answer; hide_calls: calls of tools are in the reply, not in the text."""
+        """stop_strings: texts that end the answer; hide_tool_calls: leave tool calls out of the text."""
         self.ended = False
-        self.reply: Reply | None = None
-        self._end_ids = end_ids
+        self.reply: GenerationOutput | None = None
+        self._eos_token_ids = eos_token_ids
         self._prompt_tokens = prompt_tokens
-        self._text = TextStream(tokenizer.decode)
-        self._response = ResponseStream(template, hide_calls)
-        self._stops = StopTexts(stops)
+        self._text = StreamingDetokenizer(tokenizer.decode)
+        self._response = StreamingResponseParser(template, hide_tool_calls)
+        self._stops = StopStringChecker(stop_strings)
 
     def push(self, token: int) -> str:
-        """Take the next token; returns the text that is certain by now. Sets `ended` at an end."""
-        if token in self._end_ids:
+        """Take the next token; returns the text that is final so far. Sets `ended` at an end."""
+        if token in self._eos_token_ids:
             self.ended = True
             return ""
         piece = self._stops.push(self._response.push(self._text.push([token])))
-        self.ended = self._stops.met
+        self.ended = self._stops.stopped
         return piece
 
     def finish(self) -> str:
@@ -130,10 +130,10 @@ class Answer:
         rest = self._stops.push(self._response.push(self._text.finish()) + self._response.finish())
         rest += self._stops.finish()
         messages = self._response.messages()
-        if self._stops.met:
-            messages = [{**messages[-1], "content": self._stops.given}]
-        reason = "stop" if self.ended or self._stops.met else "length"
-        self.reply = Reply(messages, reason, self._prompt_tokens, len(self._text.ids))
+        if self._stops.stopped:
+            messages = [{**messages[-1], "content": self._stops.emitted}]
+        reason = "stop" if self.ended or self._stops.stopped else "length"
+        self.reply = GenerationOutput(messages, reason, self._prompt_tokens, len(self._text.ids))
         return rest
 
 
@@ -142,18 +142,18 @@ class ChatSession:
 
     def __init__(
         self,
-        backend: StepBackend,
+        backend: GenerationBackend,
         tokenizer: ChatTokenizer,
         params: GenerationParams | None = None,
-        template: Template | None = None,
+        template: ChatTemplate | None = None,
         processors: Sequence[LogitsProcessor] = (),
     ) -> None:
         self.backend = backend
         self.tokenizer = tokenizer
         self.template = template or tokenizer.template
-        self.params = with_special_ids(params or GenerationParams(), tokenizer, self.template)
+        self.params = with_special_token_ids(params or GenerationParams(), tokenizer, self.template)
         self.processors = processors
-        self.reply: Reply | None = None
+        self.reply: GenerationOutput | None = None
 
     def stream(self, messages: Sequence[Message]) -> Iterator[str]:
         """Yield the answer to `messages` in pieces, never half a character.
@@ -167,7 +167,7 @@ class ChatSession:
         steps = generate(self.backend, *batch, self.params, self.processors)
         return self._stream(steps, len(prompt))
 
-    def answer(self, messages: Sequence[Message]) -> Reply:
+    def answer(self, messages: Sequence[Message]) -> GenerationOutput:
         """The whole answer at once."""
         for _ in self.stream(messages):
             pass
@@ -175,13 +175,13 @@ class ChatSession:
         return self.reply
 
     def _stream(self, steps: Iterator[np.ndarray], prompt_tokens: int) -> Iterator[str]:
-        answer = Answer(self.tokenizer, self.template, self.params.eos_token_ids, prompt_tokens)
+        decoder = StreamDecoder(self.tokenizer, self.template, self.params.eos_token_ids, prompt_tokens)
         for column in steps:
-            if piece := answer.push(int(column[0])):
+            if piece := decoder.push(int(column[0])):
                 yield piece
-            if answer.ended:
+            if decoder.ended:
                 break
-        rest = answer.finish()
-        self.reply = answer.reply
+        rest = decoder.finish()
+        self.reply = decoder.reply
         if rest:
             yield rest

@@ -27,29 +27,29 @@ def swiglu(fused: Tensor) -> Tensor:
     For backward `fused` is kept and nothing else.
     """
     if paddle.in_dynamic_mode() and paddle.is_grad_enabled() and not fused.stop_gradient:
-        return _SwiGLU.apply(fused)
-    return _swiglu(fused)
+        return _SwiGLUFunction.apply(fused)
+    return _swiglu_forward(fused)
 
 
-def _swiglu(fused: Tensor) -> Tensor:
+def _swiglu_forward(fused: Tensor) -> Tensor:
     gate, up = fused.chunk(2, axis=-1)
     return F.silu(gate) * up
 
 
-class _SwiGLU(PyLayer):
+class _SwiGLUFunction(PyLayer):
     """Forward is the original's: Paddle's own operator rounds otherwise (recorded logits: by 1.2e-5)."""
 
     @staticmethod
     def forward(ctx: Any, fused: Tensor) -> Tensor:
         ctx.save_for_backward(fused)
-        return _swiglu(fused)
+        return _swiglu_forward(fused)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (fused,) = ctx.saved_tensor()
         ctx.container = None  # it would stay until the whole graph is gone
         with paddle.enable_grad():
-            again = fused.detach()
-            again.stop_gradient = False
-            (result,) = paddle.grad(F.swiglu(again), again, grad)
+            detached = fused.detach()
+            detached.stop_gradient = False
+            (result,) = paddle.grad(F.swiglu(detached), detached, grad)
         return result

@@ -8,16 +8,16 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
-from paddle_glm.parallel.group import TPGroup
-from paddle_glm.parallel.random import sharded_rng
-from paddle_glm.precision import full_precision
+from paddle_glm.parallel.group import ProcessGroup
+from paddle_glm.parallel.rng import sharded_rng
+from paddle_glm.precision import autocast_disabled
 
 # Added to a masked score before the float32 softmax, where exp underflows to exactly 0.
-MASKED = -1e9
+MASK_VALUE = -1e9
 
 
 @dataclass(frozen=True)
-class FirstCache:
+class PrefixCache:
     """Keys and values that stand in front of every row; they are seen by all, and positions skip them.
 
     key_values: batch -> for each layer (key, value), [batch, local key/value heads, length, head_dim].
@@ -26,12 +26,12 @@ class FirstCache:
     length: int
     key_values: Callable[[int], tuple[tuple[Tensor, Tensor], ...]]
 
-    def in_front(self, mask: Tensor) -> Tensor:
+    def prepend_to_mask(self, mask: Tensor) -> Tensor:
         """The additive mask [batch, 1, tokens, total] of all, from that of the rows' own tokens."""
         return F.pad(mask, [self.length, 0, 0, 0])
 
 
-def length_of(tensor: Tensor, axis: int) -> int | Tensor:
+def dim_size(tensor: Tensor, axis: int) -> int | Tensor:
     """The size along `axis`: an int, or in a static graph what it will be when the graph runs."""
     return tensor.shape[axis] if paddle.in_dynamic_mode() else paddle.shape(tensor)[axis]
 
@@ -39,53 +39,53 @@ def length_of(tensor: Tensor, axis: int) -> int | Tensor:
 def causal_mask(attention_mask: Tensor, tokens: int | Tensor) -> Tensor:
     """The additive float32 mask [batch, 1, tokens, total] of the last `tokens` of `total` positions.
 
-    attention_mask: [batch, total], as for `visible_keys`. A query on padding attends to everything, as in
+    attention_mask: [batch, total], as for `boolean_mask`. A query on padding attends to everything, as in
     the original (`get_masks` of ChatGLM2's modeling_chatglm.py); its output is never used.
     """
-    visible = visible_keys(attention_mask, tokens)
-    padding = (_queries(attention_mask, tokens) == 0).unsqueeze([1, 3])
+    visible = boolean_mask(attention_mask, tokens)
+    padding = (_query_columns(attention_mask, tokens) == 0).unsqueeze([1, 3])
     return additive_mask(paddle.logical_or(visible, padding))
 
 
-def context_mask(attention_mask: Tensor, context: Tensor) -> Tensor:
+def bidirectional_context_mask(attention_mask: Tensor, context: Tensor) -> Tensor:
     """Like `causal_mask`, but tokens of the context are seen by all: also by those before them.
 
     context: bool [batch, tokens], of the last tokens; attention_mask: [batch, past + tokens]. All keys of
     a query on padding are masked, so that they get equal weights, as in the original (ChatGLM-6B's).
     """
-    return additive_mask(visible_keys(attention_mask, length_of(context, 1), context))
+    return additive_mask(boolean_mask(attention_mask, dim_size(context, 1), context))
 
 
-def visible_keys(attention_mask: Tensor, tokens: int | Tensor, context: Tensor | None = None) -> Tensor:
+def boolean_mask(attention_mask: Tensor, tokens: int | Tensor, context: Tensor | None = None) -> Tensor:
     """bool [batch, 1, tokens, total], True where one of the last `tokens` positions may attend.
 
     attention_mask: [batch, total], 0 for padding, 1 for real tokens; where several samples are packed in
     a row 1, 2, ... for the tokens of each. A token sees those of its own sample up to itself, and its
     context: bool [batch, tokens].
     """
-    total = length_of(attention_mask, 1)
+    total = dim_size(attention_mask, 1)
     keys = paddle.arange(total, dtype="int64")
     queries = paddle.arange(tokens, dtype="int64") + (total - tokens)
     order = (keys.unsqueeze(0) <= queries.unsqueeze(1)).unsqueeze(0)  # (1, tokens, total)
     if context is not None:
         past = paddle.ones_like(attention_mask[:, : total - tokens]).astype("bool")
         order = paddle.logical_or(order, paddle.concat([past, context], axis=1).unsqueeze(1))
-    same = _queries(attention_mask, tokens).unsqueeze(2) == attention_mask.unsqueeze(1)
+    same = _query_columns(attention_mask, tokens).unsqueeze(2) == attention_mask.unsqueeze(1)
     real = (attention_mask > 0).unsqueeze(1)
     return paddle.logical_and(paddle.logical_and(order, same), real).unsqueeze(1)
 
 
-def _queries(attention_mask: Tensor, tokens: int | Tensor) -> Tensor:
+def _query_columns(attention_mask: Tensor, tokens: int | Tensor) -> Tensor:
     """The last `tokens` columns."""
-    return attention_mask[:, length_of(attention_mask, 1) - tokens :]
+    return attention_mask[:, dim_size(attention_mask, 1) - tokens :]
 
 
 def additive_mask(allowed: Tensor) -> Tensor:
     """bool mask, True where a query may attend -> float32, 0 there and -1e9 elsewhere."""
-    return (1.0 - allowed.astype("float32")) * MASKED
+    return (1.0 - allowed.astype("float32")) * MASK_VALUE
 
 
-def split_heads(fused: Tensor, head_dim: int) -> tuple[Tensor, Tensor, Tensor]:
+def split_qkv_per_head(fused: Tensor, head_dim: int) -> tuple[Tensor, Tensor, Tensor]:
     """Query, key and value, each [batch, heads, tokens, head_dim], of a projection that holds them head by
     head: [batch, tokens, heads * 3 * head_dim].
     """
@@ -95,7 +95,7 @@ def split_heads(fused: Tensor, head_dim: int) -> tuple[Tensor, Tensor, Tensor]:
     return query, key, value
 
 
-def split_blocks(fused: Tensor, rows: Sequence[int], head_dim: int) -> tuple[Tensor, Tensor, Tensor]:
+def split_qkv_blocks(fused: Tensor, rows: Sequence[int], head_dim: int) -> tuple[Tensor, Tensor, Tensor]:
     """Query, key and value, each [batch, its heads, tokens, head_dim], of a projection that holds one after
     the other: [batch, tokens, sum(rows)], `rows` for each.
     """
@@ -112,29 +112,30 @@ def grouped_query_attention(
     key: Tensor,
     value: Tensor,
     mask: Tensor,
-    group: TPGroup,
+    group: ProcessGroup,
     dropout: float = 0.0,
-    headroom: float = 1.0,
+    qk_layer_scaling: float = 1.0,
 ) -> Tensor:
     """softmax(q k^T / sqrt(head_dim) + mask) v with the softmax in float32.
 
     query: [batch, heads, tokens, head_dim]; key, value: [batch, key_value_heads, total, head_dim], each
-    shared by neighbouring query heads; mask: additive float32, [batch or 1, 1, tokens, total]; headroom:
+    shared by neighbouring query heads; mask: additive float32, [batch or 1, 1, tokens, total];
+    qk_layer_scaling:
     scores are that much smaller until they are float32, where half precision would not hold them.
     Returns [batch, tokens, heads * head_dim].
     """
     heads, groups, head_dim = query.shape[1], key.shape[1], query.shape[3]
     # The heads of a group are stacked as more queries, so that keys need not be repeated.
-    stacked = (query * (1.0 / (math.sqrt(head_dim) * headroom))).reshape([0, groups, -1, head_dim])
+    stacked = (query * (1.0 / (math.sqrt(head_dim) * qk_layer_scaling))).reshape([0, groups, -1, head_dim])
     scores = paddle.matmul(stacked, key, transpose_y=True)
     # (batch, groups, heads / groups * tokens, total) -> (batch, groups, heads / groups, tokens, total)
-    tokens, total = length_of(mask, 2), length_of(mask, 3)
+    tokens, total = dim_size(mask, 2), dim_size(mask, 3)
     scores = scores.reshape([0, groups, heads // groups, tokens, total])
-    with full_precision():
-        weights = F.softmax(scores.astype("float32") * headroom + mask.unsqueeze(1), axis=-1)
+    with autocast_disabled():
+        weights = F.softmax(scores.astype("float32") * qk_layer_scaling + mask.unsqueeze(1), axis=-1)
     if dropout:
         with sharded_rng(group):
             weights = F.dropout(weights, dropout)
     weights = weights.astype(value.dtype).reshape([0, groups, -1, total])
-    mixed = paddle.matmul(weights, value).reshape([0, heads, -1, head_dim])
-    return mixed.transpose([0, 2, 1, 3]).reshape([0, 0, heads * head_dim])
+    attn_output = paddle.matmul(weights, value).reshape([0, heads, -1, head_dim])
+    return attn_output.transpose([0, 2, 1, 3]).reshape([0, 0, heads * head_dim])

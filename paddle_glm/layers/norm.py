@@ -4,9 +4,9 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from paddle_glm.parallel.frozen import frozen_scale, is_frozen
+from paddle_glm.parallel.frozen_weights import frozen_scale, input_grad_only
 from paddle_glm.parallel.layers import new_parameter
-from paddle_glm.precision import full_precision
+from paddle_glm.precision import autocast_disabled
 
 
 class RMSNorm(nn.Layer):
@@ -21,10 +21,10 @@ class RMSNorm(nn.Layer):
         self.weight = new_parameter(self, (size,), dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        with full_precision():
-            wide = x.astype("float32")
-            scale = paddle.rsqrt(wide.square().mean(axis=-1, keepdim=True) + self.epsilon)
-            return _weighted(wide * scale, self.weight).astype(x.dtype)
+        with autocast_disabled():
+            x_float32 = x.astype("float32")
+            scale = paddle.rsqrt(x_float32.square().mean(axis=-1, keepdim=True) + self.epsilon)
+            return _scale_by_weight(x_float32 * scale, self.weight).astype(x.dtype)
 
 
 class LayerNorm(nn.Layer):
@@ -37,14 +37,14 @@ class LayerNorm(nn.Layer):
         self.bias = new_parameter(self, (size,), dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        with full_precision():
+        with autocast_disabled():
             # Given a frozen weight, Paddle 3.3.1's kernel computes a wrong gradient of x on CPU.
-            normal = F.layer_norm(x.astype("float32"), [self.size], epsilon=self.epsilon)
-            return (_weighted(normal, self.weight) + self.bias.astype("float32")).astype(x.dtype)
+            normalized = F.layer_norm(x.astype("float32"), [self.size], epsilon=self.epsilon)
+            return (_scale_by_weight(normalized, self.weight) + self.bias.astype("float32")).astype(x.dtype)
 
 
-def _weighted(normal: Tensor, weight: Tensor) -> Tensor:
-    """normal [..., size] times weight [size], float32; for a frozen weight `normal` is not kept."""
-    if is_frozen(weight, normal):
-        return frozen_scale(normal, weight)
-    return normal * weight.astype("float32")
+def _scale_by_weight(normalized: Tensor, weight: Tensor) -> Tensor:
+    """normalized [..., size] times weight [size], float32; for a frozen weight `normalized` is not kept."""
+    if input_grad_only(weight, normalized):
+        return frozen_scale(normalized, weight)
+    return normalized * weight.astype("float32")

@@ -6,57 +6,63 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
-_NUMPY = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+_NUMPY_DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
 
 def rotary_table(
-    length: int, size: int, dtype: str = "float32", base: float = 10000.0, stretch: float = 1.0
+    length: int, size: int, dtype: str = "float32", base: float = 10000.0, position_scale: float = 1.0
 ) -> np.ndarray:
     """cos and sin of position x frequency, float32 [length, size]: size / 2 cosines, then as many sines.
 
     size: how many channels of a head rotate. dtype: what frequencies and positions are rounded to, step
     by step as `RotaryEmbedding.forward_impl` of ChatGLM2's modeling_chatglm.py does in half precision.
-    stretch: divides positions (arXiv:2306.15595).
+    position_scale: divides positions (arXiv:2306.15595).
     """
-    kind = _NUMPY[dtype]
-    exponent = np.arange(0, size, 2).astype(kind) / kind(size)
-    frequencies = kind(1.0) / np.power(kind(base), exponent).astype(kind)
-    return angle_table(length, frequencies, dtype, stretch)
+    scalar_type = _NUMPY_DTYPES[dtype]
+    exponent = np.arange(0, size, 2).astype(scalar_type) / scalar_type(size)
+    frequencies = scalar_type(1.0) / np.power(scalar_type(base), exponent).astype(scalar_type)
+    return cos_sin_table(length, frequencies, dtype, position_scale)
 
 
-def angle_table(
-    length: int, frequencies: np.ndarray, dtype: str = "float32", stretch: float = 1.0
+def cos_sin_table(
+    length: int, frequencies: np.ndarray, dtype: str = "float32", position_scale: float = 1.0
 ) -> np.ndarray:
-    """cos and sin of position / stretch x frequency, in `dtype`: float32 [length, 2 * frequencies]."""
-    kind = _NUMPY[dtype]
-    positions = (np.arange(length).astype(kind).astype(np.float32) / np.float32(stretch)).astype(kind)
-    angles = np.outer(positions, frequencies.astype(kind)).astype(kind)
-    wide = angles.astype(np.float32)
-    return np.concatenate([np.cos(wide), np.sin(wide)], axis=1).astype(kind).astype(np.float32)
+    """cos and sin of position / position_scale x frequency, in `dtype`: float32 [length, 2 * frequencies]."""
+    scalar_type = _NUMPY_DTYPES[dtype]
+    positions = (
+        np.arange(length).astype(scalar_type).astype(np.float32) / np.float32(position_scale)
+    ).astype(scalar_type)
+    angles = np.outer(positions, frequencies.astype(scalar_type)).astype(scalar_type)
+    angles_float32 = angles.astype(np.float32)
+    return (
+        np.concatenate([np.cos(angles_float32), np.sin(angles_float32)], axis=1)
+        .astype(scalar_type)
+        .astype(np.float32)
+    )
 
 
-def lookup_rotary(table: Tensor, position_ids: Tensor, dtype: paddle.dtype) -> tuple[Tensor, Tensor]:
+def rotary_cos_sin(table: Tensor, position_ids: Tensor, dtype: paddle.dtype) -> tuple[Tensor, Tensor]:
     """table [length, size], position_ids [batch, tokens] -> cos, sin, each [batch, 1, tokens, size / 2]."""
     rows = F.embedding(position_ids, table).unsqueeze(1).astype(dtype)
     cos, sin = rows.chunk(2, axis=-1)
     return cos, sin
 
 
-def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def apply_rotary_interleaved(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate neighbouring pairs of the first channels of each head; the other channels pass.
 
     x: [batch, heads, tokens, head_dim]; cos, sin: [batch, 1, tokens, size / 2].
     """
     heads, head_dim, half = x.shape[1], x.shape[3], cos.shape[-1]
-    turning, passing = x.split([2 * half, head_dim - 2 * half], axis=-1)
-    pairs = turning.reshape([0, heads, -1, half, 2])
+    x_rot, x_pass = x.split([2 * half, head_dim - 2 * half], axis=-1)
+    pairs = x_rot.reshape([0, heads, -1, half, 2])
     even, odd = pairs[..., 0], pairs[..., 1]
-    turned = paddle.stack([even * cos - odd * sin, odd * cos + even * sin], axis=-1)
-    return paddle.concat([turned.reshape([0, heads, -1, 2 * half]), passing], axis=-1)
+    rotated = paddle.stack([even * cos - odd * sin, odd * cos + even * sin], axis=-1)
+    return paddle.concat([rotated.reshape([0, heads, -1, 2 * half]), x_pass], axis=-1)
 
 
-def lookup_rows(table: Tensor, position_ids: Tensor, dtype: paddle.dtype) -> tuple[Tensor, Tensor]:
-    """table [length, size], position_ids [batch, rows, tokens] -> cos, sin: what `lookup_rotary` gives, for
+def rotary_cos_sin_per_row(table: Tensor, position_ids: Tensor, dtype: paddle.dtype) -> tuple[Tensor, Tensor]:
+    """table [length, size], position_ids [batch, rows, tokens] -> cos, sin: what `rotary_cos_sin` gives, for
     every row, each [batch, 1, tokens, rows, size / 2].
     """
     found = F.embedding(position_ids.transpose([0, 2, 1]), table).unsqueeze(1).astype(dtype)
@@ -64,7 +70,7 @@ def lookup_rows(table: Tensor, position_ids: Tensor, dtype: paddle.dtype) -> tup
     return cos, sin
 
 
-def apply_rotary_parts(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def apply_rotary_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Each head is as many parts as there are rows of positions; rotate the halves of each by its row.
 
     x: [batch, heads, tokens, head_dim]; cos, sin: [batch, 1, tokens, rows, head_dim / rows / 2].
@@ -72,5 +78,5 @@ def apply_rotary_parts(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     heads, head_dim, rows, half = x.shape[1], x.shape[3], cos.shape[3], cos.shape[4]
     parts = x.reshape([0, heads, -1, rows, 2, half])
     first, second = parts[..., 0, :], parts[..., 1, :]
-    turned = paddle.stack([first * cos - second * sin, second * cos + first * sin], axis=-2)
-    return turned.reshape([0, heads, -1, head_dim])
+    rotated = paddle.stack([first * cos - second * sin, second * cos + first * sin], axis=-2)
+    return rotated.reshape([0, heads, -1, head_dim])

@@ -6,24 +6,24 @@ from typing import Any
 import numpy as np
 import paddle
 
-from paddle_glm.arrays import to_fill
 from paddle_glm.checkpoint import open_checkpoint
-from paddle_glm.checkpoint.quantizing import quantizing
+from paddle_glm.checkpoint.quantize_on_load import quantize_on_load
 from paddle_glm.config import ModelConfig
 from paddle_glm.families import family_of
-from paddle_glm.families.initial import initial_value
-from paddle_glm.hardware import free_memory, local_processes, use_device
-from paddle_glm.hub import folder_of
-from paddle_glm.memory import Opening, Room, choose_dtype
+from paddle_glm.families.initialization import initial_value
+from paddle_glm.hardware import free_memory, local_world_size, use_device
+from paddle_glm.hub import resolve_model_folder
+from paddle_glm.load_memory import LoadRequest, MemoryBudget, select_dtype
 from paddle_glm.models.base import CausalLM
-from paddle_glm.models.casting import dtype_named
-from paddle_glm.models.loading import Loading, as_config
-from paddle_glm.models.placement import device_named
-from paddle_glm.parallel import SINGLE, TPGroup
-from paddle_glm.parallel.ops import all_reduce
+from paddle_glm.models.device_mixin import canonical_device_name
+from paddle_glm.models.dtype_mixin import canonical_dtype_name
+from paddle_glm.models.load_options import LoadOptions, to_model_config
+from paddle_glm.numpy_interop import writable_array
+from paddle_glm.parallel import SINGLE_PROCESS, ProcessGroup
+from paddle_glm.parallel.collectives import all_reduce
 from paddle_glm.peft.lora import load_lora
-from paddle_glm.peft.prefix import attach_encoder, load_prefix
-from paddle_glm.quantization import quantization_of, quantize, weight_of
+from paddle_glm.peft.prefix import attach_prefix_encoder, load_prefix
+from paddle_glm.quantization import quantization_of, quantize, weight_name
 from paddle_glm.sharding import Sharding
 
 
@@ -34,7 +34,7 @@ class AutoModel:
     def from_pretrained(
         path: str | Path,
         dtype: str = "auto",
-        group: TPGroup = SINGLE,
+        group: ProcessGroup = SINGLE_PROCESS,
         family: str | None = None,
         ptuning_checkpoint: str | Path | None = None,
         lora_path: str | Path | None = None,
@@ -60,35 +60,37 @@ class AutoModel:
             is never in memory; None takes the folder as it is. quantization_group_size and
             quantization_embeddings: as those of `CausalLM.quantize`. config: the folder's own, with another
             prefix, bits or dtype. device: "gpu", "cuda:0", "cpu" or "auto", Paddle's current device from then
-            on; None takes that one. revision, download, cache_dir: as `hub.folder_of`.
+            on; None takes that one. revision, download, cache_dir: as `hub.resolve_model_folder`.
             keywords: `pre_seq_len` and `prefix_projection`, a prefix in front, untrained where the folder has
-            none; those of other libraries, as `Loading` reads them. `trust_remote_code` changes nothing: no
-            code of a folder is run.
+            none; those of other libraries, as `LoadOptions` reads them. `trust_remote_code` changes nothing:
+            no code of a folder is run.
             Raises `InputError` for a folder whose names or shapes are wrong, or quantised otherwise, for
             keywords that cannot be honoured, and where the model does not fit into the device's memory.
         """
         quantization = (quantization_bit, quantization_group_size, quantization_embeddings)
-        place = None if device is None else device_named(device)
-        wanted = Loading(dtype_named(dtype), place, *quantization).with_keywords(keywords)
-        if wanted.device is not None:
-            use_device(wanted.device)
-        folder = folder_of(path, download, revision, cache_dir)
+        place = None if device is None else canonical_device_name(device)
+        options = LoadOptions(canonical_dtype_name(dtype), place, *quantization).with_keywords(keywords)
+        if options.device is not None:
+            use_device(options.device)
+        folder = resolve_model_folder(path, download, revision, cache_dir)
         checkpoint = open_checkpoint(folder, family=family or getattr(config, "family", None))
         checkpoint.validate()
-        wanted = wanted.with_config(config, checkpoint.config, folder)
-        source = quantizing(
+        options = options.with_config(config, checkpoint.config, folder)
+        source = quantize_on_load(
             checkpoint,
-            wanted.quantization_bit,
-            wanted.quantization_group_size,
-            wanted.quantization_embeddings,
+            options.quantization_bit,
+            options.quantization_group_size,
+            options.quantization_embeddings,
         )
-        opening = Opening(Path(path).resolve().name, checkpoint.config, checkpoint.float_dtype, source.config)
-        dtype = choose_dtype(opening, wanted.dtype, room_of(group))
-        model = _empty(source.config, dtype, group)
-        model.fill(source)
+        request = LoadRequest(
+            Path(path).resolve().name, checkpoint.config, checkpoint.float_dtype, source.config
+        )
+        dtype = select_dtype(request, options.dtype, memory_budget(group))
+        model = _build_model(source.config, dtype, group)
+        model.load_weights(source)
         if ptuning_checkpoint is not None:
             load_prefix(model, ptuning_checkpoint)
-        wanted.give_prefix(model)
+        options.attach_requested_prefix(model)
         if lora_path is not None:
             load_lora(model, lora_path)
         return model
@@ -97,7 +99,7 @@ class AutoModel:
     def from_config(
         config: ModelConfig,
         dtype: Any = "float32",
-        group: TPGroup = SINGLE,
+        group: ProcessGroup = SINGLE_PROCESS,
         seed: int = 0,
         trust_remote_code: bool = False,
     ) -> CausalLM:
@@ -108,20 +110,20 @@ class AutoModel:
         The numbers depend on `seed` and the parameter's name alone, so every degree of tensor
         parallelism starts from the same model.
         """
-        config = as_config(config)
-        model = _empty(config, dtype_named(dtype), group)
+        config = to_model_config(config)
+        model = _build_model(config, canonical_dtype_name(dtype), group)
         for name, parameter in model.named_parameters():
-            whole, sharding = _initial(config, name, seed)
-            with to_fill(parameter) as values:
+            whole, sharding = _initial_parameter(config, name, seed)
+            with writable_array(parameter) as values:
                 values[...] = sharding.split(whole, group.rank, group.degree)
         return model
 
 
-def _initial(config: ModelConfig, name: str, seed: int) -> tuple[np.ndarray, Sharding]:
+def _initial_parameter(config: ModelConfig, name: str, seed: int) -> tuple[np.ndarray, Sharding]:
     """A whole parameter of a random model and how it is cut; of integers, those of the float model's."""
     family, quantization = family_of(config), quantization_of(config)
     floats, sharding = family.float_parameters(config), family.parameters(config)[name].sharding
-    weight = weight_of(name)
+    weight = weight_name(name)
     values = initial_value(weight, floats[weight].shape, seed)
     if quantization is None or not quantization.applies_to(floats[weight]):
         return values, sharding
@@ -129,19 +131,19 @@ def _initial(config: ModelConfig, name: str, seed: int) -> tuple[np.ndarray, Sha
     return (integers if name == weight else scale), sharding
 
 
-def room_of(group: TPGroup) -> Room:
+def memory_budget(group: ProcessGroup) -> MemoryBudget:
     """The room on Paddle's current device; all processes of the group see the least that one of them has."""
     device = paddle.get_device()
     free = paddle.to_tensor([free_memory(device)], dtype="int64")
     if group.handle is not None:
         free = all_reduce(free, group, paddle.distributed.ReduceOp.MIN)
-    sharing = local_processes() if device == "cpu" else 1
-    return Room(device, int(free), group.degree, sharing, says=group.rank == 0)
+    local_degree = local_world_size() if device == "cpu" else 1
+    return MemoryBudget(device, int(free), group.degree, local_degree, is_leader=group.rank == 0)
 
 
-def _empty(config: ModelConfig, dtype: str, group: TPGroup) -> CausalLM:
+def _build_model(config: ModelConfig, dtype: str, group: ProcessGroup) -> CausalLM:
     model: Any = family_of(config).model_class()(config, dtype, group)
     model.eval()
     if config.pre_seq_len is not None:
-        attach_encoder(model)
+        attach_prefix_encoder(model)
     return model

@@ -11,20 +11,27 @@ import paddle
 from paddle import Tensor, nn
 from paddle.distributed.fleet.utils import recompute
 
-from paddle_glm.arrays import bytes_of, dtype_name, numpy_dtype, to_fill, to_numpy, to_read
 from paddle_glm.checkpoint import Checkpoint, LazyTensor, atomic_folder, save_model
-from paddle_glm.checkpoint.quantizing import QuantizingCheckpoint
+from paddle_glm.checkpoint.quantize_on_load import QuantizingCheckpoint
 from paddle_glm.config import DTYPES, ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.families import family_of
-from paddle_glm.layers.attention import FirstCache, additive_mask, causal_mask, length_of
-from paddle_glm.models.answering import Answering
-from paddle_glm.models.casting import Casting
-from paddle_glm.models.placement import Placement
-from paddle_glm.parallel import SINGLE, TPGroup
-from paddle_glm.parallel.layers import Head, Storage, Weighted
-from paddle_glm.parallel.ops import IGNORE_INDEX, vocab_parallel_cross_entropy
-from paddle_glm.precision import full_precision
+from paddle_glm.layers.attention import PrefixCache, additive_mask, causal_mask, dim_size
+from paddle_glm.models.device_mixin import DeviceMixin
+from paddle_glm.models.dtype_mixin import DtypeMixin
+from paddle_glm.models.generation_mixin import GenerationMixin
+from paddle_glm.numpy_interop import (
+    numpy_dtype,
+    paddle_dtype_name,
+    readonly_array,
+    tensor_nbytes,
+    to_numpy,
+    writable_array,
+)
+from paddle_glm.parallel import SINGLE_PROCESS, ProcessGroup
+from paddle_glm.parallel.collectives import IGNORE_INDEX, vocab_parallel_cross_entropy
+from paddle_glm.parallel.layers import LMHead, ParallelWeight, WeightFormat
+from paddle_glm.precision import autocast_disabled
 from paddle_glm.progress import progress_bar
 from paddle_glm.quantization import quantization_of
 
@@ -48,7 +55,7 @@ class CausalLMOutput:
     hidden_states: tuple[Tensor, ...] | None = None
 
 
-class CausalLM(Answering, Casting, Placement, nn.Layer):
+class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
     """A decoder-only language model whose subclass names its parts.
 
     A subclass gives `embed`, `blocks`, `position_embeddings`, `final_norm` and `head`; a block maps
@@ -57,18 +64,24 @@ class CausalLM(Answering, Casting, Placement, nn.Layer):
 
     is_causal = True
 
-    def __init__(self, config: ModelConfig, dtype: str = "float32", group: TPGroup = SINGLE) -> None:
+    def __init__(
+        self, config: ModelConfig, dtype: str = "float32", group: ProcessGroup = SINGLE_PROCESS
+    ) -> None:
         super().__init__()
         if dtype not in DTYPES:
             raise InputError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
         self.config, self.group, self.family = config, group, family_of(config)
-        self.store_in(Storage(dtype, quantization_of(config)))
+        self.set_weight_format(WeightFormat(dtype, quantization_of(config)))
         self.recompute = False
-        self.first_cache: FirstCache | None = None
+        self.prefix_cache: PrefixCache | None = None
 
-    def store_in(self, storage: Storage) -> None:
+    def set_weight_format(self, weight_format: WeightFormat) -> None:
         """Say in what the parameters are kept; making them so is the caller's."""
-        self.storage, self.dtype, self.stored_dtype = storage, storage.dtype, getattr(paddle, storage.dtype)
+        self.weight_format, self.dtype, self.weight_dtype = (
+            weight_format,
+            weight_format.dtype,
+            getattr(paddle, weight_format.dtype),
+        )
 
     # Parts, given by the family.
     def embed(self, input_ids: Tensor) -> Tensor:
@@ -80,22 +93,22 @@ class CausalLM(Answering, Casting, Placement, nn.Layer):
     def position_embeddings(self, position_ids: Tensor) -> Any:
         raise NotImplementedError
 
-    def attention_mask(self, input_ids: Tensor, position_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def build_attention_mask(self, input_ids: Tensor, position_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """The additive mask of a step over `input_ids`; a family that reads both ways has another one."""
-        return causal_mask(attention_mask, length_of(input_ids, 1))
+        return causal_mask(attention_mask, dim_size(input_ids, 1))
 
     def default_positions(self, input_ids: Tensor, attention_mask: Tensor, past: int) -> Tensor:
         """The positions of tokens behind `past` cached ones."""
         return paddle.arange(past, past + input_ids.shape[1]).unsqueeze(0).expand(input_ids.shape)
 
-    def rotary_rows(self) -> np.ndarray:
+    def build_rotary_table(self) -> np.ndarray:
         """The buffer `rotary_table`, cos and sin of every position, for the dtype of weights."""
         raise NotImplementedError
 
     def final_norm(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def head(self) -> Head:
+    def head(self) -> LMHead:
         raise NotImplementedError
 
     def forward(
@@ -123,7 +136,7 @@ class CausalLM(Answering, Casting, Placement, nn.Layer):
         """
         if return_last_logit and labels is not None:
             raise InputError("return_last_logit leaves the loss no logits: give labels or it")
-        first = self.first_cache
+        first = self.prefix_cache
         past = 0
         if past_key_values is not None:
             past = past_key_values[0][0].shape[2] - (0 if first is None else first.length)
@@ -134,13 +147,13 @@ class CausalLM(Answering, Casting, Placement, nn.Layer):
         if attention_mask.ndim == 4:
             mask = additive_mask(attention_mask)
         else:
-            mask = self.attention_mask(input_ids, position_ids, attention_mask)
+            mask = self.build_attention_mask(input_ids, position_ids, attention_mask)
         if first is not None:
-            mask = first.in_front(mask)
+            mask = first.prepend_to_mask(mask)
             past_key_values = past_key_values or first.key_values(input_ids.shape[0])
         x, present, hidden = self._run_blocks(input_ids, position_ids, mask, past_key_values, use_cache)
         local = self.head()(self.final_norm(x[:, -1:] if return_last_logit else x))
-        loss = None if labels is None else mean_loss(local, labels, self.group)
+        loss = None if labels is None else causal_lm_loss(local, labels, self.group)
         whole = (
             None
             if self.training and labels is not None and self.group.degree > 1
@@ -162,7 +175,7 @@ class CausalLM(Answering, Casting, Placement, nn.Layer):
         hidden = [x]
         for index, block in enumerate(self.blocks()):
             if self.recompute and self.training:
-                x = self._recomputed(block, x, positions, mask, () if past is None else past[index])
+                x = self._forward_recomputed(block, x, positions, mask, () if past is None else past[index])
             else:
                 x, key_value = block(x, positions, mask, None if past is None else past[index])
                 if use_cache:
@@ -170,7 +183,7 @@ class CausalLM(Answering, Casting, Placement, nn.Layer):
             hidden.append(x)
         return x, present, hidden
 
-    def _recomputed(
+    def _forward_recomputed(
         self, block: nn.Layer, x: Tensor, positions: Any, mask: Tensor, past: tuple[Tensor, ...]
     ) -> Tensor:
         behind_frozen = x.stop_gradient and all(tensor.stop_gradient for tensor in past)
@@ -178,9 +191,9 @@ class CausalLM(Answering, Casting, Placement, nn.Layer):
             # Behind a frozen embedding: a block whose inputs need no gradient would give its weights none.
             x = x.detach()
             x.stop_gradient = False
-        return recompute(_hidden_only, block, x, positions, mask, *past)
+        return recompute(_block_hidden_states, block, x, positions, mask, *past)
 
-    def prefill_step(
+    def forward_with_cache(
         self, input_ids: Tensor, position_ids: Tensor, attention_mask: Tensor, past: list[Tensor]
     ) -> tuple[Tensor, ...]:
         """One prefill or decode step, the function that backends run and export traces.
@@ -190,7 +203,7 @@ class CausalLM(Answering, Casting, Placement, nn.Layer):
         Returns the last position's logits, float32 [batch, vocab], and the grown caches.
         """
         pairs = [(past[i], past[i + 1]) for i in range(0, len(past), 2)]
-        mask = self.attention_mask(input_ids, position_ids, attention_mask)
+        mask = self.build_attention_mask(input_ids, position_ids, attention_mask)
         x, present, _ = self._run_blocks(input_ids, position_ids, mask, pairs, use_cache=True)
         logits = self.head().gather(self.head()(self.final_norm(x[:, -1:])))
         return (logits.astype("float32").squeeze(1), *(tensor for pair in present for tensor in pair))
@@ -199,20 +212,20 @@ class CausalLM(Answering, Casting, Placement, nn.Layer):
         """Keep only each block's input in training and compute the rest again in backward."""
         self.recompute = True
 
-    def state(self) -> Iterator[tuple[str, np.ndarray]]:
+    def named_arrays(self) -> Iterator[tuple[str, np.ndarray]]:
         """Every parameter by its hub name, this process's slice, as a numpy array of its stored dtype."""
         for name, parameter in self.named_parameters():
             yield name, to_numpy(parameter)
 
-    def fill(self, checkpoint: Checkpoint | QuantizingCheckpoint) -> None:
+    def load_weights(self, checkpoint: Checkpoint | QuantizingCheckpoint) -> None:
         """Set every parameter, in place, from a checkpoint of any degree; reads this rank's slices only."""
         parameters = list(self.named_parameters())
-        total = sum(bytes_of(parameter) for _, parameter in parameters)
+        total = sum(tensor_nbytes(parameter) for _, parameter in parameters)
         with progress_bar(f"opening {checkpoint.folder}", total) as progress:
             for name, parameter in parameters:
-                with to_fill(parameter) as values:
+                with writable_array(parameter) as values:
                     checkpoint.read_into(values, name, self.group.rank, self.group.degree)
-                progress(bytes_of(parameter))
+                progress(tensor_nbytes(parameter))
 
     def quantize(self, bits: int, group_size: int | None = None, embeddings: bool = False) -> "CausalLM":
         """Turn linear layers' weights into integers of 4 or 8 bits, in place, one layer after another.
@@ -223,7 +236,7 @@ class CausalLM(Answering, Casting, Placement, nn.Layer):
         holds only a slice, the model is quantised otherwise, sizes do not fit, or a weight is not finite.
         """
         held = quantization_of(self.config)
-        if held is not None and held.has(bits, group_size, embeddings):
+        if held is not None and held.satisfies(bits, group_size, embeddings):
             return self
         if self.group.degree > 1:
             raise InputError("quantize needs the whole model: give from_pretrained quantization_bit instead")
@@ -231,10 +244,10 @@ class CausalLM(Answering, Casting, Placement, nn.Layer):
         for name, parameter in self.named_parameters():
             if not bool(paddle.isfinite(parameter.astype("float32")).all()):
                 raise InputError(f"{name} holds NaN or infinity: the model cannot be quantised")
-        self.store_in(Storage(self.dtype, quantization_of(config)))
+        self.set_weight_format(WeightFormat(self.dtype, quantization_of(config)))
         for layer in self.sublayers():
-            if isinstance(layer, Weighted):
-                layer.quantize(self.storage)
+            if isinstance(layer, ParallelWeight):
+                layer.quantize(self.weight_format)
         self.config = config
         return self
 
@@ -252,9 +265,13 @@ class CausalLM(Answering, Casting, Placement, nn.Layer):
         """
         if self.group.degree > 1:
             raise InputError("save_pretrained needs the whole model: save shards and run `paddle-glm merge`")
-        beside = {name for name, _ in self.named_parameters()} - self.family.parameters(self.config).keys()
-        if beside:
-            raise InputError(f"{sorted(beside)[0]} is no part of the model: call fold_lora(model) first")
+        extra_names = {name for name, _ in self.named_parameters()} - self.family.parameters(
+            self.config
+        ).keys()
+        if extra_names:
+            raise InputError(
+                f"{sorted(extra_names)[0]} is no part of the model: call merge_and_unload(model) first"
+            )
         with atomic_folder(folder, overwrite=overwrite) as path:
             config = replace(self.config, dtype=self.dtype)
             save_model(
@@ -266,18 +283,18 @@ class CausalLM(Answering, Casting, Placement, nn.Layer):
             )
 
 
-def mean_loss(logits: Tensor, labels: Tensor, group: TPGroup) -> Tensor:
+def causal_lm_loss(logits: Tensor, labels: Tensor, group: ProcessGroup) -> Tensor:
     """Mean cross entropy of each label given the tokens before it; 0 where no label counts.
 
     logits: [batch, tokens, local vocab]; labels: [batch, tokens].
     """
     shifted = paddle.concat([labels[:, 1:], paddle.full_like(labels[:, :1], IGNORE_INDEX)], axis=1)
-    with full_precision():
+    with autocast_disabled():
         loss = vocab_parallel_cross_entropy(logits, shifted, group)
         return loss.sum() / (shifted != IGNORE_INDEX).astype("float32").sum().clip(min=1.0)
 
 
-def _hidden_only(block: nn.Layer, x: Tensor, positions: Any, mask: Tensor, *past: Tensor) -> Tensor:
+def _block_hidden_states(block: nn.Layer, x: Tensor, positions: Any, mask: Tensor, *past: Tensor) -> Tensor:
     # Recomputing a function that takes or returns a nested tuple loses gradients or crashes in backward
     # (Paddle 3.3.1).
     return block(x, positions, mask, past or None)[0]
@@ -286,8 +303,13 @@ def _hidden_only(block: nn.Layer, x: Tensor, positions: Any, mask: Tensor, *past
 def lazy_tensors(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, LazyTensor]]:
     """For writers: tensors that leave the device one at a time, while they are written."""
     for name, tensor in tensors:
-        yield name, LazyTensor(numpy_dtype(dtype_name(tensor)), tuple(tensor.shape), partial(_whole, tensor))
+        yield (
+            name,
+            LazyTensor(
+                numpy_dtype(paddle_dtype_name(tensor)), tuple(tensor.shape), partial(_read_whole, tensor)
+            ),
+        )
 
 
-def _whole(tensor: Tensor) -> list[np.ndarray]:
-    return [to_read(tensor)]
+def _read_whole(tensor: Tensor) -> list[np.ndarray]:
+    return [readonly_array(tensor)]

@@ -10,40 +10,40 @@ import numpy as np
 import paddle
 from paddle import Tensor, nn
 
-from paddle_glm.arrays import to_fill
 from paddle_glm.checkpoint import Checkpoint, LazyTensor, open_checkpoint
-from paddle_glm.checkpoint.reshard import Transfer, reshard
+from paddle_glm.checkpoint.reshard import ConversionResult, reshard
 from paddle_glm.errors import InputError
 from paddle_glm.families import family_of
 from paddle_glm.models.base import CausalLM
-from paddle_glm.parallel.layers import ColumnLinear, RowLinear
-from paddle_glm.quantization import Quantization, Quantized, dequantize, quantization_of, weight_of
+from paddle_glm.numpy_interop import writable_array
+from paddle_glm.parallel.layers import ColumnParallelLinear, RowParallelLinear
+from paddle_glm.quantization import Quantization, QuantizedWeight, dequantize, quantization_of, weight_name
 from paddle_glm.quantization.gptq import gptq
 
 # (blocks done, blocks in all)
-Progress = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
 
 
 @dataclass
-class _Step:
+class _BlockInput:
     """What a block is called with for one batch, and which tokens are no padding (bool [batch, tokens])."""
 
     x: Tensor
     positions: Any
     mask: Tensor
-    real: Tensor
+    token_mask: Tensor
 
 
-def quantize_calibrated(
+def gptq_quantize_folder(
     source: Path | str,
     target: Path | str,
     batches: Iterable[Mapping[str, np.ndarray]],
     bits: int,
     group_size: int | None = None,
     embeddings: bool = False,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     **options: Any,
-) -> Transfer:
+) -> ConversionResult:
     """Write the float model in `source`, quantised for the inputs that it sees in `batches`.
 
     bits, group_size, embeddings: as those of `CausalLM.quantize`; batches, progress: as those of `calibrate`,
@@ -59,19 +59,21 @@ def quantize_calibrated(
     calibrated = {name for name, spec in checkpoint.table.items() if layers.applies_to(spec)}
 
     @cache
-    def found() -> dict[str, Quantized]:
+    def calibrated_weights() -> dict[str, QuantizedWeight]:
         # Made when the first is written: all that can be wrong with the target has been looked at by then.
         return calibrate(checkpoint, quantization, batches, progress)
 
     def edit(source: Checkpoint, name: str, rank: int, degree: int, tensor: LazyTensor) -> LazyTensor:
-        weight = weight_of(name)
+        weight = weight_name(name)
         if weight not in calibrated:
             return tensor
-        part = Quantized._fields.index("values" if name == weight else "scale")
+        part = QuantizedWeight._fields.index("values" if name == weight else "scale")
         split = table[name].sharding.split
-        return LazyTensor(tensor.dtype, tensor.shape, lambda: [split(found()[weight][part], rank, degree)])
+        return LazyTensor(
+            tensor.dtype, tensor.shape, lambda: [split(calibrated_weights()[weight][part], rank, degree)]
+        )
 
-    return reshard(source, target, edit=edit, quantize=(bits, group_size, embeddings), **options)
+    return reshard(source, target, transform=edit, quantize=(bits, group_size, embeddings), **options)
 
 
 @paddle.no_grad()
@@ -79,8 +81,8 @@ def calibrate(
     checkpoint: Checkpoint,
     quantization: Quantization,
     batches: Iterable[Mapping[str, np.ndarray]],
-    progress: Progress | None = None,
-) -> dict[str, Quantized]:
+    progress: ProgressCallback | None = None,
+) -> dict[str, QuantizedWeight]:
     """The linear weights of a float model's blocks by name, quantised by GPTQ; the vocabulary's are left out.
 
     batches: int64 `input_ids`, `attention_mask` [batch, tokens] and `position_ids` of texts like those that
@@ -96,71 +98,78 @@ def calibrate(
     [first] = [f"{name}." for name, layer in model.named_sublayers() if layer is block]
     for name, parameter in model.named_parameters():
         if not name.startswith(first):
-            _fill(parameter, checkpoint, name)
-    steps = [_first_step(model, batch) for batch in batches]
-    found: dict[str, Quantized] = {}
+            _load_parameter(parameter, checkpoint, name)
+    block_inputs = [_embed_batch(model, batch) for batch in batches]
+    found: dict[str, QuantizedWeight] = {}
     for index in range(checkpoint.config.num_layers):
-        place = f"{first.removesuffix('0.')}{index}."
+        block_path = f"{first.removesuffix('0.')}{index}."
         for name, parameter in block.named_parameters():
-            _fill(parameter, checkpoint, place + name)
-        for name, weight in _quantized(block, steps, quantization, place):
-            found[f"{place}{name}.weight"] = weight
-        for step in steps:
-            step.x, _ = block(step.x, step.positions, step.mask)
+            _load_parameter(parameter, checkpoint, block_path + name)
+        for name, weight in _quantize_block(block, block_inputs, quantization, block_path):
+            found[f"{block_path}{name}.weight"] = weight
+        for block_input in block_inputs:
+            block_input.x, _ = block(block_input.x, block_input.positions, block_input.mask)
         if progress is not None:
             progress(index + 1, checkpoint.config.num_layers)
     return found
 
 
-def _fill(parameter: paddle.Tensor, checkpoint: Checkpoint, name: str) -> None:
-    with to_fill(parameter) as values:
+def _load_parameter(parameter: paddle.Tensor, checkpoint: Checkpoint, name: str) -> None:
+    with writable_array(parameter) as values:
         checkpoint.read_into(values, name)
 
 
-def _first_step(model: CausalLM, batch: Mapping[str, np.ndarray]) -> _Step:
+def _embed_batch(model: CausalLM, batch: Mapping[str, np.ndarray]) -> _BlockInput:
     names = ("input_ids", "position_ids", "attention_mask")
     ids, positions, attention = (paddle.to_tensor(batch[name]) for name in names)
-    mask = model.attention_mask(ids, positions, attention)
-    return _Step(model.embed(ids), model.position_embeddings(positions), mask, attention != 0)
+    mask = model.build_attention_mask(ids, positions, attention)
+    return _BlockInput(model.embed(ids), model.position_embeddings(positions), mask, attention != 0)
 
 
-def _quantized(
-    block: nn.Layer, steps: Sequence[_Step], quantization: Quantization, place: str
-) -> Iterable[tuple[str, Quantized]]:
+def _quantize_block(
+    block: nn.Layer, block_inputs: Sequence[_BlockInput], quantization: Quantization, block_path: str
+) -> Iterable[tuple[str, QuantizedWeight]]:
     """(name, quantised weight) of the block's linear layers, which have the rounded weights from then on.
 
     All layers' inputs are those of the float block, in one pass: a pass for each layer, behind rounded ones,
     measured no better.
     """
     layers = {
-        name: layer for name, layer in block.named_sublayers() if isinstance(layer, (ColumnLinear, RowLinear))
+        name: layer
+        for name, layer in block.named_sublayers()
+        if isinstance(layer, (ColumnParallelLinear, RowParallelLinear))
     }
-    hessians = _hessians(block, layers, steps)
+    hessians = _hessians(block, layers, block_inputs)
     for name, layer in layers.items():
         try:
             weight = gptq(
                 layer.weight.numpy(), hessians.pop(name), quantization.bits, quantization.group_size
             )
         except InputError as error:
-            raise InputError(f"{place}{name}.weight cannot be quantised: {error}") from error
+            raise InputError(f"{block_path}{name}.weight cannot be quantised: {error}") from error
         layer.weight.set_value(dequantize(*weight, quantization.bits))
         yield name, weight
 
 
-def _hessians(block: nn.Layer, layers: Mapping[str, Any], steps: Sequence[_Step]) -> dict[str, np.ndarray]:
+def _hessians(
+    block: nn.Layer, layers: Mapping[str, Any], block_inputs: Sequence[_BlockInput]
+) -> dict[str, np.ndarray]:
     """X^T X, float64 [in, in], of the inputs X that each of the block's layers sees."""
     sums = {name: np.zeros([layer.weight.shape[1]] * 2) for name, layer in layers.items()}
 
-    def adding(name: str, real: Tensor) -> Callable[[nn.Layer, tuple[Tensor, ...]], None]:
+    def hessian_hook(name: str, token_mask: Tensor) -> Callable[[nn.Layer, tuple[Tensor, ...]], None]:
         def add(layer: nn.Layer, inputs: tuple[Tensor, ...]) -> None:
-            x = inputs[0][real]
+            x = inputs[0][token_mask]
             sums[name] += paddle.matmul(x, x, transpose_x=True).numpy()
 
         return add
 
-    for step in steps:
-        handles = [layer.register_forward_pre_hook(adding(name, step.real)) for name, layer in layers.items()]
-        block(step.x, step.positions, step.mask)
+    for block_input in block_inputs:
+        handles = [
+            layer.register_forward_pre_hook(hessian_hook(name, block_input.token_mask))
+            for name, layer in layers.items()
+        ]
+        block(block_input.x, block_input.positions, block_input.mask)
         for handle in handles:
             handle.remove()
     return sums

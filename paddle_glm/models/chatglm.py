@@ -12,16 +12,27 @@ from paddle import Tensor, nn
 
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
-from paddle_glm.families.chatglm import attention_output, ffn_input, ffn_output, query_key_value, sop
+from paddle_glm.families.chatglm import attention_output, ffn_input, ffn_output, query_key_value, sop_token_id
 from paddle_glm.layers.activation import gelu_tanh
-from paddle_glm.layers.attention import context_mask, grouped_query_attention, split_heads
+from paddle_glm.layers.attention import (
+    bidirectional_context_mask,
+    grouped_query_attention,
+    split_qkv_per_head,
+)
 from paddle_glm.layers.norm import LayerNorm
-from paddle_glm.layers.rotary import angle_table, apply_rotary_parts, lookup_rows
+from paddle_glm.layers.rotary import apply_rotary_halves, cos_sin_table, rotary_cos_sin_per_row
 from paddle_glm.models.base import CausalLM, KeyValue
-from paddle_glm.parallel import SINGLE, TPGroup
-from paddle_glm.parallel.layers import ColumnLinear, Head, RowLinear, Storage, TiedHead, VocabEmbedding
+from paddle_glm.parallel import SINGLE_PROCESS, ProcessGroup
+from paddle_glm.parallel.layers import (
+    ColumnParallelLinear,
+    LMHead,
+    RowParallelLinear,
+    TiedLMHead,
+    VocabParallelEmbedding,
+    WeightFormat,
+)
 from paddle_glm.precision import compute_dtype
-from paddle_glm.sharding import Vocab
+from paddle_glm.sharding import vocab_parallel
 
 # The original computes it from a default of 28 layers, however many there are.
 RESIDUAL_SCALE = math.sqrt(2 * 28)
@@ -30,34 +41,44 @@ RESIDUAL_SCALE = math.sqrt(2 * 28)
 class SelfAttention(nn.Layer):
     """x [batch, tokens, hidden] -> the same shape, and this layer's keys and values."""
 
-    def __init__(self, config: ModelConfig, group: TPGroup, storage: Storage, index: int) -> None:
+    def __init__(
+        self, config: ModelConfig, group: ProcessGroup, weight_format: WeightFormat, index: int
+    ) -> None:
         super().__init__()
         # Scores are kept smaller by the layer's number until they are float32, as in the original.
-        self.group, self.head_dim, self.headroom = group, config.head_dim, index + 1.0
-        self.query_key_value = ColumnLinear(
-            config.hidden_size, query_key_value(config), group, storage, bias=True
+        self.group, self.head_dim, self.qk_layer_scaling = group, config.head_dim, index + 1.0
+        self.query_key_value = ColumnParallelLinear(
+            config.hidden_size, query_key_value(config), group, weight_format, bias=True
         )
-        self.dense = RowLinear(config.hidden_size, attention_output(config), group, storage, bias=True)
+        self.dense = RowParallelLinear(
+            config.hidden_size, attention_output(config), group, weight_format, bias=True
+        )
 
     def forward(
         self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, past: KeyValue | None = None
     ) -> tuple[Tensor, KeyValue]:
-        query, key, value = split_heads(self.query_key_value(x), self.head_dim)
-        query, key = apply_rotary_parts(query, *rotary), apply_rotary_parts(key, *rotary)
+        query, key, value = split_qkv_per_head(self.query_key_value(x), self.head_dim)
+        query, key = apply_rotary_halves(query, *rotary), apply_rotary_halves(key, *rotary)
         if past is not None:
             key = paddle.concat([past[0], key], axis=2)
             value = paddle.concat([past[1], value], axis=2)
-        mixed = grouped_query_attention(query, key, value, mask, self.group, headroom=self.headroom)
-        return self.dense(mixed), (key, value)
+        attn_output = grouped_query_attention(
+            query, key, value, mask, self.group, qk_layer_scaling=self.qk_layer_scaling
+        )
+        return self.dense(attn_output), (key, value)
 
 
 class MLP(nn.Layer):
     """Two projections with GELU, by its tanh approximation, in between."""
 
-    def __init__(self, config: ModelConfig, group: TPGroup, storage: Storage) -> None:
+    def __init__(self, config: ModelConfig, group: ProcessGroup, weight_format: WeightFormat) -> None:
         super().__init__()
-        self.dense_h_to_4h = ColumnLinear(config.hidden_size, ffn_input(config), group, storage, bias=True)
-        self.dense_4h_to_h = RowLinear(config.hidden_size, ffn_output(config), group, storage, bias=True)
+        self.dense_h_to_4h = ColumnParallelLinear(
+            config.hidden_size, ffn_input(config), group, weight_format, bias=True
+        )
+        self.dense_4h_to_h = RowParallelLinear(
+            config.hidden_size, ffn_output(config), group, weight_format, bias=True
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.dense_4h_to_h(gelu_tanh(self.dense_h_to_4h(x)))
@@ -66,31 +87,35 @@ class MLP(nn.Layer):
 class Block(nn.Layer):
     """scale * norm(x) + attention(norm(x)), then the same with the MLP: the norm's output is the residual."""
 
-    def __init__(self, config: ModelConfig, group: TPGroup, storage: Storage, index: int) -> None:
+    def __init__(
+        self, config: ModelConfig, group: ProcessGroup, weight_format: WeightFormat, index: int
+    ) -> None:
         super().__init__()
-        self.input_layernorm = LayerNorm(config.hidden_size, config.layernorm_epsilon, storage.dtype)
-        self.attention = SelfAttention(config, group, storage, index)
-        self.post_attention_layernorm = LayerNorm(config.hidden_size, config.layernorm_epsilon, storage.dtype)
-        self.mlp = MLP(config, group, storage)
+        self.input_layernorm = LayerNorm(config.hidden_size, config.layernorm_epsilon, weight_format.dtype)
+        self.attention = SelfAttention(config, group, weight_format, index)
+        self.post_attention_layernorm = LayerNorm(
+            config.hidden_size, config.layernorm_epsilon, weight_format.dtype
+        )
+        self.mlp = MLP(config, group, weight_format)
 
     def forward(
         self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, past: KeyValue | None = None
     ) -> tuple[Tensor, KeyValue]:
         x = self.input_layernorm(x)
-        attended, present = self.attention(x, rotary, mask, past)
-        x = self.post_attention_layernorm(x * RESIDUAL_SCALE + attended)
+        attn_output, present = self.attention(x, rotary, mask, past)
+        x = self.post_attention_layernorm(x * RESIDUAL_SCALE + attn_output)
         return x * RESIDUAL_SCALE + self.mlp(x), present
 
 
 class Transformer(nn.Layer):
-    def __init__(self, config: ModelConfig, group: TPGroup, storage: Storage) -> None:
+    def __init__(self, config: ModelConfig, group: ProcessGroup, weight_format: WeightFormat) -> None:
         super().__init__()
-        words = Vocab(config.vocab_size)
-        self.word_embeddings = VocabEmbedding(config.hidden_size, words, group, storage)
+        vocab = vocab_parallel(config.vocab_size)
+        self.word_embeddings = VocabParallelEmbedding(config.hidden_size, vocab, group, weight_format)
         self.layers = nn.LayerList(
-            [Block(config, group, storage, index) for index in range(config.num_layers)]
+            [Block(config, group, weight_format, index) for index in range(config.num_layers)]
         )
-        self.final_layernorm = LayerNorm(config.hidden_size, config.layernorm_epsilon, storage.dtype)
+        self.final_layernorm = LayerNorm(config.hidden_size, config.layernorm_epsilon, weight_format.dtype)
 
 
 class ChatGLMModel(CausalLM):
@@ -103,16 +128,18 @@ class ChatGLMModel(CausalLM):
 
     is_causal = False
 
-    def __init__(self, config: ModelConfig, dtype: str = "float32", group: TPGroup = SINGLE) -> None:
+    def __init__(
+        self, config: ModelConfig, dtype: str = "float32", group: ProcessGroup = SINGLE_PROCESS
+    ) -> None:
         super().__init__(config, dtype, group)
-        self.transformer = Transformer(config, group, self.storage)
-        self.lm_head = TiedHead(self.transformer.word_embeddings)
-        self.register_buffer("rotary_table", paddle.to_tensor(self.rotary_rows()), persistable=False)
+        self.transformer = Transformer(config, group, self.weight_format)
+        self.lm_head = TiedLMHead(self.transformer.word_embeddings)
+        self.register_buffer("rotary_table", paddle.to_tensor(self.build_rotary_table()), persistable=False)
 
-    def rotary_rows(self) -> np.ndarray:
+    def build_rotary_table(self) -> np.ndarray:
         rows = 2 if self.config.position_encoding_2d else 1
-        sizes = frequencies(self.config.head_dim // rows)
-        return angle_table(self.config.max_sequence_length, sizes, self.dtype)
+        inv_freq = rotary_inv_freq(self.config.head_dim // rows)
+        return cos_sin_table(self.config.max_sequence_length, inv_freq, self.dtype)
 
     def embed(self, input_ids: Tensor) -> Tensor:
         return self.transformer.word_embeddings(input_ids)
@@ -122,15 +149,15 @@ class ChatGLMModel(CausalLM):
 
     def position_embeddings(self, position_ids: Tensor) -> tuple[Tensor, Tensor]:
         rows = position_ids if position_ids.ndim == 3 else position_ids.unsqueeze(1)
-        return lookup_rows(self.rotary_table, rows, compute_dtype(self.stored_dtype))
+        return rotary_cos_sin_per_row(self.rotary_table, rows, compute_dtype(self.weight_dtype))
 
-    def attention_mask(self, input_ids: Tensor, position_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def build_attention_mask(self, input_ids: Tensor, position_ids: Tensor, attention_mask: Tensor) -> Tensor:
         if position_ids.ndim == 3:
             context = position_ids[:, 1] == 0
         else:
-            ends = paddle.equal(input_ids, paddle.full_like(input_ids, sop(self.config)))
+            ends = paddle.equal(input_ids, paddle.full_like(input_ids, sop_token_id(self.config)))
             context = ends.astype("int64").cumsum(axis=1) == 0
-        return context_mask(attention_mask, context)
+        return bidirectional_context_mask(attention_mask, context)
 
     def default_positions(self, input_ids: Tensor, attention_mask: Tensor, past: int) -> Tensor:
         if past:
@@ -141,11 +168,11 @@ class ChatGLMModel(CausalLM):
     def final_norm(self, x: Tensor) -> Tensor:
         return self.transformer.final_layernorm(x)
 
-    def head(self) -> Head:
+    def head(self) -> LMHead:
         return self.lm_head
 
 
-def frequencies(size: int) -> np.ndarray:
+def rotary_inv_freq(size: int) -> np.ndarray:
     """The rotary frequencies of `size` channels, float32 [size / 2], rounded to float16 as there."""
     exponent = np.arange(0, size, 2, dtype=np.float32) / np.float32(size)
     return (1.0 / 10000.0**exponent).astype(np.float16).astype(np.float32)

@@ -8,13 +8,13 @@ import paddle
 
 from paddle_glm.errors import InputError
 from paddle_glm.generation import GenerationParams
-from paddle_glm.generation.processors import LogitsProcessor
+from paddle_glm.generation.logits_processors import LogitsProcessor
 
 # Name -> the only value that asks for nothing else.
-_AS_IT_IS: dict[str, Any] = {"use_cache": True, "num_return_sequences": 1, "output_scores": False,
+_ACCEPTED_VALUES: dict[str, Any] = {"use_cache": True, "num_return_sequences": 1, "output_scores": False,
     "output_attentions": False, "output_hidden_states": False, "return_dict_in_generate": False}  # fmt: skip
 # Name -> what to use in its place.
-_REFUSED = {
+_UNSUPPORTED_KWARGS = {
     "use_cache": "generation always keeps keys and values",
     "num_return_sequences": "repeat the prompt's row in input_ids",
     "output_scores": "call the model, model(input_ids).logits",
@@ -35,7 +35,7 @@ _REFUSED = {
 }
 
 
-def generation_params(
+def params_from_kwargs(
     values: Mapping[str, Any], defaults: GenerationParams | None = None
 ) -> GenerationParams:
     """`defaults` with what keywords say; None is the default.
@@ -43,8 +43,8 @@ def generation_params(
     Raises `InputError` naming a keyword that cannot be honoured, with what to use in its place.
     """
     given = {name: value for name, value in values.items() if value is not None}
-    for name, instead in _REFUSED.items():
-        if name in given and given.pop(name) != _AS_IT_IS.get(name, ()):
+    for name, instead in _UNSUPPORTED_KWARGS.items():
+        if name in given and given.pop(name) != _ACCEPTED_VALUES.get(name, ()):
             raise InputError(f"{name} is not supported: {instead}")
     if "eos_token_id" in given:
         ends = given.pop("eos_token_id")
@@ -52,7 +52,7 @@ def generation_params(
     return (defaults or GenerationParams()).updated(given)
 
 
-def logits_processors(given: Any) -> list[LogitsProcessor]:
+def wrap_logits_processors(given: Any) -> list[LogitsProcessor]:
     """A callable, a list of them or None, given paddle tensors, as the generation loop calls them.
 
     Raises `InputError` for anything else.
@@ -65,10 +65,10 @@ def logits_processors(given: Any) -> list[LogitsProcessor]:
             raise InputError(
                 f"logits_processor holds {processor!r}: expected a callable (input_ids, scores) -> scores"
             )
-    return [_on_tensors(processor) for processor in each]
+    return [_wrap_processor(processor) for processor in each]
 
 
-def _on_tensors(processor: Any) -> LogitsProcessor:
+def _wrap_processor(processor: Any) -> LogitsProcessor:
     def process(ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
         given = paddle.to_tensor(scores.astype(np.float32))
         return np.asarray(processor(paddle.to_tensor(ids), given))

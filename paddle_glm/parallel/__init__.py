@@ -1,5 +1,12 @@
 """Tensor parallelism over public `paddle.distributed` calls: the same code on gloo and NCCL."""
 
-from paddle_glm.parallel.group import SINGLE, Mesh, TPGroup, check_degree, init_parallel, world_size
+from paddle_glm.parallel.group import (
+    SINGLE_PROCESS,
+    Mesh,
+    ProcessGroup,
+    check_degree,
+    init_parallel,
+    world_size,
+)
 
-__all__ = ["SINGLE", "Mesh", "TPGroup", "check_degree", "init_parallel", "world_size"]
+__all__ = ["SINGLE_PROCESS", "Mesh", "ProcessGroup", "check_degree", "init_parallel", "world_size"]

@@ -13,7 +13,7 @@ from typing import Any
 _stores: list[Any] = []  # a group's first rank serves its store: it lives as long as the process
 
 
-def install() -> None:
+def patch_new_group() -> None:
     """Give Paddle's `new_group` (and so `fleet.init`) the safe meeting; CPU only, harmless when repeated."""
     from paddle.distributed import collective
 

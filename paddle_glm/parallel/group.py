@@ -9,7 +9,7 @@ from paddle_glm.errors import InputError
 
 
 @dataclass(frozen=True)
-class TPGroup:
+class ProcessGroup:
     """The processes that share one model: this one's place, their number, and Paddle's group.
 
     `handle` is None at degree 1, where every operation over the group is the identity.
@@ -20,20 +20,20 @@ class TPGroup:
     handle: Any = None
 
     @property
-    def source(self) -> int:
+    def src_rank(self) -> int:
         """The global rank of the group's first process."""
         return self.handle.ranks[0] if self.handle is not None else 0
 
 
-SINGLE = TPGroup(0, 1)
+SINGLE_PROCESS = ProcessGroup(0, 1)
 
 
 @dataclass(frozen=True)
 class Mesh:
     """World size = data degree x tensor degree; neighbouring ranks share a model."""
 
-    tensor: TPGroup
-    data: TPGroup
+    tensor: ProcessGroup
+    data: ProcessGroup
 
 
 def world_size() -> int:
@@ -61,7 +61,7 @@ def init_parallel(tensor_parallel_degree: int | None = None) -> Mesh:
     degree = processes if tensor_parallel_degree is None else tensor_parallel_degree
     check_degree(degree, processes)
     if processes == 1:
-        return Mesh(SINGLE, SINGLE)
+        return Mesh(SINGLE_PROCESS, SINGLE_PROCESS)
     if not system.LINUX:
         raise InputError(
             f"{processes} processes were started, but several work together on Linux alone: elsewhere Paddle "
@@ -74,24 +74,24 @@ def init_parallel(tensor_parallel_degree: int | None = None) -> Mesh:
     from paddle_glm.parallel import gloo
 
     if paddle.get_device() == "cpu":
-        gloo.install()
+        gloo.patch_new_group()
     if not dist.is_initialized():
         dist.init_parallel_env()
     rank = dist.get_rank()
-    tensor = data = SINGLE
+    tensor = data = SINGLE_PROCESS
     # Every process takes part in making every group, in the same order.
     for start in range(0, processes, degree):
-        tensor = _join(list(range(start, start + degree)), rank) or tensor
+        tensor = _new_group(list(range(start, start + degree)), rank) or tensor
     for offset in range(degree):
-        data = _join(list(range(offset, processes, degree)), rank) or data
+        data = _new_group(list(range(offset, processes, degree)), rank) or data
     return Mesh(tensor, data)
 
 
-def _join(ranks: list[int], rank: int) -> TPGroup | None:
+def _new_group(ranks: list[int], rank: int) -> ProcessGroup | None:
     """Make the group of `ranks`; this process's place in it, or None where it is outside."""
     import paddle.distributed as dist
 
     if len(ranks) == 1:
         return None
     handle = dist.new_group(ranks)
-    return TPGroup(ranks.index(rank), len(ranks), handle) if rank in ranks else None
+    return ProcessGroup(ranks.index(rank), len(ranks), handle) if rank in ranks else None

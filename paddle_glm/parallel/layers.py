@@ -1,7 +1,7 @@
 """Linear layers and embeddings that hold this process's slice, as the family's sharding table cuts it.
 
 Weights are [out_features, in_features], as hub checkpoints store them, so nothing is transposed
-between file, memory and file. At degree 1 these are plain layers. `Storage` says in what they are kept.
+between file, memory and file. At degree 1 these are plain layers. `WeightFormat` says in what they are kept.
 """
 
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from paddle_glm.parallel.frozen import frozen_linear, is_frozen
-from paddle_glm.parallel.group import TPGroup
-from paddle_glm.parallel.ops import (
+from paddle_glm.parallel.collectives import (
     copy_to_group,
     gather_from_group,
     reduce_from_group,
-    sum_shared_rows,
+    reduce_replicated_grads,
 )
-from paddle_glm.parallel.packed import packed_linear, packed_rows, widened_linear
+from paddle_glm.parallel.dequant import dequant_embedding, dequant_linear, upcast_linear
+from paddle_glm.parallel.frozen_weights import frozen_linear, input_grad_only
+from paddle_glm.parallel.group import ProcessGroup
 from paddle_glm.precision import compute_dtype
 from paddle_glm.quantization import WEIGHT, Quantization, quantize
 from paddle_glm.sharding import ParameterSpec, Sharding
@@ -29,7 +29,7 @@ _ZEROS = nn.initializer.Constant(0.0)
 
 
 @dataclass(frozen=True)
-class Storage:
+class WeightFormat:
     """What a model's parameters are kept in: `dtype`, and where `quantization` applies, small integers."""
 
     dtype: str
@@ -40,11 +40,11 @@ class Storage:
         """The dtype of activations."""
         return compute_dtype(getattr(paddle, self.dtype))
 
-    def parts(self, spec: ParameterSpec) -> dict[str, ParameterSpec]:
+    def parameter_specs(self, spec: ParameterSpec) -> dict[str, ParameterSpec]:
         """The parameters that a weight is kept as, by the names of a layer's attributes."""
         if self.quantization is None or not self.quantization.applies_to(spec):
             return {WEIGHT: spec}
-        return self.quantization.parts(spec)
+        return self.quantization.parameter_specs(spec)
 
 
 def new_parameter(layer: nn.Layer, shape: tuple[int, ...], dtype: Any, distributed: bool = False) -> Any:
@@ -59,79 +59,81 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     For a frozen weight x is not kept.
     """
-    if is_frozen(weight, x):
+    if input_grad_only(weight, x):
         y = frozen_linear(x, weight)
     elif weight.dtype != x.dtype and paddle.in_dynamic_mode() and not paddle.is_grad_enabled():
-        y = widened_linear(x, weight)
+        y = upcast_linear(x, weight)
     else:
         y = paddle.matmul(x, weight.astype(x.dtype), transpose_y=True)
     return y if bias is None else y + bias.astype(x.dtype)
 
 
-class Weighted(nn.Layer):
+class ParallelWeight(nn.Layer):
     """A layer with this process's slice of a weight [out, in]: `weight`, and `weight_scale` where integers.
 
     spec: the float weight's full shape and how it is cut.
     """
 
-    def __init__(self, spec: ParameterSpec, group: TPGroup, storage: Storage) -> None:
+    def __init__(self, spec: ParameterSpec, group: ProcessGroup, weight_format: WeightFormat) -> None:
         super().__init__()
         self.spec, self.group = spec, group
-        self.keep_in(storage)
+        self.allocate_weight(weight_format)
 
-    def keep_in(self, storage: Storage) -> None:
-        """Have parameters for `storage`, zero and to be filled, in the place of those that there were."""
+    def allocate_weight(self, weight_format: WeightFormat) -> None:
+        """Replace the parameters by zero-initialised ones for `weight_format`."""
         rank, degree = self.group.rank, self.group.degree
-        self.storage, parts = storage, storage.parts(self.spec)
+        self.weight_format, parts = weight_format, weight_format.parameter_specs(self.spec)
         for name in [name for name in self._parameters if name.startswith(WEIGHT)]:
             delattr(self, name)
         for name, spec in parts.items():
             shape = spec.sharding.local_shape(spec.shape, rank, degree)
             cut = degree > 1 and spec.sharding.axis is not None
-            setattr(self, name, new_parameter(self, shape, spec.dtype or storage.dtype, cut))
+            setattr(self, name, new_parameter(self, shape, spec.dtype or weight_format.dtype, cut))
         self.bits = 0
         if len(parts) > 1:
-            assert storage.quantization is not None
-            self.bits = storage.quantization.bits
+            assert weight_format.quantization is not None
+            self.bits = weight_format.quantization.bits
             for name in parts:
                 getattr(self, name).stop_gradient = True
-        self.groups = self._local_groups() if self.bits else None
+        self.local_groups = self._local_groups() if self.bits else None
 
     @paddle.no_grad()
-    def quantize(self, storage: Storage) -> None:
-        """Keep the weight, all of it here, in `storage` from now on, where its quantization applies."""
-        quantization = storage.quantization
+    def quantize(self, weight_format: WeightFormat) -> None:
+        """Keep the weight, all of it here, in `weight_format` from now on, where its quantization applies."""
+        quantization = weight_format.quantization
         if quantization is None or not quantization.applies_to(self.spec):
             return
         weight = self.weight.astype("float32").numpy()
         values, scale = quantize(weight, quantization.bits, quantization.group_size)
-        self.keep_in(storage)
+        self.allocate_weight(weight_format)
         self.weight.set_value(paddle.to_tensor(values))
         self.weight_scale.set_value(paddle.to_tensor(scale))
 
-    def multiply(self, x: Tensor) -> Tensor:
+    def local_matmul(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out], of this process's slice, in the dtype of x."""
         if not self.bits:
             return linear(x, self.weight)
-        return packed_linear(x, self.weight, self._local_scale(), self.bits)
+        return dequant_linear(x, self.weight, self._local_scale(), self.bits)
 
-    def rows(self, ids: Tensor) -> Tensor:
+    def lookup(self, ids: Tensor) -> Tensor:
         """Rows of this process's slice, for ids [...] into it, in the compute dtype."""
         if not self.bits:
-            return F.embedding(ids, self.weight).astype(self.storage.compute_dtype)
-        return packed_rows(ids, self.weight, self._local_scale(), self.bits, self.storage.compute_dtype)
+            return F.embedding(ids, self.weight).astype(self.weight_format.compute_dtype)
+        return dequant_embedding(
+            ids, self.weight, self._local_scale(), self.bits, self.weight_format.compute_dtype
+        )
 
     def _local_scale(self) -> Tensor:
         """float32 [out] or [out, groups of the local inputs]."""
-        return self.weight_scale if self.groups is None else self.weight_scale[:, self.groups]
+        return self.weight_scale if self.local_groups is None else self.weight_scale[:, self.local_groups]
 
     def _local_groups(self) -> slice | list[int] | None:
         """Which of a row's groups the local inputs are in, a slice or one index per stretch; None for all.
 
         A group that a cut goes through, and with it all others, counts as several of a smaller size.
         """
-        assert self.storage.quantization is not None
-        size = self.storage.quantization.group_size
+        assert self.weight_format.quantization is not None
+        size = self.weight_format.quantization.group_size
         if size is None or self.spec.sharding.axis != 1 or self.group.degree == 1:
             return None
         ((start, stop),) = self.spec.sharding.local_ranges(self.group.rank, self.group.degree)
@@ -141,7 +143,7 @@ class Weighted(nn.Layer):
         return [place // size for place in range(start, stop, step)]
 
 
-class ColumnLinear(Weighted):
+class ColumnParallelLinear(ParallelWeight):
     """Output features are cut over the group: x [..., in] (whole) -> [..., out_local].
 
     Rows that several processes hold (key/value groups beyond their number) get the sum of the
@@ -149,106 +151,120 @@ class ColumnLinear(Weighted):
     """
 
     def __init__(
-        self, in_features: int, sharding: Sharding, group: TPGroup, storage: Storage, bias: bool = False
+        self,
+        in_features: int,
+        sharding: Sharding,
+        group: ProcessGroup,
+        weight_format: WeightFormat,
+        bias: bool = False,
     ) -> None:
-        super().__init__(ParameterSpec((sharding.size, in_features), sharding), group, storage)
-        self.shared = tuple(
+        super().__init__(ParameterSpec((sharding.size, in_features), sharding), group, weight_format)
+        self.replicated_rows = tuple(
             (start, stop, copies)
-            for start, stop, copies in sharding.shared_ranges(group.rank, group.degree)
+            for start, stop, copies in sharding.replica_ranges(group.rank, group.degree)
             if stop is not None and copies > 1
         )
         shape = (sharding.local_size(group.degree),)
-        self.bias = new_parameter(self, shape, storage.dtype, group.degree > 1) if bias else None
+        self.bias = new_parameter(self, shape, weight_format.dtype, group.degree > 1) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         x = copy_to_group(x, self.group)
         if self.bits:
-            y = self.multiply(x)
+            y = self.local_matmul(x)
         else:
-            y = linear(x, sum_shared_rows(self.weight, self.shared, self.group))
+            y = linear(x, reduce_replicated_grads(self.weight, self.replicated_rows, self.group))
         if self.bias is None:
             return y
-        return y + sum_shared_rows(self.bias, self.shared, self.group).astype(y.dtype)
+        return y + reduce_replicated_grads(self.bias, self.replicated_rows, self.group).astype(y.dtype)
 
 
-class RowLinear(Weighted):
+class RowParallelLinear(ParallelWeight):
     """Input features are cut over the group: x [..., in_local] -> [..., out] (summed over the group).
 
     The bias is whole on every process and added once, to the sum.
     """
 
     def __init__(
-        self, out_features: int, sharding: Sharding, group: TPGroup, storage: Storage, bias: bool = False
+        self,
+        out_features: int,
+        sharding: Sharding,
+        group: ProcessGroup,
+        weight_format: WeightFormat,
+        bias: bool = False,
     ) -> None:
-        super().__init__(ParameterSpec((out_features, sharding.size), sharding), group, storage)
-        self.bias = new_parameter(self, (out_features,), storage.dtype) if bias else None
+        super().__init__(ParameterSpec((out_features, sharding.size), sharding), group, weight_format)
+        self.bias = new_parameter(self, (out_features,), weight_format.dtype) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        y = reduce_from_group(self.multiply(x), self.group)
+        y = reduce_from_group(self.local_matmul(x), self.group)
         return y if self.bias is None else y + self.bias.astype(y.dtype)
 
 
-class VocabEmbedding(Weighted):
+class VocabParallelEmbedding(ParallelWeight):
     """Words are cut over the group: ids [...] (whole) -> [..., hidden] (whole), in the compute dtype."""
 
-    def __init__(self, hidden_size: int, sharding: Sharding, group: TPGroup, storage: Storage) -> None:
-        super().__init__(ParameterSpec((sharding.size, hidden_size), sharding), group, storage)
-        self.words = sharding.local_size(group.degree)
+    def __init__(
+        self, hidden_size: int, sharding: Sharding, group: ProcessGroup, weight_format: WeightFormat
+    ) -> None:
+        super().__init__(ParameterSpec((sharding.size, hidden_size), sharding), group, weight_format)
+        self.local_vocab_size = sharding.local_size(group.degree)
 
     def forward(self, ids: Tensor) -> Tensor:
         if self.group.degree == 1:
-            return self.rows(ids)
-        local = ids - self.group.rank * self.words
-        mine = paddle.logical_and(local >= 0, local < self.words)
-        rows = self.rows(paddle.where(mine, local, paddle.zeros_like(local)))
-        return reduce_from_group(rows * mine.unsqueeze(-1).astype(rows.dtype), self.group)
+            return self.lookup(ids)
+        local = ids - self.group.rank * self.local_vocab_size
+        in_shard = paddle.logical_and(local >= 0, local < self.local_vocab_size)
+        rows = self.lookup(paddle.where(in_shard, local, paddle.zeros_like(local)))
+        return reduce_from_group(rows * in_shard.unsqueeze(-1).astype(rows.dtype), self.group)
 
 
-class Head(nn.Layer):
+class LMHead(nn.Layer):
     """Hidden states [..., hidden] -> logits: `forward` gives the local slice, `gather` all words."""
 
-    group: TPGroup
+    group: ProcessGroup
 
-    def multiply(self, x: Tensor) -> Tensor:
+    def local_matmul(self, x: Tensor) -> Tensor:
         """x [..., hidden] times the rows of this process's words."""
         raise NotImplementedError
 
-    def share(self, words: Sharding) -> None:
+    def set_vocab_sharding(self, sharding: Sharding) -> None:
         """Set which of the words, cut so, are here."""
-        self.vocab_size, local = words.size, words.local_size(self.group.degree)
+        self.vocab_size, local = sharding.size, sharding.local_size(self.group.degree)
         # The rows that pad an indivisible vocabulary stand at the end: on the last ranks.
-        held = (self.group.rank + 1) * local - self.vocab_size
-        self.padding = min(max(held, 0), local)
+        end_of_padding = (self.group.rank + 1) * local - self.vocab_size
+        self.local_padding = min(max(end_of_padding, 0), local)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits = self.multiply(copy_to_group(x, self.group))
-        if not self.padding:
+        logits = self.local_matmul(copy_to_group(x, self.group))
+        if not self.local_padding:
             return logits
         # A padded word must take no probability; the number is one that float16 can hold.
-        lowest = paddle.full([*logits.shape[:-1], self.padding], -6e4, dtype=logits.dtype)
-        return paddle.concat([logits[..., : logits.shape[-1] - self.padding], lowest], axis=-1)
+        lowest = paddle.full([*logits.shape[:-1], self.local_padding], -6e4, dtype=logits.dtype)
+        return paddle.concat([logits[..., : logits.shape[-1] - self.local_padding], lowest], axis=-1)
 
     def gather(self, logits: Tensor) -> Tensor:
         """[..., vocab_local] -> [..., vocab_size]."""
         return gather_from_group(logits, self.group)[..., : self.vocab_size]
 
 
-class VocabHead(Weighted, Head):
+class ParallelLMHead(ParallelWeight, LMHead):
     """A head with a weight of its own; words are cut over the group."""
 
-    def __init__(self, hidden_size: int, sharding: Sharding, group: TPGroup, storage: Storage) -> None:
-        super().__init__(ParameterSpec((sharding.size, hidden_size), sharding), group, storage)
-        self.share(sharding)
+    def __init__(
+        self, hidden_size: int, sharding: Sharding, group: ProcessGroup, weight_format: WeightFormat
+    ) -> None:
+        super().__init__(ParameterSpec((sharding.size, hidden_size), sharding), group, weight_format)
+        self.set_vocab_sharding(sharding)
 
 
-class TiedHead(Head):
+class TiedLMHead(LMHead):
     """A head whose weight is the embedding's; it has no parameters."""
 
-    def __init__(self, embedding: VocabEmbedding) -> None:
+    def __init__(self, embedding: VocabParallelEmbedding) -> None:
         super().__init__()
         self.group = embedding.group
         self._embedding = (embedding,)  # in a tuple, so that it is no sublayer with names of its own
-        self.share(embedding.spec.sharding)
+        self.set_vocab_sharding(embedding.spec.sharding)
 
-    def multiply(self, x: Tensor) -> Tensor:
-        return self._embedding[0].multiply(x)
+    def local_matmul(self, x: Tensor) -> Tensor:
+        return self._embedding[0].local_matmul(x)

@@ -17,19 +17,19 @@ from paddle import Tensor, nn
 
 from paddle_glm.errors import InputError
 from paddle_glm.families import ParameterSpec, family_of
-from paddle_glm.parallel import TPGroup
-from paddle_glm.parallel.layers import ColumnLinear, RowLinear, linear, new_parameter
-from paddle_glm.parallel.ops import copy_to_group, reduce_from_group, sum_shared_rows
-from paddle_glm.parallel.random import sharded_rng
+from paddle_glm.parallel import ProcessGroup
+from paddle_glm.parallel.collectives import copy_to_group, reduce_from_group, reduce_replicated_grads
+from paddle_glm.parallel.layers import ColumnParallelLinear, RowParallelLinear, linear, new_parameter
+from paddle_glm.parallel.rng import sharded_rng
 from paddle_glm.peft.adapter import Adapter
 from paddle_glm.peft.lora_config import (
-    CONFIG_FILE,
-    FILE,
+    ADAPTER_CONFIG_FILE,
+    ADAPTER_WEIGHTS_FILE,
     LoraConfig,
-    check_fits,
-    file_name,
-    read_lora,
-    specs_of,
+    check_adapter_shapes,
+    lora_specs,
+    read_lora_weights,
+    tensor_file_name,
 )
 
 if TYPE_CHECKING:
@@ -39,10 +39,10 @@ if TYPE_CHECKING:
 DEFAULT_NAME = "default"  # what PEFT calls an only adapter
 
 
-class _Factor(nn.Layer):
+class _LoraMatrix(nn.Layer):
     """One of the two matrices, float32, this process's slice."""
 
-    def __init__(self, spec: ParameterSpec, group: TPGroup) -> None:
+    def __init__(self, spec: ParameterSpec, group: ProcessGroup) -> None:
         super().__init__()
         shape = spec.sharding.local_shape(spec.shape, group.rank, group.degree)
         self.weight = new_parameter(
@@ -50,7 +50,7 @@ class _Factor(nn.Layer):
         )
 
 
-class _Hook:
+class _LoraHook:
     """Adds scale * B(A(dropout(x))) to what a layer gives for x; A and B are cut as the layer is."""
 
     def __init__(self, dropout: float, scale: float) -> None:
@@ -58,19 +58,19 @@ class _Hook:
 
     def __call__(self, layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         x, group = inputs[0], layer.group
-        is_column = isinstance(layer, ColumnLinear)
+        is_column = isinstance(layer, ColumnParallelLinear)
         if self.dropout and layer.training:
-            x = self._dropped(x, group, whole=is_column)
-        thin = linear(x, layer.lora_A.weight)
+            x = self._apply_dropout(x, group, whole=is_column)
+        low_rank = linear(x, layer.lora_A.weight)
         if is_column:
             # Every process has all of A x, of which its rows of B make its part of the output.
-            rows = sum_shared_rows(layer.lora_B.weight, layer.shared, group)
-            added = linear(copy_to_group(thin, group), rows)
+            rows = reduce_replicated_grads(layer.lora_B.weight, layer.replicated_rows, group)
+            lora_out = linear(copy_to_group(low_rank, group), rows)
         else:
-            added = linear(reduce_from_group(thin, group), layer.lora_B.weight)
-        return output + self.scale * added
+            lora_out = linear(reduce_from_group(low_rank, group), layer.lora_B.weight)
+        return output + self.scale * lora_out
 
-    def _dropped(self, x: Tensor, group: TPGroup, whole: bool) -> Tensor:
+    def _apply_dropout(self, x: Tensor, group: ProcessGroup, whole: bool) -> Tensor:
         if whole:
             return F.dropout(x, self.dropout)
         with sharded_rng(group):
@@ -78,29 +78,29 @@ class _Hook:
 
 
 @dataclass(frozen=True)
-class _Beside:
+class _LoraLayer:
     """What one adapter adds to one layer."""
 
-    lora_A: _Factor
-    lora_B: _Factor
-    hook: _Hook
+    lora_A: _LoraMatrix
+    lora_B: _LoraMatrix
+    hook: _LoraHook
 
-    def put_into(self, layer: Any) -> None:
+    def attach_to(self, layer: Any) -> None:
         layer.lora_A, layer.lora_B, layer.lora_hook = self.lora_A, self.lora_B, self.hook
         layer.lora_handle = layer.register_forward_post_hook(self.hook)
 
     @staticmethod
-    def take_from(layer: Any) -> None:
+    def detach_from(layer: Any) -> None:
         layer.lora_handle.remove()
         del layer.lora_A, layer.lora_B, layer.lora_hook, layer.lora_handle
 
 
 @dataclass
-class _Held:
+class _AdapterRegistry:
     """The adapters of a model, by name and module, and the name of the one that it uses."""
 
-    adapters: dict[str, dict[str, _Beside]] = field(default_factory=dict)
-    used: str | None = None
+    adapters: dict[str, dict[str, _LoraLayer]] = field(default_factory=dict)
+    active: str | None = None
 
 
 def attach_lora(model: "CausalLM", config: LoraConfig, seed: int = 0, name: str = DEFAULT_NAME) -> Adapter:
@@ -113,9 +113,9 @@ def attach_lora(model: "CausalLM", config: LoraConfig, seed: int = 0, name: str 
     if not modules:
         known = ", ".join(sorted({module.rpartition(".")[2] for module, _ in _linear_layers(model)}))
         raise InputError(
-            f"lora_target_modules {' '.join(config.targets)}: the model's linear layers are {known}"
+            f"lora_target_modules {' '.join(config.target_modules)}: the model's linear layers are {known}"
         )
-    adapter = _attach(model, config, modules, name)
+    adapter = _inject_adapter(model, config, modules, name)
     arrays = {}
     for key, spec in adapter.specs.items():
         array = np.zeros(spec.shape, np.float32)
@@ -123,8 +123,8 @@ def attach_lora(model: "CausalLM", config: LoraConfig, seed: int = 0, name: str 
             generator = np.random.default_rng([seed, zlib.crc32(key.encode())])
             limit = spec.shape[1] ** -0.5
             array = generator.uniform(-limit, limit, spec.shape).astype(np.float32)
-        arrays[adapter.names[key]] = array
-    adapter.fill(arrays)
+        arrays[adapter.file_names[key]] = array
+    adapter.load_arrays(arrays)
     return adapter
 
 
@@ -133,11 +133,13 @@ def load_lora(model: "CausalLM", folder: str | Path, name: str = DEFAULT_NAME) -
 
     Raises `InputError` where the folder holds none, or one of another model, and for a name that is taken.
     """
-    weights = read_lora(folder)
-    check_fits(weights, family_of(model.config).float_parameters(model.config), folder)
-    adapter = _attach(model, weights.config, list(weights.pairs), name)
+    weights = read_lora_weights(folder)
+    check_adapter_shapes(weights, family_of(model.config).float_parameters(model.config), folder)
+    adapter = _inject_adapter(model, weights.config, list(weights.pairs), name)
     pairs = weights.pairs.items()
-    adapter.fill({file_name(module, part): pair[part == "B"] for module, pair in pairs for part in "AB"})
+    adapter.load_arrays(
+        {tensor_file_name(module, part): pair[part == "B"] for module, pair in pairs for part in "AB"}
+    )
     return adapter
 
 
@@ -146,72 +148,72 @@ def use_lora(model: "CausalLM", name: str | None) -> None:
 
     Raises `InputError` where the model holds no such adapter.
     """
-    held = _held(model)
-    if name is not None and name not in held.adapters:
-        known = ", ".join(map(repr, held.adapters)) or "none"
+    registry = _registry_of(model)
+    if name is not None and name not in registry.adapters:
+        known = ", ".join(map(repr, registry.adapters)) or "none"
         raise InputError(f"the model has no adapter {name!r}; it has {known}: give it one by load_lora")
     layers = dict(_linear_layers(model))
-    for module in held.adapters[held.used] if held.used is not None else ():
-        _Beside.take_from(layers[module])
-    held.used = name
-    for module, beside in held.adapters[name].items() if name is not None else ():
-        beside.put_into(layers[module])
+    for module in registry.adapters[registry.active] if registry.active is not None else ():
+        _LoraLayer.detach_from(layers[module])
+    registry.active = name
+    for module, lora_layer in registry.adapters[name].items() if name is not None else ():
+        lora_layer.attach_to(layers[module])
 
 
-def lora_names(model: "CausalLM") -> list[str]:
+def adapter_names(model: "CausalLM") -> list[str]:
     """The names of the adapters that the model holds, in the order in which it got them."""
-    return list(_held(model).adapters)
+    return list(_registry_of(model).adapters)
 
 
 @paddle.no_grad()
-def fold_lora(model: "CausalLM") -> None:
+def merge_and_unload(model: "CausalLM") -> None:
     """Add the adapter in use to the weights beside it and let go of all; the whole model must be here.
 
     Raises `InputError` for a quantised model: the sum would lose what the adapter has learnt to rounding.
     """
     if model.config.quantization_bit:
         raise InputError("LoRA cannot be folded into quantised weights: fold it into the float model")
-    held = _held(model)
-    used = held.adapters[held.used] if held.used is not None else {}
+    registry = _registry_of(model)
+    active = registry.adapters[registry.active] if registry.active is not None else {}
     use_lora(model, None)
-    held.adapters.clear()
+    registry.adapters.clear()
     layers = dict(_linear_layers(model))
-    for module, beside in used.items():
-        delta = paddle.matmul(beside.lora_B.weight, beside.lora_A.weight) * beside.hook.scale
+    for module, lora_layer in active.items():
+        delta = paddle.matmul(lora_layer.lora_B.weight, lora_layer.lora_A.weight) * lora_layer.hook.scale
         weight = layers[module].weight
         weight.set_value((weight.astype("float32") + delta).astype(weight.dtype))
 
 
-def _attach(model: "CausalLM", config: LoraConfig, modules: list[str], name: str) -> Adapter:
-    held = _held(model)
-    if name in held.adapters:
+def _inject_adapter(model: "CausalLM", config: LoraConfig, modules: list[str], name: str) -> Adapter:
+    registry = _registry_of(model)
+    if name in registry.adapters:
         raise InputError(f"the model has an adapter {name!r} already: give this one another name")
     table, layers = family_of(model.config).float_parameters(model.config), dict(_linear_layers(model))
     specs: dict[str, ParameterSpec] = {}
     tensors: dict[str, Tensor] = {}
-    adapter: dict[str, _Beside] = {}
+    adapter: dict[str, _LoraLayer] = {}
     for module in modules:
         if module not in layers:
             raise InputError(f"{module} takes no adapter: the model's linear layers do")
-        pair = specs_of(module, table, config.rank_of(module))
-        first, second = (_Factor(spec, model.group) for spec in pair)
-        adapter[module] = _Beside(first, second, _Hook(config.dropout, config.scale_of(module)))
+        pair = lora_specs(module, table, config.lora_rank_of(module))
+        first, second = (_LoraMatrix(spec, model.group) for spec in pair)
+        adapter[module] = _LoraLayer(first, second, _LoraHook(config.dropout, config.scaling_of(module)))
         for part, factor, spec in zip("AB", (first, second), pair, strict=True):
             specs[f"{module}.lora_{part}.weight"] = spec
             tensors[f"{module}.lora_{part}.weight"] = factor.weight
-    held.adapters[name] = adapter
+    registry.adapters[name] = adapter
     use_lora(model, name)
     names = {key: f"base_model.model.{key}" for key in specs}
-    return Adapter(model, tensors, specs, names, FILE, CONFIG_FILE, config.to_peft())
+    return Adapter(model, tensors, specs, names, ADAPTER_WEIGHTS_FILE, ADAPTER_CONFIG_FILE, config.to_peft())
 
 
-def _held(model: Any) -> _Held:
+def _registry_of(model: Any) -> _AdapterRegistry:
     """The model's adapters; kept on it, in a place that it does not know of."""
     if not hasattr(model, "lora_adapters"):
-        model.lora_adapters = _Held()
+        model.lora_adapters = _AdapterRegistry()
     return model.lora_adapters
 
 
 def _linear_layers(model: "CausalLM") -> list[tuple[str, Any]]:
-    kinds = (ColumnLinear, RowLinear)
+    kinds = (ColumnParallelLinear, RowParallelLinear)
     return [(name, layer) for name, layer in model.named_sublayers() if isinstance(layer, kinds)]

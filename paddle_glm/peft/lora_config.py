@@ -10,29 +10,29 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from paddle_glm.checkpoint.tensor_file import open_safetensors
+from paddle_glm.checkpoint.safetensors_file import open_safetensors
 from paddle_glm.checkpoint.torch_file import open_torch
 from paddle_glm.errors import InputError
 from paddle_glm.families import ParameterSpec
-from paddle_glm.file_keys import read
-from paddle_glm.peft.lora_keys import DEFAULT_TARGETS, RULES
+from paddle_glm.key_rules import read_fields
+from paddle_glm.peft.lora_keys import DEFAULT_TARGET_MODULES, RULES
 from paddle_glm.sharding import REPLICATED
 
 _Number = TypeVar("_Number", int, float)
-FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
-_TORCH_FILE = "adapter_model.bin"
+ADAPTER_WEIGHTS_FILE, ADAPTER_CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
+_ADAPTER_TORCH_FILE = "adapter_model.bin"
 # How PEFT names what it wraps; some tools put the adapter's name behind lora_A and lora_B.
-_BEGINNING = "base_model.model."
-_NAME = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.default)?\.weight")
+_PEFT_MODULE_PREFIX = "base_model.model."
+_TENSOR_NAME = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.default)?\.weight")
 # A target that is the end of a module's name, and no regular expression.
-_PLAIN = re.compile(r"[\w.]+")
+_NAME_SUFFIX = re.compile(r"[\w.]+")
 
 
 @dataclass(frozen=True)
 class LoraConfig:
     """y = W x + scale * B(A(dropout(x))), A [rank, in] and B [out, rank] (arXiv:2106.09685).
 
-    targets: last parts of module names, or regular expressions of whole names. rank_pattern,
+    target_modules: last parts of module names, or regular expressions of whole names. rank_pattern,
     alpha_pattern: ends of module names, or regular expressions of them -> what holds there instead;
     the first that matches counts, as in PEFT.
     """
@@ -40,8 +40,8 @@ class LoraConfig:
     rank: int = 8
     alpha: float = 16.0
     dropout: float = 0.0
-    targets: tuple[str, ...] = DEFAULT_TARGETS
-    rank_stabilized: bool = False
+    target_modules: tuple[str, ...] = DEFAULT_TARGET_MODULES
+    use_rslora: bool = False
     rank_pattern: Mapping[str, int] = field(default_factory=dict)
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
 
@@ -54,18 +54,18 @@ class LoraConfig:
                         "a rank of at least 1, an alpha above 0 and a dropout from 0 to below 1"
                     )
 
-    def rank_of(self, module: str) -> int:
+    def lora_rank_of(self, module: str) -> int:
         return _first_match(self.rank_pattern, module, self.rank)
 
-    def scale_of(self, module: str) -> float:
+    def scaling_of(self, module: str) -> float:
         """alpha / rank, or alpha / sqrt(rank) where rank-stabilized (arXiv:2312.03732)."""
-        rank, alpha = self.rank_of(module), _first_match(self.alpha_pattern, module, self.alpha)
-        return alpha / (math.sqrt(rank) if self.rank_stabilized else rank)
+        rank, alpha = self.lora_rank_of(module), _first_match(self.alpha_pattern, module, self.alpha)
+        return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
     def matches(self, module: str) -> bool:
         return any(
             module == target or module.endswith(f".{target}") or _fullmatch(target, module)
-            for target in self.targets
+            for target in self.target_modules
         )
 
     def to_peft(self) -> dict[str, Any]:
@@ -75,12 +75,12 @@ class LoraConfig:
             "task_type": "CAUSAL_LM",
             "base_model_name_or_path": None,
             "r": self.rank,
-            "lora_alpha": _whole_if_equal(self.alpha),
+            "lora_alpha": _int_if_integral(self.alpha),
             "lora_dropout": self.dropout,
             "target_modules": self._target_modules(),
             "rank_pattern": dict(self.rank_pattern),
-            "alpha_pattern": {key: _whole_if_equal(value) for key, value in self.alpha_pattern.items()},
-            "use_rslora": self.rank_stabilized,
+            "alpha_pattern": {key: _int_if_integral(value) for key, value in self.alpha_pattern.items()},
+            "use_rslora": self.use_rslora,
             "bias": "none",
             "fan_in_fan_out": False,
             "inference_mode": True,
@@ -88,11 +88,14 @@ class LoraConfig:
 
     def _target_modules(self) -> list[str] | str:
         """PEFT takes a list of ends of names, or one regular expression of whole names."""
-        if all(map(_PLAIN.fullmatch, self.targets)):
-            return list(self.targets)
-        if len(self.targets) == 1:
-            return self.targets[0]
-        each = (rf"(.*\.)?{target}" if _PLAIN.fullmatch(target) else target for target in self.targets)
+        if all(map(_NAME_SUFFIX.fullmatch, self.target_modules)):
+            return list(self.target_modules)
+        if len(self.target_modules) == 1:
+            return self.target_modules[0]
+        each = (
+            rf"(.*\.)?{target}" if _NAME_SUFFIX.fullmatch(target) else target
+            for target in self.target_modules
+        )
         return "|".join(f"({target})" for target in each)
 
     @classmethod
@@ -100,7 +103,7 @@ class LoraConfig:
         """Raises `InputError` for settings that make another computation of it; `lora_keys` says which."""
         if missing := [key for key in ("r", "lora_alpha") if values.get(key) is None]:
             raise InputError(f"{source} lacks {', '.join(missing)}: not the settings of a LoRA adapter")
-        return cls(**read(RULES, values, str(source)))
+        return cls(**read_fields(RULES, values, str(source)))
 
 
 @dataclass(frozen=True)
@@ -113,9 +116,11 @@ class LoraWeights:
 
 def read_lora_config(folder: str | Path) -> LoraConfig:
     """The settings in an adapter folder of ours or PEFT's; raises `InputError` where it is none."""
-    path = Path(folder) / CONFIG_FILE
+    path = Path(folder) / ADAPTER_CONFIG_FILE
     if not path.is_file():
-        raise InputError(f"{path} not found: expected a folder with {CONFIG_FILE} and {FILE}")
+        raise InputError(
+            f"{path} not found: expected a folder with {ADAPTER_CONFIG_FILE} and {ADAPTER_WEIGHTS_FILE}"
+        )
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -125,28 +130,30 @@ def read_lora_config(folder: str | Path) -> LoraConfig:
     return LoraConfig.from_peft(values, path)
 
 
-def read_lora(folder: str | Path) -> LoraWeights:
+def read_lora_weights(folder: str | Path) -> LoraWeights:
     """Read an adapter folder of ours or PEFT's; raises `InputError` where it is none."""
     config = read_lora_config(folder)
     folder = Path(folder)
-    if (folder / FILE).is_file():
-        tensors = open_safetensors(folder / FILE)
-    elif (folder / _TORCH_FILE).is_file():
-        tensors = open_torch(folder / _TORCH_FILE)
+    if (folder / ADAPTER_WEIGHTS_FILE).is_file():
+        tensors = open_safetensors(folder / ADAPTER_WEIGHTS_FILE)
+    elif (folder / _ADAPTER_TORCH_FILE).is_file():
+        tensors = open_torch(folder / _ADAPTER_TORCH_FILE)
     else:
-        raise InputError(f"{folder} holds no weights: expected {FILE} or {_TORCH_FILE}")
+        raise InputError(
+            f"{folder} holds no weights: expected {ADAPTER_WEIGHTS_FILE} or {_ADAPTER_TORCH_FILE}"
+        )
     found: dict[str, dict[str, np.ndarray]] = {}
     for name, tensor in tensors.items():
-        match = _NAME.fullmatch(name)
+        match = _TENSOR_NAME.fullmatch(name)
         if match is None:
             raise InputError(f"{folder}: tensor {name!r} is not one of a LoRA adapter")
         found.setdefault(match[1], {})[match[2]] = tensor
     return LoraWeights(
-        config, {module: _pair(folder, module, pair, config) for module, pair in found.items()}
+        config, {module: _validated_pair(folder, module, pair, config) for module, pair in found.items()}
     )
 
 
-def specs_of(
+def lora_specs(
     module: str, base: Mapping[str, ParameterSpec], rank: int
 ) -> tuple[ParameterSpec, ParameterSpec]:
     """Shapes and shardings of A and B, from those of the weight that they stand beside.
@@ -165,10 +172,10 @@ def specs_of(
     )
 
 
-def check_fits(weights: LoraWeights, base: Mapping[str, ParameterSpec], source: str | Path) -> None:
+def check_adapter_shapes(weights: LoraWeights, base: Mapping[str, ParameterSpec], source: str | Path) -> None:
     """Raise `InputError`, naming the first difference, where an adapter is not one of a model's."""
     for module, pair in weights.pairs.items():
-        specs = specs_of(module, base, weights.config.rank_of(module))
+        specs = lora_specs(module, base, weights.config.lora_rank_of(module))
         for part, spec, array in zip("AB", specs, pair, strict=True):
             if array.shape != spec.shape:
                 raise InputError(
@@ -176,28 +183,28 @@ def check_fits(weights: LoraWeights, base: Mapping[str, ParameterSpec], source: 
                 )
 
 
-def file_name(module: str, part: str) -> str:
+def tensor_file_name(module: str, part: str) -> str:
     """What PEFT calls A or B of a module."""
-    return f"{_BEGINNING}{module}.lora_{part}.weight"
+    return f"{_PEFT_MODULE_PREFIX}{module}.lora_{part}.weight"
 
 
-def _pair(
+def _validated_pair(
     folder: Path, module: str, pair: Mapping[str, np.ndarray], config: LoraConfig
 ) -> tuple[np.ndarray, np.ndarray]:
     shapes: Sequence[tuple[int, ...]] = [pair[part].shape for part in ("A", "B") if part in pair]
-    rank = config.rank_of(module)
+    rank = config.lora_rank_of(module)
     if len(shapes) < 2 or len(shapes[0]) != 2 or shapes[0][0] != rank or shapes[1][1:] != (rank,):
         raise InputError(f"{folder}: {module} has lora_A and lora_B of shapes {shapes}, r is {rank}")
     return pair["A"], pair["B"]
 
 
-def _first_match(patterns: Mapping[str, _Number], module: str, otherwise: _Number) -> _Number:
+def _first_match(patterns: Mapping[str, _Number], module: str, default: _Number) -> _Number:
     """The value of the first pattern that is the end of a module's name, by whole parts of it."""
     found = (value for pattern, value in patterns.items() if _fullmatch(rf"(.*\.)?({pattern})", module))
-    return next(found, otherwise)
+    return next(found, default)
 
 
-def _whole_if_equal(value: float) -> float:
+def _int_if_integral(value: float) -> float:
     """JSON writes 16, not 16.0, where PEFT had an integer."""
     return int(value) if value == int(value) else value
 

@@ -15,27 +15,27 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from paddle_glm.checkpoint import open_checkpoint
-from paddle_glm.checkpoint.tensor_file import open_safetensors
+from paddle_glm.checkpoint.safetensors_file import open_safetensors
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.families import ParameterSpec, family_of
-from paddle_glm.families.prefix import PREFIX_ENCODER
-from paddle_glm.layers.attention import FirstCache
-from paddle_glm.parallel import TPGroup
+from paddle_glm.families.prefix_encoder import PREFIX_ENCODER
+from paddle_glm.layers.attention import PrefixCache
+from paddle_glm.parallel import ProcessGroup
+from paddle_glm.parallel.collectives import copy_to_group
 from paddle_glm.parallel.layers import linear, new_parameter
-from paddle_glm.parallel.ops import copy_to_group
 from paddle_glm.peft.adapter import Adapter
-from paddle_glm.precision import compute_dtype, full_precision
-from paddle_glm.sharding import Column, Part
+from paddle_glm.precision import autocast_disabled, compute_dtype
+from paddle_glm.sharding import Segment, column_parallel
 
 if TYPE_CHECKING:
     from paddle_glm.models.base import CausalLM
 
-FILE, CONFIG_FILE = "prefix_model.safetensors", "prefix_config.json"
-DROPOUT = 0.1  # the original's, of keys and values in training
+PREFIX_WEIGHTS_FILE, PREFIX_CONFIG_FILE = "prefix_model.safetensors", "prefix_config.json"
+PREFIX_DROPOUT = 0.1  # the original's, of keys and values in training
 
 
-class _Weights(nn.Layer):
+class _Float32Parameters(nn.Layer):
     """Float32 parameters of the shapes given, by the names given."""
 
     def __init__(self, **shapes: tuple[int, ...]) -> None:
@@ -50,29 +50,30 @@ class PrefixEncoder(nn.Layer):
     Its parameters are float32 and whole on every process of the group, which uses those of its heads.
     """
 
-    def __init__(self, config: ModelConfig, group: TPGroup, dtype: paddle.dtype, dropout: float) -> None:
+    def __init__(self, config: ModelConfig, group: ProcessGroup, dtype: paddle.dtype, dropout: float) -> None:
         """dtype: what the model's weights are stored in; the results are in what it computes in."""
         super().__init__()
         shapes = {
-            name.removeprefix(f"{PREFIX_ENCODER}."): spec.shape for name, spec in _specs(config).items()
+            name.removeprefix(f"{PREFIX_ENCODER}."): spec.shape
+            for name, spec in _prefix_specs(config).items()
         }
         self.config, self.group, self.dropout = config, group, dropout
-        self.stored_dtype = dtype
-        self.embedding = _Weights(weight=shapes["embedding.weight"])
+        self.weight_dtype = dtype
+        self.embedding = _Float32Parameters(weight=shapes["embedding.weight"])
         self.trans: nn.Sequential | None = None
         if config.prefix_projection:
             first, second = (
-                _Weights(weight=shapes[f"trans.{index}.weight"], bias=shapes[f"trans.{index}.bias"])
+                _Float32Parameters(weight=shapes[f"trans.{index}.weight"], bias=shapes[f"trans.{index}.bias"])
                 for index in (0, 2)
             )
             self.trans = nn.Sequential(first, nn.Tanh(), second)
-        heads = Column(Part(config.num_key_value_heads, config.num_key_value_heads))
-        ((self.first_head, self.last_head),) = heads.local_ranges(group.rank, group.degree)
+        heads = column_parallel(Segment(config.num_key_value_heads, config.num_key_value_heads))
+        ((self.head_start, self.head_stop),) = heads.local_ranges(group.rank, group.degree)
 
     def forward(self, batch: int) -> tuple[tuple[Tensor, Tensor], ...]:
         """For each layer key and value, [batch, local key/value heads, pre_seq_len, head_dim]."""
         config, rows = self.config, self.embedding.weight
-        with full_precision():
+        with autocast_disabled():
             if self.trans is not None:
                 first, tanh, second = self.trans
                 rows = linear(tanh(linear(rows, first.weight, first.bias)), second.weight, second.bias)
@@ -84,7 +85,7 @@ class PrefixEncoder(nn.Layer):
             pairs = pairs.expand([-1, batch, -1, -1, -1])
             if self.training and self.dropout:
                 pairs = F.dropout(pairs, self.dropout)  # before the cut, so that all processes drop alike
-            pairs = pairs[:, :, self.first_head : self.last_head].astype(compute_dtype(self.stored_dtype))
+            pairs = pairs[:, :, self.head_start : self.head_stop].astype(compute_dtype(self.weight_dtype))
         tensors = pairs.unbind(axis=0)
         return tuple(zip(tensors[::2], tensors[1::2], strict=True))
 
@@ -121,7 +122,7 @@ def _float_array(tensor: Any) -> np.ndarray:
 
 
 def attach_prefix(
-    model: "CausalLM", length: int, projection: bool, dropout: float = DROPOUT, seed: int = 0
+    model: "CausalLM", length: int, projection: bool, dropout: float = PREFIX_DROPOUT, seed: int = 0
 ) -> Adapter:
     """Put an untrained prefix in front of the model's rows; training the adapter trains it alone.
 
@@ -136,22 +137,22 @@ def attach_prefix(
                 f"{held.prefix_projection}, but {length} and {projection} are wanted: give the same"
             )
         model.transformer.prefix_encoder.dropout = dropout
-        return _adapter(model)
+        return _prefix_adapter(model)
     model.config = replace(held, pre_seq_len=length, prefix_projection=projection)
-    attach_encoder(model, dropout)
-    adapter = _adapter(model)
-    adapter.fill({name: _initial(name, adapter.specs, seed) for name in adapter.specs})
+    attach_prefix_encoder(model, dropout)
+    adapter = _prefix_adapter(model)
+    adapter.load_arrays({name: _initial_value(name, adapter.specs, seed) for name in adapter.specs})
     return adapter
 
 
-def attach_encoder(model: "CausalLM", dropout: float = DROPOUT) -> None:
+def attach_prefix_encoder(model: "CausalLM", dropout: float = PREFIX_DROPOUT) -> None:
     """The encoder that the model's configuration names, with parameters still to be filled."""
-    encoder = PrefixEncoder(model.config, model.group, model.stored_dtype, dropout)
+    encoder = PrefixEncoder(model.config, model.group, model.weight_dtype, dropout)
     if not model.training:
         encoder.eval()
     model.transformer.add_sublayer("prefix_encoder", encoder)
     assert model.config.pre_seq_len is not None
-    model.first_cache = FirstCache(model.config.pre_seq_len, encoder)
+    model.prefix_cache = PrefixCache(model.config.pre_seq_len, encoder)
 
 
 def load_prefix(model: "CausalLM", folder: str | Path) -> Adapter:
@@ -162,7 +163,7 @@ def load_prefix(model: "CausalLM", folder: str | Path) -> Adapter:
     arrays = read_prefix(Path(folder))
     first = f"{PREFIX_ENCODER}.embedding.weight"
     if first not in arrays or arrays[first].ndim != 2:
-        raise _no_prefix(folder)
+        raise _no_prefix_error(folder)
     adapter = attach_prefix(model, len(arrays[first]), f"{PREFIX_ENCODER}.trans.0.weight" in arrays)
     expected = {name: spec.shape for name, spec in adapter.specs.items()}
     found = {name: array.shape for name, array in arrays.items()}
@@ -173,20 +174,20 @@ def load_prefix(model: "CausalLM", folder: str | Path) -> Adapter:
             if found.get(name) != expected.get(name)
         )
         raise InputError(f"{folder}: the prefix does not fit the model ({model.config.family}): {odd}")
-    adapter.fill(arrays)
+    adapter.load_arrays(arrays)
     return adapter
 
 
 def read_prefix(folder: Path) -> dict[str, np.ndarray]:
     """The prefix encoder's tensors in a folder, by hub name."""
-    if (folder / FILE).is_file():
-        return open_safetensors(folder / FILE)
+    if (folder / PREFIX_WEIGHTS_FILE).is_file():
+        return open_safetensors(folder / PREFIX_WEIGHTS_FILE)
     checkpoint = open_checkpoint(folder)
     names = [name for name in checkpoint.names() if name.startswith(f"{PREFIX_ENCODER}.")]
     return {name: checkpoint.read(name) for name in names}
 
 
-def check_prefix(folder: str | Path, length: int | None, projection: bool = False) -> None:
+def check_prefix_folder(folder: str | Path, length: int | None, projection: bool = False) -> None:
     """Raise `InputError` where the folder's prefix has another length than a flag says (None: it says
     nothing), or no network where `projection` asks for one.
     """
@@ -195,7 +196,7 @@ def check_prefix(folder: str | Path, length: int | None, projection: bool = Fals
     arrays = read_prefix(Path(folder))
     first = arrays.get(f"{PREFIX_ENCODER}.embedding.weight")
     if first is None:
-        raise _no_prefix(folder)
+        raise _no_prefix_error(folder)
     if length is not None and len(first) != length:
         raise InputError(
             f"{folder} holds a prefix of {len(first)} tokens, not {length}: give --pre_seq_len {len(first)}, "
@@ -205,27 +206,35 @@ def check_prefix(folder: str | Path, length: int | None, projection: bool = Fals
         raise InputError(f"--prefix_projection: {folder} holds a prefix without projection; leave it out")
 
 
-def _no_prefix(folder: str | Path) -> InputError:
+def _no_prefix_error(folder: str | Path) -> InputError:
     return InputError(f"{folder} holds no prefix: expected tensors {PREFIX_ENCODER}.*, as P-Tuning saves")
 
 
-def _adapter(model: "CausalLM") -> Adapter:
-    config, specs = model.config, _specs(model.config)
-    settings = {
+def _prefix_adapter(model: "CausalLM") -> Adapter:
+    config, specs = model.config, _prefix_specs(model.config)
+    config_values = {
         "family": config.family,
         "pre_seq_len": config.pre_seq_len,
         "prefix_projection": config.prefix_projection,
     }
     tensors = {name: value for name, value in model.named_parameters() if name in specs}
-    return Adapter(model, tensors, specs, {name: name for name in specs}, FILE, CONFIG_FILE, settings)
+    return Adapter(
+        model,
+        tensors,
+        specs,
+        {name: name for name in specs},
+        PREFIX_WEIGHTS_FILE,
+        PREFIX_CONFIG_FILE,
+        config_values,
+    )
 
 
-def _specs(config: ModelConfig) -> dict[str, ParameterSpec]:
+def _prefix_specs(config: ModelConfig) -> dict[str, ParameterSpec]:
     table = family_of(config).parameters(config)
     return {name: spec for name, spec in table.items() if name.startswith(f"{PREFIX_ENCODER}.")}
 
 
-def _initial(name: str, specs: Mapping[str, ParameterSpec], seed: int) -> np.ndarray:
+def _initial_value(name: str, specs: Mapping[str, ParameterSpec], seed: int) -> np.ndarray:
     """Torch's defaults, which the original starts from: normal(0, 1), and for linear layers
     uniform(-1/sqrt(inputs), 1/sqrt(inputs)).
     """

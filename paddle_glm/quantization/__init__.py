@@ -2,7 +2,7 @@
 
 from paddle_glm.quantization.packing import (
     BITS,
-    Quantized,
+    QuantizedWeight,
     default_group_size,
     dequantize,
     pack_int4,
@@ -14,9 +14,9 @@ from paddle_glm.quantization.specs import (
     WEIGHT,
     Quantization,
     quantization_of,
-    quantized_table,
-    scale_of,
-    weight_of,
+    quantized_specs,
+    scale_name,
+    weight_name,
     with_quantization,
 )
 
@@ -25,15 +25,15 @@ __all__ = [
     "SCALE",
     "WEIGHT",
     "Quantization",
-    "Quantized",
+    "QuantizedWeight",
     "default_group_size",
     "dequantize",
     "pack_int4",
     "quantization_of",
     "quantize",
-    "quantized_table",
-    "scale_of",
+    "quantized_specs",
+    "scale_name",
     "unpack_int4",
-    "weight_of",
+    "weight_name",
     "with_quantization",
 ]

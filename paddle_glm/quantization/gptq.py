@@ -10,18 +10,20 @@ arXiv:2307.13304.
 import numpy as np
 
 from paddle_glm.errors import InputError
-from paddle_glm.quantization.packing import Quantized, check_group_size, pack_int4
+from paddle_glm.quantization.packing import QuantizedWeight, check_group_size, pack_int4
 
 # Of the mean of H's diagonal, added to it: a Cholesky factor exists however few rows there were.
 _DAMPING = 0.01
 # Inputs that pass their errors on one by one; all later inputs get those of a block in one product.
 _BLOCK = 128
 # Of the scale that reaches the largest weight: smaller ones cut that off and are finer for all others.
-_SHARES = np.linspace(1.0, 0.5, 26, dtype=np.float32)
+_CLIP_RATIOS = np.linspace(1.0, 0.5, 26, dtype=np.float32)
 _SEARCH_BYTES = 4 << 20
 
 
-def gptq(weight: np.ndarray, hessian: np.ndarray, bits: int, group_size: int | None = None) -> Quantized:
+def gptq(
+    weight: np.ndarray, hessian: np.ndarray, bits: int, group_size: int | None = None
+) -> QuantizedWeight:
     """Quantise a float weight [out, in] for inputs like X, in the format of `quantize`.
 
     hessian: X^T X [in, in]. Scales are those of the least squared error of the weights alone. Inputs are
@@ -34,22 +36,22 @@ def gptq(weight: np.ndarray, hessian: np.ndarray, bits: int, group_size: int | N
     weight = weight.astype(np.float32)
     if not (np.isfinite(weight).all() and np.isfinite(hessian).all()):
         raise InputError("the weight or what it is multiplied with holds NaN or infinity")
-    scale = _searched_scale(weight.reshape(outputs, -1, group), bits)
+    scale = _search_scale(weight.reshape(outputs, -1, group), bits)
     order = np.argsort(-np.diag(hessian), kind="stable")
     feedback = _feedback(hessian[np.ix_(order, order)])
     # Inputs come first from here on, so that those of a block lie together in memory.
-    wanted, scales = weight.T[order], scale.T[order // group]
+    target, scales = weight.T[order], scale.T[order // group]
     integers, errors = np.empty((inputs, outputs), np.int8), np.empty((inputs, outputs), np.float32)
     for start in range(0, inputs, _BLOCK):
         block = slice(start, min(start + _BLOCK, inputs))
-        adjusted = wanted[block] + feedback[:start, block].T @ errors[:start]
+        adjusted = target[block] + feedback[:start, block].T @ errors[:start]
         for k in range(start, block.stop):
             row = adjusted[k - start] + feedback[start:k, k] @ errors[start:k]
-            rounded = _rounded(row, scales[k], bits)
+            rounded = _round_and_clip(row, scales[k], bits)
             integers[order[k]] = rounded
-            errors[k] = wanted[k] - rounded * scales[k]
+            errors[k] = target[k] - rounded * scales[k]
     values = np.ascontiguousarray(integers.T)
-    return Quantized(pack_int4(values) if bits == 4 else values, scale if group_size else scale[:, 0])
+    return QuantizedWeight(pack_int4(values) if bits == 4 else values, scale if group_size else scale[:, 0])
 
 
 def _feedback(hessian: np.ndarray) -> np.ndarray:
@@ -65,24 +67,26 @@ def _feedback(hessian: np.ndarray) -> np.ndarray:
     return feedback
 
 
-def _searched_scale(weight: np.ndarray, bits: int) -> np.ndarray:
+def _search_scale(weight: np.ndarray, bits: int) -> np.ndarray:
     """float32 [out, groups] for a weight [out, groups, group]: the least squared error of each group."""
     scale = np.empty(weight.shape[:2], np.float32)
     rows = max(1, _SEARCH_BYTES // (4 * weight[0].size))
     for start in range(0, len(weight), rows):
         part = slice(start, start + rows)
-        largest = np.abs(weight[part]).max(axis=-1) / np.float32(2 ** (bits - 1) - 1)
-        least = np.full(largest.shape, np.inf, np.float32)
-        for share in _SHARES:
-            tried = largest * share
-            spread = tried[..., None]
-            error = np.square(weight[part] - _rounded(weight[part], spread, bits) * spread).sum(axis=-1)
-            scale[part] = np.where(error < least, tried, scale[part])
-            least = np.minimum(error, least)
+        max_scale = np.abs(weight[part]).max(axis=-1) / np.float32(2 ** (bits - 1) - 1)
+        best_error = np.full(max_scale.shape, np.inf, np.float32)
+        for ratio in _CLIP_RATIOS:
+            candidate = max_scale * ratio
+            expanded = candidate[..., None]
+            error = np.square(weight[part] - _round_and_clip(weight[part], expanded, bits) * expanded).sum(
+                axis=-1
+            )
+            scale[part] = np.where(error < best_error, candidate, scale[part])
+            best_error = np.minimum(error, best_error)
     return scale
 
 
-def _rounded(weight: np.ndarray, scale: np.ndarray, bits: int) -> np.ndarray:
+def _round_and_clip(weight: np.ndarray, scale: np.ndarray, bits: int) -> np.ndarray:
     """int8, the nearest of what `bits` can hold without its lowest; 0 where the scale is."""
     limit = 2 ** (bits - 1) - 1
     nearest = np.rint(weight / np.where(scale > 0, scale, np.float32(np.inf)))

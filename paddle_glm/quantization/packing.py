@@ -14,14 +14,14 @@ from paddle_glm.errors import InputError
 
 BITS = (4, 8)
 # Fine enough for 4 bits, and a scale for so many weights costs a quarter of a bit each.
-_LARGEST_GROUP = 128
+_MAX_GROUP_SIZE = 128
 # Finer ones bring little and cost much: scales for groups of 8 take as many bytes as integers of 4 bits.
-_SMALLEST_GROUP = 32
+_MIN_GROUP_SIZE = 32
 # Float32 bytes that are worked on at once: they stay in the cache.
 _BLOCK_BYTES = 4 << 20
 
 
-class Quantized(NamedTuple):
+class QuantizedWeight(NamedTuple):
     """values: int8 [out, in], packed to [out, in // 2] for 4 bits; scale: float32 [out] or [out, groups]."""
 
     values: np.ndarray
@@ -57,15 +57,15 @@ def default_group_size(bits: int, in_features: Iterable[int]) -> int | None:
     if bits == 8:
         return None
     features = list(in_features)
-    size = _LARGEST_GROUP
-    while size >= _SMALLEST_GROUP:
+    size = _MAX_GROUP_SIZE
+    while size >= _MIN_GROUP_SIZE:
         if not any(number % size for number in features):
             return size
         size //= 2
     return None
 
 
-def quantize(weight: np.ndarray, bits: int, group_size: int | None = None) -> Quantized:
+def quantize(weight: np.ndarray, bits: int, group_size: int | None = None) -> QuantizedWeight:
     """Quantise a float weight [out, in] of any float dtype, some rows at a time.
 
     scale = max|w| / (2^(bits-1) - 1) over a row, or over `group_size` neighbouring inputs of it; values are
@@ -82,9 +82,9 @@ def quantize(weight: np.ndarray, bits: int, group_size: int | None = None) -> Qu
         part = slice(start, start + rows)
         block = weight[part].astype(np.float32).reshape(-1, in_features // group, group)
         scale[part] = _scale(block, bits)
-        integers = _rounded(block, scale[part]).reshape(-1, in_features)
+        integers = _round_to_int8(block, scale[part]).reshape(-1, in_features)
         values[part] = pack_int4(integers) if bits == 4 else integers
-    return Quantized(values, scale[:, 0] if group_size is None else scale)
+    return QuantizedWeight(values, scale[:, 0] if group_size is None else scale)
 
 
 def dequantize(values: np.ndarray, scale: np.ndarray, bits: int) -> np.ndarray:
@@ -122,7 +122,7 @@ def _scale(block: np.ndarray, bits: int) -> np.ndarray:
     return scale
 
 
-def _rounded(block: np.ndarray, scale: np.ndarray) -> np.ndarray:
+def _round_to_int8(block: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """int8 of the block's shape; `block` is overwritten."""
     np.divide(block, scale[..., None], out=block, where=scale[..., None] != 0)
     block[scale == 0] = 0

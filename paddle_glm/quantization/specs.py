@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.quantization.packing import check_bits, check_group_size, default_group_size
-from paddle_glm.sharding import REPLICATED, ParameterSpec, Part, Row
+from paddle_glm.sharding import REPLICATED, ParameterSpec, Segment, row_parallel
 
 WEIGHT, SCALE = "weight", "weight_scale"
 
@@ -26,7 +26,7 @@ class Quantization:
     group_size: int | None = None
     embeddings: bool = False
 
-    def has(self, bits: int, group_size: int | None = None, embeddings: bool = False) -> bool:
+    def satisfies(self, bits: int, group_size: int | None = None, embeddings: bool = False) -> bool:
         """Whether a request for these is met; group_size None asks for none, 0 for one scale per output."""
         sizes = (None, self.group_size or 0)
         return self.bits == bits and group_size in sizes and embeddings <= self.embeddings
@@ -37,7 +37,7 @@ class Quantization:
             return False
         return self.embeddings or not spec.sharding.pad  # only the vocabulary is padded
 
-    def parts(self, spec: ParameterSpec) -> dict[str, ParameterSpec]:
+    def parameter_specs(self, spec: ParameterSpec) -> dict[str, ParameterSpec]:
         """`weight` and `weight_scale` in the place of a float weight [out, in].
 
         Scales are cut along the outputs as the weight is; where the inputs are cut they are whole on every
@@ -47,7 +47,7 @@ class Quantization:
         check_group_size(inputs, self.bits, self.group_size)
         packed, sharding = inputs * self.bits // 8, spec.sharding
         if sharding.axis == 1 and self.bits == 4:
-            sharding = Row(_in_bytes(sharding.parts[0]))
+            sharding = row_parallel(_packed_segment(sharding.segments[0]))
         groups = () if self.group_size is None else (inputs // self.group_size,)
         scale_sharding = sharding if sharding.axis == 0 else REPLICATED
         return {
@@ -65,7 +65,7 @@ def quantization_of(config: ModelConfig) -> Quantization | None:
     )
 
 
-def quantized_table(
+def quantized_specs(
     table: Mapping[str, ParameterSpec], quantization: Quantization | None
 ) -> dict[str, ParameterSpec]:
     """The table of the quantised model from that of the float model, in its order.
@@ -80,10 +80,10 @@ def quantized_table(
             found[name] = spec
             continue
         try:
-            parts = quantization.parts(spec)
+            parts = quantization.parameter_specs(spec)
         except InputError as error:
             raise InputError(f"{name} cannot be quantised: {error}") from error
-        found |= {name: parts[WEIGHT], scale_of(name): parts[SCALE]}
+        found |= {name: parts[WEIGHT], scale_name(name): parts[SCALE]}
     return found
 
 
@@ -109,7 +109,7 @@ def with_quantization(
         inputs = [spec.shape[1] for spec in table.values() if chosen.applies_to(spec)]
         group_size = default_group_size(bits, inputs)
     chosen = replace(chosen, group_size=group_size or None)
-    quantized_table(table, chosen)  # names what does not fit
+    quantized_specs(table, chosen)  # names what does not fit
     return replace(
         config,
         quantization_bit=bits,
@@ -118,21 +118,21 @@ def with_quantization(
     )
 
 
-def weight_of(name: str) -> str:
+def weight_name(name: str) -> str:
     """The weight that a scale belongs to; any other name as it is."""
     return name.removesuffix(SCALE) + WEIGHT if name.endswith(f".{SCALE}") else name
 
 
-def scale_of(weight: str) -> str:
+def scale_name(weight: str) -> str:
     """The scale that belongs to a quantised weight."""
     return weight.removesuffix(WEIGHT) + SCALE
 
 
-def _in_bytes(part: Part) -> Part:
+def _packed_segment(segment: Segment) -> Segment:
     """A stretch of 4-bit inputs counted in bytes; a unit of one input becomes half a byte's neighbour."""
-    size = part.size // part.units
+    size = segment.size // segment.num_shards
     if size % 2 == 0:
-        return Part(part.size // 2, part.units)
-    if part.units % 2:
-        raise InputError(f"{part.units} units of {size} inputs do not fill whole bytes")
-    return Part(part.size // 2, part.units // 2)
+        return Segment(segment.size // 2, segment.num_shards)
+    if segment.num_shards % 2:
+        raise InputError(f"{segment.num_shards} units of {size} inputs do not fill whole bytes")
+    return Segment(segment.size // 2, segment.num_shards // 2)

@@ -3,7 +3,7 @@
 import socket
 
 from paddle_glm.errors import InputError
-from paddle_glm.system import take_address
+from paddle_glm.system import bind_exclusive
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -13,13 +13,13 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind, protocol)
-        take_address(bound, address)
+        bind_exclusive(bound, address)
     except OSError as error:
         raise InputError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
     return bound
 
 
-def address_of(bound: socket.socket) -> str:
+def server_url(bound: socket.socket) -> str:
     """http://host:port, for people."""
     host, port = bound.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"

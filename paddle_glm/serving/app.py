@@ -12,88 +12,95 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
-from paddle_glm.chat import Message
+from paddle_glm.chat_template import Message
 from paddle_glm.errors import InputError
-from paddle_glm.generation import GenerationParams, Reply
-from paddle_glm.serving.gate import Gate
-from paddle_glm.serving.live import Event, start
-from paddle_glm.serving.openai_protocol import ChatRequest, Completion, error_body, explain
-from paddle_glm.serving.scheduler import Busy, Closed, Job, Scheduler
-from paddle_glm.serving.thudm_protocol import THUDMRequest, thudm_body
+from paddle_glm.generation import GenerationOutput, GenerationParams
+from paddle_glm.serving.middleware import AuthAndBodySizeMiddleware
+from paddle_glm.serving.openai_protocol import (
+    ChatCompletionBuilder,
+    ChatRequest,
+    error_body,
+    validation_message,
+)
+from paddle_glm.serving.scheduler import GenerationRequest, QueueFullError, Scheduler, SchedulerClosedError
+from paddle_glm.serving.streaming import StreamEvent, submit_chat
+from paddle_glm.serving.thudm_protocol import THUDMRequest, thudm_response
 
-CLIENT_IS_GONE = 499  # nobody reads it; nginx's number for the log
+CLIENT_CLOSED_REQUEST = 499  # nobody reads it; nginx's number for the log
 
 
-class Answering:
+class RequestHandle:
     """An answer being generated, as the event loop sees it."""
 
-    def __init__(self, job: Job, events: "asyncio.Queue[Event]") -> None:
-        self.job, self.events = job, events
+    def __init__(self, generation_request: GenerationRequest, events: "asyncio.Queue[StreamEvent]") -> None:
+        self.generation_request, self.events = generation_request, events
 
     @classmethod
-    async def begin(
+    async def submit(
         cls,
         scheduler: Scheduler,
         messages: Sequence[Message],
         params: GenerationParams,
-        stops: Sequence[str] = (),
-        hide_calls: bool = False,
-    ) -> "Answering":
-        """Raises what `live.start` raises: all that is wrong with a request comes before the first byte."""
+        stop_strings: Sequence[str] = (),
+        hide_tool_calls: bool = False,
+    ) -> "RequestHandle":
+        """Raises what `submit_chat` raises: all that is wrong with a request comes before the first byte."""
         loop = asyncio.get_running_loop()
-        events: asyncio.Queue[Event] = asyncio.Queue()
+        events: asyncio.Queue[StreamEvent] = asyncio.Queue()
 
-        def emit(event: Event) -> None:
+        def emit(event: StreamEvent) -> None:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
-        job = await run_in_threadpool(start, scheduler, messages, params, emit, stops, hide_calls)
-        return cls(job, events)
+        generation_request = await run_in_threadpool(
+            submit_chat, scheduler, messages, params, emit, stop_strings, hide_tool_calls
+        )
+        return cls(generation_request, events)
 
-    async def pieces(self) -> AsyncIterator[str | Reply]:
+    async def stream(self) -> AsyncIterator[str | GenerationOutput]:
         """The text's pieces, then the reply; raises what the answer failed with."""
         while True:
             event = await self.events.get()
             if isinstance(event, Exception):
                 raise event
             yield event
-            if isinstance(event, Reply):
+            if isinstance(event, GenerationOutput):
                 return
 
-    async def whole(self, request: Request) -> Reply | None:
+    async def wait(self, request: Request) -> GenerationOutput | None:
         """The reply; None where the client leaves before it is there, which ends generation."""
 
-        async def reply() -> Reply:
-            async for event in self.pieces():
-                if isinstance(event, Reply):
+        async def reply() -> GenerationOutput:
+            async for event in self.stream():
+                if isinstance(event, GenerationOutput):
                     return event
             raise AssertionError("an answer ends with a reply")
 
-        async def leaving() -> None:
+        async def client_disconnect() -> None:
             while (await request.receive())["type"] != "http.disconnect":
                 pass
 
-        answered, left = asyncio.create_task(reply()), asyncio.create_task(leaving())
+        completed, disconnected = asyncio.create_task(reply()), asyncio.create_task(client_disconnect())
         try:
-            await asyncio.wait({answered, left}, return_when=asyncio.FIRST_COMPLETED)
-            return answered.result() if answered.done() else None
+            await asyncio.wait({completed, disconnected}, return_when=asyncio.FIRST_COMPLETED)
+            return completed.result() if completed.done() else None
         finally:
-            self.job.cancel()
-            answered.cancel()
-            left.cancel()
+            self.generation_request.cancel()
+            completed.cancel()
+            disconnected.cancel()
 
 
-class LiveResponse(StreamingResponse):
+class CancellingStreamingResponse(StreamingResponse):
     """A stream whose end, however it comes, ends generation."""
 
-    def __init__(self, answering: Answering, content: AsyncIterator[str]) -> None:
+    def __init__(self, handle: RequestHandle, content: AsyncIterator[str]) -> None:
         super().__init__(content, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
-        self.answering = answering
+        self.handle = handle
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self.answering.job.cancel()
+            self.handle.generation_request.cancel()
 
 
 def create_app(
@@ -101,12 +108,12 @@ def create_app(
     model_name: str,
     defaults: GenerationParams | None = None,
     api_key: str | None = None,
-    most_bytes: int = 1 << 20,
+    max_body_bytes: int = 1 << 20,
 ) -> FastAPI:
     """The application; it closes the scheduler when it shuts down.
 
     defaults: of requests that say nothing; the folder's own where None. api_key: asked of all requests but
-    /health. most_bytes: of a request's body.
+    /health. max_body_bytes: of a request's body.
     """
     defaults = defaults or scheduler.engine.params
 
@@ -117,8 +124,8 @@ def create_app(
 
     # FastAPI's pages would load their scripts from another company's server.
     app = FastAPI(title="paddle_glm", lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.add_middleware(Gate, api_key=api_key, most_bytes=most_bytes)
-    _answer_errors(app)
+    app.add_middleware(AuthAndBodySizeMiddleware, api_key=api_key, max_body_bytes=max_body_bytes)
+    _add_exception_handlers(app)
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
@@ -137,45 +144,53 @@ def create_app(
         body.check()
         params = body.to_params(defaults)
         messages = body.to_messages(scheduler.engine.tokenizer.template)
-        answering = await Answering.begin(scheduler, messages, params, body.stops(), body.may_call)
-        completion = Completion(model_name, may_call=body.may_call)
+        handle = await RequestHandle.submit(
+            scheduler, messages, params, body.stop_strings(), body.tool_calls_enabled
+        )
+        completion = ChatCompletionBuilder(model_name, tool_calls_enabled=body.tool_calls_enabled)
         if body.stream:
             with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
-            return LiveResponse(answering, _events(answering, completion, with_usage))
-        reply = await answering.whole(request)
-        return Response(status_code=CLIENT_IS_GONE) if reply is None else _json(completion.whole(reply))
+            return CancellingStreamingResponse(handle, _sse_stream(handle, completion, with_usage))
+        reply = await handle.wait(request)
+        return (
+            Response(status_code=CLIENT_CLOSED_REQUEST)
+            if reply is None
+            else _json(completion.response(reply))
+        )
 
     @app.post("/")
     async def thudm(body: THUDMRequest, request: Request) -> Response:
         messages = body.to_messages()
-        answering = await Answering.begin(scheduler, messages, body.to_params(scheduler.engine.params))
-        reply = await answering.whole(request)
+        handle = await RequestHandle.submit(scheduler, messages, body.to_params(scheduler.engine.params))
+        reply = await handle.wait(request)
         if reply is None:
-            return Response(status_code=CLIENT_IS_GONE)
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
         template = scheduler.engine.tokenizer.template
-        return _json(thudm_body(template, body, messages, reply))
+        return _json(thudm_response(template, body, messages, reply))
 
     return app
 
 
-async def _events(answering: Answering, completion: Completion, with_usage: bool) -> AsyncIterator[str]:
+async def _sse_stream(
+    handle: RequestHandle, completion: ChatCompletionBuilder, with_usage: bool
+) -> AsyncIterator[str]:
     """Server-sent events; an error after the first byte is an event too, and there is no [DONE] then."""
-    yield _event(completion.first())
+    yield _sse(completion.first_chunk())
     try:
-        async for event in answering.pieces():
-            if isinstance(event, Reply):
-                for chunk in completion.last(event):
-                    yield _event(chunk)
+        async for event in handle.stream():
+            if isinstance(event, GenerationOutput):
+                for chunk in completion.final_chunks(event):
+                    yield _sse(chunk)
                 if with_usage:
-                    yield _event(completion.usage(event))
+                    yield _sse(completion.usage_chunk(event))
                 yield "data: [DONE]\n\n"
             else:
-                yield _event(completion.piece(event))
+                yield _sse(completion.text_chunk(event))
     except Exception as error:
-        yield _event(_failure(error)[1])
+        yield _sse(_error_response(error)[1])
 
 
-def _event(value: dict[str, Any]) -> str:
+def _sse(value: dict[str, Any]) -> str:
     return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
 
 
@@ -183,20 +198,20 @@ def _json(value: dict[str, Any]) -> Response:
     return JSONResponse(value, media_type="application/json; charset=utf-8")
 
 
-def _failure(error: Exception) -> tuple[int, dict[str, Any]]:
+def _error_response(error: Exception) -> tuple[int, dict[str, Any]]:
     """Status and body; what is no fault of the client's says nothing of the inside."""
     if isinstance(error, InputError):
         return 400, error_body(str(error), "invalid_request_error")
-    if isinstance(error, Busy | Closed):
+    if isinstance(error, QueueFullError | SchedulerClosedError):
         return 503, error_body(str(error), "overloaded_error", "overloaded")
     return 500, error_body("the answer failed: see the server's log", "server_error")
 
 
-def _answer_errors(app: FastAPI) -> None:
+def _add_exception_handlers(app: FastAPI) -> None:
     """Every error has OpenAI's shape."""
 
     async def failed(request: Request, error: Exception) -> Response:
-        status, body = _failure(error)
+        status, body = _error_response(error)
         return JSONResponse(body, status, {"Retry-After": "1"} if status == 503 else None)
 
     async def invalid(request: Request, error: Exception) -> Response:
@@ -205,7 +220,7 @@ def _answer_errors(app: FastAPI) -> None:
             text = "the Content-Type is not application/json"
             return JSONResponse(error_body(text, "invalid_request_error"), 415)
         kind = THUDMRequest if request.url.path == "/" else ChatRequest
-        text, param = explain(error.errors(), list(kind.model_fields))
+        text, param = validation_message(error.errors(), list(kind.model_fields))
         return JSONResponse(error_body(text, "invalid_request_error", param=param), 400)
 
     async def refused(request: Request, error: Exception) -> Response:
@@ -215,5 +230,5 @@ def _answer_errors(app: FastAPI) -> None:
 
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, refused)
-    for kind in (InputError, Busy, Closed, Exception):
+    for kind in (InputError, QueueFullError, SchedulerClosedError, Exception):
         app.add_exception_handler(kind, failed)

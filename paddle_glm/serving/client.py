@@ -10,11 +10,11 @@ from typing import Any
 
 import httpx
 
-from paddle_glm.chat import Message
+from paddle_glm.chat_template import Message
 from paddle_glm.errors import InputError
 
-CONNECT_SECONDS = 10.0
-_SHOWN = 200  # characters of what a server said that an error repeats
+CONNECT_TIMEOUT_SECONDS = 10.0
+_MAX_SHOWN_CHARACTERS = 200  # characters of what a server said that an error repeats
 
 
 class ServerError(InputError):
@@ -28,7 +28,7 @@ class ServerError(InputError):
         self.status = status
 
 
-class EventStream:
+class SSEDecoder:
     """Bytes of server-sent events -> the text of each event's data.
 
     Bytes are cut into lines before they are decoded, so a network packet may end inside a character;
@@ -36,12 +36,12 @@ class EventStream:
     """
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._buffer = b""
         self._data: list[str] = []
 
     def push(self, chunk: bytes) -> Iterator[str]:
         """Take more bytes; yield what is complete. Raises UnicodeDecodeError for what is not UTF-8."""
-        *lines, self._rest = (self._rest + chunk).replace(b"\r\n", b"\n").split(b"\n")
+        *lines, self._buffer = (self._buffer + chunk).replace(b"\r\n", b"\n").split(b"\n")
         for line in lines:
             text = codecs.decode(line.removesuffix(b"\r"), "utf-8")
             name, _, value = text.partition(":")
@@ -57,7 +57,7 @@ class EventStream:
 
 
 @dataclass(frozen=True)
-class RemoteReply:
+class RemoteOutput:
     """How an answer ended, as the server says."""
 
     messages: list[Message]
@@ -85,8 +85,8 @@ class OpenAIClient:
         self._key, self._timeout = api_key, timeout
         self._http = httpx.Client(
             headers={"Authorization": f"Bearer {api_key}"} if api_key else None,
-            timeout=httpx.Timeout(timeout, connect=CONNECT_SECONDS),
-            trust_env=not _is_here(self._url.host),  # a proxy cannot reach this machine's own addresses
+            timeout=httpx.Timeout(timeout, connect=CONNECT_TIMEOUT_SECONDS),
+            trust_env=not _is_loopback(self._url.host),  # a proxy cannot reach this machine's own addresses
         )
         self.address = str(self._url.copy_with(userinfo=b""))
 
@@ -95,14 +95,14 @@ class OpenAIClient:
 
     def models(self) -> list[str]:
         """The names of the server's models. Raises `ServerError`."""
-        with self._errors():
+        with self._translate_errors():
             response = self._http.get(f"{self._url}/models")
-            self._check(response)
+            self._raise_for_status(response)
             try:
                 return [model["id"] for model in response.json()["data"]]
             except (ValueError, KeyError, TypeError) as error:
                 raise ServerError(
-                    f"{self.address}/models gave no list of models: {_start(response)}"
+                    f"{self.address}/models gave no list of models: {_excerpt(response)}"
                 ) from error
 
     def stream_chat(self, request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -110,20 +110,20 @@ class OpenAIClient:
         body = json.dumps({**request, "stream": True}, ensure_ascii=False).encode()
         headers = {"Content-Type": "application/json", "Accept": "text/event-stream"}
         with (
-            self._errors(),
+            self._translate_errors(),
             self._http.stream(
                 "POST", f"{self._url}/chat/completions", content=body, headers=headers
             ) as response,
         ):
             if not response.is_success:
                 response.read()
-            self._check(response)
+            self._raise_for_status(response)
             kind = response.headers.get("content-type", "")
             if not kind.startswith("text/event-stream"):
                 raise ServerError(
                     f"{self.address} gave {kind or 'something'!r} in the place of a stream of events"
                 )
-            for data in _events(response.iter_bytes()):
+            for data in _sse_data(response.iter_bytes()):
                 if data == "[DONE]":
                     return
                 yield self._chunk(data)
@@ -132,20 +132,24 @@ class OpenAIClient:
         try:
             chunk = json.loads(data)
         except ValueError as error:
-            raise ServerError(f"{self.address} sent an event that is not JSON: {data[:_SHOWN]!r}") from error
+            raise ServerError(
+                f"{self.address} sent an event that is not JSON: {data[:_MAX_SHOWN_CHARACTERS]!r}"
+            ) from error
         if not isinstance(chunk, dict):
-            raise ServerError(f"{self.address} sent an event that is no object: {data[:_SHOWN]!r}")
+            raise ServerError(
+                f"{self.address} sent an event that is no object: {data[:_MAX_SHOWN_CHARACTERS]!r}"
+            )
         if "error" in chunk:
-            raise ServerError(f"{self.address} ended the answer: {self._said(chunk)}")
+            raise ServerError(f"{self.address} ended the answer: {self._error_message(chunk)}")
         return chunk
 
-    def _check(self, response: httpx.Response) -> None:
+    def _raise_for_status(self, response: httpx.Response) -> None:
         if response.is_success:
             return
         try:
-            said = self._said(response.json())
+            detail = self._error_message(response.json())
         except ValueError:
-            said = _start(response)
+            detail = _excerpt(response)
         status = response.status_code
         hint = ""
         if status in (401, 403):
@@ -154,23 +158,25 @@ class OpenAIClient:
             hint = " (most servers' addresses end in /v1)"
         elif response.is_redirect:
             hint = f" (it points to {response.headers.get('location', 'nowhere')}: give that as --api_base)"
-        text = f"{self.address} answered {status} {response.reason_phrase}: {said}{hint}"
+        text = f"{self.address} answered {status} {response.reason_phrase}: {detail}{hint}"
         raise ServerError(text, status)
 
-    def _said(self, body: Any) -> str:
+    def _error_message(self, body: Any) -> str:
         """The message of an error's body; servers repeat keys there, and these are taken out."""
         error = body.get("error", body) if isinstance(body, dict) else body
         text = error.get("message", error) if isinstance(error, dict) else error
         line = " ".join(str(text).split())
-        return (line.replace(self._key, "***") if self._key else line)[:_SHOWN]
+        return (line.replace(self._key, "***") if self._key else line)[:_MAX_SHOWN_CHARACTERS]
 
     @contextmanager
-    def _errors(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         """What goes wrong on the way, as one line each."""
         try:
             yield
         except httpx.ConnectTimeout as error:
-            raise ServerError(f"{self.address} cannot be reached within {CONNECT_SECONDS:g} s") from error
+            raise ServerError(
+                f"{self.address} cannot be reached within {CONNECT_TIMEOUT_SECONDS:g} s"
+            ) from error
         except httpx.TimeoutException as error:
             raise ServerError(f"{self.address} was silent for {self._timeout:g} s (--timeout)") from error
         except httpx.ConnectError as error:
@@ -191,7 +197,7 @@ class RemoteSession:
 
     def __init__(self, client: OpenAIClient, model: str, fields: Mapping[str, Any] | None = None) -> None:
         self.client, self.model, self.fields = client, model, dict(fields or {})
-        self.reply: RemoteReply | None = None
+        self.reply: RemoteOutput | None = None
 
     def stream(self, messages: Sequence[Message]) -> Iterator[str]:
         """See `Session.stream`. Raises `ServerError`."""
@@ -206,7 +212,7 @@ class RemoteSession:
                 yield piece
         if reason is None:
             raise ServerError(f"{self.client.address} broke off before the answer was complete")
-        self.reply = RemoteReply([{"role": "assistant", "content": text}], reason)
+        self.reply = RemoteOutput([{"role": "assistant", "content": text}], reason)
 
 
 def choose_model(client: OpenAIClient, name: str | None) -> str:
@@ -231,7 +237,12 @@ def choose_model(client: OpenAIClient, name: str | None) -> str:
 
 
 # Fields of GenerationParams that the protocol has, and under which name; then those that most servers add.
-_FIELDS = {"temperature": "temperature", "top_p": "top_p", "max_new_tokens": "max_tokens", "seed": "seed"}
+_OPENAI_FIELDS = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "max_new_tokens": "max_tokens",
+    "seed": "seed",
+}
 _EXTENSIONS = ("top_k", "repetition_penalty")
 
 
@@ -248,7 +259,7 @@ def request_fields(given: Mapping[str, Any]) -> dict[str, Any]:
             f"--max_length {given['max_length']}: the OpenAI protocol limits the answer alone; give "
             "--max_new_tokens"
         )
-    fields = {field: given[name] for name, field in _FIELDS.items() if given.get(name) is not None}
+    fields = {field: given[name] for name, field in _OPENAI_FIELDS.items() if given.get(name) is not None}
     fields |= {name: given[name] for name in _EXTENSIONS if name in given}
     if given.get("do_sample") is False:
         fields["temperature"] = 0
@@ -266,21 +277,21 @@ def _delta(chunk: Mapping[str, Any]) -> tuple[str, str | None]:
             return piece or "", reason
     except (KeyError, IndexError, TypeError, AttributeError):
         pass  # said below
-    raise ServerError(f"a chunk of the answer has another form: {json.dumps(chunk)[:_SHOWN]}")
+    raise ServerError(f"a chunk of the answer has another form: {json.dumps(chunk)[:_MAX_SHOWN_CHARACTERS]}")
 
 
-def _events(chunks: Iterable[bytes]) -> Iterator[str]:
-    stream = EventStream()
+def _sse_data(chunks: Iterable[bytes]) -> Iterator[str]:
+    stream = SSEDecoder()
     for chunk in chunks:
         yield from stream.push(chunk)
     yield from stream.finish()
 
 
-def _start(response: httpx.Response) -> str:
-    return " ".join(response.text.split())[:_SHOWN] or "nothing"
+def _excerpt(response: httpx.Response) -> str:
+    return " ".join(response.text.split())[:_MAX_SHOWN_CHARACTERS] or "nothing"
 
 
-def _is_here(host: str) -> bool:
+def _is_loopback(host: str) -> bool:
     """Whether a host's name means this machine."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback

@@ -9,17 +9,23 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from paddle_glm.chat import Message, Template
+from paddle_glm.chat_template import ChatTemplate, Message
 from paddle_glm.errors import InputError
-from paddle_glm.generation import GenerationParams, Reply
-from paddle_glm.generation.response import visible_text
-from paddle_glm.serving.sampling import sampling_values
-from paddle_glm.serving.tool_calls import RESULT_ROLE, Tool, ToolCall, called, declare
+from paddle_glm.generation import GenerationOutput, GenerationParams
+from paddle_glm.generation.response_parser import visible_text
+from paddle_glm.serving.request_sampling import sampling_values
+from paddle_glm.serving.tool_calls import (
+    TOOL_RESULT_ROLE,
+    Tool,
+    ToolCall,
+    add_tool_declarations,
+    extract_tool_calls,
+)
 
-MOST_STOPS = 16
+MAX_STOP_STRINGS = 16
 
 # Fields of the protocol that would change the answer and are not offered: the values that ask for nothing.
-_NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+_UNSUPPORTED_FIELD_DEFAULTS: Mapping[str, tuple[Any, ...]] = {
     "n": (1,),
     "presence_penalty": (0,),
     "frequency_penalty": (0,),
@@ -58,7 +64,7 @@ class ChatMessage(BaseModel):
         if parts is None and not self.tool_calls:
             raise InputError(f"a message of the role {self.role!r} has no content: expected text")
         text = parts if isinstance(parts, str) else "".join(part.text for part in parts or ())
-        role = {"developer": "system", "tool": RESULT_ROLE}.get(self.role, self.role)
+        role = {"developer": "system", "tool": TOOL_RESULT_ROLE}.get(self.role, self.role)
         calls = [call.to_message() for call in self.tool_calls or ()]
         return calls if calls and not text else [{"role": role, "content": text}, *calls]
 
@@ -86,7 +92,7 @@ class ChatRequest(BaseModel):
     max_completion_tokens: int | None = None
     seed: int | None = None
     stop: str | list[str] | None = None
-    # Accepted where they ask for nothing: see _NEUTRAL.
+    # Accepted where they ask for nothing: see _UNSUPPORTED_FIELD_DEFAULTS.
     n: int | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
@@ -108,30 +114,34 @@ class ChatRequest(BaseModel):
 
     def check(self) -> None:
         """Raise `InputError` naming a field that asks for what is not offered."""
-        for name, neutral in _NEUTRAL.items():
+        for name, neutral in _UNSUPPORTED_FIELD_DEFAULTS.items():
             value = getattr(self, name)
             if value is not None and value not in neutral:
                 raise InputError(f"{name} is {value!r}: this server offers {neutral[0]!r} alone")
         if self.temperature is not None and self.temperature < 0:
             raise InputError(f"temperature is {self.temperature}: expected 0 (the most likely token) or more")
-        stops = self.stops()
-        if len(stops) > MOST_STOPS or not all(stops):
-            raise InputError(f"stop is {self.stop!r}: expected at most {MOST_STOPS} texts, none empty")
+        stop_strings = self.stop_strings()
+        if len(stop_strings) > MAX_STOP_STRINGS or not all(stop_strings):
+            raise InputError(f"stop is {self.stop!r}: expected at most {MAX_STOP_STRINGS} texts, none empty")
         both = (self.max_tokens, self.max_completion_tokens)
         if None not in both and both[0] != both[1]:
             raise InputError(f"max_tokens {both[0]} and max_completion_tokens {both[1]}: give one of them")
 
     @property
-    def may_call(self) -> bool:
+    def tool_calls_enabled(self) -> bool:
         """Whether the answer may be the call of a tool."""
         return bool(self.tools) and self.tool_choice != "none"
 
-    def to_messages(self, template: Template) -> list[Message]:
+    def to_messages(self, template: ChatTemplate) -> list[Message]:
         """The conversation, with the tools that may be called. Raises `InputError`."""
         messages = [one for message in self.messages for one in message.to_messages()]
-        return declare(messages, self.tools, template) if self.tools and self.may_call else messages
+        return (
+            add_tool_declarations(messages, self.tools, template)
+            if self.tools and self.tool_calls_enabled
+            else messages
+        )
 
-    def stops(self) -> tuple[str, ...]:
+    def stop_strings(self) -> tuple[str, ...]:
         if self.stop is None:
             return ()
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
@@ -139,7 +149,7 @@ class ChatRequest(BaseModel):
     def to_params(self, defaults: GenerationParams) -> GenerationParams:
         """`defaults` with what the request gives; a temperature of 0 takes the most likely token.
 
-        Raises `InputError` for values that cannot work.
+        Raises `InputError` for invalid values.
         """
         most = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
         values = {
@@ -155,57 +165,57 @@ class ChatRequest(BaseModel):
 
 
 @dataclass(frozen=True)
-class Completion:
+class ChatCompletionBuilder:
     """The identity of one answer, in all of its JSON values."""
 
     model: str
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
-    may_call: bool = False
+    tool_calls_enabled: bool = False
 
-    def whole(self, reply: Reply) -> dict[str, Any]:
+    def response(self, reply: GenerationOutput) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": visible_text(reply.messages)}
         reason = reply.finish_reason
-        if self.may_call and (calls := called(reply.messages)):
+        if self.tool_calls_enabled and (calls := extract_tool_calls(reply.messages)):
             message = {**message, "content": visible_text(reply.messages[:-1]) or None, "tool_calls": calls}
             reason = "tool_calls"
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
-        return {**self._head("chat.completion"), "choices": [choice], "usage": usage(reply)}
+        return {**self._common_fields("chat.completion"), "choices": [choice], "usage": usage(reply)}
 
-    def first(self) -> dict[str, Any]:
+    def first_chunk(self) -> dict[str, Any]:
         return self._chunk({"role": "assistant", "content": ""})
 
-    def piece(self, text: str) -> dict[str, Any]:
+    def text_chunk(self, text: str) -> dict[str, Any]:
         return self._chunk({"content": text})
 
-    def last(self, reply: Reply) -> Iterator[dict[str, Any]]:
+    def final_chunks(self, reply: GenerationOutput) -> Iterator[dict[str, Any]]:
         """What follows the text: the call of a tool, if there is one, and why the answer ended."""
         reason = reply.finish_reason
-        if self.may_call and reply.messages[-1].get("metadata"):
-            if calls := called(reply.messages):
+        if self.tool_calls_enabled and reply.messages[-1].get("metadata"):
+            if calls := extract_tool_calls(reply.messages):
                 yield self._chunk({"tool_calls": [{"index": 0, **calls[0]}]})
                 reason = "tool_calls"
             else:  # held back for what looked like a call
-                yield self.piece(visible_text(reply.messages[-1:]))
+                yield self.text_chunk(visible_text(reply.messages[-1:]))
         yield self._chunk({}, reason)
 
-    def usage(self, reply: Reply) -> dict[str, Any]:
+    def usage_chunk(self, reply: GenerationOutput) -> dict[str, Any]:
         """The chunk that `stream_options: {"include_usage": true}` asks for."""
-        return {**self._head("chat.completion.chunk"), "choices": [], "usage": usage(reply)}
+        return {**self._common_fields("chat.completion.chunk"), "choices": [], "usage": usage(reply)}
 
     def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-        return {**self._head("chat.completion.chunk"), "choices": [choice]}
+        return {**self._common_fields("chat.completion.chunk"), "choices": [choice]}
 
-    def _head(self, kind: str) -> dict[str, Any]:
+    def _common_fields(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
 
-def usage(reply: Reply) -> dict[str, int]:
+def usage(reply: GenerationOutput) -> dict[str, int]:
     return {
         "prompt_tokens": reply.prompt_tokens,
-        "completion_tokens": reply.answer_tokens,
-        "total_tokens": reply.prompt_tokens + reply.answer_tokens,
+        "completion_tokens": reply.completion_tokens,
+        "total_tokens": reply.prompt_tokens + reply.completion_tokens,
     }
 
 
@@ -213,7 +223,7 @@ def error_body(message: str, kind: str, code: str | None = None, param: str | No
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def explain(errors: Sequence[Mapping[str, Any]], known: Sequence[str]) -> tuple[str, str | None]:
+def validation_message(errors: Sequence[Mapping[str, Any]], known: Sequence[str]) -> tuple[str, str | None]:
     """One of pydantic's errors as one line that names the value, and the field it is about.
 
     known: the fields of the request, one of which an unknown field may have meant.

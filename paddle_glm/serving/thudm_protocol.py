@@ -5,10 +5,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from paddle_glm.chat import Message, Template, from_history
-from paddle_glm.generation import GenerationParams, Reply
-from paddle_glm.generation.response import chat_result
-from paddle_glm.serving.sampling import sampling_values
+from paddle_glm.chat_template import ChatTemplate, Message, messages_from_history
+from paddle_glm.generation import GenerationOutput, GenerationParams
+from paddle_glm.generation.response_parser import chat_result
+from paddle_glm.serving.request_sampling import sampling_values
 
 
 class THUDMRequest(BaseModel):
@@ -26,12 +26,12 @@ class THUDMRequest(BaseModel):
     temperature: float | None = None
 
     def to_messages(self) -> list[Message]:
-        return from_history(self.prompt, self.history)
+        return messages_from_history(self.prompt, self.history)
 
     def to_params(self, defaults: GenerationParams) -> GenerationParams:
         """defaults: those of the folder, for what api.py leaves open. A temperature of 0 turns sampling off.
 
-        Raises `InputError` for values that cannot work.
+        Raises `InputError` for invalid values.
         """
         given = {name: getattr(self, name) for name in ("max_length", "top_p", "temperature")}
         values = {"max_length": 2048, "top_p": 0.7, "temperature": 0.95}
@@ -39,7 +39,9 @@ class THUDMRequest(BaseModel):
         return defaults.updated(sampling_values(values))
 
 
-def thudm_body(template: Template, request: THUDMRequest, messages: list[Message], reply: Reply) -> dict:
+def thudm_response(
+    template: ChatTemplate, request: THUDMRequest, messages: list[Message], reply: GenerationOutput
+) -> dict:
     response, history = chat_result(template, request.prompt, request.history, messages, reply.messages)
     return {
         "response": response,

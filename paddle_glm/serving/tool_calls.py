@@ -7,16 +7,16 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from paddle_glm.chat import Message, RoleTemplate, Template
+from paddle_glm.chat_template import ChatTemplate, Message, RoleTemplate
 from paddle_glm.errors import InputError
-from paddle_glm.generation.response import tool_call
+from paddle_glm.generation.response_parser import parse_tool_call
 
 # What the model was trained with in front of the declarations (THUDM's openai_api.py of ChatGLM3).
-DECLARATION = "Answer the following questions as best as you can. You have access to the following tools:"
-RESULT_ROLE = "observation"
+TOOLS_PREAMBLE = "Answer the following questions as best as you can. You have access to the following tools:"
+TOOL_RESULT_ROLE = "observation"
 
 
-class FunctionDeclaration(BaseModel):
+class FunctionDefinition(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
     name: str
@@ -28,10 +28,10 @@ class Tool(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     type: Literal["function"]
-    function: FunctionDeclaration
+    function: FunctionDefinition
 
 
-class CalledFunction(BaseModel):
+class FunctionCall(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
     name: str
@@ -45,7 +45,7 @@ class ToolCall(BaseModel):
 
     id: str | None = None
     type: Literal["function"] = "function"
-    function: CalledFunction
+    function: FunctionCall
 
     def to_message(self) -> Message:
         """The call as the model wrote it. Raises `InputError` for arguments that are no JSON object."""
@@ -60,25 +60,27 @@ class ToolCall(BaseModel):
         return {"role": "assistant", "metadata": self.function.name, "content": content}
 
 
-def declare(messages: list[Message], tools: Sequence[Tool], template: Template) -> list[Message]:
+def add_tool_declarations(
+    messages: list[Message], tools: Sequence[Tool], template: ChatTemplate
+) -> list[Message]:
     """The conversation with the tools in its system message.
 
     Raises `InputError` for a template without tools.
     """
-    if not isinstance(template, RoleTemplate) or RESULT_ROLE not in dict(template.roles):
+    if not isinstance(template, RoleTemplate) or TOOL_RESULT_ROLE not in dict(template.roles):
         raise InputError(f"tools: {template.name} was not trained to call any (ChatGLM3 was)")
     declared = [tool.function.model_dump(exclude_none=True) for tool in tools]
-    content = DECLARATION
+    content = TOOLS_PREAMBLE
     if messages[0]["role"] == "system":
         content, messages = f"{messages[0]['content']}\n{content}", messages[1:]
     return [{"role": "system", "content": content, "tools": declared}, *messages]
 
 
-def called(messages: Sequence[Message]) -> list[dict[str, Any]] | None:
+def extract_tool_calls(messages: Sequence[Message]) -> list[dict[str, Any]] | None:
     """The calls in an answer, in the protocol's form; None where it ends without one that can be read."""
     if not messages[-1].get("metadata"):
         return None
-    call = tool_call(messages[-1])
+    call = parse_tool_call(messages[-1])
     if "parameters" not in call:
         return None
     function = {"name": call["name"], "arguments": json.dumps(call["parameters"], ensure_ascii=False)}

@@ -11,48 +11,48 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import gradio as gr
 
-from paddle_glm.chat import Message
+from paddle_glm.chat_template import Message
 from paddle_glm.errors import InputError
-from paddle_glm.generation.response import visible_text
-from paddle_glm.serving.scheduler import Busy, Closed
-from paddle_glm.serving.source import Source
+from paddle_glm.generation.response_parser import visible_text
+from paddle_glm.serving.chat_provider import ChatProvider
+from paddle_glm.serving.scheduler import QueueFullError, SchedulerClosedError
 
 # The system's own: gradio's default theme fetches fonts from another company's server.
 FONTS = ("system-ui", "Noto Sans CJK SC", "Microsoft YaHei", "sans-serif")
 
 
-def create_page(source: Source, beginning: list[Message]) -> gr.Blocks:
-    """The page; `beginning` stands in front of every conversation."""
+def create_page(provider: ChatProvider, initial_messages: list[Message]) -> gr.Blocks:
+    """The page; `initial_messages` stands in front of every conversation."""
 
     def answer(
         question: str, messages: list[Message], temperature: float, top_p: float, max_new_tokens: int
     ) -> Iterator[tuple[list[dict[str, Any]], list[Message], str]]:
         """(what is shown, the conversation, what is left in the text box), while the answer grows."""
-        before = messages or beginning
+        before = messages or initial_messages
         if not question.strip():
-            yield shown(before), before, ""
+            yield to_gradio_messages(before), before, ""
             return
         asked: list[Message] = [*before, {"role": "user", "content": question}]
         text = ""
         try:
-            session = source.open(
+            session = provider.open(
                 {"temperature": temperature, "top_p": top_p, "max_new_tokens": int(max_new_tokens)}
             )
             for piece in session.stream(asked):
                 text += piece
                 # Kept as it is where the visitor stops the answer.
                 so_far: list[Message] = [*asked, {"role": "assistant", "content": text}]
-                yield shown(so_far), so_far, ""
-        except (InputError, Busy, Closed) as error:
-            yield shown(before), before, question
+                yield to_gradio_messages(so_far), so_far, ""
+        except (InputError, QueueFullError, SchedulerClosedError) as error:
+            yield to_gradio_messages(before), before, question
             raise gr.Error(str(error)) from error
         assert session.reply is not None
         whole = [*asked, *session.reply.messages]
-        yield shown(whole), whole, ""
+        yield to_gradio_messages(whole), whole, ""
 
-    with gr.Blocks(title=source.title, analytics_enabled=False) as page:
-        gr.Markdown(f"# {source.title}")
-        messages = gr.State(beginning)
+    with gr.Blocks(title=provider.title, analytics_enabled=False) as page:
+        gr.Markdown(f"# {provider.title}")
+        messages = gr.State(initial_messages)
         chat = gr.Chatbot(height=520, show_label=False)
         question = gr.Textbox(placeholder="输入内容，回车发送", show_label=False, autofocus=True)
         with gr.Row():
@@ -63,13 +63,15 @@ def create_page(source: Source, beginning: list[Message]) -> gr.Blocks:
             sliders = [
                 gr.Slider(
                     0,
-                    source.most_temperature,
-                    source.temperature,
+                    provider.slider_max_temperature,
+                    provider.temperature,
                     step=0.05,
                     label="temperature（0：不采样）",
                 ),
-                gr.Slider(0.01, 1, source.top_p, step=0.01, label="top_p"),
-                gr.Slider(1, source.most_new_tokens, source.max_new_tokens, step=1, label="max_new_tokens"),
+                gr.Slider(0.01, 1, provider.top_p, step=0.01, label="top_p"),
+                gr.Slider(
+                    1, provider.slider_max_new_tokens, provider.max_new_tokens, step=1, label="max_new_tokens"
+                ),
             ]
         asking = gr.on(
             [send.click, question.submit],
@@ -80,12 +82,16 @@ def create_page(source: Source, beginning: list[Message]) -> gr.Blocks:
         )
         stop.click(None, cancels=asking, api_visibility="private")
         clear.click(
-            lambda: (shown(beginning), beginning), None, [chat, messages], cancels=asking, api_name="clear"
+            lambda: (to_gradio_messages(initial_messages), initial_messages),
+            None,
+            [chat, messages],
+            cancels=asking,
+            api_name="clear",
         )
     return page
 
 
-def shown(messages: list[Message]) -> list[dict[str, Any]]:
+def to_gradio_messages(messages: list[Message]) -> list[dict[str, Any]]:
     """The conversation for gradio: system messages are not part of what is said."""
     return [
         {"role": message["role"], "content": visible_text([message])}
@@ -94,10 +100,12 @@ def shown(messages: list[Message]) -> list[dict[str, Any]]:
     ]
 
 
-def run(source: Source, beginning: list[Message], host: str, port: int | None, answers_at_once: int) -> None:
+def run(
+    provider: ChatProvider, initial_messages: list[Message], host: str, port: int | None, max_concurrency: int
+) -> None:
     """Serve the page until Ctrl-C or SIGTERM, in the main thread. Raises OSError where the port is taken."""
-    page = create_page(source, beginning)
-    page.queue(default_concurrency_limit=answers_at_once)
+    page = create_page(provider, initial_messages)
+    page.queue(default_concurrency_limit=max_concurrency)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # gradio calls its own address when it starts
     _, address, _ = page.launch(
         server_name=host,
@@ -109,6 +117,6 @@ def run(source: Source, beginning: list[Message], host: str, port: int | None, a
         theme=gr.themes.Default(font=list(FONTS), font_mono=["monospace"]),
         prevent_thread_lock=True,
     )
-    print(f"{source.title}: {address} (Ctrl-C ends)", flush=True)
+    print(f"{provider.title}: {address} (Ctrl-C ends)", flush=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: Paddle reports a crash else
     page.block_thread()

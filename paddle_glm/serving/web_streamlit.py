@@ -5,22 +5,22 @@ from pathlib import Path
 
 import streamlit as st
 
-from paddle_glm.chat import Message
+from paddle_glm.chat_template import Message
 from paddle_glm.errors import InputError
-from paddle_glm.generation.response import visible_text
-from paddle_glm.serving.scheduler import Busy, Closed
-from paddle_glm.serving.source import Source
+from paddle_glm.generation.response_parser import visible_text
+from paddle_glm.serving.chat_provider import ChatProvider
+from paddle_glm.serving.scheduler import QueueFullError, SchedulerClosedError
 
 SCRIPT = Path(__file__).with_name("streamlit_script.py")
-_given: tuple[Source, list[Message]] | None = None
+_page_arguments: tuple[ChatProvider, list[Message]] | None = None
 
 
-def run(source: Source, beginning: list[Message], host: str, port: int) -> None:
+def run(provider: ChatProvider, initial_messages: list[Message], host: str, port: int) -> None:
     """Serve the page until Ctrl-C."""
     from streamlit.web import cli
 
-    global _given
-    _given = source, beginning
+    global _page_arguments
+    _page_arguments = provider, initial_messages
     flags = {
         "server.address": host,
         "server.port": port,
@@ -31,10 +31,10 @@ def run(source: Source, beginning: list[Message], host: str, port: int) -> None:
     cli.main(["run", str(SCRIPT), *(f"--{name}={value}" for name, value in flags.items())])
 
 
-def show_given() -> None:
+def show_configured_page() -> None:
     """The page of `run`, in its process."""
-    assert _given is not None, "streamlit_script.py runs below web_streamlit.run"
-    show(*_given)
+    assert _page_arguments is not None, "streamlit_script.py runs below web_streamlit.run"
+    show(*_page_arguments)
 
 
 def is_running() -> bool:
@@ -42,36 +42,40 @@ def is_running() -> bool:
     return st.runtime.exists()
 
 
-def show_opened(open_source: Callable[[], Source], key: str, beginning: list[Message]) -> None:
+def show_cached_page(
+    open_provider: Callable[[], ChatProvider], key: str, initial_messages: list[Message]
+) -> None:
     """The page of a script that streamlit runs itself; what is opened is kept for all runs of that `key`."""
 
     @st.cache_resource
-    def opened(key: str) -> Source:
-        return open_source()
+    def cached_provider(key: str) -> ChatProvider:
+        return open_provider()
 
     try:
-        source = opened(key)
+        provider = cached_provider(key)
     except InputError as error:
         st.error(str(error))
     else:
-        show(source, beginning)
+        show(provider, initial_messages)
 
 
-def show(source: Source, beginning: list[Message]) -> None:
+def show(provider: ChatProvider, initial_messages: list[Message]) -> None:
     """Draw the page: the conversation so far, and the answer to what was just asked."""
-    st.set_page_config(page_title=source.title)
-    st.title(source.title)
+    st.set_page_config(page_title=provider.title)
+    st.title(provider.title)
     slider = st.sidebar.slider
     values = {
         "temperature": slider(
-            "temperature（0：不采样）", 0.0, source.most_temperature, source.temperature, 0.05
+            "temperature（0：不采样）", 0.0, provider.slider_max_temperature, provider.temperature, 0.05
         ),
-        "top_p": slider("top_p", 0.01, 1.0, source.top_p, 0.01),
-        "max_new_tokens": slider("max_new_tokens", 1, source.most_new_tokens, source.max_new_tokens),
+        "top_p": slider("top_p", 0.01, 1.0, provider.top_p, 0.01),
+        "max_new_tokens": slider(
+            "max_new_tokens", 1, provider.slider_max_new_tokens, provider.max_new_tokens
+        ),
     }
     if st.sidebar.button("清空对话"):
         st.session_state.pop("messages", None)
-    messages: list[Message] = st.session_state.setdefault("messages", list(beginning))
+    messages: list[Message] = st.session_state.setdefault("messages", list(initial_messages))
     for message in messages:
         if message["role"] in ("user", "assistant"):
             st.chat_message(message["role"]).markdown(visible_text([message]))
@@ -79,10 +83,10 @@ def show(source: Source, beginning: list[Message]) -> None:
         st.chat_message("user").markdown(question)
         asked: list[Message] = [*messages, {"role": "user", "content": question}]
         try:
-            session = source.open(values)
+            session = provider.open(values)
             with st.chat_message("assistant"):
                 st.write_stream(session.stream(asked))
-        except (InputError, Busy, Closed) as error:  # that round is left out
+        except (InputError, QueueFullError, SchedulerClosedError) as error:  # that round is left out
             st.error(str(error))
         else:
             assert session.reply is not None

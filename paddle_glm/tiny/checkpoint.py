@@ -10,21 +10,21 @@ from pathlib import Path
 import numpy as np
 
 from paddle_glm.checkpoint import LazyTensor, atomic_folder, save_checkpoint
-from paddle_glm.checkpoint.quantizing import QuantizingCheckpoint
-from paddle_glm.checkpoint.reshard import check_space
-from paddle_glm.checkpoint.tensors import DTYPES, FLOAT_NAMES, cast_chunks, copy_chunks
+from paddle_glm.checkpoint.lazy_tensor import DTYPES, SAFETENSORS_FLOAT_NAMES, cast_chunks, copy_chunks
+from paddle_glm.checkpoint.quantize_on_load import QuantizingCheckpoint
+from paddle_glm.checkpoint.reshard import check_disk_space
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.families import family_of, get_family
-from paddle_glm.families.initial import initial_rows, initial_value
+from paddle_glm.families.initialization import initial_rows, initial_value
 from paddle_glm.progress import progress_bar
 from paddle_glm.sharding import ParameterSpec
-from paddle_glm.tiny.released import RELEASED
+from paddle_glm.tiny.released_configs import RELEASED_CONFIGS
 from paddle_glm.tiny.tokenizer import train_tokenizer
 from paddle_glm.tokenizers import Tokenizer
 
 # The embedding gets this many rows more than the tokenizer has ids at least, as the real one has.
-_ROUND_TO = 8
+_VOCAB_DIVISIBLE_BY = 8
 
 
 def write_checkpoint(
@@ -57,18 +57,18 @@ def write_checkpoint(
             num_key_value_heads=num_key_value_heads,
             head_dim=max(hidden_size // num_attention_heads, 1),
             ffn_hidden_size=ffn_hidden_size,
-            vocab_size=-(-tokenizer.vocab_size // _ROUND_TO) * _ROUND_TO,
+            vocab_size=-(-tokenizer.vocab_size // _VOCAB_DIVISIBLE_BY) * _VOCAB_DIVISIBLE_BY,
             max_sequence_length=max_sequence_length,
             position_encoding_2d=True,
         )
         # Only what the family's files can say: one may have neither groups nor ids of its own.
-        config = ModelConfig.from_dict(_with_ids(wanted, tokenizer).to_hub_dict())
+        config = ModelConfig.from_dict(_with_special_token_ids(wanted, tokenizer).to_hub_dict())
         config.save_pretrained(target)
         save_checkpoint(target, initial_weights(config, seed))
     return config
 
 
-def write_like(
+def write_checkpoint_like(
     folder: str | Path,
     texts: Iterable[str],
     name: str,
@@ -79,27 +79,28 @@ def write_like(
     seed: int = 0,
     overwrite: bool = False,
 ) -> ModelConfig:
-    """Writes a folder with the sizes of a released model, one of `RELEASED`; returns its configuration.
+    """Writes a folder with the sizes of a released model, one of `RELEASED_CONFIGS`; returns its
+    configuration.
 
     The weights are random and written as they are made, some MiB at a time. The tokenizer is one of
     `vocab_size` pieces trained on `texts`: its ids are the first of the model's. num_layers: fewer than the
     model has. quantization_bit: 4 or 8 writes integers, as `paddle-glm quantize` would.
     Raises InputError for an unknown name or dtype, and where the disk has too little room.
     """
-    if name not in RELEASED:
-        raise InputError(f"{name!r} is unknown: expected one of {', '.join(RELEASED)}")
-    if dtype not in FLOAT_NAMES:
-        raise InputError(f"dtype {dtype!r} is unknown: expected one of {', '.join(FLOAT_NAMES)}")
-    config = ModelConfig.from_dict(RELEASED[name])
+    if name not in RELEASED_CONFIGS:
+        raise InputError(f"{name!r} is unknown: expected one of {', '.join(RELEASED_CONFIGS)}")
+    if dtype not in SAFETENSORS_FLOAT_NAMES:
+        raise InputError(f"dtype {dtype!r} is unknown: expected one of {', '.join(SAFETENSORS_FLOAT_NAMES)}")
+    config = ModelConfig.from_dict(RELEASED_CONFIGS[name])
     config = replace(config, dtype=dtype, num_layers=num_layers or config.num_layers)
-    check_space(Path(folder), _source(folder, config, seed, quantization_bit)[1])
+    check_disk_space(Path(folder), _weight_source(folder, config, seed, quantization_bit)[1])
     with atomic_folder(folder, overwrite=overwrite) as target:
-        config = _with_ids(config, _write_tokenizer(target, texts, config.family, vocab_size))
-        source, total = _source(folder, config, seed, quantization_bit)
+        config = _with_special_token_ids(config, _write_tokenizer(target, texts, config.family, vocab_size))
+        source, total = _weight_source(folder, config, seed, quantization_bit)
         source.config.save_pretrained(target)
-        cast = DTYPES[FLOAT_NAMES[dtype]]
+        cast = DTYPES[SAFETENSORS_FLOAT_NAMES[dtype]]
         tensors = (
-            (name, source.lazy(name, dtype=cast if spec.dtype is None else None))
+            (name, source.read_lazy(name, dtype=cast if spec.dtype is None else None))
             for name, spec in source.table.items()
         )
         with progress_bar(f"writing {folder}", total) as progress:
@@ -127,9 +128,11 @@ class RandomCheckpoint:
 
     def read_into(self, out: np.ndarray, name: str, rank: int = 0, degree: int = 1) -> None:
         """Fill an array of a whole parameter's shape."""
-        copy_chunks(self.lazy(name, rank, degree, out.dtype).chunks(), out)
+        copy_chunks(self.read_lazy(name, rank, degree, out.dtype).chunks(), out)
 
-    def lazy(self, name: str, rank: int = 0, degree: int = 1, dtype: np.dtype | None = None) -> LazyTensor:
+    def read_lazy(
+        self, name: str, rank: int = 0, degree: int = 1, dtype: np.dtype | None = None
+    ) -> LazyTensor:
         """A whole parameter, some rows at a time, cast to `dtype`."""
         assert degree == 1, "a random model is written whole"
         shape, target = self.table[name].shape, dtype or np.dtype(np.float32)
@@ -139,14 +142,14 @@ class RandomCheckpoint:
         return LazyTensor(target, shape, lambda: cast_chunks(rows(), target, name))
 
 
-def _source(
+def _weight_source(
     folder: str | Path, config: ModelConfig, seed: int, bits: int | None
 ) -> "tuple[RandomCheckpoint | QuantizingCheckpoint, int]":
     """The weights to write, and their bytes."""
     floats = RandomCheckpoint(Path(folder), config, seed)
     source = floats if bits is None else QuantizingCheckpoint(floats, bits)
     sizes = (
-        prod(spec.shape) * DTYPES[FLOAT_NAMES[config.dtype]].itemsize
+        prod(spec.shape) * DTYPES[SAFETENSORS_FLOAT_NAMES[config.dtype]].itemsize
         if spec.dtype is None
         else prod(spec.shape) * np.dtype(spec.dtype).itemsize
         for spec in source.table.values()
@@ -158,13 +161,13 @@ def _write_tokenizer(folder: Path, texts: Iterable[str], family: str, vocab_size
     tokenizer_class = get_family(family).tokenizer_class()
     name = tokenizer_class.vocab_file
     with tempfile.TemporaryDirectory() as scratch:
-        model_file = train_tokenizer(_with_prompts(texts), Path(scratch) / name, vocab_size, layout=name)
+        model_file = train_tokenizer(_with_prompt_texts(texts), Path(scratch) / name, vocab_size, layout=name)
         tokenizer = tokenizer_class.from_pretrained(model_file)
         tokenizer.save_pretrained(folder)
     return tokenizer
 
 
-def _with_ids(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
+def _with_special_token_ids(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
     """The configuration with the tokenizer's special tokens."""
     return replace(
         config,
@@ -176,7 +179,7 @@ def _with_ids(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
     )
 
 
-def _with_prompts(texts: Iterable[str]) -> list[str]:
+def _with_prompt_texts(texts: Iterable[str]) -> list[str]:
     """The texts, and the words that prompts are made of, often enough to get pieces of their own."""
     texts = list(texts)
     return texts + ["[Round 1]", "问：", "答："] * max(len(texts) // 200, 10)

@@ -15,25 +15,25 @@ from paddle_glm.tiny.phrases import OPENINGS, PHRASES, TYPES
 Row = dict[str, str]
 
 # How often the usual phrasing is taken; a model that has learnt it scores well, yet not perfectly.
-USUAL = 0.75
+PREFERRED_PROBABILITY = 0.75
 
 
 def make_rows(
-    count: int, seed: int = 0, avoid: frozenset[str] | set[str] = frozenset(), usual: int = 0
+    count: int, seed: int = 0, exclude: frozenset[str] | set[str] = frozenset(), preferred: int = 0
 ) -> list[Row]:
-    """`count` rows with different `content`, none of which is in `avoid`.
+    """`count` rows with different `content`, none of which is in `exclude`.
 
-    usual: which phrasing of everything is the usual one; 1 gives rows in the voice of another writer.
+    preferred: which phrasing of everything is the usual one; 1 gives rows in the voice of another writer.
     The same arguments give the same rows on every machine. Raises InputError for a negative count,
     or one above what the grammar can vary without long searching.
     """
     if not 0 <= count <= 200_000:
         raise InputError(f"cannot make {count} rows: ask for 0 to 200000")
     generator = random.Random(seed)
-    seen = set(avoid)
+    seen = set(exclude)
     rows: list[Row] = []
     while len(rows) < count:
-        row = _make_row(generator, usual)
+        row = _make_row(generator, preferred)
         if row["content"] not in seen:
             seen.add(row["content"])
             rows.append(row)
@@ -41,32 +41,34 @@ def make_rows(
 
 
 def write_dataset(
-    folder: str | Path, train: int = 6000, dev: int = 200, seed: int = 0, usual: int = 0
+    folder: str | Path, train: int = 6000, dev: int = 200, seed: int = 0, preferred: int = 0
 ) -> Path:
     """Writes `train.json` and `dev.json` (JSON lines) into `folder`, as AdvertiseGen lies on disk."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    dev_rows = make_rows(dev, seed=seed + 1, usual=usual)
-    train_rows = make_rows(train, seed=seed, avoid={row["content"] for row in dev_rows}, usual=usual)
+    dev_rows = make_rows(dev, seed=seed + 1, preferred=preferred)
+    train_rows = make_rows(
+        train, seed=seed, exclude={row["content"] for row in dev_rows}, preferred=preferred
+    )
     for name, rows in (("train.json", train_rows), ("dev.json", dev_rows)):
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
         (folder / name).write_text("".join(lines), encoding="utf-8")
     return folder
 
 
-def _make_row(generator: random.Random, usual: int) -> Row:
-    kind = generator.choice(list(TYPES))
-    noun = generator.choice(TYPES[kind]["样式"])
-    attributes = generator.sample(TYPES[kind]["属性"], k=generator.randint(2, 4))
+def _make_row(generator: random.Random, preferred: int) -> Row:
+    garment = generator.choice(list(TYPES))
+    noun = generator.choice(TYPES[garment]["样式"])
+    attributes = generator.sample(TYPES[garment]["属性"], k=generator.randint(2, 4))
     pairs = [(name, generator.choice(list(PHRASES[name]))) for name in attributes]
-    content = "*".join(f"{name}#{value}" for name, value in [("类型", kind), ("样式", noun), *pairs])
-    clauses = [_choose(generator, PHRASES[name][value], usual) for name, value in pairs]
-    opening = _choose(generator, OPENINGS, usual).format(noun)
-    summary = opening + "，".join(clauses) + "。" + _choose(generator, TYPES[kind]["结尾"], usual)
+    content = "*".join(f"{name}#{value}" for name, value in [("类型", garment), ("样式", noun), *pairs])
+    clauses = [_choose(generator, PHRASES[name][value], preferred) for name, value in pairs]
+    opening = _choose(generator, OPENINGS, preferred).format(noun)
+    summary = opening + "，".join(clauses) + "。" + _choose(generator, TYPES[garment]["结尾"], preferred)
     return {"content": content, "summary": summary}
 
 
-def _choose(generator: random.Random, phrasings: tuple[str, ...], usual: int) -> str:
-    """The usual phrasing with probability USUAL, otherwise one of the others."""
-    others = phrasings[:usual] + phrasings[usual + 1 :]
-    return phrasings[usual] if generator.random() < USUAL else generator.choice(others)
+def _choose(generator: random.Random, phrasings: tuple[str, ...], preferred: int) -> str:
+    """The usual phrasing with probability PREFERRED_PROBABILITY, otherwise one of the others."""
+    others = phrasings[:preferred] + phrasings[preferred + 1 :]
+    return phrasings[preferred] if generator.random() < PREFERRED_PROBABILITY else generator.choice(others)

@@ -9,11 +9,11 @@ from pathlib import Path
 from paddle_glm.errors import InputError
 from paddle_glm.tokenizers import chatglm
 
-_BYTES = 256
+_NUM_BYTE_PIECES = 256
 
 
 @dataclass(frozen=True)
-class Layout:
+class SentencePieceSettings:
     """What the SentencePiece models of a family have in common: BPE, a dummy prefix, bytes for unknown
     characters, `<unk>` 0, `<s>` 1, `</s>` 2, and what is given here.
 
@@ -21,30 +21,30 @@ class Layout:
     """
 
     normalization: str
-    keeps_blanks: bool
+    keep_whitespace: bool
     pad_id: int = -1
     symbols: tuple[str, ...] = ()
     controls: tuple[str, ...] = ()
 
     @property
-    def reserved(self) -> int:
+    def num_reserved(self) -> int:
         """Pieces that are not learnt."""
-        return 3 + (self.pad_id >= 0) + len(self.symbols) + len(self.controls) + _BYTES
+        return 3 + (self.pad_id >= 0) + len(self.symbols) + len(self.controls) + _NUM_BYTE_PIECES
 
 
 # By the file's name. The tokenizers of tokenizer.model append special tokens behind the pieces;
 # ice_text.model holds them, and pieces for line breaks, tabs and runs of blanks.
-LAYOUTS = {
-    "tokenizer.model": Layout(normalization="identity", keeps_blanks=True),
-    "ice_text.model": Layout(
+SENTENCEPIECE_SETTINGS = {
+    "tokenizer.model": SentencePieceSettings(normalization="identity", keep_whitespace=True),
+    "ice_text.model": SentencePieceSettings(
         normalization="nmt_nfkc",
-        keeps_blanks=False,
+        keep_whitespace=False,
         pad_id=3,
         symbols=(
             *(chatglm.LINE_BREAK, chatglm.TAB),
-            *(chatglm.blank_token(length) for length in range(2, chatglm.LONGEST_BLANK + 1)),
+            *(chatglm.blank_token(length) for length in range(2, chatglm.MAX_BLANK_LENGTH + 1)),
         ),
-        controls=chatglm.COMMANDS,
+        controls=chatglm.COMMAND_TOKENS,
     ),
 }
 
@@ -54,23 +54,23 @@ def train_tokenizer(
 ) -> Path:
     """Writes a SentencePiece model of at most `vocab_size` pieces, learnt from `texts`, to `path`.
 
-    layout: one of LAYOUTS. The same texts give the same file.
+    layout: one of SENTENCEPIECE_SETTINGS. The same texts give the same file.
 
     Raises InputError where the texts cannot fill the vocabulary.
     """
     import sentencepiece
 
-    settings = LAYOUTS[layout]
-    if vocab_size <= settings.reserved:
+    settings = SENTENCEPIECE_SETTINGS[layout]
+    if vocab_size <= settings.num_reserved:
         raise InputError(
-            f"vocab_size {vocab_size} leaves nothing to learn: ask for more than {settings.reserved}"
+            f"vocab_size {vocab_size} leaves nothing to learn: ask for more than {settings.num_reserved}"
         )
     # Line breaks stand in no piece, as in the original, so that they become byte pieces.
     lines = [line for text in texts for line in text.splitlines() if line]
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(_without_rare(lines, vocab_size - settings.reserved)),
+            sentence_iterator=iter(_drop_rare_characters(lines, vocab_size - settings.num_reserved)),
             model_writer=model,
             model_type="bpe",
             vocab_size=vocab_size,
@@ -78,8 +78,8 @@ def train_tokenizer(
             character_coverage=1.0,
             normalization_rule_name=settings.normalization,
             add_dummy_prefix=True,
-            remove_extra_whitespaces=not settings.keeps_blanks,
-            allow_whitespace_only_pieces=settings.keeps_blanks,
+            remove_extra_whitespaces=not settings.keep_whitespace,
+            allow_whitespace_only_pieces=settings.keep_whitespace,
             user_defined_symbols=list(settings.symbols),
             control_symbols=list(settings.controls),
             max_sentencepiece_length=16,
@@ -100,7 +100,7 @@ def train_tokenizer(
     return path
 
 
-def _without_rare(lines: Sequence[str], room: int) -> list[str]:
+def _drop_rare_characters(lines: Sequence[str], room: int) -> list[str]:
     """The lines cut at their rarest characters, which then become bytes.
 
     SentencePiece wants a piece for every character it sees; here they get three quarters of `room` at

@@ -9,12 +9,12 @@ from typing import Any
 from paddle_glm.config import FAMILY_KEY, ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.families import family_names, get_family
-from paddle_glm.hub import folder_of
-from paddle_glm.keywords import without_foreign
-from paddle_glm.tokenizers.base import Encoding, Tokenizer, read_config
-from paddle_glm.tokenizers.keys import check_files
+from paddle_glm.hub import resolve_model_folder
+from paddle_glm.pretrained_kwargs import supported_kwargs
+from paddle_glm.tokenizers.base import BatchEncoding, Tokenizer, read_config
+from paddle_glm.tokenizers.tokenizer_config_keys import check_tokenizer_config
 
-__all__ = ["AutoTokenizer", "Encoding", "Tokenizer"]
+__all__ = ["AutoTokenizer", "BatchEncoding", "Tokenizer"]
 
 
 class AutoTokenizer:
@@ -32,21 +32,22 @@ class AutoTokenizer:
         """The tokenizer of a hub folder, a merged folder, or any folder that `save_pretrained` wrote.
 
         family: one of `family_names()`, for a folder that does not tell. revision, download, cache_dir: as
-        `hub.folder_of`. keywords: `trust_remote_code` and its like, which change nothing: no code of the
+        `hub.resolve_model_folder`. keywords: `trust_remote_code` and its like, which change nothing: no code
+        of the
         folder is run. Raises InputError for other keywords, and if the folder or its SentencePiece model is
         missing, cut off, or of an unknown family.
         """
-        without_foreign(keywords, ())
-        path = folder_of(folder, download, revision, cache_dir)
+        supported_kwargs(keywords, ())
+        path = resolve_model_folder(folder, download, revision, cache_dir)
         if not path.exists():
             raise InputError(f"{path} not found: expected a folder with a tokenizer model")
-        name = family or family_of_folder(path if path.is_dir() else path.parent)
+        name = family or detect_family(path if path.is_dir() else path.parent)
         tokenizer = get_family(name).tokenizer_class().from_pretrained(path)
-        check_files(tokenizer)
+        check_tokenizer_config(tokenizer)
         return tokenizer
 
 
-def family_of_folder(folder: Path) -> str:
+def detect_family(folder: Path) -> str:
     """What our own key says, else config.json, else the tokenizer's file with the hub's configuration."""
     values = read_config(folder)
     if FAMILY_KEY in values:

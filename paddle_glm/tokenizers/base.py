@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 from sentencepiece import SentencePieceProcessor
 
-from paddle_glm.chat import RoundTemplate, Template
+from paddle_glm.chat_template import ChatTemplate, RoundTemplate
 from paddle_glm.config import FAMILY_KEY
 from paddle_glm.errors import InputError
 from paddle_glm.hardware import resolve_device
@@ -25,7 +25,7 @@ from paddle_glm.hardware import resolve_device
 CONFIG_FILE = "tokenizer_config.json"
 
 
-class Encoding(dict[str, Any]):
+class BatchEncoding(dict[str, Any]):
     """The named inputs of one text or a batch; `encoding.input_ids` reads as `encoding["input_ids"]`."""
 
     def __getattr__(self, name: str) -> Any:
@@ -34,12 +34,12 @@ class Encoding(dict[str, Any]):
         except KeyError:
             raise AttributeError(name) from None
 
-    def to(self, device: Any) -> Encoding:
+    def to(self, device: Any) -> BatchEncoding:
         """The tensors on a device, as `model.device` names it; raises `InputError` where they are none."""
         if any(not hasattr(value, "to") for value in self.values()):
             raise InputError('these inputs are no tensors: give the tokenizer return_tensors="pd"')
         place = resolve_device(str(device))
-        return Encoding({name: tensor.to(place) for name, tensor in self.items()})
+        return BatchEncoding({name: tensor.to(place) for name, tensor in self.items()})
 
 
 class Tokenizer(ABC):
@@ -47,9 +47,9 @@ class Tokenizer(ABC):
 
     vocab_file: ClassVar[str]
     family: ClassVar[str]
-    template: ClassVar[Template]
+    template: ClassVar[ChatTemplate]
     hub_config: ClassVar[dict[str, Any]]
-    commands: ClassVar[tuple[str, ...]]
+    command_tokens: ClassVar[tuple[str, ...]]
     """Special tokens which `encode_special_tokens` finds in a text."""
     padding_side: ClassVar[str] = "left"
 
@@ -88,7 +88,7 @@ class Tokenizer(ABC):
     def unk_token_id(self) -> int | None: ...
 
     @abstractmethod
-    def pieces(self, text: str) -> list[str]:
+    def text_to_pieces(self, text: str) -> list[str]:
         """Text to SentencePiece pieces; special tokens spelled in it are plain text."""
 
     @abstractmethod
@@ -107,7 +107,7 @@ class Tokenizer(ABC):
         """Ids of a text, or of a question and its answer, with the special tokens that the model expects."""
 
     @abstractmethod
-    def spelling(self) -> dict[str, Any]:
+    def tokenizer_spec(self) -> dict[str, Any]:
         """How ids and text differ from the SentencePiece model's, as a JSON value for other programs.
 
         pieces: the model's size; offset: added to its ids. spelled: (text, piece) pairs, replaced in this
@@ -166,13 +166,13 @@ class Tokenizer(ABC):
         """
         check_text(text)
         if not encode_special_tokens:
-            return self.pieces(text)
+            return self.text_to_pieces(text)
         tokens: list[str] = []
-        for part in re.split(f"({'|'.join(map(re.escape, self.commands))})", text):
-            tokens += [part] if part in self.commands else self.pieces(part)
+        for part in re.split(f"({'|'.join(map(re.escape, self.command_tokens))})", text):
+            tokens += [part] if part in self.command_tokens else self.text_to_pieces(part)
         return tokens
 
-    def text_ids(self, text: str, encode_special_tokens: bool = False) -> list[int]:
+    def text_to_ids(self, text: str, encode_special_tokens: bool = False) -> list[int]:
         """Ids of the pieces of one text, without special tokens around it."""
         return self.convert_tokens_to_ids(self.tokenize(text, encode_special_tokens))
 
@@ -186,8 +186,8 @@ class Tokenizer(ABC):
         encode_special_tokens: bool = False,
     ) -> list[int]:
         """Ids of a text, or of a pair. Truncation cuts on the right and counts the special tokens."""
-        first = self.text_ids(text, encode_special_tokens)
-        second = None if text_pair is None else self.text_ids(text_pair, encode_special_tokens)
+        first = self.text_to_ids(text, encode_special_tokens)
+        second = None if text_pair is None else self.text_to_ids(text_pair, encode_special_tokens)
         if truncation:
             if max_length is None:
                 raise InputError("truncation=True needs max_length, the number of tokens to keep")
@@ -207,7 +207,7 @@ class Tokenizer(ABC):
         max_length: int | None = None,
         pad_to_multiple_of: int | None = None,
         return_tensors: str | None = None,
-    ) -> Encoding:
+    ) -> BatchEncoding:
         """Model inputs of one text (lists of ids) or of a list of texts (lists of lists).
 
         padding: False, True or "longest", "max_length". return_tensors: None, "np" or "pd" (then one
@@ -226,7 +226,7 @@ class Tokenizer(ABC):
         ]
         batch = self.pad(sequences, padding, max_length, pad_to_multiple_of, return_tensors)
         if single and return_tensors is None:
-            return Encoding({name: rows[0] for name, rows in batch.items()})
+            return BatchEncoding({name: rows[0] for name, rows in batch.items()})
         return batch
 
     def sequence_inputs(self, ids: list[int]) -> dict[str, Any]:
@@ -246,7 +246,7 @@ class Tokenizer(ABC):
         max_length: int | None = None,
         pad_to_multiple_of: int | None = None,
         return_tensors: str | None = None,
-    ) -> Encoding:
+    ) -> BatchEncoding:
         """A batch, as a list of inputs or as inputs of lists, padded on the left (see `__call__`).
 
         Sequences longer than the length asked for stay whole.
@@ -262,7 +262,7 @@ class Tokenizer(ABC):
         )
         if length is not None:
             rows = [self.pad_inputs(row, max(length, len(row["input_ids"]))) for row in rows]
-        batch = Encoding({name: [row[name] for row in rows] for name in rows[0]} if rows else {})
+        batch = BatchEncoding({name: [row[name] for row in rows] for name in rows[0]} if rows else {})
         return batch if return_tensors is None else as_tensors(batch, return_tensors)
 
     # -- ids to text --------------------------------------------------------------------------
@@ -329,7 +329,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     return values
 
 
-def as_tensors(batch: Mapping[str, Any], kind: str) -> Encoding:
+def as_tensors(batch: Mapping[str, Any], kind: str) -> BatchEncoding:
     """Lists of equal lengths to numpy arrays ("np") or paddle tensors ("pd"), int64 but for boolean masks."""
     if kind not in ("np", "pd"):
         raise InputError(f"return_tensors={kind!r}: expected None, 'np' (numpy) or 'pd' (Paddle)")
@@ -343,8 +343,8 @@ def as_tensors(batch: Mapping[str, Any], kind: str) -> Encoding:
     if kind == "pd":
         import paddle
 
-        return Encoding({name: paddle.to_tensor(array) for name, array in arrays.items()})
-    return Encoding(arrays)
+        return BatchEncoding({name: paddle.to_tensor(array) for name, array in arrays.items()})
+    return BatchEncoding(arrays)
 
 
 def check_text(text: Any) -> None:
@@ -358,13 +358,15 @@ def _as_list(ids: Any) -> Any:
     return values if isinstance(values, int) else list(values)
 
 
-def _truncate(first: list[int], second: list[int] | None, room: int) -> tuple[list[int], list[int] | None]:
-    """Cut to `room` ids on the right; of a pair always the longer one (transformers' "longest_first")."""
-    room = max(room, 0)
+def _truncate(
+    first: list[int], second: list[int] | None, max_tokens: int
+) -> tuple[list[int], list[int] | None]:
+    """Truncate to `max_tokens` ids on the right, the longer of a pair first (transformers' longest_first)."""
+    max_tokens = max(max_tokens, 0)
     if second is None:
-        return first[:room], None
+        return first[:max_tokens], None
     keep, other = len(first), len(second)
-    while keep + other > room:
+    while keep + other > max_tokens:
         if keep > other:
             keep -= 1
         else:

@@ -10,18 +10,18 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from paddle_glm.chat import CHATGLM, Template
+from paddle_glm.chat_template import CHATGLM, ChatTemplate
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.families.chatglm import two_rows
 from paddle_glm.tokenizers.base import Tokenizer, check_text, read_config
 
-COMMANDS = ("[MASK]", "[gMASK]", "[sMASK]", "<unused_0>", "<sop>", "<eop>", "<ENC>", "<dBLOCK>")
+COMMAND_TOKENS = ("[MASK]", "[gMASK]", "[sMASK]", "<unused_0>", "<sop>", "<eop>", "<ENC>", "<dBLOCK>")
 LINE_BREAK, TAB = "<n>", "<|tab|>"
-LONGEST_BLANK = 80  # runs of 2 to 80 blanks have a piece each
+MAX_BLANK_LENGTH = 80  # runs of 2 to 80 blanks have a piece each
 IMAGE_KEY = "num_image_tokens"
 
-_RUN = re.compile(f" {{2,{LONGEST_BLANK}}}")
+_RUN = re.compile(f" {{2,{MAX_BLANK_LENGTH}}}")
 _BLANK = re.compile(r"<\|blank_(\d+)\|>")
 _IMAGE = re.compile(r"<image_(\d+)>")
 
@@ -39,7 +39,7 @@ class ChatGLMTokenizer(Tokenizer):
 
     vocab_file = "ice_text.model"
     family = "chatglm"
-    template: ClassVar[Template] = CHATGLM
+    template: ClassVar[ChatTemplate] = CHATGLM
     hub_config: ClassVar[dict[str, Any]] = {
         "name_or_path": "THUDM/chatglm-6b",
         "bos_token": "<sop>",
@@ -53,7 +53,7 @@ class ChatGLMTokenizer(Tokenizer):
         "do_lower_case": False,
         "tokenizer_class": "ChatGLMTokenizer",
     }
-    commands: ClassVar[tuple[str, ...]] = COMMANDS
+    command_tokens: ClassVar[tuple[str, ...]] = COMMAND_TOKENS
 
     def __init__(self, model_file: str | Path, config: Mapping[str, Any] | None = None) -> None:
         super().__init__(model_file, {IMAGE_KEY: 0, **(config or {})})
@@ -61,7 +61,7 @@ class ChatGLMTokenizer(Tokenizer):
         if not isinstance(self.num_image_tokens, int) or self.num_image_tokens < 0:
             raise InputError(f"{IMAGE_KEY} is {self.num_image_tokens!r}: expected 0 or 20000")
         unknown = self.sp_model.unk_id()
-        needed = (*COMMANDS, LINE_BREAK, "<pad>")
+        needed = (*COMMAND_TOKENS, LINE_BREAK, "<pad>")
         lacking = [token for token in needed if self.sp_model.piece_to_id(token) == unknown]
         if lacking:
             raise InputError(
@@ -91,7 +91,7 @@ class ChatGLMTokenizer(Tokenizer):
 
     @cached_property
     def special_tokens(self) -> dict[str, int]:
-        names = (*COMMANDS, "<pad>", "<unk>", "<s>", "</s>")
+        names = (*COMMAND_TOKENS, "<pad>", "<unk>", "<s>", "</s>")
         return {name: self.convert_token_to_id(name) for name in names}
 
     @property
@@ -126,14 +126,14 @@ class ChatGLMTokenizer(Tokenizer):
     def gmask_token_id(self) -> int:
         return self.get_command("[gMASK]")
 
-    def pieces(self, text: str) -> list[str]:
-        return self.sp_model.encode(_spelled(text), out_type=str)
+    def text_to_pieces(self, text: str) -> list[str]:
+        return self.sp_model.encode(_encode_whitespace(text), out_type=str)
 
-    def text_ids(self, text: str, encode_special_tokens: bool = False) -> list[int]:
+    def text_to_ids(self, text: str, encode_special_tokens: bool = False) -> list[int]:
         if encode_special_tokens:
-            return super().text_ids(text, encode_special_tokens)
+            return super().text_to_ids(text, encode_special_tokens)
         check_text(text)
-        return [self.num_image_tokens + index for index in self.sp_model.encode(_spelled(text))]
+        return [self.num_image_tokens + index for index in self.sp_model.encode(_encode_whitespace(text))]
 
     def convert_token_to_id(self, token: str) -> int:
         image = _IMAGE.fullmatch(token)
@@ -149,10 +149,10 @@ class ChatGLMTokenizer(Tokenizer):
     def convert_tokens_to_string(self, tokens: Sequence[str]) -> str:
         """Control pieces have no text; line breaks, tabs and blanks are written out."""
         text = self.sp_model.decode_pieces(list(tokens)).replace(LINE_BREAK, "\n").replace(TAB, "\t")
-        return _BLANK.sub(_written_out, text)
+        return _BLANK.sub(_decode_blank, text)
 
-    def spelling(self) -> dict[str, Any]:
-        runs = [(" " * length, blank_token(length)) for length in range(LONGEST_BLANK, 1, -1)]
+    def tokenizer_spec(self) -> dict[str, Any]:
+        runs = [(" " * length, blank_token(length)) for length in range(MAX_BLANK_LENGTH, 1, -1)]
         return {
             "pieces": self.sp_model.get_piece_size(),
             "offset": self.num_image_tokens,
@@ -181,12 +181,12 @@ class ChatGLMTokenizer(Tokenizer):
         return {**super().pad_inputs(inputs, length), "position_ids": rows}
 
 
-def _spelled(text: str) -> str:
+def _encode_whitespace(text: str) -> str:
     """White space as the names of its pieces."""
     text = text.replace("\n", LINE_BREAK).replace("\t", TAB)
     return _RUN.sub(lambda run: blank_token(len(run[0])), text)
 
 
-def _written_out(match: re.Match[str]) -> str:
+def _decode_blank(match: re.Match[str]) -> str:
     length = int(match[1])
-    return " " * length if 2 <= length <= LONGEST_BLANK else match[0]
+    return " " * length if 2 <= length <= MAX_BLANK_LENGTH else match[0]

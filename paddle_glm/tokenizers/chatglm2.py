@@ -7,20 +7,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from paddle_glm.chat import (
+from paddle_glm.chat_template import (
     CHATGLM2,
     CHATGLM3,
+    ChatTemplate,
     Message,
     RoleTemplate,
-    Template,
-    from_history,
+    messages_from_history,
     render,
 )
 from paddle_glm.errors import InputError
-from paddle_glm.tokenizers.base import Encoding, Tokenizer, as_tensors, check_text
+from paddle_glm.tokenizers.base import BatchEncoding, Tokenizer, as_tensors, check_text
 
-COMMANDS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")
-ROLES = ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
+COMMAND_TOKENS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")
+ROLE_TOKENS = ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
 
 
 class ChatGLM2Tokenizer(Tokenizer):
@@ -28,18 +28,18 @@ class ChatGLM2Tokenizer(Tokenizer):
 
     vocab_file = "tokenizer.model"
     family = "chatglm2"
-    template: ClassVar[Template] = CHATGLM2
+    template: ClassVar[ChatTemplate] = CHATGLM2
     hub_config: ClassVar[dict[str, Any]] = {
         "name_or_path": "THUDM/chatglm2-6b",
         "remove_space": False,
         "do_lower_case": False,
         "tokenizer_class": "ChatGLMTokenizer",
     }
-    commands: ClassVar[tuple[str, ...]] = COMMANDS
+    command_tokens: ClassVar[tuple[str, ...]] = COMMAND_TOKENS
 
     def __init__(self, model_file: str | Path, config: Mapping[str, Any] | None = None) -> None:
         super().__init__(model_file, config)
-        self._first_command: int = self.sp_model.get_piece_size()
+        self._first_command_id: int = self.sp_model.get_piece_size()
         self._control_ids = frozenset((self.bos_token_id, self.eos_token_id, self.pad_token_id))
         if min(self._control_ids) < 0:
             raise InputError(
@@ -49,7 +49,7 @@ class ChatGLM2Tokenizer(Tokenizer):
 
     @cached_property
     def special_tokens(self) -> dict[str, int]:
-        commands = {token: self._first_command + index for index, token in enumerate(self.commands)}
+        commands = {token: self._first_command_id + index for index, token in enumerate(self.command_tokens)}
         return {
             **commands,
             "<bos>": self.bos_token_id,
@@ -59,7 +59,7 @@ class ChatGLM2Tokenizer(Tokenizer):
 
     @property
     def vocab_size(self) -> int:
-        return self._first_command + len(self.commands)
+        return self._first_command_id + len(self.command_tokens)
 
     @property
     def bos_token_id(self) -> int:
@@ -77,14 +77,14 @@ class ChatGLM2Tokenizer(Tokenizer):
     def unk_token_id(self) -> None:
         """None, as the originals report: their model spells what it does not know in bytes."""
 
-    def pieces(self, text: str) -> list[str]:
+    def text_to_pieces(self, text: str) -> list[str]:
         return self.sp_model.encode(text, out_type=str)
 
-    def text_ids(self, text: str, encode_special_tokens: bool = False) -> list[int]:
+    def text_to_ids(self, text: str, encode_special_tokens: bool = False) -> list[int]:
         # SentencePiece's own ids: three times as fast as piece by piece, and a trained model in which
         # "sop" happens to be a piece cannot turn that text into the command.
         if encode_special_tokens:
-            return super().text_ids(text, encode_special_tokens)
+            return super().text_to_ids(text, encode_special_tokens)
         check_text(text)
         return self.sp_model.encode(text)
 
@@ -94,17 +94,17 @@ class ChatGLM2Tokenizer(Tokenizer):
 
     def convert_id_to_token(self, index: int) -> str:
         """Control pieces and commands have no text; nor have the rows that pad a model's vocabulary."""
-        if index in self._control_ids or not 0 <= index < self._first_command:
+        if index in self._control_ids or not 0 <= index < self._first_command_id:
             return ""
         return self.sp_model.id_to_piece(index)
 
     def convert_tokens_to_string(self, tokens: Sequence[str]) -> str:
         return self.sp_model.decode_pieces(list(tokens))
 
-    def spelling(self) -> dict[str, Any]:
+    def tokenizer_spec(self) -> dict[str, Any]:
         special = sorted(set(self.special_tokens.values()))
         return {
-            "pieces": self._first_command,
+            "pieces": self._first_command_id,
             "offset": 0,
             "spelled": [],
             "texts": [(index, self.convert_id_to_token(index)) for index in special],
@@ -123,18 +123,18 @@ class ChatGLM3Tokenizer(ChatGLM2Tokenizer):
     """ChatGLM2's with a token for each role; commands keep their text when decoded."""
 
     family = "chatglm3"
-    template: ClassVar[Template] = CHATGLM3
+    template: ClassVar[ChatTemplate] = CHATGLM3
     hub_config: ClassVar[dict[str, Any]] = {
         **ChatGLM2Tokenizer.hub_config,
         "name_or_path": "THUDM/chatglm3-6b",
     }
-    commands = COMMANDS + ROLES
+    command_tokens = COMMAND_TOKENS + ROLE_TOKENS
 
     def convert_id_to_token(self, index: int) -> str:
-        command = index - self._first_command
+        command = index - self._first_command_id
         return (
-            self.commands[command]
-            if 0 <= command < len(self.commands)
+            self.command_tokens[command]
+            if 0 <= command < len(self.command_tokens)
             else super().convert_id_to_token(index)
         )
 
@@ -149,8 +149,8 @@ class ChatGLM3Tokenizer(ChatGLM2Tokenizer):
         history: Sequence[Message] | None = None,
         role: str = "user",
         return_tensors: str | None = "np",
-    ) -> Encoding:
+    ) -> BatchEncoding:
         """A batch of one: the prompt that asks `query` in `role` after `history` (messages or pairs)."""
-        ids = render(self.template, self, from_history(query, history, role=role)).input_ids
-        batch = Encoding({name: [values] for name, values in self.sequence_inputs(ids).items()})
+        ids = render(self.template, self, messages_from_history(query, history, role=role)).input_ids
+        batch = BatchEncoding({name: [values] for name, values in self.sequence_inputs(ids).items()})
         return batch if return_tensors is None else as_tensors(batch, return_tensors)

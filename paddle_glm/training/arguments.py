@@ -12,26 +12,30 @@ from paddlenlp.trainer import TrainingArguments
 from paddlenlp.trainer.trainer_utils import IntervalStrategy
 from paddlenlp.utils.log import logger
 
-from paddle_glm.checkpoint.save import FORMAT_HELP, FORMATS
+from paddle_glm.checkpoint.save import FORMATS, SAVE_FORMAT_HELP
 from paddle_glm.errors import InputError
 from paddle_glm.hardware import DEVICE_HELP, use_device
 from paddle_glm.hub import DOWNLOAD_HELP, REVISION_HELP
 from paddle_glm.parallel import Mesh, check_degree, init_parallel, world_size
 from paddle_glm.peft import lora_config, prefix
 from paddle_glm.quantization import BITS
-from paddle_glm.training.effects import check_supported
+from paddle_glm.training.flag_requirements import check_supported
 
 # PaddleNLP's names; its stage3 and offload are not there.
-_STAGES = {"": 0, "stage1": 1, "stage2": 2}
-LENGTHS = ("src_length", "tgt_length")
-_OPTIONAL_SIZES = (
+_SHARDING_STAGES = {"": 0, "stage1": 1, "stage2": 2}
+LENGTH_FLAGS = ("src_length", "tgt_length")
+_OPTIONAL_COUNT_FLAGS = (
     *("max_train_samples", "max_eval_samples", "max_predict_samples"),
     *("val_max_target_length", "num_beams"),
 )
-SIZES = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
+BATCH_SIZE_FLAGS = (
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "gradient_accumulation_steps",
+)
 
 
-def _option(default: Any, text: str) -> Any:
+def _argument(default: Any, text: str) -> Any:
     """A field whose help text is `text`."""
     return field(default=default, metadata={"help": text})
 
@@ -41,27 +45,29 @@ class ModelArguments:
     """Which model to start from."""
 
     model_name_or_path: str = field(metadata={"help": "folder: hub layout, merged, or shards"})
-    family: Optional[str] = _option(None, "what the model is, where its files do not say")
+    family: Optional[str] = _argument(None, "what the model is, where its files do not say")
     download: Optional[str] = field(
         default=None, metadata={"help": DOWNLOAD_HELP, "nargs": "?", "const": True}
     )
-    revision: Optional[str] = _option(None, REVISION_HELP)
-    pre_seq_len: Optional[int] = _option(None, "P-Tuning v2: train a prefix of so many tokens, nothing else")
-    prefix_projection: bool = _option(False, "P-Tuning v2: make the prefix by a network of two layers")
-    ptuning_checkpoint: Optional[str] = _option(None, "folder of a prefix to go on from, ours or THUDM's")
-    prefix_tuning: bool = _option(False, "PaddleNLP's way to ask for P-Tuning v2")
-    num_prefix_tokens: int = _option(128, "PaddleNLP's pre_seq_len, with prefix_tuning")
-    lora: bool = _option(False, "train LoRA adapters, nothing else")
-    lora_rank: int = _option(8, "inner size of an adapter")
-    lora_alpha: float = _option(16.0, "an adapter counts alpha / rank times")
-    lora_dropout: float = _option(0.0, "of an adapter's input, in training")
+    revision: Optional[str] = _argument(None, REVISION_HELP)
+    pre_seq_len: Optional[int] = _argument(
+        None, "P-Tuning v2: train a prefix of so many tokens, nothing else"
+    )
+    prefix_projection: bool = _argument(False, "P-Tuning v2: make the prefix by a network of two layers")
+    ptuning_checkpoint: Optional[str] = _argument(None, "folder of a prefix to go on from, ours or THUDM's")
+    prefix_tuning: bool = _argument(False, "PaddleNLP's way to ask for P-Tuning v2")
+    num_prefix_tokens: int = _argument(128, "PaddleNLP's pre_seq_len, with prefix_tuning")
+    lora: bool = _argument(False, "train LoRA adapters, nothing else")
+    lora_rank: int = _argument(8, "inner size of an adapter")
+    lora_alpha: float = _argument(16.0, "an adapter counts alpha / rank times")
+    lora_dropout: float = _argument(0.0, "of an adapter's input, in training")
     lora_target_modules: Optional[list[str]] = field(
         default=None,
         metadata={"help": "linear layers that get one, by the ends of their names; default: all of a block"},
     )
-    lora_path: Optional[str] = _option(None, "folder of adapters to go on from, ours or PEFT's")
-    quantization_bit: Optional[int] = _option(None, "keep linear layers' frozen weights in 4 or 8 bits")
-    quantization_group_size: Optional[int] = _option(
+    lora_path: Optional[str] = _argument(None, "folder of adapters to go on from, ours or PEFT's")
+    quantization_bit: Optional[int] = _argument(None, "keep linear layers' frozen weights in 4 or 8 bits")
+    quantization_group_size: Optional[int] = _argument(
         None, "inputs that share a scale; 0: one scale per output; default: 128 for 4 bits, 0 for 8"
     )
 
@@ -76,14 +82,14 @@ class ModelArguments:
         return self.num_prefix_tokens if self.prefix_tuning else self.pre_seq_len
 
     @property
-    def trained_beside(self) -> Optional[str]:
+    def adapter_config_file(self) -> Optional[str]:
         """The configuration file of what is trained beside the model; None where all of it is trained."""
         if self.prefix_length or self.ptuning_checkpoint:
-            return prefix.CONFIG_FILE
-        return lora_config.CONFIG_FILE if self.trains_adapter else None
+            return prefix.PREFIX_CONFIG_FILE
+        return lora_config.ADAPTER_CONFIG_FILE if self.trains_adapter else None
 
     @property
-    def starts(self) -> dict[str, Optional[str]]:
+    def source_folders(self) -> dict[str, Optional[str]]:
         """The folders that training starts from, by their flags."""
         return {
             name: getattr(self, name) for name in ("model_name_or_path", "ptuning_checkpoint", "lora_path")
@@ -101,7 +107,7 @@ class ModelArguments:
         if self.prefix_length is not None and self.prefix_length < 1:
             raise InputError(f"--pre_seq_len {self.prefix_length}: expected at least 1")
         if self.ptuning_checkpoint is not None:
-            prefix.check_prefix(self.ptuning_checkpoint, self.prefix_length, self.prefix_projection)
+            prefix.check_prefix_folder(self.ptuning_checkpoint, self.prefix_length, self.prefix_projection)
         if self.quantization_bit not in (None, *BITS):
             raise InputError(f"--quantization_bit {self.quantization_bit}: expected 4 or 8")
 
@@ -110,38 +116,42 @@ class ModelArguments:
 class DataArguments:
     """Which rows to train on, and how they become ids."""
 
-    task_name_or_path: Optional[str] = _option(None, "folder with train and dev files, or one data file")
-    train_file: Optional[str] = _option(
+    task_name_or_path: Optional[str] = _argument(None, "folder with train and dev files, or one data file")
+    train_file: Optional[str] = _argument(
         None, "rows to train on (JSON, CSV, TSV, parquet); wins over the folder's"
     )
-    validation_file: Optional[str] = _option(None, "rows to evaluate on")
-    test_file: Optional[str] = _option(None, "rows to measure (do_eval) or to answer (do_predict) at the end")
-    max_train_samples: Optional[int] = _option(None, "train on the first rows only, so many")
-    max_eval_samples: Optional[int] = _option(None, "evaluate on the first rows only, so many")
-    max_predict_samples: Optional[int] = _option(None, "answer the first rows only, so many")
-    prompt_column: Optional[str] = _option(None, "key of the question in a row; guessed from known names")
-    response_column: Optional[str] = _option(None, "key of the answer in a row; guessed from known names")
-    history_column: Optional[str] = _option(None, "key of the earlier [question, answer] pairs in a row")
-    src_length: int = _option(128, "longest prompt in tokens; longer ones are cut as the originals cut them")
-    tgt_length: int = _option(128, "longest answer in tokens, in training and in generation")
-    val_max_target_length: Optional[int] = _option(
+    validation_file: Optional[str] = _argument(None, "rows to evaluate on")
+    test_file: Optional[str] = _argument(
+        None, "rows to measure (do_eval) or to answer (do_predict) at the end"
+    )
+    max_train_samples: Optional[int] = _argument(None, "train on the first rows only, so many")
+    max_eval_samples: Optional[int] = _argument(None, "evaluate on the first rows only, so many")
+    max_predict_samples: Optional[int] = _argument(None, "answer the first rows only, so many")
+    prompt_column: Optional[str] = _argument(None, "key of the question in a row; guessed from known names")
+    response_column: Optional[str] = _argument(None, "key of the answer in a row; guessed from known names")
+    history_column: Optional[str] = _argument(None, "key of the earlier [question, answer] pairs in a row")
+    src_length: int = _argument(
+        128, "longest prompt in tokens; longer ones are cut as the originals cut them"
+    )
+    tgt_length: int = _argument(128, "longest answer in tokens, in training and in generation")
+    val_max_target_length: Optional[int] = _argument(
         None,
         "tgt_length of rows that are evaluated or answered, and of generated answers; default: tgt_length",
     )
-    source_prefix: Optional[str] = _option(None, "text in front of every prompt")
-    zero_padding: bool = _option(False, "pack several rows into one sequence, for less padding")
-    do_generation: bool = _option(False, "evaluate by generating answers too: ROUGE-1/2/L and BLEU-4")
-    num_beams: Optional[int] = _option(None, "beams of generated answers; above 1 is beam search")
+    source_prefix: Optional[str] = _argument(None, "text in front of every prompt")
+    zero_padding: bool = _argument(False, "pack several rows into one sequence, for less padding")
+    do_generation: bool = _argument(False, "evaluate by generating answers too: ROUGE-1/2/L and BLEU-4")
+    num_beams: Optional[int] = _argument(None, "beams of generated answers; above 1 is beam search")
 
     @property
-    def answer_length(self) -> int:
+    def eval_tgt_length(self) -> int:
         """`tgt_length` of rows that are not trained on."""
         return self.tgt_length if self.val_max_target_length is None else self.val_max_target_length
 
     def check(self) -> None:
         """Raise `InputError` for sizes that make no sense."""
-        check_sizes(self, LENGTHS)
-        check_sizes(self, [name for name in _OPTIONAL_SIZES if getattr(self, name) is not None])
+        check_positive(self, LENGTH_FLAGS)
+        check_positive(self, [name for name in _OPTIONAL_COUNT_FLAGS if getattr(self, name) is not None])
 
 
 @dataclass
@@ -152,28 +162,28 @@ class FinetuneArguments(TrainingArguments):
     """
 
     output_dir: str = field(metadata={"help": "where checkpoints, logs and the final model go"})
-    overwrite_output_dir: bool = _option(
+    overwrite_output_dir: bool = _argument(
         False, "start anew: checkpoints of an earlier run go when this one has written its first"
     )
-    do_predict: bool = _option(False, "answer the test rows at the end, with what has been trained")
-    evaluation_strategy: Optional[str] = _option(
+    do_predict: bool = _argument(False, "answer the test rows at the end, with what has been trained")
+    evaluation_strategy: Optional[str] = _argument(
         None, "with do_eval: steps (default), epoch, or no: at the end alone"
     )
-    device: Optional[str] = _option(None, DEVICE_HELP)
-    tensor_parallel_degree: int = _option(1, "processes that share one model")
-    sharding: str = _option(
+    device: Optional[str] = _argument(None, DEVICE_HELP)
+    tensor_parallel_degree: int = _argument(1, "processes that share one model")
+    sharding: str = _argument(
         "",
         "stage1: every data-parallel process holds the optimizer's state of its share of the parameters; "
         "stage2: their gradients too",
     )
-    sharding_parallel_degree: int = _option(-1, "with sharding: the data-parallel processes, all of them")
-    save_format: str = _option(
-        FORMATS[0], f"files of the trained model (checkpoints stay as they are): {FORMAT_HELP}"
+    sharding_parallel_degree: int = _argument(-1, "with sharding: the data-parallel processes, all of them")
+    save_format: str = _argument(
+        FORMATS[0], f"files of the trained model (checkpoints stay as they are): {SAVE_FORMAT_HELP}"
     )
-    group_by_length: bool = _option(False, "put rows of similar length into one batch")
-    report_to: str = _option("visualdl", "visualdl (a log in logging_dir) or none")
-    logging_dir: Optional[str] = _option(None, "folder of the VisualDL log; default output_dir/runs")
-    resume_from_checkpoint: Optional[str] = _option(
+    group_by_length: bool = _argument(False, "put rows of similar length into one batch")
+    report_to: str = _argument("visualdl", "visualdl (a log in logging_dir) or none")
+    logging_dir: Optional[str] = _argument(None, "folder of the VisualDL log; default output_dir/runs")
+    resume_from_checkpoint: Optional[str] = _argument(
         None,
         "folder of a checkpoint, or True: the newest complete one (taken by default)",
     )
@@ -198,7 +208,7 @@ class FinetuneArguments(TrainingArguments):
             self.greater_is_better = False  # PaddleNLP thinks of the loss alone
         # PaddleNLP would start fleet for a degree above 1, whose groups, wrappers and clipping do not
         # fit gloo and shared rows: it sees data parallelism, and the trainer does the rest by `mesh`.
-        self.sharding_stage = self._choose_stage()
+        self.sharding_stage = self._resolve_sharding_stage()
         self.sharding, self.sharding_parallel_degree = "", -1
         degree, self.tensor_parallel_degree = self.tensor_parallel_degree, -1
         try:
@@ -218,13 +228,13 @@ class FinetuneArguments(TrainingArguments):
             raise InputError(f"--save_format {self.save_format}: expected one of {', '.join(FORMATS)}")
         if self.report_to not in ("visualdl", "none"):
             raise InputError(f"--report_to {self.report_to}: expected visualdl or none")
-        check_sizes(self, SIZES)
+        check_positive(self, BATCH_SIZE_FLAGS)
 
-    def _choose_stage(self) -> int:
-        """0, 1 or 2: what data-parallel processes share out (`training.sharded`)."""
-        stage = stage_of(self.sharding, self.sharding_parallel_degree, self.mesh.data.degree)
+    def _resolve_sharding_stage(self) -> int:
+        """0, 1 or 2: what data-parallel processes share out (`training.sharded_optimizer`)."""
+        stage = parse_sharding_stage(self.sharding, self.sharding_parallel_degree, self.mesh.data.degree)
         if stage and self.mesh.data.degree == 1:
-            if _is_first_process():
+            if _is_rank_zero():
                 logger.warning(f"--sharding {self.sharding}: one data-parallel process shares nothing out")
             return 0
         return stage
@@ -235,7 +245,7 @@ class FinetuneArguments(TrainingArguments):
         if len(half) > 1:
             raise InputError("--fp16 and --bf16 exclude each other: give one")
         if self.device == "cpu" and half:
-            if _is_first_process():
+            if _is_rank_zero():
                 logger.warning(f"--{half[0]}: Paddle has no CPU kernels for it, training in float32")
             self.fp16 = self.bf16 = False
 
@@ -245,7 +255,7 @@ class FinetuneArguments(TrainingArguments):
 
         Where nothing is trained and no precision is asked for, "auto": what fits folder and device.
         """
-        return stored_dtype(self) if self.do_train or self.fp16 or self.bf16 else "auto"
+        return parameter_dtype(self) if self.do_train or self.fp16 or self.bf16 else "auto"
 
     @property
     def dataset_rank(self) -> int:
@@ -257,20 +267,20 @@ class FinetuneArguments(TrainingArguments):
         return self.mesh.data.degree
 
 
-def check_sizes(values: Any, names: Iterable[str]) -> None:
+def check_positive(values: Any, names: Iterable[str]) -> None:
     for name in names:
         if getattr(values, name) < 1:
             raise InputError(f"--{name} {getattr(values, name)}: expected at least 1")
 
 
-def stage_of(sharding: str, wanted_degree: int, data_degree: int) -> int:
+def parse_sharding_stage(sharding: str, wanted_degree: int, data_degree: int) -> int:
     """0, 1 or 2, from `--sharding`; raises `InputError` for a stage or a degree that there is not."""
-    if sharding not in _STAGES:
+    if sharding not in _SHARDING_STAGES:
         raise InputError(
             f"--sharding {sharding}: expected stage1 or stage2 (parameters are cut by "
             "--tensor_parallel_degree, which both can stand beside)"
         )
-    stage = _STAGES[sharding]
+    stage = _SHARDING_STAGES[sharding]
     if stage and wanted_degree not in (-1, data_degree):
         raise InputError(
             f"--sharding_parallel_degree {wanted_degree}: expected {data_degree}, the number of "
@@ -281,14 +291,14 @@ def stage_of(sharding: str, wanted_degree: int, data_degree: int) -> int:
     return stage
 
 
-def stored_dtype(values: Any) -> str:
+def parameter_dtype(values: Any) -> str:
     """What weights are held in, by `fp16`, `bf16` and `fp16_opt_level`: half precision at O2 alone."""
     if values.fp16_opt_level == "O2" and (values.fp16 or values.bf16):
         return "float16" if values.fp16 else "bfloat16"
     return "float32"
 
 
-def _is_first_process() -> bool:
+def _is_rank_zero() -> bool:
     return paddle.distributed.get_rank() == 0
 
 

@@ -9,10 +9,10 @@ import paddle
 from paddle import Tensor
 from paddlenlp.trainer import TrainerCallback
 
-from paddle_glm.parallel import TPGroup
-from paddle_glm.parallel.ops import all_reduce
+from paddle_glm.parallel import ProcessGroup
+from paddle_glm.parallel.collectives import all_reduce
 from paddle_glm.system import peak_resident_bytes
-from paddle_glm.training.curve import LOG_FILE
+from paddle_glm.training.loss_curve import LOG_FILE
 
 
 def peak_memory_mb() -> float:
@@ -22,20 +22,20 @@ def peak_memory_mb() -> float:
     return peak_resident_bytes() / 2**20
 
 
-class SpeedCallback(TrainerCallback):
+class ThroughputCallback(TrainerCallback):
     """Adds `tokens_per_second` and `peak_memory_mb` to what is logged.
 
     Time is counted within optimizer steps, so evaluation and saving do not slow the number. Tokens are
     real ones (no padding), summed over data-parallel processes.
     """
 
-    def __init__(self, data: TPGroup) -> None:
-        self._data = data
+    def __init__(self, data_group: ProcessGroup) -> None:
+        self._data_group = data_group
         self._tokens: Tensor | None = None
         self._seconds = 0.0
         self._started = 0.0
 
-    def count(self, tokens: Tensor) -> None:
+    def add_tokens(self, tokens: Tensor) -> None:
         """Tokens of one batch, an integer scalar; not read before it is logged, so a GPU need not wait."""
         self._tokens = tokens if self._tokens is None else self._tokens + tokens
 
@@ -49,8 +49,8 @@ class SpeedCallback(TrainerCallback):
         if "loss" not in logs or self._tokens is None or self._seconds == 0.0:
             return
         tokens = self._tokens.astype("int64").reshape([1])
-        if self._data.degree > 1:
-            tokens = all_reduce(tokens, self._data)
+        if self._data_group.degree > 1:
+            tokens = all_reduce(tokens, self._data_group)
         logs["tokens_per_second"] = round(int(tokens) / self._seconds, 1)
         logs["peak_memory_mb"] = round(peak_memory_mb(), 1)
         self._tokens, self._seconds = None, 0.0
@@ -62,7 +62,7 @@ class LogFileCallback(TrainerCallback):
     A resumed run continues the file: lines past the step that it resumes from are dropped first.
     """
 
-    _KEYS = ("loss", "learning_rate", "grad_norm", "tokens_per_second", "peak_memory_mb")
+    _LOGGED_KEYS = ("loss", "learning_rate", "grad_norm", "tokens_per_second", "peak_memory_mb")
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not state.is_world_process_zero:
@@ -78,7 +78,7 @@ class LogFileCallback(TrainerCallback):
         if not state.is_world_process_zero or not hasattr(self, "_path"):
             return
         if "loss" in logs:
-            record = {key: logs[key] for key in self._KEYS if key in logs}
+            record = {key: logs[key] for key in self._LOGGED_KEYS if key in logs}
         else:
             record = {key: value for key, value in logs.items() if key.startswith(("eval_", "test_"))}
         if record:

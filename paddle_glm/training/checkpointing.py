@@ -18,22 +18,27 @@ from paddle import Tensor
 from paddle.base import framework
 from paddlenlp.trainer.trainer_callback import TrainerState
 
-from paddle_glm.arrays import dtype_name, from_numpy
 from paddle_glm.checkpoint import (
-    begin,
-    finish,
+    begin_atomic_save,
+    commit_atomic_save,
     open_checkpoint,
     save_model,
-    temporary_of,
+    temporary_path,
 )
-from paddle_glm.checkpoint.paddlenlp import name_tokenizer
-from paddle_glm.checkpoint.tensor_file import open_safetensors, write_safetensors
+from paddle_glm.checkpoint.paddlenlp import set_tokenizer_class
+from paddle_glm.checkpoint.safetensors_file import open_safetensors, write_safetensors
 from paddle_glm.errors import InputError
 from paddle_glm.models.base import CausalLM, lazy_tensors
-from paddle_glm.parallel import SINGLE, Mesh, TPGroup, world_size
+from paddle_glm.numpy_interop import from_numpy, paddle_dtype_name
+from paddle_glm.parallel import SINGLE_PROCESS, Mesh, ProcessGroup, world_size
 from paddle_glm.peft.adapter import Adapter
-from paddle_glm.training.adapters import load_adapter
-from paddle_glm.training.output_dir import FINAL, SCHEDULE, move_in, set_aside
+from paddle_glm.training.adapter_setup import load_adapter_weights
+from paddle_glm.training.output_dir import (
+    SCHEDULE_FILE,
+    STAGING_FOLDER,
+    publish_final_model,
+    rename_obstructing,
+)
 from paddle_glm.training.rng import rng_state, set_rng_state
 
 TRAINER_STATE = "trainer_state.json"
@@ -61,18 +66,18 @@ def save_weights(
     if group.rank == 0:
         tokenizer.save_pretrained(folder)
         if file_format == "pdparams":
-            name_tokenizer(folder, config.family, for_paddlenlp=True)
+            set_tokenizer_class(folder, config.family, for_paddlenlp=True)
 
 
 def load_weights(folder: Path, model: CausalLM, adapter: Adapter | None) -> None:
     """Fill, in place, the model from any folder of its family and any degree, or the adapter alone."""
     if adapter is not None:
-        load_adapter(folder, adapter)
+        load_adapter_weights(folder, adapter)
         return
-    model.fill(open_checkpoint(folder))
+    model.load_weights(open_checkpoint(folder))
 
 
-def save_final(
+def save_final_model(
     output_dir: Path,
     model: CausalLM,
     tokenizer: Any,
@@ -85,73 +90,73 @@ def save_final(
     Files are written aside and moved in one by one, the manifest last: without it the folder is not
     complete. Files that no run wrote are left alone.
     """
-    aside = output_dir / FINAL
-    temporary = _begin_together(aside)
+    staging = output_dir / STAGING_FOLDER
+    temporary = _begin_on_all_ranks(staging)
     if mesh.data.rank == 0:
         save_weights(temporary, model, tokenizer, adapter, file_format)
     barrier()
     if dist.get_rank() == 0:
-        finish(temporary, aside)
-        move_in(output_dir)
+        commit_atomic_save(temporary, staging)
+        publish_final_model(output_dir)
     barrier()
 
 
-def save_training(folder: Path, trainer: Any) -> None:
+def save_training_checkpoint(folder: Path, trainer: Any) -> None:
     """Write a whole checkpoint together with the other processes; `trainer` is a `FinetuneTrainer`."""
-    temporary = _begin_together(folder)
+    temporary = _begin_on_all_ranks(folder)
     mesh: Mesh = trainer.args.mesh
     if mesh.data.rank == 0:
         save_weights(temporary, trainer.model, trainer.tokenizer, trainer.adapter)
     state = dict(lazy_tensors(optimizer_tensors(trainer.optimizer, trainer.model)))
-    if trainer.shares is not None:
+    if trainer.state_partition is not None:
         write_safetensors(temporary / _optimizer_file(mesh, mesh.data), state)
     elif mesh.data.rank == 0:
         write_safetensors(temporary / _optimizer_file(mesh), state)
     _write_json(temporary / f"rng-{dist.get_rank():05d}.json", rng_state())
     if dist.get_rank() == 0:
         trainer.state.save_to_json(str(temporary / TRAINER_STATE))
-        _write_json(temporary / SCHEDULE, _schedule(trainer))
+        _write_json(temporary / SCHEDULE_FILE, _schedule_state(trainer))
         _write_json(temporary / "training_args.json", trainer.args.to_sanitized_dict())
     barrier()
     if dist.get_rank() == 0:
-        finish(temporary, folder)
+        commit_atomic_save(temporary, folder)
     barrier()
 
 
-def load_training(folder: Path, trainer: Any) -> None:
+def load_optimizer_and_schedule(folder: Path, trainer: Any) -> None:
     """Fill the optimizer, schedule and loss scaler from a checkpoint of as many processes.
 
     Raises `InputError` where the parameters are others.
     """
     mesh: Mesh = trainer.args.mesh
-    schedule = json.loads((folder / SCHEDULE).read_text(encoding="utf-8"))
+    schedule = json.loads((folder / SCHEDULE_FILE).read_text(encoding="utf-8"))
     # Whatever sharding stage wrote it: each process takes what it needs.
     stored: dict[str, np.ndarray] = {}
     for path in folder.glob(f"{_optimizer_stem(mesh)}*"):
         stored |= open_safetensors(path)
     wanted = dict(optimizer_tensors(trainer.optimizer, trainer.model))
     trained = {name for name, parameter in trainer.model.named_parameters() if not parameter.stop_gradient}
-    others = trained - {_parameter_of(name) for name in wanted}  # what other processes own
-    odd = sorted(name for name in stored.keys() ^ wanted.keys() if _parameter_of(name) not in others)
+    others = trained - {_parameter_name(name) for name in wanted}  # what other processes own
+    odd = sorted(name for name in stored.keys() ^ wanted.keys() if _parameter_name(name) not in others)
     if odd:
         raise InputError(
             f"{folder} holds the state of another optimizer or model ({', '.join(odd[:5])}): resume with the "
             "flags that it was written with, or give another --output_dir"
         )
     for name, tensor in wanted.items():
-        tensor.set_value(from_numpy(np.array(stored[name]), dtype_name(tensor)))
+        tensor.set_value(from_numpy(np.array(stored[name]), paddle_dtype_name(tensor)))
     trainer.lr_scheduler.set_state_dict(schedule["scheduler"])
     if trainer.do_grad_scaling:
         scaler = schedule["scaler"]
         trainer.scaler.load_state_dict({**scaler, "scale": np.array(scaler["scale"], dtype=np.float32)})
 
 
-def load_rng(folder: Path) -> None:
+def load_rng_state(folder: Path) -> None:
     """Put this process's random generators where they were when the checkpoint was written."""
     set_rng_state(json.loads((folder / f"rng-{dist.get_rank():05d}.json").read_text(encoding="utf-8")))
 
 
-def saved_step(folder: Path) -> int:
+def checkpoint_step(folder: Path) -> int:
     """The optimizer steps that a checkpoint's run had made."""
     return TrainerState.load_from_json(str(folder / TRAINER_STATE)).global_step
 
@@ -178,36 +183,38 @@ def optimizer_tensors(optimizer: Any, model: CausalLM) -> Iterator[tuple[str, Te
                 yield f"{name}/{kind}", accumulators[key]
 
 
-def _parameter_of(state: str) -> str:
+def _parameter_name(state: str) -> str:
     """The parameter that a tensor of the optimizer's state belongs to, by their names."""
     return state.rpartition("/")[0]
 
 
-def _begin_together(folder: Path) -> Path:
+def _begin_on_all_ranks(folder: Path) -> Path:
     """The temporary folder for `folder`, made by the first process, known to all."""
     if dist.get_rank() == 0:
         if folder.is_dir():
-            set_aside(folder)
-        begin(folder, overwrite=True)
+            rename_obstructing(folder)
+        begin_atomic_save(folder, overwrite=True)
     barrier()
-    return temporary_of(folder)
+    return temporary_path(folder)
 
 
 def _optimizer_stem(mesh: Mesh) -> str:
     return f"optimizer-tp{mesh.tensor.rank:02d}-of-{mesh.tensor.degree:02d}"
 
 
-def _optimizer_file(mesh: Mesh, owners: TPGroup = SINGLE) -> str:
+def _optimizer_file(mesh: Mesh, sharding_group: ProcessGroup = SINGLE_PROCESS) -> str:
     """One file for each process that holds state of its own."""
-    owner = f"-dp{owners.rank:02d}-of-{owners.degree:02d}" if owners.degree > 1 else ""
+    owner = (
+        f"-dp{sharding_group.rank:02d}-of-{sharding_group.degree:02d}" if sharding_group.degree > 1 else ""
+    )
     return f"{_optimizer_stem(mesh)}{owner}.safetensors"
 
 
-def _schedule(trainer: Any) -> dict[str, Any]:
+def _schedule_state(trainer: Any) -> dict[str, Any]:
     mesh: Mesh = trainer.args.mesh
     scaler = trainer.scaler.state_dict() if trainer.do_grad_scaling else None
     return {
-        "run": trainer.run.number,
+        "run": trainer.run.run_number,
         "tensor_parallel_degree": mesh.tensor.degree,
         "data_parallel_degree": mesh.data.degree,
         "scheduler": trainer.lr_scheduler.state_dict(),
@@ -216,10 +223,10 @@ def _schedule(trainer: Any) -> dict[str, Any]:
 
 
 def _write_json(path: Path, values: Any) -> None:
-    path.write_text(json.dumps(values, default=_plain) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(values, default=_to_json) + "\n", encoding="utf-8")
 
 
-def _plain(value: Any) -> Any:
+def _to_json(value: Any) -> Any:
     """numpy and Paddle scalars, which state dicts may hold, as Python's."""
     if isinstance(value, (np.generic, np.ndarray, paddle.Tensor)):
         return value.tolist()

@@ -16,14 +16,14 @@ from paddlenlp.trainer import PdArgumentParser
 from paddle_glm.errors import InputError
 from paddle_glm.hardware import GPUS_HINT
 from paddle_glm.training.arguments import (
-    LENGTHS,
-    SIZES,
+    BATCH_SIZE_FLAGS,
+    LENGTH_FLAGS,
     DataArguments,
     FinetuneArguments,
     ModelArguments,
-    check_sizes,
+    check_positive,
 )
-from paddle_glm.training.effects import check_effects, idle
+from paddle_glm.training.flag_requirements import check_flag_requirements, unmet_requirement
 
 # THUDM's name -> ours.
 ALIASES = {
@@ -52,13 +52,13 @@ def _parser() -> _Parser:
     )
 
 
-def known_names() -> set[str]:
+def known_flag_names() -> set[str]:
     return {item.name for cls in _CLASSES for item in fields(cls) if item.init} | set(ALIASES)
 
 
-def check_name(name: str, where: str) -> None:
+def check_flag_name(name: str, where: str) -> None:
     """Raise `InputError` with the nearest known name where `name` is none."""
-    known = known_names()
+    known = known_flag_names()
     if name in known or (name.startswith("no_") and name[3:] in known):
         return
     if name == "gpus":
@@ -68,7 +68,7 @@ def check_name(name: str, where: str) -> None:
     raise InputError(f"{where}: unknown argument {name!r}{hint}")
 
 
-def read_file(path: str | Path) -> list[str]:
+def read_argument_file(path: str | Path) -> list[str]:
     """A YAML or JSON file of arguments as command line words, names checked.
 
     Raises `InputError` where the file is missing, is no mapping, or has an unknown key.
@@ -90,7 +90,7 @@ def read_file(path: str | Path) -> list[str]:
         raise InputError(f"{path}: expected a mapping of argument names to values")
     words: list[str] = []
     for name, value in values.items():
-        check_name(str(name), str(path))
+        check_flag_name(str(name), str(path))
         if value is None:
             continue
         items = value if isinstance(value, list) else [value]
@@ -98,7 +98,7 @@ def read_file(path: str | Path) -> list[str]:
     return words
 
 
-def _canonical(words: Sequence[str]) -> list[str]:
+def _normalize_flags(words: Sequence[str]) -> list[str]:
     """Words with names checked and aliases resolved; a negative number is no name."""
     result: list[str] = []
     for word in words:
@@ -108,12 +108,12 @@ def _canonical(words: Sequence[str]) -> list[str]:
         name, equals, value = word[2:].partition("=")
         name = name.replace("-", "_")
         if name != "help":
-            check_name(name, "finetune")
+            check_flag_name(name, "finetune")
         result.append(f"--{ALIASES.get(name, name)}{equals}{value}")
     return result
 
 
-def _words(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+def _split_argv(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     """The words of a file that comes first, and those behind it.
 
     Raises `InputError` for names that are none and for stray words.
@@ -121,48 +121,51 @@ def _words(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     words = list(argv)
     recipe: list[str] = []
     if words and words[0].endswith((".yaml", ".yml", ".json")):
-        recipe = _canonical(read_file(words.pop(0)))
-    typed = _canonical(words)
+        recipe = _normalize_flags(read_argument_file(words.pop(0)))
+    typed = _normalize_flags(words)
     _, rest = _parser().parse_known_args(recipe + typed)
     if rest:
         raise InputError(f"finetune: {' '.join(rest)!r} belongs to no argument")
     return recipe, typed
 
 
-def _names(words: Sequence[str]) -> list[str]:
+def _flag_names(words: Sequence[str]) -> list[str]:
     return [word[2:].partition("=")[0] for word in words if word.startswith("--")]
 
 
-def _check_effects(recipe: list[str], typed: list[str]) -> None:
+def _check_flag_requirements(recipe: list[str], typed: list[str]) -> None:
     """Raise `InputError` for flags without an effect; a recipe's may lose theirs to the command line."""
     known = {item.name for cls in _CLASSES for item in fields(cls)}  # the rest is --no_NAME, and off
     values = _parser().parse_args(recipe + typed)
-    check_effects([name for name in _names(typed) if name in known], values)
+    check_flag_requirements([name for name in _flag_names(typed) if name in known], values)
     alone = _parser().parse_args(["--model_name_or_path", "-", "--output_dir", "-", *recipe])
-    left = [name for name in _names(recipe) if name in known and idle(name, values) is not None]
-    check_effects(left, alone)
+    left = [
+        name for name in _flag_names(recipe) if name in known and unmet_requirement(name, values) is not None
+    ]
+    check_flag_requirements(left, alone)
 
 
-def read_values(argv: Sequence[str]) -> tuple[ModelArguments, Namespace]:
+def parse_without_setup(argv: Sequence[str]) -> tuple[ModelArguments, Namespace]:
     """What `argv` says, for a look at it: no process is joined, no device chosen.
 
-    The namespace has all flags by name. Raises `InputError` as `parse` does for names and values.
+    The namespace has all flags by name. Raises `InputError` as `parse_finetune_args` does for names and
+    values.
     """
-    recipe, typed = _words(argv)
+    recipe, typed = _split_argv(argv)
     values = _parser().parse_args(recipe + typed)
     model = ModelArguments(**{item.name: getattr(values, item.name) for item in fields(ModelArguments)})
     model.check()
-    check_sizes(values, (*SIZES, *LENGTHS))
+    check_positive(values, (*BATCH_SIZE_FLAGS, *LENGTH_FLAGS))
     return model, values
 
 
-def parse(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, FinetuneArguments]:
+def parse_finetune_args(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, FinetuneArguments]:
     """Arguments of `paddle-glm finetune`; raises `InputError` for anything that cannot be used.
 
     argv: words after the command; the first may be a YAML or JSON file, whose values the rest override.
     """
-    recipe, typed = _words(argv)
-    _check_effects(recipe, typed)
+    recipe, typed = _split_argv(argv)
+    _check_flag_requirements(recipe, typed)
     words = recipe + typed
     model, data, training = _parser().parse_args_into_dataclasses(words, look_for_args_file=False)
     model.check()

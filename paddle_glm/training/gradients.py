@@ -8,20 +8,20 @@ import paddle.distributed as dist
 from paddle import Tensor, nn
 
 from paddle_glm.families import ParameterSpec
-from paddle_glm.parallel import SINGLE, TPGroup
-from paddle_glm.parallel.ops import all_reduce
-from paddle_glm.sharding import along
+from paddle_glm.parallel import SINGLE_PROCESS, ProcessGroup
+from paddle_glm.parallel.collectives import all_reduce
+from paddle_glm.sharding import axis_slice
 
 # Elements that one reduction carries: enough to hide its latency, little beside the model.
-BUCKET = 32 * 2**20
+BUCKET_NUMEL = 32 * 2**20
 
 
-def buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-    """Neighbouring tensors of one dtype, in order; a bucket is full when it has `BUCKET` elements."""
+def iter_buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """Neighbouring tensors of one dtype, in order; a bucket is full when it has `BUCKET_NUMEL` elements."""
     bucket: list[Tensor] = []
     size = 0
     for tensor in tensors:
-        if bucket and (size >= BUCKET or tensor.dtype != bucket[0].dtype):
+        if bucket and (size >= BUCKET_NUMEL or tensor.dtype != bucket[0].dtype):
             yield bucket
             bucket, size = [], 0
         bucket.append(tensor)
@@ -30,13 +30,13 @@ def buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
         yield bucket
 
 
-def split_like(flat: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+def unflatten_like(flat: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
     """Inverse of flattening and joining `tensors`: pieces of their shapes."""
     pieces = flat.split([tensor.size for tensor in tensors])
     return [piece.reshape(tensor.shape) for piece, tensor in zip(pieces, tensors, strict=True)]
 
 
-def average_gradients(parameters: Iterable[Tensor], group: TPGroup) -> None:
+def average_gradients(parameters: Iterable[Tensor], group: ProcessGroup) -> None:
     """Replace every gradient by its mean over the data-parallel processes.
 
     The mean over processes of each one's mean loss is PaddleNLP's convention, so that two processes
@@ -46,14 +46,14 @@ def average_gradients(parameters: Iterable[Tensor], group: TPGroup) -> None:
         return
     grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
     with paddle.no_grad():
-        for bucket in buckets(grads):
+        for bucket in iter_buckets(grads):
             # Divided first: a sum of scaled float16 gradients could overflow where their mean does not.
             flat = all_reduce(paddle.concat([grad.flatten() for grad in bucket]) / group.degree, group)
-            for grad, mean in zip(bucket, split_like(flat, bucket), strict=True):
+            for grad, mean in zip(bucket, unflatten_like(flat, bucket), strict=True):
                 grad.set_value(mean)
 
 
-class GroupClip(nn.ClipGradByGlobalNorm):
+class HybridParallelClipGrad(nn.ClipGradByGlobalNorm):
     """Clips by the norm that the whole model's gradient has, whatever the degree that cuts it.
 
     A slice counts on its rank, what several ranks hold (norms, shared key/value groups) counts once.
@@ -65,14 +65,14 @@ class GroupClip(nn.ClipGradByGlobalNorm):
         clip_norm: float,
         specs: Mapping[str, ParameterSpec],
         names: Mapping[str, str],
-        group: TPGroup,
-        owners: TPGroup = SINGLE,
+        group: ProcessGroup,
+        sharding_group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
-        """specs: the family's table by hub name; names: Paddle's parameter names -> hub names; owners: the
-        processes over which a sharded optimizer's gradients lie, each on one of them.
+        """specs: the family's table by hub name; names: Paddle's parameter names -> hub names;
+        sharding_group: the processes over which a sharded optimizer's gradients lie, each on one of them.
         """
         super().__init__(clip_norm)
-        self.group, self.owners = group, owners
+        self.group, self.sharding_group = group, sharding_group
         self.norm: Tensor | None = None
         self._sharding = {name: specs[hub].sharding for name, hub in names.items()}
 
@@ -81,8 +81,8 @@ class GroupClip(nn.ClipGradByGlobalNorm):
         sharding = self._sharding[name]
         grad = grad.astype("float32")
         share = paddle.zeros([])
-        for start, stop, copies in sharding.shared_ranges(self.group.rank, self.group.degree):
-            piece = grad if stop is None else grad[along(sharding.axis or 0, start, stop)]
+        for start, stop, copies in sharding.replica_ranges(self.group.rank, self.group.degree):
+            piece = grad if stop is None else grad[axis_slice(sharding.axis or 0, start, stop)]
             share = share + paddle.sum(paddle.square(piece)) / copies
         return share
 
@@ -93,7 +93,7 @@ class GroupClip(nn.ClipGradByGlobalNorm):
         for parameter, grad in params_grads:
             shares[parameter.name] = self.squared_norm(parameter.name, grad)
         each = paddle.stack(list(shares.values()))
-        for group in (self.owners, self.group):
+        for group in (self.sharding_group, self.group):
             if group.degree > 1:
                 each = all_reduce(each, group)
         self.norm = paddle.sqrt(each.sum().reshape([1]))
@@ -103,10 +103,10 @@ class GroupClip(nn.ClipGradByGlobalNorm):
         return params_grads
 
 
-class GroupScaler(paddle.amp.GradScaler):
+class HybridParallelGradScaler(paddle.amp.GradScaler):
     """Loss scaling for float16 that skips a step on every rank when any rank met an infinity."""
 
-    def __init__(self, init_loss_scaling: float, *groups: TPGroup) -> None:
+    def __init__(self, init_loss_scaling: float, *groups: ProcessGroup) -> None:
         """groups: the processes that hold other gradients than this one."""
         super().__init__(init_loss_scaling=init_loss_scaling)
         self._groups = [group for group in groups if group.degree > 1]

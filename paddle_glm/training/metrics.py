@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from paddle_glm.errors import InputError
 
-NAMES = ("rouge-1", "rouge-2", "rouge-l", "bleu-4")
+METRIC_NAMES = ("rouge-1", "rouge-2", "rouge-l", "bleu-4")
 
 
 def score_pair(prediction: str, label: str) -> dict[str, float]:
@@ -15,7 +15,7 @@ def score_pair(prediction: str, label: str) -> dict[str, float]:
     NLTK's method 3. An answer or label without words scores 0 in all four: rouge-chinese refuses it, so
     that the original script stopped there.
     """
-    check_packages()
+    check_metric_packages()
     import jieba
     from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
     from rouge_chinese import Rouge
@@ -23,25 +23,25 @@ def score_pair(prediction: str, label: str) -> dict[str, float]:
     jieba.setLogLevel(logging.WARNING)  # it announces its dictionary on stderr
     hypothesis, reference = " ".join(jieba.cut(prediction)), " ".join(jieba.cut(label))
     if not hypothesis.strip() or not reference.strip():
-        return dict.fromkeys(NAMES, 0.0)
+        return dict.fromkeys(METRIC_NAMES, 0.0)
     rouge = Rouge().get_scores(hypothesis, reference)[0]
     bleu = sentence_bleu([list(label)], list(prediction), smoothing_function=SmoothingFunction().method3)
-    scores = {name: rouge[name]["f"] for name in NAMES[:3]} | {"bleu-4": bleu}
+    scores = {name: rouge[name]["f"] for name in METRIC_NAMES[:3]} | {"bleu-4": bleu}
     return {name: round(float(score) * 100, 4) for name, score in scores.items()}
 
 
 def score(predictions: Sequence[str], labels: Sequence[str]) -> dict[str, float]:
-    """The mean of `score_pair` over all pairs, by name (`NAMES`).
+    """The mean of `score_pair` over all pairs, by name (`METRIC_NAMES`).
 
     Raises InputError where there is nothing to compare, the lengths differ, or a package is missing.
     """
     if not predictions or len(predictions) != len(labels):
         raise InputError(f"cannot score {len(predictions)} predictions against {len(labels)} labels")
     scores = [score_pair(*pair) for pair in zip(predictions, labels, strict=True)]
-    return {name: sum(each[name] for each in scores) / len(scores) for name in NAMES}
+    return {name: sum(each[name] for each in scores) / len(scores) for name in METRIC_NAMES}
 
 
-def check_packages() -> None:
+def check_metric_packages() -> None:
     """Raises InputError that names the pip command where one of the three packages is missing."""
     import importlib.util
 

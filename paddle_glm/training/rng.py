@@ -18,8 +18,8 @@ def rng_state() -> dict[str, Any]:
         "python": [python[0], list(python[1]), python[2]],
         "numpy": [numpy[0], numpy[1].tolist(), *numpy[2:]],
         "cpu": core.default_cpu_generator().get_state().__getstate__(),
-        "device": _plain(paddle.get_rng_state()),
-        "tracker": {name: _plain(states) for name, states in tracker.items()},
+        "device": _states_to_lists(paddle.get_rng_state()),
+        "tracker": {name: _states_to_lists(states) for name, states in tracker.items()},
     }
 
 
@@ -29,18 +29,20 @@ def set_rng_state(state: dict[str, Any]) -> None:
     random.setstate((version, tuple(internal), gauss))
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
-    core.default_cpu_generator().set_state(_restored([state["cpu"]])[0])
-    paddle.set_rng_state(_restored(state["device"]))
+    core.default_cpu_generator().set_state(_states_from_lists([state["cpu"]])[0])
+    paddle.set_rng_state(_states_from_lists(state["device"]))
     tracker = get_rng_state_tracker()
-    tracker.set_states_tracker({name: _restored(states) for name, states in state["tracker"].items()})
+    tracker.set_states_tracker(
+        {name: _states_from_lists(states) for name, states in state["tracker"].items()}
+    )
 
 
-def _plain(states: list[Any]) -> list[Any]:
+def _states_to_lists(states: list[Any]) -> list[Any]:
     """Paddle's GeneratorState objects as tuples of integers and lists of them."""
     return [state.__getstate__() for state in states]
 
 
-def _restored(states: list[Any]) -> list[Any]:
+def _states_from_lists(states: list[Any]) -> list[Any]:
     kind = type(core.default_cpu_generator().get_state())
     restored = [kind.__new__(kind) for _ in states]
     for state, values in zip(restored, states, strict=True):

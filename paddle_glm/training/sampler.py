@@ -7,7 +7,7 @@ import numpy as np
 from paddle.io import DistributedBatchSampler
 
 # Rows whose lengths are sorted together by `group_by_length`, in batches.
-_GROUPED = 50
+_MEGA_BATCHES = 50
 
 
 class TrainSampler(DistributedBatchSampler):
@@ -19,8 +19,8 @@ class TrainSampler(DistributedBatchSampler):
     their gradients over into it, which no checkpoint could restore. A data set smaller than one step
     is read whole, starting over where ranks would go without.
 
-    With `skip(epoch, batches)`, the epoch's first batches are yielded empty: they were consumed before
-    a resume, and reading them again would cost time and nothing else.
+    With `skip_batches(epoch, batches)`, the epoch's first batches are yielded empty: they were consumed
+    before a resume, and reading them again would cost time and nothing else.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class TrainSampler(DistributedBatchSampler):
         ranks: int,
         rank: int,
         seed: int,
-        accumulation: int,
+        accumulation_steps: int,
         drop_last: bool = False,
         lengths: Sequence[int] | None = None,
     ) -> None:
@@ -39,35 +39,35 @@ class TrainSampler(DistributedBatchSampler):
         self.seed, self.ranks, self.rank, self.lengths = seed, ranks, rank, lengths
         rows = len(dataset)
         batches = rows // batch_size if drop_last else -(-rows // batch_size)
-        steps = batches // (ranks * accumulation)
-        self.batches = steps * accumulation if steps else -(-batches // ranks)
-        self._total = batches
+        steps = batches // (ranks * accumulation_steps)
+        self.batches = steps * accumulation_steps if steps else -(-batches // ranks)
+        self._num_batches = batches
         self._skipped: dict[int, int] = {}
 
     def __len__(self) -> int:
         return self.batches
 
-    def skip(self, epoch: int, batches: int) -> None:
+    def skip_batches(self, epoch: int, batches: int) -> None:
         self._skipped = {epoch: batches}
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = self.order(self.epoch)
+        order = self.epoch_order(self.epoch)
         skipped = self._skipped.get(self.epoch, 0)
         for index in range(self.batches):
             if index < skipped:
                 yield []
                 continue
-            start = (index * self.ranks + self.rank) % self._total * self.batch_size
+            start = (index * self.ranks + self.rank) % self._num_batches * self.batch_size
             yield order[start : start + self.batch_size].tolist()
 
-    def order(self, epoch: int) -> np.ndarray:
+    def epoch_order(self, epoch: int) -> np.ndarray:
         """All row numbers in the order of `epoch`, int64."""
         random = np.random.default_rng((self.seed, epoch))
         order = random.permutation(len(self.dataset))
         if self.lengths is None:
             return order
         lengths = np.asarray(self.lengths)
-        span = _GROUPED * self.batch_size
+        span = _MEGA_BATCHES * self.batch_size
         spans = [order[start : start + span] for start in range(0, len(order), span)]
         order = np.concatenate([part[np.argsort(-lengths[part], kind="stable")] for part in spans])
         # Batches are shuffled again, or every span would begin with its longest rows; a last batch
@@ -86,12 +86,12 @@ class EvalSampler(DistributedBatchSampler):
         """limit: batches over all ranks, -1 for all."""
         super().__init__(dataset, batch_size, num_replicas=ranks, rank=rank)
         total = -(-len(dataset) // batch_size)
-        self._mine = range(rank, total if limit < 0 else min(total, limit * ranks), ranks)
+        self._batch_indices = range(rank, total if limit < 0 else min(total, limit * ranks), ranks)
 
     def __len__(self) -> int:
-        return len(self._mine)
+        return len(self._batch_indices)
 
     def __iter__(self) -> Iterator[list[int]]:
-        for index in self._mine:
+        for index in self._batch_indices:
             start = index * self.batch_size
             yield list(range(start, min(start + self.batch_size, len(self.dataset))))

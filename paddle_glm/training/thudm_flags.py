@@ -7,54 +7,56 @@ from pathlib import Path
 from paddlenlp.utils.log import logger
 
 from paddle_glm.errors import InputError
-from paddle_glm.training.command_line import check_name
+from paddle_glm.training.command_line import check_flag_name
 
 Flags = dict[str, list[str]]
 
 # main.py's defaults where finetune has others.
-_LENGTHS: Flags = {"max_source_length": ["1024"], "max_target_length": ["128"]}
-_BATCH = ["8"]
-_EPOCHS = ["3"]
+_DEFAULT_LENGTHS: Flags = {"max_source_length": ["1024"], "max_target_length": ["128"]}
+_DEFAULT_BATCH_SIZE = ["8"]
+_DEFAULT_EPOCHS = ["3"]
 # Rows are neither cached nor tokenized by other processes.
-NEVER = ("overwrite_cache", "preprocessing_num_workers")
-_PATHS = (
+INEFFECTIVE_FLAGS = ("overwrite_cache", "preprocessing_num_workers")
+_PATH_FLAGS = (
     *("train_file", "validation_file", "test_file", "model_name_or_path", "ptuning_checkpoint"),
     *("lora_path", "output_dir"),
 )
-_ADAPTERS = ("pre_seq_len", "prefix_tuning", "ptuning_checkpoint", "lora", "lora_path")
+_ADAPTER_FLAGS = ("pre_seq_len", "prefix_tuning", "ptuning_checkpoint", "lora", "lora_path")
 
 
-def finetune_words(argv: Sequence[str], on_gpu: bool) -> list[str]:
+def to_finetune_argv(argv: Sequence[str], on_gpu: bool) -> list[str]:
     """Words for `finetune` that do what main.py does with `argv`.
 
-    on_gpu: whether it will run there, which decides the precision (`precision`). What the scripts give
-    without an effect is left out, and said. Raises `InputError` for flags that are none or do nothing.
+    on_gpu: whether it will run there, which decides the precision (`precision_defaults`). What the scripts
+    give without an effect is left out, and said. Raises `InputError` for flags that are none or do nothing.
     """
-    flags = parse(argv)
-    training, evaluating, predicting = (is_on(flags, name) for name in ("do_train", "do_eval", "do_predict"))
+    flags = parse_thudm_flags(argv)
+    training, evaluating, predicting = (
+        is_enabled(flags, name) for name in ("do_train", "do_eval", "do_predict")
+    )
     if not (training or evaluating or predicting):
         raise InputError("nothing to do: give --do_train, --do_eval, --do_predict, or several of them")
-    if predicting and "predict_with_generate" in flags and not is_on(flags, "predict_with_generate"):
+    if predicting and "predict_with_generate" in flags and not is_enabled(flags, "predict_with_generate"):
         raise InputError(
             "--predict_with_generate False: --do_predict writes answers; --do_eval gives the loss alone"
         )
-    idle = [name for name in _idle(training, evaluating, predicting) if name in flags]
+    idle = [name for name in _ineffective_flags(training, evaluating, predicting) if name in flags]
     if idle:
         logger.info(f"without effect here: {', '.join(f'--{name}' for name in idle)}")
     given = {name: values for name, values in flags.items() if name not in idle}
-    defaults = dict(_LENGTHS)
+    defaults = dict(_DEFAULT_LENGTHS)
     if training:
-        defaults["per_device_train_batch_size"] = _BATCH
-        defaults |= {} if "max_steps" in flags else {"num_train_epochs": _EPOCHS}
-        defaults |= precision(on_gpu, flags)
+        defaults["per_device_train_batch_size"] = _DEFAULT_BATCH_SIZE
+        defaults |= {} if "max_steps" in flags else {"num_train_epochs": _DEFAULT_EPOCHS}
+        defaults |= precision_defaults(on_gpu, flags)
     if evaluating or predicting:
-        defaults["per_device_eval_batch_size"] = _BATCH
+        defaults["per_device_eval_batch_size"] = _DEFAULT_BATCH_SIZE
     if evaluating:
         defaults["evaluation_strategy"] = ["no"]  # at the end alone
     return [word for name, values in {**defaults, **given}.items() for word in (f"--{name}", *values)]
 
 
-def precision(on_gpu: bool, flags: Flags) -> Flags:
+def precision_defaults(on_gpu: bool, flags: Flags) -> Flags:
     """What main.py does without being asked to: activations are recomputed, and a model that stays as it is
     (a prefix or LoRA is trained beside it, in float32) is held in half precision.
 
@@ -64,12 +66,14 @@ def precision(on_gpu: bool, flags: Flags) -> Flags:
         return {}
     added: Flags = {"recompute": ["True"]}
     asked = [name for name in ("fp16", "bf16") if name in flags]
-    if any(name in flags for name in _ADAPTERS) and (not asked or any(is_on(flags, one) for one in asked)):
+    if any(name in flags for name in _ADAPTER_FLAGS) and (
+        not asked or any(is_enabled(flags, one) for one in asked)
+    ):
         added |= {"fp16_opt_level": ["O2"]} | ({} if asked else {"fp16": ["True"]})
     return added
 
 
-def parse(argv: Sequence[str]) -> Flags:
+def parse_thudm_flags(argv: Sequence[str]) -> Flags:
     """{name: values}, with paths as this system writes them; raises `InputError` for unknown names."""
     flags: Flags = {}
     values: list[str] | None = None
@@ -77,26 +81,26 @@ def parse(argv: Sequence[str]) -> Flags:
         if word.startswith("--"):
             name, equals, value = word[2:].partition("=")
             name = name.replace("-", "_")
-            if name not in NEVER:
-                check_name(name, "ptuning")
+            if name not in INEFFECTIVE_FLAGS:
+                check_flag_name(name, "ptuning")
             values = flags[name] = [value] if equals else []
         elif values is None:
             raise InputError(f"{word!r} belongs to no flag: expected --do_train or --do_predict first")
         else:
             values.append(word)
-    for name in _PATHS:
-        flags.update({name: [_path(value) for value in flags[name]]} if name in flags else {})
+    for name in _PATH_FLAGS:
+        flags.update({name: [_to_native_path(value) for value in flags[name]]} if name in flags else {})
     return flags
 
 
-def is_on(flags: Flags, name: str) -> bool:
+def is_enabled(flags: Flags, name: str) -> bool:
     """`--flag`, `--flag True` and `--flag False`."""
     return name in flags and [value.lower() for value in flags[name]] not in (["false"], ["0"])
 
 
-def _idle(training: bool, evaluating: bool, predicting: bool) -> Sequence[str]:
+def _ineffective_flags(training: bool, evaluating: bool, predicting: bool) -> Sequence[str]:
     """What THUDM's scripts give although it changes nothing in what they do."""
-    names = list(NEVER)
+    names = list(INEFFECTIVE_FLAGS)
     if not evaluating:
         names.append("validation_file")
     if not (evaluating or predicting):
@@ -106,7 +110,7 @@ def _idle(training: bool, evaluating: bool, predicting: bool) -> Sequence[str]:
     return names
 
 
-def _path(text: str) -> str:
+def _to_native_path(text: str) -> str:
     """A path with backslashes, as on Windows, where no file has that very name."""
     if os.sep == "/" and "\\" in text and not Path(text).exists():
         return text.replace("\\", "/")

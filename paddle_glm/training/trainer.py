@@ -21,28 +21,28 @@ from paddlenlp.utils.log import logger
 
 from paddle_glm.families import family_of
 from paddle_glm.models.base import CausalLM
-from paddle_glm.parallel import SINGLE, TPGroup
-from paddle_glm.parallel.random import seed_group
+from paddle_glm.parallel import SINGLE_PROCESS, ProcessGroup
+from paddle_glm.parallel.rng import seed_group
 from paddle_glm.peft.adapter import Adapter
 from paddle_glm.training import checkpointing
 from paddle_glm.training.arguments import FinetuneArguments
-from paddle_glm.training.callbacks import LogFileCallback, SpeedCallback, VisualDLCallback
-from paddle_glm.training.curve import LOG_FILE, read_records
+from paddle_glm.training.callbacks import LogFileCallback, ThroughputCallback, VisualDLCallback
 from paddle_glm.training.evaluation import evaluate_tokens
-from paddle_glm.training.gradients import GroupClip, GroupScaler, average_gradients
-from paddle_glm.training.output_dir import PREFIX, RunFolder
+from paddle_glm.training.gradients import HybridParallelClipGrad, HybridParallelGradScaler, average_gradients
+from paddle_glm.training.loss_curve import LOG_FILE, read_log_records
+from paddle_glm.training.output_dir import CHECKPOINT_PREFIX, RunFolder
 from paddle_glm.training.sampler import EvalSampler, TrainSampler
-from paddle_glm.training.sharded import OwnedGradients, ShardedAdamW, Shares
+from paddle_glm.training.sharded_optimizer import GradientReducer, OptimizerStatePartition, ShardedAdamW
 
 Batch = Mapping[str, Tensor]
 # Seeds of data-parallel ranks lie this far apart: farther than any tensor-parallel degree.
-_SEED_STEP = 10_000
+_SEED_STRIDE = 10_000
 
 
 class FinetuneTrainer(Trainer):
     """Trains a `CausalLM` with data and tensor parallelism.
 
-    answer_metrics: called at every evaluation, on every process, with the rows and the most batches
+    generation_metrics: called at every evaluation, on every process, with the rows and the most batches
         (-1: all), for metrics of generated answers (`rouge-1`, ...); None to leave those out.
     adapter: what is trained and saved in place of the model's own parameters.
     run: output_dir, its checkpoints and what it starts from.
@@ -60,39 +60,41 @@ class FinetuneTrainer(Trainer):
         tokenizer: Any,
         train_dataset: Any = None,
         eval_dataset: Any = None,
-        answer_metrics: Callable[[Any, int], dict[str, float]] | None = None,
+        generation_metrics: Callable[[Any, int], dict[str, float]] | None = None,
         adapter: Adapter | None = None,
         run: RunFolder | None = None,
     ) -> None:
         self.adapter = adapter
         self.run = run or RunFolder(Path(args.output_dir))
-        self.shares = Shares(model.parameters(), args.mesh.data) if args.sharding_stage else None
-        self.owned_gradients: OwnedGradients | None = None
-        if self.shares is not None and args.sharding_stage == 2:
-            self.owned_gradients = OwnedGradients(self.shares)
-        self.speed = SpeedCallback(args.mesh.data)
-        callbacks = [self.speed, LogFileCallback()] + ([VisualDLCallback()] if args.visualdl else [])
+        self.state_partition = (
+            OptimizerStatePartition(model.parameters(), args.mesh.data) if args.sharding_stage else None
+        )
+        self.gradient_reducer: GradientReducer | None = None
+        if self.state_partition is not None and args.sharding_stage == 2:
+            self.gradient_reducer = GradientReducer(self.state_partition)
+        self.throughput = ThroughputCallback(args.mesh.data)
+        callbacks = [self.throughput, LogFileCallback()] + ([VisualDLCallback()] if args.visualdl else [])
         super().__init__(
             model=model,
             args=args,
-            data_collator=_Collator(data_collator),
+            data_collator=_SkippingCollator(data_collator),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             tokenizer=tokenizer,
             callbacks=callbacks,
         )
-        self.answer_metrics = answer_metrics
-        self._resume: Path | None = None
+        self.generation_metrics = generation_metrics
+        self._resume_checkpoint: Path | None = None
         self._rng_pending = False
-        self._measured: tuple[int, dict[str, float]] | None = None
-        self.clip: GroupClip | None = None
+        self._last_evaluation: tuple[int, dict[str, float]] | None = None
+        self.grad_clip: HybridParallelClipGrad | None = None
         self._seed()
         if args.recompute:
             model.enable_recompute()
 
     def _seed(self) -> None:
         """Dropout is alike where a model's processes hold copies, and differs between data ranks."""
-        seed = self.args.seed + _SEED_STEP * self.args.mesh.data.rank
+        seed = self.args.seed + _SEED_STRIDE * self.args.mesh.data.rank
         random.seed(seed)
         np.random.seed(seed)
         seed_group(seed, self.args.mesh.tensor)
@@ -101,12 +103,14 @@ class FinetuneTrainer(Trainer):
 
     def train(self, resume_from_checkpoint: str | Path | None = None, **kwargs: Any) -> Any:
         """Train, continuing bit for bit from a checkpoint folder where one is given."""
-        self._resume = Path(resume_from_checkpoint) if resume_from_checkpoint else None
-        self._rng_pending = self._resume is not None
+        self._resume_checkpoint = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        self._rng_pending = self._resume_checkpoint is not None
         # The mean loss that is reported at the end is over this run's steps.
-        self._skip_global_steps = checkpointing.saved_step(self._resume) if self._resume else 0
+        self._skip_global_steps = (
+            checkpointing.checkpoint_step(self._resume_checkpoint) if self._resume_checkpoint else 0
+        )
         wants_best, self.args.load_best_model_at_end = self.args.load_best_model_at_end, False
-        result = super().train(str(self._resume) if self._resume else None, **kwargs)
+        result = super().train(str(self._resume_checkpoint) if self._resume_checkpoint else None, **kwargs)
         self.args.load_best_model_at_end = wants_best
         if wants_best and self.state.best_model_checkpoint:
             self._load_best()
@@ -117,27 +121,29 @@ class FinetuneTrainer(Trainer):
         folder = Path(self.args.output_dir) / Path(self.state.best_model_checkpoint).name
         logger.info(f"loading the best model: {folder} ({self.state.best_metric})")
         checkpointing.load_weights(folder, self.model, self.adapter)
-        if checkpointing.saved_step(folder) != self.state.global_step:
-            self._measured = None
+        if checkpointing.checkpoint_step(folder) != self.state.global_step:
+            self._last_evaluation = None
 
     def _inner_training_loop(
         self, args: Any, model: Any, train: Any, length: Any, max_steps: int, *rest: Any
     ) -> Any:
         steps_per_epoch = max(length // args.gradient_accumulation_steps, 1)
-        self.run.check_places(lambda step: self._saves_at(step, max_steps, steps_per_epoch))
+        self.run.check_checkpoint_paths(lambda step: self._will_save_at(step, max_steps, steps_per_epoch))
         checkpointing.barrier()
         if paddle.distributed.get_rank() == 0:
             self.run.start()
         checkpointing.barrier()
-        if self._resume is not None and self._skip_global_steps >= max_steps:
+        if self._resume_checkpoint is not None and self._skip_global_steps >= max_steps:
             # The Trainer would make one step too many before it notices.
-            logger.info(f"{self._resume} has made all {max_steps} steps: nothing left to train")
-            self.state = TrainerState.load_from_json(str(self._resume / checkpointing.TRAINER_STATE))
+            logger.info(f"{self._resume_checkpoint} has made all {max_steps} steps: nothing left to train")
+            self.state = TrainerState.load_from_json(
+                str(self._resume_checkpoint / checkpointing.TRAINER_STATE)
+            )
             self.is_in_train = False
             return TrainOutput(self.state.global_step, 0.0, {})
         return super()._inner_training_loop(args, model, train, length, max_steps, *rest)
 
-    def _saves_at(self, step: int, max_steps: int, steps_per_epoch: int) -> bool:
+    def _will_save_at(self, step: int, max_steps: int, steps_per_epoch: int) -> bool:
         """Whether this run writes a checkpoint at a step, by the rules of the Trainer's callbacks."""
         if not self._skip_global_steps < step <= max_steps:
             return False
@@ -148,14 +154,14 @@ class FinetuneTrainer(Trainer):
 
     def training_step(self, model: CausalLM, inputs: Batch, step_control: int = 0) -> Tensor:
         """Forward and backward of one batch; its loss divided by the accumulation steps, detached."""
-        if self._rng_pending and self._resume is not None:
-            checkpointing.load_rng(self._resume)
+        if self._rng_pending and self._resume_checkpoint is not None:
+            checkpointing.load_rng_state(self._resume_checkpoint)
             self._rng_pending = False
-        self.speed.count((inputs["input_ids"] != self.tokenizer.pad_token_id).sum())
+        self.throughput.add_tokens((inputs["input_ids"] != self.tokenizer.pad_token_id).sum())
         loss = super().training_step(model, inputs)
         is_last = (step_control + 1) % self.args.gradient_accumulation_steps == 0
-        if self.owned_gradients is not None:
-            self.owned_gradients.finish_backward(is_last)
+        if self.gradient_reducer is not None:
+            self.gradient_reducer.finish_backward(is_last)
         elif is_last:
             average_gradients(model.parameters(), self.args.mesh.data)
         return loss
@@ -165,8 +171,8 @@ class FinetuneTrainer(Trainer):
         return (output.loss, output) if return_outputs else output.loss
 
     def log(self, logs: dict[str, float], **kwargs: Any) -> None:
-        if "loss" in logs and self.clip is not None and self.clip.norm is not None:
-            logs["grad_norm"] = float(self.clip.norm)
+        if "loss" in logs and self.grad_clip is not None and self.grad_clip.norm is not None:
+            logs["grad_norm"] = float(self.grad_clip.norm)
         super().log(logs, **kwargs)
 
     # Model and optimizer.
@@ -179,10 +185,11 @@ class FinetuneTrainer(Trainer):
         self.amp_dtype = "float16" if args.fp16 else "bfloat16"
         self.enable_autocast_context_manager = args.fp16_opt_level != "O2"
         self.do_grad_scaling = args.fp16
-        self.scaler = GroupScaler(args.scale_loss, args.mesh.tensor, self._owners())
+        self.scaler = HybridParallelGradScaler(args.scale_loss, args.mesh.tensor, self._sharding_group())
 
     def create_optimizer(self, lr_scheduler: Any = None) -> Any:
-        """AdamW with decay for all but norms and biases, float32 master weights, and `GroupClip`; of the
+        """AdamW with decay for all but norms and biases, float32 master weights, and
+        `HybridParallelClipGrad`; of the
         trained parameters alone, and of those that this process owns where a sharding stage is asked for.
         """
         # AdamW takes the learning rate's dtype from its first parameter, which may be a frozen int8 weight.
@@ -194,24 +201,26 @@ class FinetuneTrainer(Trainer):
             if self.adapter is not None:
                 specs = {**specs, **self.adapter.specs}
             mesh = self.args.mesh
-            self.clip = GroupClip(self.args.max_grad_norm, specs, names, mesh.tensor, self._owners())
+            self.grad_clip = HybridParallelClipGrad(
+                self.args.max_grad_norm, specs, names, mesh.tensor, self._sharding_group()
+            )
         _, options = Trainer.get_optimizer_cls_and_kwargs(self.args)
         options |= {
             "learning_rate": lr_scheduler or self.lr_scheduler,
             "apply_decay_param_fun": decayed.__contains__,
             "weight_decay": self.args.weight_decay,
-            "grad_clip": self.clip,
+            "grad_clip": self.grad_clip,
             "multi_precision": self.args.dtype != "float32",
         }
-        if self.shares is not None:
-            self.optimizer = ShardedAdamW(self.shares, **options)
+        if self.state_partition is not None:
+            self.optimizer = ShardedAdamW(self.state_partition, **options)
         else:
             self.optimizer = AdamW(parameters=list(trained.values()), **options)
         return self.optimizer
 
-    def _owners(self) -> TPGroup:
+    def _sharding_group(self) -> ProcessGroup:
         """The processes over which gradients and the optimizer's state are shared out."""
-        return SINGLE if self.shares is None else self.shares.group
+        return SINGLE_PROCESS if self.state_partition is None else self.state_partition.group
 
     # Data.
 
@@ -223,14 +232,14 @@ class FinetuneTrainer(Trainer):
             ranks=args.dataset_world_size,
             rank=args.dataset_rank,
             seed=args.seed,
-            accumulation=args.gradient_accumulation_steps,
+            accumulation_steps=args.gradient_accumulation_steps,
             drop_last=args.dataloader_drop_last,
             lengths=self.train_dataset.lengths if args.group_by_length else None,
         )
-        if self._resume is not None:
+        if self._resume_checkpoint is not None:
             steps = max(len(sampler) // args.gradient_accumulation_steps, 1)
-            epoch, done = divmod(checkpointing.saved_step(self._resume), steps)
-            sampler.skip(epoch, done * args.gradient_accumulation_steps)
+            epoch, done = divmod(checkpointing.checkpoint_step(self._resume_checkpoint), steps)
+            sampler.skip_batches(epoch, done * args.gradient_accumulation_steps)
         return sampler
 
     def _get_eval_sampler(self, eval_dataset: Any) -> EvalSampler:
@@ -246,30 +255,32 @@ class FinetuneTrainer(Trainer):
         """Loss, perplexity and token accuracy over all rows, and the metrics of generated answers."""
         self.callback_handler.eval_dataloader = dataloader
         self.model.eval()
-        batches = self._watched(dataloader)
+        batches = self._with_progress(dataloader)
         metrics = {}
         if len(dataloader.dataset):
             metrics = evaluate_tokens(self.model, batches, self.args.mesh.data)
-        if self.answer_metrics is not None:
-            metrics.update(self.answer_metrics(dataloader.dataset, self.args.max_evaluate_steps))
+        if self.generation_metrics is not None:
+            metrics.update(self.generation_metrics(dataloader.dataset, self.args.max_evaluate_steps))
         self.model.train()
         named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         rows = dataloader.dataset
-        return EvalLoopOutput(None, None, named, len(rows) if rows.answers is None else len(rows.answers))
+        return EvalLoopOutput(
+            None, None, named, len(rows) if rows.generation is None else len(rows.generation)
+        )
 
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
         metrics = super().evaluate(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         if metric_key_prefix == "eval":
-            self._measured = (self.state.global_step, metrics)
+            self._last_evaluation = (self.state.global_step, metrics)
         return metrics
 
     def final_metrics(self) -> dict[str, float]:
         """The metrics of the weights as they are, without measuring them twice."""
-        if self._measured is not None and self._measured[0] == self.state.global_step:
-            return self._measured[1]
+        if self._last_evaluation is not None and self._last_evaluation[0] == self.state.global_step:
+            return self._last_evaluation[1]
         return self.evaluate()
 
-    def _watched(self, dataloader: Any) -> Any:
+    def _with_progress(self, dataloader: Any) -> Any:
         for batch in dataloader:
             yield batch
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
@@ -277,14 +288,14 @@ class FinetuneTrainer(Trainer):
     # Checkpoints.
 
     def _save_checkpoint(self, model: CausalLM, metrics: Mapping[str, float] | None = None) -> None:
-        folder = self.run.path / f"{PREFIX}{self.state.global_step}"
-        self._remember_best(folder, metrics)
-        checkpointing.save_training(folder, self)
+        folder = self.run.path / f"{CHECKPOINT_PREFIX}{self.state.global_step}"
+        self._update_best_checkpoint(folder, metrics)
+        checkpointing.save_training_checkpoint(folder, self)
         if paddle.distributed.get_rank() == 0:
-            self.run.remove_replaced()
-            self.run.rotate(self.args.save_total_limit, self.state.best_model_checkpoint)
+            self.run.remove_superseded()
+            self.run.rotate_checkpoints(self.args.save_total_limit, self.state.best_model_checkpoint)
 
-    def _remember_best(self, folder: Path, metrics: Mapping[str, float] | None) -> None:
+    def _update_best_checkpoint(self, folder: Path, metrics: Mapping[str, float] | None) -> None:
         wanted = self.args.metric_for_best_model
         if metrics is None or wanted is None:
             return
@@ -297,16 +308,16 @@ class FinetuneTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, merge_tensor_parallel: bool = False) -> None:
         """The trained weights into output_dir, complete when its manifest is there."""
         folder, args = Path(output_dir or self.args.output_dir), self.args
-        checkpointing.save_final(
+        checkpointing.save_final_model(
             folder, self.model, self.tokenizer, args.mesh, self.adapter, args.save_format
         )
         if paddle.distributed.get_rank() == 0 and folder == self.run.path:
-            self.run.remove_replaced()
+            self.run.remove_superseded()
 
     def save_state(self) -> None:
         """`trainer_state.json` in output_dir, with all that was logged, by runs that were resumed too."""
         log = Path(self.args.output_dir) / LOG_FILE
-        self.state.log_history = read_records(log) if log.is_file() else []
+        self.state.log_history = read_log_records(log) if log.is_file() else []
         super().save_state()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str | None = None) -> None:
@@ -315,13 +326,13 @@ class FinetuneTrainer(Trainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint:
-            checkpointing.load_training(Path(checkpoint), self)
+            checkpointing.load_optimizer_and_schedule(Path(checkpoint), self)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Left to the first training step: the Trainer forgets it when an epoch has just ended."""
 
 
-class _Collator:
+class _SkippingCollator:
     """The collator, given nothing for batches that a resumed run skips."""
 
     def __init__(self, collate: Callable[[list[Any]], dict[str, Any]]) -> None:

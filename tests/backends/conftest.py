@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from paddle_glm.backends import READERS, Backend, EngineOptions, open_backend
-from paddle_glm.chat import render
+from paddle_glm.backends import BACKENDS_BY_FORMAT, Backend, EngineOptions, open_backend
+from paddle_glm.chat_template import render
 from paddle_glm.export import export_model
-from paddle_glm.generation import GenerationParams, complete
+from paddle_glm.generation import GenerationParams, generate_batch
 from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.base import CausalLM
 from paddle_glm.models.dygraph import DygraphBackend
@@ -42,7 +42,7 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 
-def put_beside(model: CausalLM, what: str) -> None:
+def attach_adapter(model: CausalLM, what: str) -> None:
     """A prefix of 4, or adapters that change what the model computes."""
     if what == "prefix":
         attach_prefix(model, 4, projection=False)
@@ -68,8 +68,8 @@ class Case:
         """What the model answers, after seeing that its Paddle graph answers the same."""
         key = repr((params, prompts))
         if key not in self.tokens:
-            self.tokens[key] = complete(DygraphBackend(self.model), prompts, params)
-            assert self.tokens[key] == complete(self.paddle, prompts, params)
+            self.tokens[key] = generate_batch(DygraphBackend(self.model), prompts, params)
+            assert self.tokens[key] == generate_batch(self.paddle, prompts, params)
         return self.tokens[key]
 
 
@@ -95,9 +95,9 @@ def make_case(
 
     @cache
     def make(name: str) -> Case:
-        family, beside, how = CASES[name]
-        model = AutoModel.from_pretrained(checkpoints[family], **how)
-        put_beside(model, beside)
+        family, adapter, load_options = CASES[name]
+        model = AutoModel.from_pretrained(checkpoints[family], **load_options)
+        attach_adapter(model, adapter)
         tokenizer = AutoTokenizer.from_pretrained(checkpoints[family])
         folder = tmp_path_factory.mktemp("exported") / name
         for kind in ("onnx", "paddle"):
@@ -117,7 +117,7 @@ def make_engine(make_case: Callable[[str], Case]) -> Callable[[str, str], Backen
     @cache
     def make(backend: str, name: str) -> Backend:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(sys.modules, "fastdeploy", fastdeploy_standin.module())
+            patch.setitem(sys.modules, "fastdeploy", fastdeploy_standin.make_module())
             return open_backend(backend, make_case(name).onnx, EngineOptions(threads=1))
 
     return make
@@ -133,7 +133,7 @@ def case(case_name: str, make_case: Callable[[str], Case]) -> Case:
     return make_case(case_name)
 
 
-@pytest.fixture(params=READERS["onnx"])
+@pytest.fixture(params=BACKENDS_BY_FORMAT["onnx"])
 def engine(
     request: pytest.FixtureRequest, case_name: str, make_engine: Callable[[str, str], Backend]
 ) -> Backend:
@@ -153,6 +153,6 @@ def onnx_folder(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture
 def fastdeploy(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """A stand-in that `import fastdeploy` finds."""
-    made = fastdeploy_standin.module()
+    made = fastdeploy_standin.make_module()
     monkeypatch.setitem(sys.modules, "fastdeploy", made)
     return made

@@ -124,7 +124,7 @@ def _check(name: str, array: Any, known: dict[str, str]) -> None:
         raise Aborted(f"{name} has shape {array.shape}: a tensor without numbers has no memory")
 
 
-def module(gpu: bool = False) -> ModuleType:
+def make_module(gpu: bool = False) -> ModuleType:
     """The module to put into `sys.modules` as fastdeploy; gpu: whether it says it was built for them."""
     made = ModuleType("fastdeploy")
     runtime = type("Runtime", (Runtime,), {"built": []})

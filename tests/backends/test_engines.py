@@ -8,20 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from paddle_glm.backends import READERS, Backend, EngineOptions, open_backend
+from paddle_glm.backends import BACKENDS_BY_FORMAT, Backend, EngineOptions, open_backend
 from paddle_glm.backends.base import FASTDEPLOY_ENGINES
 from paddle_glm.backends.folder import open_engine
 from paddle_glm.config import ModelConfig
 from paddle_glm.export import export_model
-from paddle_glm.generation import GenerationParams, complete
-from paddle_glm.generation.step_backend import JoiningBackend
+from paddle_glm.generation import GenerationParams, generate_batch
+from paddle_glm.generation.backend_protocol import ContinuousBatchingBackend
 from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.dygraph import DygraphBackend
 from paddle_glm.tokenizers import AutoTokenizer
 from tests.backends.conftest import Case
 from tests.paths import ROOT
 
-ENGINES = READERS["onnx"]
+ENGINES = BACKENDS_BY_FORMAT["onnx"]
 OPTIONS = EngineOptions(threads=1)
 WAYS = {
     "greedy": {"do_sample": False},
@@ -35,7 +35,7 @@ WAYS = {
 def test_tokens_are_those_of_paddle(engine: Backend, case: Case, way: str) -> None:
     params = GenerationParams(max_new_tokens=8, **WAYS[way])
     for prompts in ([case.prompts[0]], case.prompts):
-        tokens = complete(engine, prompts, params)
+        tokens = generate_batch(engine, prompts, params)
         assert tokens == case.expected(params, prompts)
         assert all(tokens)
 
@@ -54,16 +54,16 @@ def test_logits_are_those_of_the_model(engine: Backend, case: Case) -> None:
 
 def test_rows_join_and_leave(engine: Backend, case: Case) -> None:
     """A row's logits do not depend on those that come and go beside it."""
-    assert isinstance(engine, JoiningBackend)
+    assert isinstance(engine, ContinuousBatchingBackend)
     long, short = (np.array([row]) for row in (case.prompts[2], case.prompts[1]))
     alone = case.paddle
     expected = [alone.prefill(short, np.ones_like(short)), alone.decode(np.array([30]))]
     engine.prefill(long, np.ones_like(long))
     engine.decode(np.array([20]))
-    joined = engine.join(short, np.ones_like(short))
+    joined = engine.add_rows(short, np.ones_like(short))
     both = engine.decode(np.array([21, 30]))
     engine.select(np.array([1]))
-    engine.trim()
+    engine.drop_padding()
     assert np.abs(joined - expected[0]).max() < 1e-5
     assert np.abs(both[1] - expected[1]).max() < 1e-5
     assert np.abs(engine.decode(np.array([31])) - alone.decode(np.array([31]))).max() < 1e-5
@@ -77,23 +77,23 @@ def test_the_format_chooses_the_engine(onnx_folder) -> None:
 def test_a_prompt_leaves_no_trace_in_the_next(name: str, onnx_folder, fastdeploy) -> None:
     backend = open_backend(name, onnx_folder, OPTIONS)
     params = GenerationParams(max_new_tokens=6, do_sample=False)
-    first = complete(backend, [[5, 6, 7, 8]], params)
-    complete(backend, [[300], [10, 11]], params)
-    assert complete(backend, [[5, 6, 7, 8]], params) == first
+    first = generate_batch(backend, [[5, 6, 7, 8]], params)
+    generate_batch(backend, [[300], [10, 11]], params)
+    assert generate_batch(backend, [[5, 6, 7, 8]], params) == first
 
 
 def test_fastdeploy_sees_a_masked_column_and_no_empty_array(case: Case, fastdeploy) -> None:
     backend = open_backend("fastdeploy", case.onnx, OPTIONS)
-    complete(backend, case.prompts, GenerationParams(max_new_tokens=2, do_sample=False))
+    generate_batch(backend, case.prompts, GenerationParams(max_new_tokens=2, do_sample=False))
     (runtime,) = fastdeploy.Runtime.built
     first, second = runtime.steps
     prefix = backend.meta.first_cache
-    in_front = 1 if prefix is None else prefix.length
+    prefix_length = 1 if prefix is None else prefix.length
     width = max(map(len, case.prompts))
-    assert first["past_key_0"][2] == in_front
-    assert first["attention_mask"] == (3, in_front + width)
-    assert second["past_key_0"][2] == in_front + width
-    assert list(backend.first_mask) == ([0] if prefix is None else [1] * prefix.length)
+    assert first["past_key_0"][2] == prefix_length
+    assert first["attention_mask"] == (3, prefix_length + width)
+    assert second["past_key_0"][2] == prefix_length + width
+    assert list(backend.prefix_mask) == ([0] if prefix is None else [1] * prefix.length)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 
 from paddle_glm.backends import EngineOptions, onnx_runtime, open_backend
 from paddle_glm.backends.folder import open_engine
-from paddle_glm.backends.meta import FILE_NAME
+from paddle_glm.backends.generation_meta import META_FILE_NAME
 from paddle_glm.errors import InputError
 from tests.paths import ROOT
 
@@ -55,12 +55,12 @@ def test_a_model_folder_is_no_exported_one(tiny_checkpoint: Path) -> None:
 
 def test_a_folder_from_before_there_were_formats_is_paddles(damaged: Path, make_case) -> None:
     folder = make_case("chatglm2").onnx.parent / "paddle"
-    values = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
+    values = json.loads((folder / META_FILE_NAME).read_text(encoding="utf-8"))
     assert values.pop("format") == "paddle"
     copy = shutil.copytree(folder, damaged.parent / "old")
-    (copy / FILE_NAME).write_text(json.dumps(values), encoding="utf-8")
+    (copy / META_FILE_NAME).write_text(json.dumps(values), encoding="utf-8")
     assert type(open_engine(copy).backend).__name__ == "PaddleInferenceBackend"
-    (copy / FILE_NAME).write_text(json.dumps({**values, "format": "coreml"}), encoding="utf-8")
+    (copy / META_FILE_NAME).write_text(json.dumps({**values, "format": "coreml"}), encoding="utf-8")
     with pytest.raises(InputError, match="format 'coreml' is unknown: expected one of paddle, onnx"):
         open_engine(copy)
 
@@ -101,15 +101,15 @@ def test_auto_takes_the_gpu_only_where_the_engine_has_one(onnx_folder: Path, fas
         open_backend("fastdeploy", onnx_folder, tensorrt)
     cuda = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     providers = [("CUDAExecutionProvider", {"device_id": 1}), "CPUExecutionProvider"]
-    assert onnx_runtime._providers(cuda, EngineOptions("auto", 1)) == ("gpu", providers)
-    assert onnx_runtime._providers(cuda, EngineOptions("cpu")) == ("cpu", ["CPUExecutionProvider"])
-    assert onnx_runtime._providers(cuda[1:], EngineOptions()) == ("cpu", ["CPUExecutionProvider"])
+    assert onnx_runtime._device_and_providers(cuda, EngineOptions("auto", 1)) == ("gpu", providers)
+    assert onnx_runtime._device_and_providers(cuda, EngineOptions("cpu")) == ("cpu", ["CPUExecutionProvider"])
+    assert onnx_runtime._device_and_providers(cuda[1:], EngineOptions()) == ("cpu", ["CPUExecutionProvider"])
 
 
 def test_a_session_that_did_not_get_the_gpu(onnx_folder: Path, monkeypatch) -> None:
     """onnxruntime-gpu on a machine without one computes on the CPU with a warning alone."""
     providers = ("gpu", ["CPUExecutionProvider"])
-    monkeypatch.setattr(onnx_runtime, "_providers", lambda *_: providers)
+    monkeypatch.setattr(onnx_runtime, "_device_and_providers", lambda *_: providers)
     assert open_backend("onnxruntime", onnx_folder, EngineOptions("auto"))
     with pytest.raises(
         InputError, match="device gpu:1: onnxruntime cannot use a GPU here; give --device cpu"

@@ -16,12 +16,12 @@ def test_options_that_cannot_work(name, value):
 
 
 def test_a_gpu_has_one_number():
-    assert EngineOptions("gpu:1").engine_device(has_gpu=False) == ("gpu", 1)
-    assert EngineOptions("auto", 2).engine_device(has_gpu=True) == ("gpu", 2)
+    assert EngineOptions("gpu:1").resolve_device(has_gpu=False) == ("gpu", 1)
+    assert EngineOptions("auto", 2).resolve_device(has_gpu=True) == ("gpu", 2)
     with pytest.raises(InputError, match="device gpu:1 and device_id 2"):
         EngineOptions("gpu:1", 2)
 
 
 def test_threads_that_are_asked_for_are_used():
-    assert EngineOptions(threads=3).usable_threads() == 3
-    assert EngineOptions().usable_threads() >= 1
+    assert EngineOptions(threads=3).num_threads() == 3
+    assert EngineOptions().num_threads() >= 1

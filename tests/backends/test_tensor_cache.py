@@ -7,7 +7,7 @@ import pytest
 from paddle_glm.backends import open_backend
 from paddle_glm.errors import InputError
 from paddle_glm.export import export_model
-from paddle_glm.generation import GenerationParams, JoiningBackend, complete
+from paddle_glm.generation import ContinuousBatchingBackend, GenerationParams, generate_batch
 from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.dygraph import DygraphBackend
 from paddle_glm.peft.prefix import attach_prefix
@@ -54,10 +54,10 @@ def row_of(ids):
 
 
 def test_rows_join_and_leave(backend):
-    assert isinstance(backend, JoiningBackend)
+    assert isinstance(backend, ContinuousBatchingBackend)
     prompts = prompts_for(backend)
     params = GenerationParams(do_sample=False, max_new_tokens=ANSWER)
-    alone = [complete(backend, [prompt], params)[0] for prompt in prompts]
+    alone = [generate_batch(backend, [prompt], params)[0] for prompt in prompts]
     answers: dict[int, list[int]] = {0: [], 1: [], 2: []}
     order = [0]
     logits = backend.prefill(*row_of(prompts[0]))
@@ -70,19 +70,19 @@ def test_rows_join_and_leave(backend):
         alive = [place for place, row in enumerate(order) if len(answers[row]) < ANSWER]
         if len(alive) < len(order):
             backend.select(np.array(alive))
-            backend.trim()
+            backend.drop_padding()
             order = [order[place] for place in alive]
         logits = backend.decode(tokens[alive])
         if step == 1:  # shorter than what is held, then longer
-            logits = np.concatenate([logits, backend.join(*row_of(prompts[1]))])
+            logits = np.concatenate([logits, backend.add_rows(*row_of(prompts[1]))])
             order.append(1)
         if step == 4:
-            logits = np.concatenate([logits, backend.join(*row_of(prompts[2]))])
+            logits = np.concatenate([logits, backend.add_rows(*row_of(prompts[2]))])
             order.append(2)
     assert answers == dict(enumerate(alone))
     # Columns of rows that left are gone: the last row has as many as its own tokens.
     assert backend._ids.shape[1] == len(prompts[2]) + ANSWER - 1
-    assert backend._past[0].shape[2] == backend.first_length + backend._ids.shape[1]
+    assert backend._past[0].shape[2] == backend.prefix_length + backend._ids.shape[1]
 
 
 def test_a_join_that_fails_leaves_the_others_as_they_were(backend):
@@ -91,5 +91,5 @@ def test_a_join_that_fails_leaves_the_others_as_they_were(backend):
     expected = backend.decode(np.array([7]))
     backend.prefill(*row_of(prompt))
     with pytest.raises(InputError, match="vocabulary"):
-        backend.join(*row_of([10**6]))
+        backend.add_rows(*row_of([10**6]))
     assert (backend.decode(np.array([7])) == expected).all()

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from paddle_glm.checkpoint import folder as folders
+from paddle_glm.checkpoint import atomic_save as folders
 from paddle_glm.checkpoint import hashed_file, is_complete, open_checkpoint
-from paddle_glm.checkpoint.folder import atomic_folder, read_manifest
-from paddle_glm.checkpoint.hashed_file import digest_of
+from paddle_glm.checkpoint.atomic_save import atomic_folder, read_manifest
+from paddle_glm.checkpoint.hashed_file import file_digest
 from paddle_glm.checkpoint.reshard import reshard
 from paddle_glm.checkpoint.save import save_model
 from paddle_glm.config import ModelConfig
@@ -29,42 +29,42 @@ EVENTS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.scandir"
 NORM = "transformer.encoder.final_layernorm.weight"
 
 
-class Faults:
+class FaultInjector:
     """Fails once, at the given operation below `below`."""
 
-    def __init__(self, below: Path) -> None:
-        self.below, self.left = str(below), -1
+    def __init__(self, root: Path) -> None:
+        self.root, self.remaining = str(root), -1
         self.patch()
         sys.addaudithook(self.audit)
 
-    def tick(self, path: str) -> None:
-        if self.left < 0 or not path.startswith(self.below):
+    def count_operation(self, path: str) -> None:
+        if self.remaining < 0 or not path.startswith(self.root):
             return
-        self.left -= 1
-        if self.left < 0:
+        self.remaining -= 1
+        if self.remaining < 0:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
 
     def audit(self, event: str, arguments: tuple) -> None:
         if event in EVENTS and isinstance(arguments[0], (str, bytes, os.PathLike)):
-            self.tick(os.fsdecode(arguments[0]))
+            self.count_operation(os.fsdecode(arguments[0]))
 
     def patch(self) -> None:
-        flush, write, exchange = folders.flush, hashed_file.HashedFile.write, folders._exchange
+        flush, write, exchange = folders.flush, hashed_file.HashedFile.write, folders._swap_folders
 
         def failing_flush(path: Path) -> None:
-            self.tick(str(path))
+            self.count_operation(str(path))
             flush(path)
 
         def failing_write(file: hashed_file.HashedFile, data: object) -> int:
-            self.tick(str(file.path))
+            self.count_operation(str(file.path))
             return write(file, data)
 
         def failing_exchange(first: Path, second: Path) -> None:
-            self.tick(str(first))
+            self.count_operation(str(first))
             exchange(first, second)
 
         folders.flush, hashed_file.HashedFile.write = failing_flush, failing_write
-        folders._exchange = failing_exchange
+        folders._swap_folders = failing_exchange
 
 
 def make(folder: Path, value: float, file_format: str, overwrite: bool = False) -> None:
@@ -74,11 +74,11 @@ def make(folder: Path, value: float, file_format: str, overwrite: bool = False) 
         save_model(temporary, CONFIG, tensors.items(), file_format=file_format, max_shard_size="6KB")
 
 
-def value_of(folder: Path) -> float:
+def check_value(folder: Path) -> float:
     """The number that fills a folder; asserts that it is whole."""
     assert is_complete(folder), f"{folder} is not complete"
     for name, record in (read_manifest(folder) or {}).items():
-        assert digest_of(folder / name) == record["xxh3_128"], name
+        assert file_digest(folder / name) == record["xxh3_128"], name
     checkpoint = open_checkpoint(folder)
     checkpoint.validate()
     return float(checkpoint.read(NORM)[0])
@@ -87,22 +87,22 @@ def value_of(folder: Path) -> float:
 def main(folder: Path, file_format: str) -> None:
     make(folder / "new", 2.0, "safetensors")
     target = folder / "out" / "model"
-    faults = Faults(folder / "out")
+    faults = FaultInjector(folder / "out")
     for number in range(10_000):
         make(target, 1.0, file_format, overwrite=True)
-        faults.left = number
+        faults.remaining = number
         try:
             reshard(folder / "new", target, file_format=file_format, overwrite=True, max_shard_size="6KB")
             failed = False
         except OSError as error:
             assert error.errno == errno.ENOSPC and error.filename, error
             failed = True
-        reached, faults.left = faults.left < 0, -1
+        reached, faults.remaining = faults.remaining < 0, -1
         # What fails after the swap, the removal of the old folder, leaves the new one.
-        assert value_of(target) in ((1.0, 2.0) if failed else (2.0,)), number
+        assert check_value(target) in ((1.0, 2.0) if failed else (2.0,)), number
         make(target, 3.0, file_format, overwrite=True)
         left = sorted(path.name for path in target.parent.iterdir())
-        assert value_of(target) == 3.0 and left == ["model"], left
+        assert check_value(target) == 3.0 and left == ["model"], left
         if not reached:
             print(f"{number} operations failed in turn")
             return

@@ -74,7 +74,7 @@ WRITERS: dict[str, Callable[[Any, Path], None]] = {
 }
 
 
-def quiet() -> None:
+def silence_paddlenlp() -> None:
     """PaddleNLP reports every file on stderr."""
     os.environ.setdefault("GLOG_minloglevel", "2")
     from paddlenlp.utils.log import logger

@@ -13,8 +13,8 @@ import pytest
 
 from benchmarks.merge import make_shards
 from paddle_glm.checkpoint import is_complete, open_checkpoint
-from paddle_glm.checkpoint.folder import read_manifest
-from paddle_glm.checkpoint.hashed_file import digest_of
+from paddle_glm.checkpoint.atomic_save import read_manifest
+from paddle_glm.checkpoint.hashed_file import file_digest
 from paddle_glm.checkpoint.reshard import reshard
 from paddle_glm.config import ModelConfig
 from tests.paths import ROOT
@@ -59,7 +59,7 @@ def fingerprint(folder: Path) -> dict[str, str]:
     """The digest of every file, each compared with the manifest."""
     assert is_complete(folder)
     manifest = read_manifest(folder) or {}
-    digests = {name: digest_of(folder / name) for name in manifest}
+    digests = {name: file_digest(folder / name) for name in manifest}
     assert digests == {name: record["xxh3_128"] for name, record in manifest.items()}
     return digests
 

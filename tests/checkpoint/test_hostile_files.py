@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 from paddle_glm.checkpoint import open_checkpoint
-from paddle_glm.checkpoint.paddle_file import open_pdparams, write_pdparams
+from paddle_glm.checkpoint.lazy_tensor import as_lazy
+from paddle_glm.checkpoint.pdparams_file import open_pdparams, write_pdparams
 from paddle_glm.checkpoint.safe_pickle import MAX_OPERATIONS
-from paddle_glm.checkpoint.tensors import as_lazy
 from paddle_glm.checkpoint.torch_file import open_torch
 from paddle_glm.errors import InputError
 

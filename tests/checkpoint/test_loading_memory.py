@@ -27,7 +27,7 @@ folder, how = sys.argv[1:]
 if how == "model":
     import paddle
     from paddle_glm.models.auto import AutoModel
-    from paddle_glm.parallel import TPGroup
+    from paddle_glm.parallel import ProcessGroup
     paddle.ones([10]).sum()
 before = peak = anonymous_bytes(os.getpid())
 done = threading.Event()
@@ -42,7 +42,7 @@ thread = threading.Thread(target=watch)
 thread.start()
 checkpoint = open_checkpoint(folder)
 if how == "model":
-    model = AutoModel.from_pretrained(folder, dtype="float16", group=TPGroup(1, 4))
+    model = AutoModel.from_pretrained(folder, dtype="float16", group=ProcessGroup(1, 4))
     part = sum(2 * parameter.size for parameter in model.parameters())
 else:
     kept = [np.array(checkpoint.read(name, 1, 4)) for name in checkpoint.table]

@@ -9,10 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from paddle_glm.checkpoint import open_checkpoint
-from paddle_glm.checkpoint.paddle_file import write_pdparams
+from paddle_glm.checkpoint.lazy_tensor import as_lazy
+from paddle_glm.checkpoint.pdparams_file import write_pdparams
 from paddle_glm.checkpoint.reshard import reshard
-from paddle_glm.checkpoint.tensor_file import write_safetensors
-from paddle_glm.checkpoint.tensors import as_lazy
+from paddle_glm.checkpoint.safetensors_file import write_safetensors
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.families import family_of

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from paddle_glm.checkpoint import open_checkpoint
-from paddle_glm.checkpoint.paddle_file import write_pdparams
+from paddle_glm.checkpoint.lazy_tensor import SAFETENSORS_FLOAT_NAMES, as_lazy
+from paddle_glm.checkpoint.pdparams_file import write_pdparams
 from paddle_glm.checkpoint.reshard import reshard
-from paddle_glm.checkpoint.tensors import FLOAT_NAMES, as_lazy
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.models.auto import AutoModel
@@ -19,7 +19,7 @@ from paddle_glm.models.auto import AutoModel
 nlp = pytest.importorskip("tests.checkpoint.paddlenlp_models", reason="paddlenlp is not installed")
 import paddle  # noqa: E402
 
-nlp.quiet()
+nlp.silence_paddlenlp()
 # THUDM's ChatGLM-6B has 28 as the number of layers in its residual scale, whatever the configuration says.
 ALPHA = {"num_hidden_layers": 2}
 # Frequencies of heads that are this wide are not all numbers of float16.
@@ -94,7 +94,7 @@ def test_a_rank_reads_its_slice_of_any_folder(folders: dict[str, Path], kind: st
         for rank in range(degree):
             expected = spec.sharding.split(whole.read(name), rank, degree)
             np.testing.assert_array_equal(opened.read(name, rank, degree), expected)
-            chunks = [chunk.copy().reshape(-1) for chunk in opened.lazy(name, rank, degree).chunks()]
+            chunks = [chunk.copy().reshape(-1) for chunk in opened.read_lazy(name, rank, degree).chunks()]
             np.testing.assert_array_equal(np.concatenate(chunks), np.ravel(expected))
 
 
@@ -141,7 +141,7 @@ def test_half_precision_both_ways(tmp_path: Path, family: str, dtype: str) -> No
         nlp.WRITERS[kind](half, tmp_path / kind)
         opened = open_checkpoint(tmp_path / kind)
         assert opened.config.dtype == dtype
-        assert {opened.dtype(name) for name in opened.table} == {FLOAT_NAMES[dtype]}
+        assert {opened.dtype(name) for name in opened.table} == {SAFETENSORS_FLOAT_NAMES[dtype]}
     reshard(tmp_path / "safetensors", tmp_path / "ours", file_format="pdparams")
     # Its own loading in half precision needs kernels that a CPU has not.
     loaded = paddle.load(str(tmp_path / "ours" / "model_state.pdparams"))

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.merge import make_shards, timed
+from benchmarks.merge import make_shards, run_timed
 from paddle_glm.checkpoint import is_complete, open_checkpoint
 from paddle_glm.checkpoint.reshard import reshard
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
-from tests.checkpoint.test_io import CONFIG, LAYOUTS, assert_equal
+from tests.checkpoint.test_reader import CONFIG, LAYOUTS, assert_equal
 from tests.paths import ROOT, reference
 
 
@@ -144,5 +144,5 @@ def test_memory_stays_below_the_largest_tensor(tmp_path: Path) -> None:
     base = [sys.executable, "-m", "paddle_glm.main", "merge", "--model_name_or_path"]
     for flags in ([], ["--dtype", "bfloat16"], ["--tensor_parallel_degree", "2"]):
         out = tmp_path / "-".join(["out", *flags])
-        _, peak = timed([*base, str(tmp_path / "shards"), "--merge_model_path", str(out), *flags])
+        _, peak = run_timed([*base, str(tmp_path / "shards"), "--merge_model_path", str(out), *flags])
         assert 0 < peak < 100 * 2**20, f"{peak / 2**20:.0f} MiB with {flags}"

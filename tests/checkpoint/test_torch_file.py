@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from paddle_glm.checkpoint.lazy_tensor import DTYPES, as_lazy
 from paddle_glm.checkpoint.safe_pickle import safe_loads
-from paddle_glm.checkpoint.tensors import DTYPES, as_lazy
 from paddle_glm.checkpoint.torch_file import open_torch, pickled_dict, write_torch
 from paddle_glm.errors import InputError
 

@@ -9,7 +9,7 @@ import pytest
 
 from paddle_glm.checkpoint import open_checkpoint
 from paddle_glm.main import main
-from tests.checkpoint.test_io import assert_equal
+from tests.checkpoint.test_reader import assert_equal
 from tests.paths import ROOT
 
 

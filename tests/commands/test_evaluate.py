@@ -38,8 +38,8 @@ def command(model: Path, data: Path, out: Path) -> list[str]:
 
 
 def load(folder: Path) -> tuple[dict, list[dict]]:
-    lines = (folder / evaluate.PREDICTIONS).read_text(encoding="utf-8").splitlines()
-    return evaluate.read_metrics(folder / evaluate.METRICS), [json.loads(line) for line in lines]
+    lines = (folder / evaluate.PREDICTIONS_FILE).read_text(encoding="utf-8").splitlines()
+    return evaluate.read_metrics(folder / evaluate.METRICS_FILE), [json.loads(line) for line in lines]
 
 
 def test_files_and_scores(tiny_checkpoint, tiny_rows, data, tmp_path, capsys):
@@ -49,7 +49,7 @@ def test_files_and_scores(tiny_checkpoint, tiny_rows, data, tmp_path, capsys):
     assert all(row["summary"].startswith(each["labels"]) for row, each in zip(tiny_rows, rows, strict=False))
     assert results["rows"] == len(rows) == 6
     expected = metrics.score([row["predict"] for row in rows], [row["labels"] for row in rows])
-    assert {name: results[name] for name in metrics.NAMES} == expected
+    assert {name: results[name] for name in metrics.METRIC_NAMES} == expected
     # Nothing is learnt yet: about one in 520 tokens.
     assert results["loss"] == pytest.approx(math.log(520), rel=0.05)
     assert results["perplexity"] == pytest.approx(math.exp(results["loss"]))
@@ -59,7 +59,7 @@ def test_files_and_scores(tiny_checkpoint, tiny_rows, data, tmp_path, capsys):
 def test_baseline_is_shown_beside(tiny_checkpoint, data, tmp_path, capsys):
     assert main([*command(tiny_checkpoint, data, tmp_path / "a"), "--limit", "2"]) == 0
     capsys.readouterr()
-    baseline = ["--baseline", str(tmp_path / "a" / evaluate.METRICS), "--limit", "2"]
+    baseline = ["--baseline", str(tmp_path / "a" / evaluate.METRICS_FILE), "--limit", "2"]
     assert main([*command(tiny_checkpoint, data, tmp_path / "b"), *baseline]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["metric", "before", "after"]

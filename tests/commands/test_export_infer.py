@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from paddle_glm.backends.meta import GenerationMeta
+from paddle_glm.backends.generation_meta import GenerationMeta
 from paddle_glm.checkpoint.reshard import reshard
 from paddle_glm.commands import chat, export
 from paddle_glm.generation import ChatSession, GenerationParams
@@ -37,7 +37,7 @@ def lines(path):
      ("chatglm", None, ("chatglm", "chatglm"))],
 )  # fmt: skip
 def test_both_spellings_of_the_output(given, prefix, expected):
-    folder, found = export.output_place(given, prefix)
+    folder, found = export.parse_output_path(given, prefix)
     assert (str(folder), found) == expected
 
 
@@ -159,7 +159,7 @@ def onnx_folder(tiny_checkpoint, tmp_path_factory):
 def test_every_engine_answers_alike(
     exported, onnx_folder, tiny_checkpoint, tiny_rows, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setitem(sys.modules, "fastdeploy", fastdeploy_standin.module())
+    monkeypatch.setitem(sys.modules, "fastdeploy", fastdeploy_standin.make_module())
     rows = tmp_path / "rows.json"
     rows.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in tiny_rows[:3]), encoding="utf-8")
     sizes = ["--tgt_length", "8", "--batch_size", "2", "--data_file", str(rows), "--cpu_threads", "1"]
@@ -255,7 +255,7 @@ def test_a_round_that_failed_is_left_out(tiny_checkpoint, monkeypatch, capsys):
         return question
 
     monkeypatch.setattr(builtins, "input", ask)
-    chat.converse(session, [{"role": "system", "content": "短"}])
+    chat.chat_loop(session, [{"role": "system", "content": "短"}])
     assert "leaves no room" in capsys.readouterr().out
     questions = [message["content"] for message in session.asked if message["role"] == "user"]
     assert questions == ["一", "四"]

@@ -9,8 +9,8 @@ from paddle_glm import hardware
 from paddle_glm.backends.folder import open_engine
 from paddle_glm.config import ModelConfig
 from paddle_glm.families import family_of
+from paddle_glm.load_memory import MemoryBudget, needed_bytes, upcast_bytes
 from paddle_glm.main import main
-from paddle_glm.memory import Room, needed_bytes, widening_bytes
 from paddle_glm.models.auto import AutoModel
 from paddle_glm.serving.scheduler import Scheduler
 from paddle_glm.tiny.checkpoint import write_checkpoint
@@ -76,7 +76,10 @@ def test_a_model_that_does_not_fit(name: str, tiny_checkpoint, tmp_path, leave_f
 def test_the_flags_that_are_named_help(tiny_checkpoint, tmp_path, leave_free, capsys) -> None:
     config = ModelConfig.from_pretrained(tiny_checkpoint)
     leave_free(
-        (needed_bytes(config, "float32", Room("cpu", 0)) + needed_bytes(config, "float16", Room("cpu", 0)))
+        (
+            needed_bytes(config, "float32", MemoryBudget("cpu", 0))
+            + needed_bytes(config, "float16", MemoryBudget("cpu", 0))
+        )
         // 2
     )
     words = commands(tiny_checkpoint, tmp_path, tmp_path)["predict"]
@@ -96,7 +99,7 @@ def test_the_flags_that_are_named_help(tiny_checkpoint, tmp_path, leave_free, ca
 def test_a_graph_that_does_not_fit(backend, format, helps, exported, leave_free, capsys, tmp_path) -> None:
     config = ModelConfig.from_pretrained(exported[format])
     eight_bits = family_of(config).quantized_config(config, 8)
-    leave_free(needed_bytes(eight_bits, "float32", Room("cpu", 0)) + widening_bytes(config))
+    leave_free(needed_bytes(eight_bits, "float32", MemoryBudget("cpu", 0)) + upcast_bytes(config))
     words = ["--model_path", str(exported[format]), "--backend", backend]
     assert main(["infer", *words, "--tgt_length", "2"]) == 2
     error = capsys.readouterr().err
@@ -115,7 +118,7 @@ def test_a_graph_whose_weights_stay_small(flags, tiny_checkpoint, leave_free, ca
     start = ["--model_name_or_path", str(tiny_checkpoint), "--output_path", str(folder), *flags]
     assert main(["export", *start]) == 0
     config = ModelConfig.from_pretrained(folder)
-    needed = needed_bytes(config, config.dtype, Room("cpu", 0)) + widening_bytes(config)
+    needed = needed_bytes(config, config.dtype, MemoryBudget("cpu", 0)) + upcast_bytes(config)
     answer = ["infer", "--model_path", str(folder), "--tgt_length", "2"]
     leave_free(needed)
     assert main(answer) == 0
@@ -125,7 +128,7 @@ def test_a_graph_whose_weights_stay_small(flags, tiny_checkpoint, leave_free, ca
 
 
 def test_making_an_onnx_file_needs_more(tiny_checkpoint, tmp_path, leave_free, capsys) -> None:
-    leave_free(needed_bytes(ModelConfig.from_pretrained(tiny_checkpoint), "float32", Room("cpu", 0)))
+    leave_free(needed_bytes(ModelConfig.from_pretrained(tiny_checkpoint), "float32", MemoryBudget("cpu", 0)))
     words = commands(tiny_checkpoint, tmp_path, tmp_path)["export"]
     assert main([*words, "--format", "onnx"]) == 2
     assert "making an ONNX file of chatglm2 with float32 weights needs 2." in capsys.readouterr().err

@@ -48,7 +48,7 @@ def test_batches_do_not_change_answers(tiny_checkpoint, rows_file, tmp_path):
 def test_answers_equal_the_models_own(tiny_checkpoint, tiny_rows, rows_file, tmp_path):
     """Against `model.generate`, token by token, for one row."""
     from paddle_glm import AutoModel, AutoTokenizer
-    from paddle_glm.chat import render
+    from paddle_glm.chat_template import render
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
     messages = [{"role": "user", "content": tiny_rows[0]["content"]}]

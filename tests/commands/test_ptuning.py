@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from paddle_glm.main import main
-from tests.training.runs import finetune, losses, write_rows
+from tests.training.finetune_helpers import finetune, losses, write_rows
 
 # ptuning/train.sh and evaluate.sh of THUDM/ChatGLM2-6B, its variables filled in; paths follow in the test.
 TRAIN = r"""

@@ -9,8 +9,8 @@ import pytest
 
 from paddle_glm.errors import InputError
 from paddle_glm.main import main
-from paddle_glm.training.thudm_flags import finetune_words, parse, precision
-from tests.training.runs import write_rows
+from paddle_glm.training.thudm_flags import parse_thudm_flags, precision_defaults, to_finetune_argv
+from tests.training.finetune_helpers import write_rows
 
 COMMON = """--model_name_or_path model --train_file rows/train.json --prompt_column content
     --response_column summary --max_source_length 24 --max_target_length 12"""
@@ -149,13 +149,13 @@ GPU = {"recompute": ["True"], "fp16": ["True"], "fp16_opt_level": ["O2"]}
     ],
 )
 def test_precision_on_gpus_alone(flags, expected):
-    assert precision(True, parse(flags.split())) == expected
-    assert precision(False, parse(flags.split())) == {}
+    assert precision_defaults(True, parse_thudm_flags(flags.split())) == expected
+    assert precision_defaults(False, parse_thudm_flags(flags.split())) == {}
 
 
 def test_flags_win_over_defaults():
     flags = "--do_train --pre_seq_len 8 --recompute False --fp16_opt_level O1"
-    words = finetune_words(flags.split(), True)
+    words = to_finetune_argv(flags.split(), True)
     given = dict(zip(words[::2], words[1::2], strict=False))
     assert given["--recompute"] == "False" and given["--fp16_opt_level"] == "O1" and given["--fp16"] == "True"
 
@@ -175,4 +175,4 @@ def test_memory_is_estimated_as_a_gpu_would_run_it(capsys):
 
 def test_unknown_flags_are_errors():
     with pytest.raises(InputError, match="did you mean 'max_predict_samples'"):
-        finetune_words(["--do_predict", "--max_predict_sample", "3"], False)
+        to_finetune_argv(["--do_predict", "--max_predict_sample", "3"], False)

@@ -40,12 +40,12 @@ def test_the_folder_holds_what_the_model_would(tiny_checkpoint, tmp_path, capsys
     assert f"{options[0]} bits" in capsys.readouterr().out
     model = AutoModel.from_pretrained(tiny_checkpoint).quantize(*options)
     found = tensors(tmp_path / "out")
-    expected = dict(model.state())
+    expected = dict(model.named_arrays())
     assert found.keys() == expected.keys()
     assert all((found[name] == values).all() for name, values in expected.items())
     assert open_checkpoint(tmp_path / "out").config == model.config
     assert (tmp_path / "out" / "tokenizer.model").is_file()
-    assert all(finding.right for finding in verify(tmp_path / "out", nan=True))
+    assert all(finding.ok for finding in verify(tmp_path / "out", nan=True))
 
 
 def test_floats_are_cast_and_scales_are_not(tiny_checkpoint, tmp_path):
@@ -73,7 +73,7 @@ def test_shards_are_those_of_the_whole_and_merge_to_it(tiny_checkpoint, tmp_path
         found = tensors(tmp_path / other)
         assert found.keys() == whole.keys()
         assert all((found[name] == values).all() for name, values in whole.items()), other
-    assert all(finding.right for finding in verify(tmp_path / "cut"))
+    assert all(finding.ok for finding in verify(tmp_path / "cut"))
     half = [*words[:-1], str(tmp_path / "half"), "--dtype", "float16"]
     assert main(["merge", *half]) == 0
     for name, values in tensors(tmp_path / "half").items():
@@ -116,7 +116,7 @@ def test_what_cannot_be_quantised_is_one_line_and_leaves_nothing(tiny_checkpoint
 def test_lora_is_not_folded_into_integers(tiny_checkpoint, tmp_path, capfd):
     assert quantize(tiny_checkpoint, tmp_path / "out") == 0
     folder = tmp_path / "adapter"
-    from paddle_glm.peft.lora import attach_lora, fold_lora
+    from paddle_glm.peft.lora import attach_lora, merge_and_unload
     from paddle_glm.peft.lora_config import LoraConfig
 
     model = AutoModel.from_pretrained(tmp_path / "out")
@@ -126,7 +126,7 @@ def test_lora_is_not_folded_into_integers(tiny_checkpoint, tmp_path, capfd):
     assert main(["merge-lora", *words, "--merge_model_path", str(tmp_path / "merged")]) == 2
     assert "fold the adapter into the float model" in capfd.readouterr().err
     with pytest.raises(ValueError, match="cannot be folded into quantised weights"):
-        fold_lora(model)
+        merge_and_unload(model)
 
 
 def test_no_framework_is_needed(tiny_checkpoint, tmp_path):

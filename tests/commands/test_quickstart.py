@@ -1,4 +1,4 @@
-"""The quick start: every link runs and leaves what the next one needs; nothing of others is removed."""
+"""The quick start: every step runs and leaves what the next one needs; nothing of others is removed."""
 
 import json
 import shutil
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from paddle_glm.commands import _chain as chain
+from paddle_glm.commands import _quickstart_plan as quickstart_plan
 from paddle_glm.commands import quickstart
-from paddle_glm.commands._link import run_link, shown
+from paddle_glm.commands._quickstart_runner import format_command, run_step
 from paddle_glm.errors import InputError
 from paddle_glm.main import main
 from tests.cpp.build import INSTALL
@@ -31,7 +31,7 @@ def quick_start(out: Path, *flags: str) -> dict:
 
 
 FAST = [("full", None), ("lora", 4)]
-CASES = [(method, bits) for method in chain.METHODS for bits in (None, 8, 4)]
+CASES = [(method, bits) for method in quickstart_plan.METHODS for bits in (None, 8, 4)]
 
 
 @pytest.mark.parametrize(
@@ -41,9 +41,9 @@ def test_the_whole_chain(method, bits, tmp_path, capsys):
     out = tmp_path / "run"
     summary = quick_start(out, "--method", method, *(("--quantization_bit", str(bits)) if bits else ()))
     printed = capsys.readouterr().out
-    links = [link.name for link in chain.Chain(out, method=method, bits=bits).links()]
-    for number, name in enumerate(links, start=1):
-        assert f"[{number}/{len(links)}] {name}: " in printed
+    steps = [step.name for step in quickstart_plan.QuickstartPlan(out, method=method, bits=bits).steps()]
+    for number, name in enumerate(steps, start=1):
+        assert f"[{number}/{len(steps)}] {name}: " in printed
     assert "step    2  loss" in printed and "答：" in printed
     assert (out / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert {path.name for path in (out / "trained").glob("*.safetensors")} == TRAINED[method]
@@ -54,16 +54,18 @@ def test_the_whole_chain(method, bits, tmp_path, capsys):
         assert summary[f"after_int{bits}"]["loss"] == pytest.approx(summary["after"]["loss"], rel=0.05)
     if "left_out" in summary["cpp"]:
         pytest.skip(f"the chain ran without its C++ end: {INSTALL}")
-    assert list(summary["seconds"]) == links
+    assert list(summary["seconds"]) == steps
     assert summary["cpp"] == {"equal_answers": 3} and "all 3 answers are equal" in printed
-    assert len((out / chain.CPP_ANSWERS).read_text(encoding="utf-8").splitlines()) == 3
+    assert len((out / quickstart_plan.CPP_ANSWERS).read_text(encoding="utf-8").splitlines()) == 3
 
 
 def test_the_links_of_each_method(tmp_path):
     """Where adapters are trained a base comes first; what is exported is the last thing scored."""
 
     def names(method, bits=None):
-        return [link.name for link in chain.Chain(tmp_path, method=method, bits=bits).links()]
+        return [
+            step.name for step in quickstart_plan.QuickstartPlan(tmp_path, method=method, bits=bits).steps()
+        ]
 
     end = ["export", "infer", "setup_cpp", "build_cpp", "cpp"]
     full = ["tiny", "before", "finetune", "plot", "merge", "after"]
@@ -78,58 +80,58 @@ def test_the_links_of_each_method(tmp_path):
         ("lora", None, "merged"),
         ("ptuning", 4, "base_int4"),
     ):
-        result = chain.Chain(tmp_path, method=method, bits=bits).result
+        result = quickstart_plan.QuickstartPlan(tmp_path, method=method, bits=bits).model_flags
         assert result[:2] == ["--model_name_or_path", str(tmp_path / given)]
         assert ("--ptuning_checkpoint" in result) == (method == "ptuning")
 
 
 def test_without_the_packages_for_cpp_it_says_so_and_goes_on(tmp_path, monkeypatch, capsys):
-    quickstart.make_anew(tmp_path / "run")
+    quickstart.recreate_output_dir(tmp_path / "run")
     command = "echo 'error: cpp_infer needs packages (apt-get install cmake)' >&2; exit 2"
-    links = [
-        chain.Link("infer", "answers", ["true"]),
-        chain.Link("setup_cpp", "installs", ["bash", "-c", command], optional=True),
-        chain.Link("cpp", "never runs", ["false"]),
+    steps = [
+        quickstart_plan.QuickstartStep("infer", "answers", ["true"]),
+        quickstart_plan.QuickstartStep("setup_cpp", "installs", ["bash", "-c", command], optional=True),
+        quickstart_plan.QuickstartStep("cpp", "never runs", ["false"]),
     ]
-    monkeypatch.setattr(chain.Chain, "links", lambda self: links)
-    seconds, left_out = quickstart.run_chain(chain.Chain(tmp_path / "run"))
+    monkeypatch.setattr(quickstart_plan.QuickstartPlan, "steps", lambda self: steps)
+    seconds, left_out = quickstart.run_plan(quickstart_plan.QuickstartPlan(tmp_path / "run"))
     assert list(seconds) == ["infer"] and left_out.startswith("cpp left out: setup_cpp failed")
     assert "(apt-get install cmake)" in left_out and "(apt-get install cmake)" in capsys.readouterr().out
 
 
 def test_answers_that_differ_are_an_error(tmp_path, capsys):
-    plan = chain.Chain(tmp_path / "run")
-    quickstart.make_anew(plan.output)
-    for name, answer in ((chain.PYTHON_ANSWERS, "好"), (chain.CPP_ANSWERS, "坏")):
+    plan = quickstart_plan.QuickstartPlan(tmp_path / "run")
+    quickstart.recreate_output_dir(plan.output)
+    for name, answer in ((quickstart_plan.PYTHON_ANSWERS, "好"), (quickstart_plan.CPP_ANSWERS, "坏")):
         rows = [{"src": "一", "output": "同"}, {"src": "二", "output": answer}]
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         Path(plan.path(name)).write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=r"answers 1 of 2 questions otherwise than Python: 二"):
         quickstart.compare_answers(plan)
-    shutil.copy(plan.path(chain.PYTHON_ANSWERS), plan.path(chain.CPP_ANSWERS))
+    shutil.copy(plan.path(quickstart_plan.PYTHON_ANSWERS), plan.path(quickstart_plan.CPP_ANSWERS))
     assert quickstart.compare_answers(plan) == 2
     assert "C++：   好" in capsys.readouterr().out
 
 
 def test_only_its_own_folder_is_made_anew(tmp_path):
     mine = tmp_path / "mine"
-    quickstart.make_anew(mine)
+    quickstart.recreate_output_dir(mine)
     (mine / "old").touch()
-    quickstart.make_anew(mine)
+    quickstart.recreate_output_dir(mine)
     assert not (mine / "old").exists()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").touch()
     with pytest.raises(InputError, match="was not made by a quick start"):
-        quickstart.make_anew(tmp_path / "other")
+        quickstart.recreate_output_dir(tmp_path / "other")
     assert (tmp_path / "other" / "thesis.txt").exists()
 
 
 def test_a_failing_link_shows_the_end_of_its_log(tmp_path, capfd):
-    quickstart.make_anew(tmp_path / "run")
+    quickstart.recreate_output_dir(tmp_path / "run")
     code = "import sys; print('hello'); sys.stderr.write('line\\n' * 50 + 'the reason'); sys.exit(3)"
-    link = chain.Link("merge", "fails", [sys.executable, "-c", code])
+    step = quickstart_plan.QuickstartStep("merge", "fails", [sys.executable, "-c", code])
     with pytest.raises(InputError, match=r"(?s)merge failed with exit code 3.*the reason") as failure:
-        run_link(link, tmp_path / "run")
+        run_step(step, tmp_path / "run")
     assert str(failure.value).count("line") == 14
     assert "  hello\n" in capfd.readouterr().out
 
@@ -141,5 +143,5 @@ def test_data_that_is_not_there(tmp_path, capsys):
 
 
 def test_commands_are_shown_as_typed_in_the_checkout():
-    words = [str(chain.ROOT / "tools" / "x.py"), "--prompt", "a b", str(Path("/elsewhere"))]
-    assert shown(words) == "tools/x.py --prompt 'a b' /elsewhere"
+    words = [str(quickstart_plan.ROOT / "tools" / "x.py"), "--prompt", "a b", str(Path("/elsewhere"))]
+    assert format_command(words) == "tools/x.py --prompt 'a b' /elsewhere"

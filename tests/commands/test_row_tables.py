@@ -9,9 +9,9 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from paddle_glm.commands._calibrating import add_calibration_arguments, calibration_batches
+from paddle_glm.commands._calibration_arguments import add_calibration_arguments, calibration_batches
 from paddle_glm.main import main
-from tests.training.runs import finetune, losses, write_rows
+from tests.training.finetune_helpers import finetune, losses, write_rows
 
 NAMED = ["--prompt_column", "frage", "--response_column", "antwort"]
 

@@ -2,15 +2,15 @@ from dataclasses import fields
 
 import pytest
 
-from paddle_glm.commands._sampling import GREEDY, add_sampling_arguments, sampling_params
+from paddle_glm.commands._sampling_arguments import GREEDY, add_sampling_arguments, sampling_params
 from paddle_glm.errors import InputError
 from paddle_glm.generation import GenerationParams
 from paddle_glm.main import Parser
 
 
-def parse(argv, defaults=GREEDY, leave_out=(), **values):
+def parse(argv, defaults=GREEDY, exclude=(), **values):
     parser = Parser()
-    add_sampling_arguments(parser, defaults, leave_out)
+    add_sampling_arguments(parser, defaults, exclude)
     return sampling_params(parser.parse_args(argv.split()), defaults, **values)
 
 
@@ -59,6 +59,6 @@ def test_contradictions_are_errors(argv):
 
 
 def test_left_out_fields_are_set_by_the_command():
-    assert parse("", leave_out=("max_length",), max_length=5).max_length == 5
+    assert parse("", exclude=("max_length",), max_length=5).max_length == 5
     with pytest.raises(InputError, match="max_length"):
-        parse("--max_length 5", leave_out=("max_length",))
+        parse("--max_length 5", exclude=("max_length",))

@@ -12,7 +12,7 @@ from benchmarks.merge import make_shards
 from paddle_glm.checkpoint import atomic_folder, open_checkpoint, save_checkpoint
 from paddle_glm.checkpoint.reshard import reshard
 from paddle_glm.main import main
-from tests.checkpoint.test_io import CONFIG, synthetic
+from tests.checkpoint.test_reader import CONFIG, synthetic
 from tests.paths import reference
 
 

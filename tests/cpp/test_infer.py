@@ -12,11 +12,11 @@ from safetensors.numpy import save_file
 
 from paddle_glm.backends import open_backend
 from paddle_glm.backends.base import Backend
-from paddle_glm.chat import Message, render
+from paddle_glm.chat_template import Message, render
 from paddle_glm.export import export_model
-from paddle_glm.generation import ChatSession, GenerationParams, complete
-from paddle_glm.generation.response import parse_messages, visible_text
-from paddle_glm.generation.session import with_special_ids
+from paddle_glm.generation import ChatSession, GenerationParams, generate_batch
+from paddle_glm.generation.response_parser import parse_messages, visible_text
+from paddle_glm.generation.session import with_special_token_ids
 from paddle_glm.main import main
 from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.base import CausalLM
@@ -95,12 +95,12 @@ def python_ids(exported: Exported, batch: int, **values: Any) -> list[list[int]]
     """What Python answers QUESTIONS, `batch` at a time."""
     tokenizer = exported.tokenizer
     params = GenerationParams(max_new_tokens=TOKENS, **values)
-    params = with_special_ids(params, tokenizer, tokenizer.template)
+    params = with_special_token_ids(params, tokenizer, tokenizer.template)
     asked: list[list[Message]] = [[{"role": "user", "content": text}] for text in QUESTIONS]
     prompts = [render(tokenizer.template, tokenizer, messages).input_ids for messages in asked]
     answers: list[list[int]] = []
     for start in range(0, len(prompts), batch):
-        answers += complete(exported.backend, prompts[start : start + batch], params)
+        answers += generate_batch(exported.backend, prompts[start : start + batch], params)
     return answers
 
 

@@ -10,14 +10,14 @@ from paddle_glm.generation import GenerationParams, generate
 from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.dygraph import DygraphBackend
 from paddle_glm.parallel import init_parallel
-from paddle_glm.parallel.leave import leave
+from paddle_glm.parallel.shutdown import exit_all_ranks
 
 # More ranks than key/value groups, and a vocabulary that does not divide.
 CONFIG = ModelConfig(
     num_layers=2, hidden_size=64, num_attention_heads=8, num_key_value_heads=2, head_dim=16,
     ffn_hidden_size=96, vocab_size=161, max_sequence_length=64,
 )  # fmt: skip
-WAYS = {
+DECODING_MODES = {
     "greedy": {"do_sample": False},
     "beam": {"do_sample": False, "num_beams": 3, "eos_token_ids": (7, 50, 100)},
     "sampling": {},  # without a seed every process draws other numbers
@@ -33,13 +33,13 @@ def tokens(model, values):
 def main():
     group = init_parallel().tensor
     shared = AutoModel.from_config(CONFIG, group=group, seed=3)
-    out = {"rank": group.rank, **{name: tokens(shared, values) for name, values in WAYS.items()}}
+    out = {"rank": group.rank, **{name: tokens(shared, values) for name, values in DECODING_MODES.items()}}
     if group.rank == 0:
         alone = AutoModel.from_config(CONFIG, seed=3)
-        out["alone"] = {name: tokens(alone, WAYS[name]) for name in ("greedy", "beam")}
+        out["alone"] = {name: tokens(alone, DECODING_MODES[name]) for name in ("greedy", "beam")}
     sys.stdout.write("RESULT " + json.dumps(out) + "\n")
     sys.stdout.flush()
-    leave()
+    exit_all_ranks()
 
 
 if __name__ == "__main__":

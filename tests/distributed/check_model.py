@@ -16,15 +16,15 @@ from paddle_glm.config import ModelConfig
 from paddle_glm.families import family_of
 from paddle_glm.models.auto import AutoModel
 from paddle_glm.parallel import init_parallel
-from paddle_glm.parallel.ops import all_reduce
-from paddle_glm.parallel.random import seed_group, sharded_rng
+from paddle_glm.parallel.collectives import all_reduce
+from paddle_glm.parallel.rng import seed_group, sharded_rng
 
 # 161 words do not divide by 2 or 4; 2 key/value groups are fewer than 4 ranks.
 SIZES = {
     "num_layers": 2, "hidden_size": 64, "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 16,
     "ffn_hidden_size": 96, "vocab_size": 161, "max_sequence_length": 64,
 }  # fmt: skip
-OWN = {
+FAMILY_SIZES = {
     "chatglm": {
         "num_key_value_heads": 8, "head_dim": 8, "position_encoding_2d": True,
         "mask_token_id": 150, "gmask_token_id": 151, "bos_token_id": 154,
@@ -36,7 +36,7 @@ OWN = {
 MULTI_HEAD = {"multi_query_attention": False, "num_key_value_heads": 8}
 
 
-def worst(pairs):
+def max_difference(pairs):
     return max(float(np.abs(np.asarray(a) - np.asarray(b)).max()) for a, b in pairs)
 
 
@@ -59,13 +59,17 @@ def compare(config, group):
     family = family_of(config)
     table = family.parameters(config)
     mask = (np.arange(20) >= np.array([[0], [3], [7]])).astype("int64")
-    places = paddle.to_tensor(family.positions(config, ids.numpy(), mask))
+    position_ids = paddle.to_tensor(family.positions(config, ids.numpy(), mask))
     mask = paddle.to_tensor(mask)
-    out = {"logits": worst([(shared(ids, places, mask).logits, single(ids, places, mask).logits)])}
-    places = paddle.to_tensor(family.positions(config, ids.numpy(), np.ones_like(ids)))
-    prefill = shared(ids[:, :10], places[..., :10], use_cache=True)
-    rest = shared(ids[:, 10:], places[..., 10:], past_key_values=prefill.past_key_values)
-    out["decode"] = worst([(rest.logits, single(ids).logits[:, 10:])])
+    out = {
+        "logits": max_difference(
+            [(shared(ids, position_ids, mask).logits, single(ids, position_ids, mask).logits)]
+        )
+    }
+    position_ids = paddle.to_tensor(family.positions(config, ids.numpy(), np.ones_like(ids)))
+    prefill = shared(ids[:, :10], position_ids[..., :10], use_cache=True)
+    rest = shared(ids[:, 10:], position_ids[..., 10:], past_key_values=prefill.past_key_values)
+    out["decode"] = max_difference([(rest.logits, single(ids).logits[:, 10:])])
     single.train(), shared.train()
     expected = single(ids, labels=labels).loss
     expected.backward()
@@ -78,13 +82,13 @@ def compare(config, group):
             (p.grad.numpy(), table[name].sharding.split(gradients[name], group.rank, group.degree))
             for name, p in shared.named_parameters()
         ]
-        out[f"loss_{recompute}"] = worst([(loss, expected)])
-        out[f"gradient_{recompute}"] = worst(own)
+        out[f"loss_{recompute}"] = max_difference([(loss, expected)])
+        out[f"gradient_{recompute}"] = max_difference(own)
         shared.clear_gradients()
     return out
 
 
-def against_the_original(folder, group):
+def compare_with_original(folder, group):
     """Largest differences from the original's logits and gradients, loading only this rank's slices."""
     expected = np.load(Path(folder) / "loss.npz")
     model = AutoModel.from_pretrained(Path(folder) / "hf_fp16_sharded", group=group)
@@ -99,9 +103,9 @@ def against_the_original(folder, group):
         for name, p in model.named_parameters()
     ]
     return {
-        "logits": worst([(logits, expected["logits"])]),
-        "loss": worst([(loss, expected["loss"])]),
-        "gradient": worst(gradients),
+        "logits": max_difference([(logits, expected["logits"])]),
+        "loss": max_difference([(loss, expected["loss"])]),
+        "gradient": max_difference(gradients),
     }
 
 
@@ -129,14 +133,14 @@ def dropout(config, group):
 def main():
     family, degree = sys.argv[1], int(sys.argv[2])
     mesh = init_parallel(degree)
-    config = ModelConfig(family=family, **{**SIZES, **OWN.get(family, {})})
+    config = ModelConfig(family=family, **{**SIZES, **FAMILY_SIZES.get(family, {})})
     out = {"rank": dist.get_rank(), "tensor": mesh.tensor.degree, "data": mesh.data.degree}
     out |= compare(config, mesh.tensor)
     out["dropout"] = dropout(config, mesh.tensor)
     if family == "chatglm2":
         out["multi_head"] = compare(dataclasses.replace(config, **MULTI_HEAD), mesh.tensor)
     if len(sys.argv) > 3:
-        out["original"] = against_the_original(sys.argv[3], mesh.tensor)
+        out["original"] = compare_with_original(sys.argv[3], mesh.tensor)
     if mesh.data.degree > 1:
         out["data_sum"] = float(all_reduce(paddle.to_tensor([float(dist.get_rank())]), mesh.data))
     print("RESULT", json.dumps(out), flush=True)

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import paddle.distributed as dist
-from check_model import OWN, SIZES, batch, worst
+from check_model import FAMILY_SIZES, SIZES, batch, max_difference
 
-from paddle_glm.checkpoint.tensor_file import open_safetensors
+from paddle_glm.checkpoint.safetensors_file import open_safetensors
 from paddle_glm.config import ModelConfig
 from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.dygraph import DygraphBackend
-from paddle_glm.parallel import SINGLE, init_parallel
-from paddle_glm.parallel.ops import all_reduce
-from paddle_glm.parallel.random import seed_group
+from paddle_glm.parallel import SINGLE_PROCESS, init_parallel
+from paddle_glm.parallel.collectives import all_reduce
+from paddle_glm.parallel.rng import seed_group
 from paddle_glm.peft.lora import attach_lora, use_lora
 from paddle_glm.peft.lora_config import LoraConfig
 from paddle_glm.peft.prefix import attach_prefix
@@ -34,7 +34,7 @@ def attach_adapter(model, config, name, seed):
     adapter = attach_lora(model, config, seed=1, name=name)
     random = np.random.default_rng(seed)
     arrays = {name: random.normal(0, 0.1, spec.shape) for name, spec in adapter.specs.items()}
-    adapter.fill({adapter.names[name]: array for name, array in arrays.items()})
+    adapter.load_arrays({adapter.file_names[name]: array for name, array in arrays.items()})
     return adapter
 
 
@@ -43,14 +43,14 @@ def compare(kind, config, group, folder):
     single = AutoModel.from_config(config, seed=7)
     shared = AutoModel.from_config(config, group=group, seed=7)
     whole, cut = attach(kind, single), attach(kind, shared)
-    whole.freeze_model(), cut.freeze_model()
+    whole.freeze_base_model(), cut.freeze_base_model()
     ids, labels = batch(config)
     prompt, mask = ids.numpy()[:, :12], np.ones((3, 12), dtype=np.int64)
     steps = []
     for model in (single, shared):
         backend = DygraphBackend(model)
         steps.append([backend.prefill(prompt, mask), backend.decode(np.array([5, 6, 7]))])
-    out = {"decode": worst(zip(*steps, strict=True))}
+    out = {"decode": max_difference(zip(*steps, strict=True))}
     single.train(), shared.train()
     expected = single(ids, labels=labels).loss
     expected.backward()
@@ -60,12 +60,12 @@ def compare(kind, config, group, folder):
         shared.recompute = recompute
         loss = shared(ids, labels=labels).loss
         loss.backward()
-        out[f"loss_{recompute}"] = worst([(loss, expected)])
+        out[f"loss_{recompute}"] = max_difference([(loss, expected)])
         pairs = [
             (p.grad, cut.specs[name].sharding.split(gradients[name], group.rank, group.degree))
             for name, p in cut.parameters()
         ]
-        out[f"gradient_{recompute}"] = worst(pairs) / largest
+        out[f"gradient_{recompute}"] = max_difference(pairs) / largest
         shared.clear_gradients()
     out["largest_gradient"] = largest
     if group.rank == 0:
@@ -74,31 +74,33 @@ def compare(kind, config, group, folder):
     cut.save(folder)
     dist.barrier()
     written = open_safetensors(folder / cut.file)
-    out["saved"] = worst((written[whole.names[name]], value) for name, value in whole.parameters())
+    out["saved"] = max_difference(
+        (written[whole.file_names[name]], value) for name, value in whole.parameters()
+    )
     return out
 
 
-def switched(config, group):
+def compare_switched_adapters(config, group):
     """Largest difference of logits from one process's while adapters take turns, and between adapters."""
-    models = [AutoModel.from_config(config, group=each, seed=7) for each in (SINGLE, group)]
+    models = [AutoModel.from_config(config, group=each, seed=7) for each in (SINGLE_PROCESS, group)]
     for model in models:
         attach_adapter(model, LoraConfig(rank=4, rank_pattern={"dense": 2}), "first", seed=5)
-        attach_adapter(model, LoraConfig(rank=2, targets=("query_key_value",)), "second", seed=6)
+        attach_adapter(model, LoraConfig(rank=2, target_modules=("query_key_value",)), "second", seed=6)
     ids, _ = batch(config)
     single, shared = {}, {}
     for name in ("first", "second", None, "first"):
         for model, logits in zip(models, (single, shared), strict=True):
             use_lora(model, name)
             logits[name] = model(ids).logits
-    apart = min(worst([(single[name], single[None])]) for name in ("first", "second"))
-    return worst((shared[name], single[name]) for name in single), apart
+    apart = min(max_difference([(single[name], single[None])]) for name in ("first", "second"))
+    return max_difference((shared[name], single[name]) for name in single), apart
 
 
 def dropout(kind, config, group):
     """How far ranks are apart in the loss and in the gradients that each has whole."""
     model = AutoModel.from_config(config, group=group, seed=7)
     adapter = attach(kind, model, dropout=0.3)
-    adapter.freeze_model()
+    adapter.freeze_base_model()
     model.train()
     model.enable_recompute()
     seed_group(3, group)
@@ -118,11 +120,13 @@ def main():
     group = init_parallel(degree).tensor
     out = {}
     for family in ("chatglm2", "chatglm"):
-        config = ModelConfig(family=family, **{**SIZES, **OWN.get(family, {})})
+        config = ModelConfig(family=family, **{**SIZES, **FAMILY_SIZES.get(family, {})})
         for kind in ("prefix", "lora"):
             found = compare(kind, config, group, folder / f"{family}-{kind}")
             out[f"{family}-{kind}"] = {**found, "dropout": dropout(kind, config, group)}
-        out[f"{family}-lora"]["switched"], out[f"{family}-lora"]["apart"] = switched(config, group)
+        out[f"{family}-lora"]["switched"], out[f"{family}-lora"]["apart"] = compare_switched_adapters(
+            config, group
+        )
     print("RESULT", json.dumps({"rank": dist.get_rank(), **out}), flush=True)
     dist.barrier()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import paddle.distributed as dist
-from check_model import OWN, SIZES, batch, worst
+from check_model import FAMILY_SIZES, SIZES, batch, max_difference
 from check_peft import attach
 
 from paddle_glm.config import ModelConfig
@@ -19,32 +19,39 @@ from paddle_glm.parallel import init_parallel
 from tests.quantized import dequantized
 
 # Groups of 32 reach over the cut of the 96 inputs that two ranks share.
-WAYS = {"int8": (8, 0, False), "int4": (4, 0, False), "int4-groups": (4, 32, False), "all": (4, 16, True)}
+QUANTIZATIONS = {
+    "int8": (8, 0, False),
+    "int4": (4, 0, False),
+    "int4-groups": (4, 32, False),
+    "all": (4, 16, True),
+}
 
 
-def compare(way, config, group, folder):
+def compare(quantization, config, group, folder):
     """Largest differences from one process; those of gradients relative to the largest number."""
     names = ("quantization_bit", "quantization_group_size", "quantization_embeddings")
     floats = AutoModel.from_config(config, seed=7)
     if group.rank == 0:
         floats.save_pretrained(folder / "float")
-        AutoModel.from_config(config, seed=7).quantize(*way).save_pretrained(folder / "packed")
+        AutoModel.from_config(config, seed=7).quantize(*quantization).save_pretrained(folder / "packed")
     dist.barrier()
     single = AutoModel.from_pretrained(folder / "packed")
     shared = AutoModel.from_pretrained(folder / "packed", group=group)
-    read = AutoModel.from_pretrained(folder / "float", group=group, **dict(zip(names, way, strict=True)))
+    read = AutoModel.from_pretrained(
+        folder / "float", group=group, **dict(zip(names, quantization, strict=True))
+    )
     made = AutoModel.from_config(single.config, group=group, seed=7)
-    pairs = zip(shared.state(), read.state(), made.state(), strict=True)
-    out = {"integers": max(worst([(a, b), (a, c)]) for (_, a), (_, b), (_, c) in pairs)}
+    pairs = zip(shared.named_arrays(), read.named_arrays(), made.named_arrays(), strict=True)
+    out = {"integers": max(max_difference([(a, b), (a, c)]) for (_, a), (_, b), (_, c) in pairs)}
     exact = dequantized(single)
     ids, _ = batch(config)
-    out["logits"] = worst([(shared(ids).logits, exact(ids).logits)])
+    out["logits"] = max_difference([(shared(ids).logits, exact(ids).logits)])
     prompt, mask = ids.numpy()[:, :12], np.ones((3, 12), dtype=np.int64)
     steps = []
     for model in (exact, shared):
         backend = DygraphBackend(model)
         steps.append([backend.prefill(prompt, mask), backend.decode(np.array([5, 6, 7]))])
-    out["decode"] = worst(zip(*steps, strict=True))
+    out["decode"] = max_difference(zip(*steps, strict=True))
     for kind in ("prefix", "lora"):
         out |= gradients(kind, folder / "packed", group)
     return out
@@ -57,7 +64,7 @@ def gradients(kind, folder, group):
         AutoModel.from_pretrained(folder, group=group),
     )
     whole, cut = attach(kind, exact), attach(kind, shared)
-    whole.freeze_model(), cut.freeze_model()
+    whole.freeze_base_model(), cut.freeze_base_model()
     ids, labels = batch(shared.config)
     exact.train(), shared.train()
     expected = exact(ids, labels=labels).loss
@@ -73,8 +80,8 @@ def gradients(kind, folder, group):
             (p.grad, cut.specs[name].sharding.split(wanted[name], group.rank, group.degree))
             for name, p in cut.parameters()
         ]
-        out[f"{kind}_loss_{recompute}"] = worst([(loss, expected)])
-        out[f"{kind}_gradient_{recompute}"] = worst(pairs) / largest
+        out[f"{kind}_loss_{recompute}"] = max_difference([(loss, expected)])
+        out[f"{kind}_gradient_{recompute}"] = max_difference(pairs) / largest
         assert all(
             p.grad is None
             for name, p in shared.named_parameters()
@@ -89,9 +96,9 @@ def main():
     group = init_parallel(degree).tensor
     out = {}
     for family in ("chatglm2", "chatglm"):
-        config = ModelConfig(family=family, **{**SIZES, **OWN.get(family, {})})
-        for name, way in WAYS.items():
-            out[f"{family}-{name}"] = compare(way, config, group, folder / f"{family}-{name}")
+        config = ModelConfig(family=family, **{**SIZES, **FAMILY_SIZES.get(family, {})})
+        for name, quantization in QUANTIZATIONS.items():
+            out[f"{family}-{name}"] = compare(quantization, config, group, folder / f"{family}-{name}")
     print("RESULT", json.dumps({"rank": dist.get_rank(), **out}), flush=True)
     dist.barrier()
 

@@ -4,7 +4,7 @@ import json
 import sys
 
 from paddle_glm import AutoTokenizer, load_model_on_gpus
-from paddle_glm.parallel.leave import leave
+from paddle_glm.parallel.shutdown import exit_all_ranks
 
 tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=True)
 model = load_model_on_gpus(sys.argv[1], num_gpus=2)
@@ -13,4 +13,4 @@ response, history = model.chat(tokenizer, "你好", history=[], do_sample=False,
 result = {"rank": model.group.rank, "degree": model.group.degree, "response": response}
 sys.stdout.write("RESULT " + json.dumps(result) + "\n")
 sys.stdout.flush()
-leave()
+exit_all_ranks()

@@ -10,7 +10,7 @@ from paddle_glm.main import main
 from paddle_glm.tokenizers import AutoTokenizer
 from tests.distributed.launch import launch
 from tests.distributed.test_finetune_parallel import SCRIPT, SHORT, assert_equal_runs
-from tests.training.runs import finetune, largest_difference, losses
+from tests.training.finetune_helpers import finetune, losses, max_parameter_difference
 from tests.training.test_arguments import GUIDE_A, GUIDE_B
 
 # The penalty lets a model of four steps say more than one word.
@@ -79,7 +79,7 @@ def test_guide_command_b_with_packed_rows(paths, tmp_path):
 def test_merged_is_the_hub_layout(start, trained, merged):
     assert open_checkpoint(merged).tensor_parallel_degree == 1
     assert open_checkpoint(merged).names() == open_checkpoint(start / "model").names()
-    assert largest_difference(trained, merged) == 0
+    assert max_parameter_difference(trained, merged) == 0
     assert AutoTokenizer.from_pretrained(merged).family == "chatglm"
 
 

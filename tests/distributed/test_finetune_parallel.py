@@ -7,7 +7,14 @@ import pytest
 
 from paddle_glm.checkpoint import is_complete, open_checkpoint
 from tests.distributed.launch import ROOT, launch
-from tests.training.runs import contents, finetune, largest_difference, losses, read_log, write_rows
+from tests.training.finetune_helpers import (
+    finetune,
+    losses,
+    max_parameter_difference,
+    read_log,
+    resumable_files,
+    write_rows,
+)
 from tests.training.test_arguments import GUIDE_A, GUIDE_B
 
 SCRIPT = ROOT / "tools" / "finetune_generation.py"
@@ -46,7 +53,7 @@ def assert_equal_runs(one, other):
         names = [name for name in first if name.startswith(("grad_norm", "eval_loss", "eval_accuracy"))]
         assert [second[name] for name in names] == pytest.approx([first[name] for name in names], abs=2e-5)
     # AdamW divides by the gradient's size, which enlarges rounding where gradients are almost 0.
-    assert largest_difference(one, other) < 2e-4
+    assert max_parameter_difference(one, other) < 2e-4
 
 
 def test_guide_command_a_with_four_processes(paths, alone, tmp_path):
@@ -79,8 +86,8 @@ def test_a_resumed_run_is_the_same_in_every_bit(paths, tmp_path):
     resumed.mkdir()
     shutil.copytree(whole / "checkpoint-2", resumed / "checkpoint-2")
     run(flags, 2, resumed, *paths)
-    assert contents(resumed / "checkpoint-4") == contents(whole / "checkpoint-4")
-    assert len(contents(resumed / "checkpoint-4")) >= 9
+    assert resumable_files(resumed / "checkpoint-4") == resumable_files(whole / "checkpoint-4")
+    assert len(resumable_files(resumed / "checkpoint-4")) >= 9
     for rank in range(2):
         name = f"model-tp{rank:02d}-of-02.safetensors"
         assert (resumed / name).read_bytes() == (whole / name).read_bytes()
@@ -115,7 +122,7 @@ def test_guide_command_b(paths, tiny_rows, tmp_path):
         line["step"]: line["eval_accuracy"] for line in read_log(tmp_path / "out") if "eval_accuracy" in line
     }
     best = max(measured, key=measured.__getitem__)
-    assert largest_difference(tmp_path / "out", tmp_path / "out" / f"checkpoint-{best}") == 0
+    assert max_parameter_difference(tmp_path / "out", tmp_path / "out" / f"checkpoint-{best}") == 0
     assert open_checkpoint(tmp_path / "out").tensor_parallel_degree == 2
 
 

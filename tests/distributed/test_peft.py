@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from paddle_glm.checkpoint.reshard import reshard
-from paddle_glm.checkpoint.tensor_file import open_safetensors
+from paddle_glm.checkpoint.safetensors_file import open_safetensors
 from tests.distributed.launch import ROOT, launch
 from tests.distributed.test_tensor_parallel import results_by_rank
-from tests.training.runs import finetune, losses, read_log, write_rows
+from tests.training.finetune_helpers import finetune, losses, read_log, write_rows
 
 # Seen: 1.2e-6.
 LARGEST = 1e-5

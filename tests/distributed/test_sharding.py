@@ -7,10 +7,16 @@ import pytest
 
 from paddle_glm.checkpoint.reshard import reshard
 from paddle_glm.config import ModelConfig
-from paddle_glm.training.memory import Plan, estimate
+from paddle_glm.training.memory_estimate import TrainingPlan, estimate_training_memory
 from tests.distributed.launch import launch
 from tests.distributed.test_tensor_parallel import results
-from tests.training.runs import contents, largest_difference, losses, read_log, write_rows
+from tests.training.finetune_helpers import (
+    losses,
+    max_parameter_difference,
+    read_log,
+    resumable_files,
+    write_rows,
+)
 
 WORKER = Path(__file__).with_name("check_sharding.py")
 SHORT = """
@@ -73,18 +79,24 @@ def test_two_data_parallel_processes(tiny_checkpoint, tiny_rows, tmp_path):
     }
     found = run(runs, 1, 2, tmp_path, tiny_checkpoint, tiny_rows)
     assert_shared_out(found, ("plain", "stage1", "stage2"))
-    plan = Plan(ModelConfig.from_pretrained(tiny_checkpoint), data_degree=2, stage=2)
+    plan = TrainingPlan(ModelConfig.from_pretrained(tiny_checkpoint), data_degree=2, stage=2)
     most = max(rank["stage2"]["state"] for rank in found)
-    assert estimate(plan).optimizer == pytest.approx(most, rel=0.01)  # and two numbers for each parameter
+    assert estimate_training_memory(plan).optimizer == pytest.approx(
+        most, rel=0.01
+    )  # and two numbers for each parameter
     for stage in ("stage1", "stage2"):
         assert_same_bits(tmp_path / "plain", tmp_path / stage)
     assert_same_bits(tmp_path / "twice", tmp_path / "twice1")
     # Averaged batch by batch, gradients are rounded in another order.
     assert losses(tmp_path / "twice2") == pytest.approx(losses(tmp_path / "twice"), abs=1e-6)
-    assert largest_difference(tmp_path / "twice2", tmp_path / "twice") < 2e-5
+    assert max_parameter_difference(tmp_path / "twice2", tmp_path / "twice") < 2e-5
     for name in ("resumed", "other_stage"):
-        assert contents(tmp_path / name / "checkpoint-4") == contents(tmp_path / "stage2" / "checkpoint-4")
-    assert contents(tmp_path / "unshared" / "checkpoint-4") == contents(tmp_path / "plain" / "checkpoint-4")
+        assert resumable_files(tmp_path / name / "checkpoint-4") == resumable_files(
+            tmp_path / "stage2" / "checkpoint-4"
+        )
+    assert resumable_files(tmp_path / "unshared" / "checkpoint-4") == resumable_files(
+        tmp_path / "plain" / "checkpoint-4"
+    )
     states = sorted(path.name for path in (tmp_path / "stage1" / "checkpoint-4").glob("optimizer*"))
     assert states == [f"optimizer-tp00-of-01-dp{rank:02d}-of-02.safetensors" for rank in range(2)]
 
@@ -101,7 +113,9 @@ def test_beside_tensor_parallelism(tiny_checkpoint, tiny_rows, tmp_path):
     assert_shared_out(found, ("plain", "stage1", "stage2"), processes_per_model=2)
     for stage in ("stage1", "stage2", "recomputed"):
         assert_same_bits(tmp_path / "plain", tmp_path / stage)
-    assert contents(tmp_path / "resumed" / "checkpoint-4") == contents(tmp_path / "stage2" / "checkpoint-4")
+    assert resumable_files(tmp_path / "resumed" / "checkpoint-4") == resumable_files(
+        tmp_path / "stage2" / "checkpoint-4"
+    )
     assert len(list((tmp_path / "stage2" / "checkpoint-4").glob("optimizer*"))) == 4
 
 

@@ -105,7 +105,7 @@ def textbook(backend, prompt, params):
 @pytest.mark.parametrize("count", [2, 3])
 def test_equals_the_textbook(count, length_penalty, early_stopping):
     for seed in range(6):
-        backend = NumpyBackend(vocab=9, seed=seed, sharpness=0.7)
+        backend = NumpyBackend(vocab=9, seed=seed, logit_scale=0.7)
         params = beams(
             count, 8, eos_token_ids=(2, 5), length_penalty=length_penalty, early_stopping=early_stopping
         )
@@ -114,7 +114,7 @@ def test_equals_the_textbook(count, length_penalty, early_stopping):
 
 
 def test_rows_of_a_padded_batch_are_searched_on_their_own():
-    backend = NumpyBackend(vocab=9, sharpness=0.7)
+    backend = NumpyBackend(vocab=9, logit_scale=0.7)
     params = beams(3, 8, eos_token_ids=(2,), pad_token_id=0)
     alone = [run(backend, [row], params)[0] for row in ([3, 1, 4], [7])]
     together = run(backend, [[3, 1, 4], [0, 0, 7]], params, [[1, 1, 1], [0, 0, 1]])
@@ -123,7 +123,7 @@ def test_rows_of_a_padded_batch_are_searched_on_their_own():
 
 
 def test_penalty_acts_on_log_probabilities():
-    backend = NumpyBackend(vocab=9, sharpness=0.7)
+    backend = NumpyBackend(vocab=9, logit_scale=0.7)
     plain, penalised = (
         run(backend, [[3, 1]], beams(3, 10, repetition_penalty=penalty)) for penalty in (1.0, 3.0)
     )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from paddle_glm.errors import InputError
-from paddle_glm.generation import GenerationParams, complete, generate
+from paddle_glm.generation import GenerationParams, generate, generate_batch
 from tests.generation.numpy_model import NumpyBackend, logits_after
 
 GREEDY = GenerationParams(do_sample=False, max_new_tokens=12)
@@ -50,7 +50,9 @@ def test_rows_stop_at_their_end_token_and_are_dropped():
     out = run(backend, prompts, [[1, 1]] * 3, params)
     assert out == [row + [11] * (width - len(row)) for row in expected]
     assert [rows for rows, _ in backend.steps][-1] < 3
-    assert complete(backend, prompts, params) == [row[:-1] if row[-1] == end else row for row in expected]
+    assert generate_batch(backend, prompts, params) == [
+        row[:-1] if row[-1] == end else row for row in expected
+    ]
 
 
 def test_several_end_tokens():
@@ -75,7 +77,7 @@ def test_repetition_penalty_equals_recomputation():
 
 
 def test_sampling_repeats_with_a_seed_and_varies_without():
-    backend = NumpyBackend(sharpness=0.3)
+    backend = NumpyBackend(logit_scale=0.3)
     params = GenerationParams(seed=3, max_new_tokens=10)
     first = run(backend, [[3, 1]], [[1, 1]], params)
     assert run(backend, [[3, 1]], [[1, 1]], params) == first
@@ -121,12 +123,12 @@ class Follower(NumpyBackend):
         super().__init__(**kwargs)
         self.decided = iter(decided)
 
-    def agree(self, values):
+    def broadcast(self, values):
         return next(self.decided)
 
 
 class Recorder(NumpyBackend):
-    def agree(self, values):
+    def broadcast(self, values):
         self.decisions.append(values.copy())
         return values
 
@@ -135,10 +137,10 @@ class Recorder(NumpyBackend):
     "params", [{"max_new_tokens": 8}, {"do_sample": False, "num_beams": 3, "max_new_tokens": 8}]
 )
 def test_every_process_follows_the_one_that_decides(params):
-    leader = Recorder(sharpness=0.3)
+    leader = Recorder(logit_scale=0.3)
     leader.decisions = []
     params = GenerationParams(**params, eos_token_ids=(5,))
     expected = run(leader, [[3, 1], [4, 4]], [[1, 1], [1, 1]], params)
-    follower = Follower(leader.decisions, sharpness=0.3)
+    follower = Follower(leader.decisions, logit_scale=0.3)
     follower.head = follower.head + 1e-4  # sums in another order
     assert run(follower, [[3, 1], [4, 4]], [[1, 1], [1, 1]], params) == expected

@@ -23,7 +23,7 @@ def test_beam_search_does_not_sample():
 
 def test_an_unknown_name_suggests_the_nearest():
     with pytest.raises(InputError, match="did you mean 'temperature'"):
-        GenerationParams.from_values({"temprature": 0.5})
+        GenerationParams.from_dict({"temprature": 0.5})
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_an_unknown_name_suggests_the_nearest():
      ({"max_new_tokens": 3, "max_length": 5}, None, 13), ({"max_new_tokens": 30}, 16, 16)],
 )  # fmt: skip
 def test_where_rows_stop(values, limit, expected):
-    assert GenerationParams(**values).last_length(10, limit) == expected
+    assert GenerationParams(**values).max_total_length(10, limit) == expected
 
 
 @pytest.mark.parametrize(
@@ -40,4 +40,4 @@ def test_where_rows_stop(values, limit, expected):
 )
 def test_a_prompt_without_room_is_an_error(values, limit):
     with pytest.raises(InputError, match="prompt of 10 tokens leaves no room"):
-        GenerationParams(**values).last_length(10, limit)
+        GenerationParams(**values).max_total_length(10, limit)

@@ -1,12 +1,17 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paddle_glm.chat import CHATGLM, CHATGLM2, CHATGLM3
-from paddle_glm.generation.response import ResponseStream, parse_messages, tool_call, visible_text
+from paddle_glm.chat_template import CHATGLM, CHATGLM2, CHATGLM3
+from paddle_glm.generation.response_parser import (
+    StreamingResponseParser,
+    parse_messages,
+    parse_tool_call,
+    visible_text,
+)
 
 
 def streamed(template, pieces):
-    stream = ResponseStream(template)
+    stream = StreamingResponseParser(template)
     out = [stream.push(piece) for piece in pieces]
     return [*out, stream.finish()]
 
@@ -32,16 +37,16 @@ def test_chatglm3_may_take_the_turn_again_to_call_a_tool():
     messages = parse_messages(CHATGLM3, text)
     assert [message["metadata"] for message in messages] == ["", "get_weather"]
     assert messages[0]["content"] == "我来查"
-    assert tool_call(messages[1]) == {"name": "get_weather", "parameters": {"city": "北京", "days": 3}}
+    assert parse_tool_call(messages[1]) == {"name": "get_weather", "parameters": {"city": "北京", "days": 3}}
 
 
 def test_a_tool_call_is_read_and_never_run():
     content = "```python\ntool_call(city=__import__('os').getcwd())\n```"
     message = {"role": "assistant", "metadata": "get_weather", "content": content}
-    assert tool_call(message) == {"name": "get_weather", "content": content}
+    assert parse_tool_call(message) == {"name": "get_weather", "content": content}
     for text in ("tool_call(", "", "tool_call('北京')", "x.y(a=1)", "7"):
         content = f"```python\n{text}\n```"
-        assert tool_call({**message, "content": content}) == {"name": "get_weather", "content": content}
+        assert parse_tool_call({**message, "content": content}) == {"name": "get_weather", "content": content}
 
 
 def test_punctuation_waits_for_what_comes_next():

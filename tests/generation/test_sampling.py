@@ -11,18 +11,18 @@ from paddle_glm.generation.params import GenerationParams
 from paddle_glm.generation.sampling import (
     Sampler,
     SeenTokens,
-    best_ids,
-    candidates,
+    apply_repetition_penalty,
     check_finite,
-    draw,
-    penalise,
+    sample_token,
+    top_k_ids,
+    top_k_top_p_filter,
 )
 
 LOGITS = hnp.arrays(np.float32, st.integers(1, 40), elements=st.floats(-20, 20, width=32))
 
 
 def dense(logits: np.ndarray, params: GenerationParams) -> np.ndarray:
-    ids, weights = candidates(logits, params)
+    ids, weights = top_k_top_p_filter(logits, params)
     out = np.zeros(logits.size)
     out[ids] = weights
     return out
@@ -52,7 +52,7 @@ def by_definition(logits: np.ndarray, params: GenerationParams) -> np.ndarray:
 @given(LOGITS, st.floats(0.1, 3), st.integers(0, 45), st.floats(0.05, 1))
 def test_filtered_probabilities_follow_the_definitions(logits, temperature, top_k, top_p):
     params = GenerationParams(temperature=temperature, top_k=top_k, top_p=top_p)
-    ids, weights = candidates(logits, params)
+    ids, weights = top_k_top_p_filter(logits, params)
     # A mass that equals top_p up to rounding may go either way.
     np.testing.assert_allclose(weights.sum(), 1)
     expected = by_definition(logits, params)
@@ -67,21 +67,21 @@ def test_filtered_probabilities_follow_the_definitions(logits, temperature, top_
 def test_the_token_that_passes_the_threshold_stays():
     logits = np.log(np.array([0.5, 0.3, 0.15, 0.05]))
     for top_p, kept in [(0.01, 1), (0.5 - 1e-6, 1), (0.51, 2), (0.79, 2), (0.81, 3), (0.96, 4), (1.0, 4)]:
-        ids, _ = candidates(logits, GenerationParams(temperature=1.0, top_k=0, top_p=top_p))
+        ids, _ = top_k_top_p_filter(logits, GenerationParams(temperature=1.0, top_k=0, top_p=top_p))
         assert ids.tolist() == list(range(kept)), top_p
 
 
 def test_a_mass_that_equals_the_threshold_is_enough():
     logits = np.log(2.0) * np.array([2, 1, 1])  # probabilities 1/2, 1/4, 1/4
     for top_p, kept in [(0.5, 1), (0.75, 2)]:
-        ids, _ = candidates(logits, GenerationParams(temperature=1.0, top_k=0, top_p=top_p))
+        ids, _ = top_k_top_p_filter(logits, GenerationParams(temperature=1.0, top_k=0, top_p=top_p))
         assert ids.size == kept
 
 
 def test_ties_with_the_kth_stay_and_lower_ids_come_first():
     logits = np.array([1.0, 3.0, 2.0, 2.0, 0.0, 2.0])
-    assert best_ids(logits, 2).tolist() == [1, 2, 3, 5]
-    ids, _ = candidates(logits, GenerationParams(top_k=2, top_p=1.0))
+    assert top_k_ids(logits, 2).tolist() == [1, 2, 3, 5]
+    ids, _ = top_k_top_p_filter(logits, GenerationParams(top_k=2, top_p=1.0))
     assert ids.tolist() == [1, 2, 3, 5]
 
 
@@ -98,7 +98,7 @@ def test_draws_have_the_filtered_distribution():
     params = GenerationParams(temperature=0.7, top_k=3, top_p=1.0, seed=1)
     draws = 20_000
     sampler = Sampler(params, draws)
-    picked = sampler.pick(np.tile(logits, (draws, 1)), np.arange(draws))
+    picked = sampler.sample(np.tile(logits, (draws, 1)), np.arange(draws))
     frequencies = np.bincount(picked, minlength=4) / draws
     expected = dense(logits, params)
     assert frequencies[3] == 0
@@ -108,22 +108,22 @@ def test_draws_have_the_filtered_distribution():
 def test_a_uniform_number_picks_by_cumulated_probability():
     logits = np.log(np.array([0.2, 0.5, 0.3]))
     params = GenerationParams(temperature=1.0, top_k=0, top_p=1.0)
-    picks = [draw(logits, uniform, params) for uniform in (0.0, 0.49, 0.51, 0.79, 0.81, 1 - 1e-16)]
+    picks = [sample_token(logits, uniform, params) for uniform in (0.0, 0.49, 0.51, 0.79, 0.81, 1 - 1e-16)]
     assert picks == [1, 1, 2, 2, 0, 0]
 
 
 def test_one_seed_one_answer_whatever_rows_are_left():
     logits = np.zeros((4, 50), np.float32)
     params = GenerationParams(seed=7)
-    first = Sampler(params, 4).pick(logits, np.arange(4))
-    assert (Sampler(params, 4).pick(logits, np.arange(4)) == first).all()
-    assert (Sampler(params, 4).pick(logits[:2], np.array([1, 3])) == first[[1, 3]]).all()
-    assert (Sampler(GenerationParams(seed=8), 4).pick(logits, np.arange(4)) != first).any()
+    first = Sampler(params, 4).sample(logits, np.arange(4))
+    assert (Sampler(params, 4).sample(logits, np.arange(4)) == first).all()
+    assert (Sampler(params, 4).sample(logits[:2], np.array([1, 3])) == first[[1, 3]]).all()
+    assert (Sampler(GenerationParams(seed=8), 4).sample(logits, np.arange(4)) != first).any()
 
 
 def test_greedy_takes_the_best():
     logits = np.array([[0.0, 2.0, 1.0], [5.0, 2.0, 1.0]], np.float32)
-    assert Sampler(GenerationParams(do_sample=False), 2).pick(logits, np.arange(2)).tolist() == [1, 0]
+    assert Sampler(GenerationParams(do_sample=False), 2).sample(logits, np.arange(2)).tolist() == [1, 0]
 
 
 def test_penalty_acts_on_seen_tokens_once_and_not_on_padding():
@@ -131,11 +131,11 @@ def test_penalty_acts_on_seen_tokens_once_and_not_on_padding():
     mask = np.array([[0, 0, 1, 1], [1, 1, 1, 1]])
     seen = SeenTokens(ids, mask, 5)
     scores = np.array([[1.0, -1.0, 2.0, -2.0, 4.0], [1.0, -1.0, 2.0, -2.0, 4.0]])
-    out = penalise(scores, seen.mask, 2.0)
+    out = apply_repetition_penalty(scores, seen.mask, 2.0)
     assert out.tolist() == [[1.0, -1.0, 2.0, -4.0, 4.0], [1.0, -2.0, 1.0, -4.0, 4.0]]
     seen.add(np.array([4, 0]))
     seen.select(np.array([1, 0]))
-    assert penalise(scores, seen.mask, 2.0).tolist() == [
+    assert apply_repetition_penalty(scores, seen.mask, 2.0).tolist() == [
         [0.5, -2.0, 1.0, -4.0, 4.0],
         [1.0, -1.0, 2.0, -4.0, 2.0],
     ]

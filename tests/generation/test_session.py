@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from paddle_glm.chat import render
+from paddle_glm.chat_template import render
 from paddle_glm.errors import InputError
 from paddle_glm.generation import ChatSession, GenerationParams, generate
 from paddle_glm.generation.session import pad_left
@@ -31,7 +31,7 @@ def answer_ids(backend, tokenizer, messages, params):
 
 @pytest.mark.parametrize("params", [{"seed": 5}, {"do_sample": False}, {"do_sample": False, "num_beams": 2}])
 def test_pieces_are_the_decoded_answer(tokenizer, params):
-    backend = backend_for(tokenizer, sharpness=0.5)
+    backend = backend_for(tokenizer, logit_scale=0.5)
     params = GenerationParams(max_new_tokens=40, **params)
     session = ChatSession(backend, tokenizer, params)
     pieces = list(session.stream(MESSAGES))
@@ -42,7 +42,7 @@ def test_pieces_are_the_decoded_answer(tokenizer, params):
     assert session.reply.messages == expected
     assert "".join(pieces) == expected[0]["content"]
     assert session.reply.finish_reason == ("stop" if ends else "length")
-    assert (session.reply.prompt_tokens, session.reply.answer_tokens) == (len(prompt), len(kept))
+    assert (session.reply.prompt_tokens, session.reply.completion_tokens) == (len(prompt), len(kept))
 
 
 def test_the_end_tokens_are_the_templates(tokenizer):
@@ -56,7 +56,7 @@ def test_an_answer_that_ends_at_once(tokenizer):
     backend = backend_for(tokenizer)
     backend.run = lambda inputs: 99 * np.eye(len(tokenizer))[[tokenizer.eos_token_id]]
     reply = ChatSession(backend, tokenizer).answer(MESSAGES)
-    assert (reply.finish_reason, reply.answer_tokens, reply.messages[0]["content"]) == ("stop", 0, "")
+    assert (reply.finish_reason, reply.completion_tokens, reply.messages[0]["content"]) == ("stop", 0, "")
 
 
 def test_errors_come_before_the_first_piece(tokenizer):

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentencepiece import SentencePieceProcessor
 
-from paddle_glm.generation.stream import TextStream
+from paddle_glm.generation.detokenizer import StreamingDetokenizer
 from tests.tiny_sentencepiece import write_tiny_model
 
 PIECES: list[SentencePieceProcessor] = []
@@ -19,7 +19,7 @@ def sentencepiece(tmp_path_factory) -> SentencePieceProcessor:
 
 def pieces_of(decode, ids, cut=lambda index: True):
     """Push ids, some together; returns the pieces and the rest."""
-    stream, out, waiting = TextStream(decode), [], []
+    stream, out, waiting = StreamingDetokenizer(decode), [], []
     for index, token in enumerate(ids):
         waiting.append(token)
         if cut(index):
@@ -64,7 +64,7 @@ def test_whole_characters_from_single_bytes(text):
 
 
 def test_a_character_is_held_until_its_last_byte():
-    stream = TextStream(from_bytes)
+    stream = StreamingDetokenizer(from_bytes)
     assert [stream.push([byte]) for byte in "a中𠮷".encode()] == ["a", "", "", "中", "", "", "", "𠮷"]
     assert stream.push([0xE4, 0xB8]) == ""
     assert stream.finish() == "\N{REPLACEMENT CHARACTER}"

@@ -16,23 +16,23 @@ from typing import Any
 import numpy as np
 
 from paddle_glm.backends.base import Backend, EngineOptions
-from paddle_glm.chat import CHATGLM, CHATGLM2, CHATGLM3, render
+from paddle_glm.chat_template import CHATGLM, CHATGLM2, CHATGLM3, render
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.families import get_family
 from paddle_glm.generation import GenerationParams
+from paddle_glm.generation.detokenizer import StreamingDetokenizer
 from paddle_glm.generation.loop import generate
-from paddle_glm.generation.response import ResponseStream
-from paddle_glm.generation.sampling import candidates, draw, penalise
+from paddle_glm.generation.response_parser import StreamingResponseParser
+from paddle_glm.generation.sampling import apply_repetition_penalty, sample_token, top_k_top_p_filter
 from paddle_glm.generation.session import pad_left
-from paddle_glm.generation.stream import TextStream
 from paddle_glm.tokenizers import Tokenizer
-from paddle_glm.training.layouts import LAYOUTS, Columns
-from paddle_glm.training.readers import load_rows
+from paddle_glm.training.data_files import load_examples
+from paddle_glm.training.row_formats import KNOWN_COLUMNS, Columns
 
 FOLDER = Path(__file__).parent
 MODEL = "tokenizer.model"  # tests/tiny_sentencepiece.py wrote it
-WAYS: tuple[dict[str, Any], ...] = (
+SAMPLING_PARAMS: tuple[dict[str, Any], ...] = (
     {"temperature": 1.0, "top_k": 0, "top_p": 1.0},
     {"temperature": 0.8, "top_k": 5, "top_p": 1.0},
     {"temperature": 0.95, "top_k": 0, "top_p": 0.7},
@@ -83,21 +83,24 @@ WITH_TOOLS = [
     {"role": "observation", "content": "晴"},
 ]
 
-_ASKED = {"role": "user", "content": "问"}
-_ANSWERED = {"role": "assistant", "content": "答"}
-_NAMED = {"prompt": "q", "response": "a", "history": "h"}
+_QUESTION = {"role": "user", "content": "问"}
+_ANSWER = {"role": "assistant", "content": "答"}
+_NAMED_COLUMNS = {"prompt": "q", "response": "a", "history": "h"}
 
 
 def _row_of(layout: Columns) -> dict[str, Any]:
     if layout.messages is not None:
-        return {layout.messages: [_ASKED, _ANSWERED]}
+        return {layout.messages: [_QUESTION, _ANSWER]}
     return {str(layout.prompt): "问", str(layout.response): "答"}
 
 
 # (columns that are named, rows of a file)
-ROWS: tuple[tuple[dict[str, str] | None, list[Any]], ...] = (
+ROW_CASES: tuple[tuple[dict[str, str] | None, list[Any]], ...] = (
     # The recognised layouts, each with keys that only some heed.
-    *((None, [{"extra": 1, "input": "x", "history": [["一", "二"]], **_row_of(one)}]) for one in LAYOUTS),
+    *(
+        (None, [{"extra": 1, "input": "x", "history": [["一", "二"]], **_row_of(one)}])
+        for one in KNOWN_COLUMNS
+    ),
     (None, [{"conversations": [{"from": "human", "value": "问"}, {"from": "gpt", "value": "答"}]}]),
     # The first row decides where others fit; answers may be missing, questions may not.
     (
@@ -113,13 +116,13 @@ ROWS: tuple[tuple[dict[str, str] | None, list[Any]], ...] = (
         [
             {"content": "q"},
             {"prompt": "p", "history": [["一", "二"]]},
-            {"messages": [_ASKED]},
+            {"messages": [_QUESTION]},
             {"content": "r"},
         ],
     ),
     (None, [{"content": "q"}, {"frage": "r"}]),
     (None, [{"content": "q"}, {"content": " \u3000"}, {"content": "r", "summary": " "}, {"content": None}]),
-    (None, [{"messages": [_ASKED, {"role": "assistant", "content": ""}]}, {"messages": [_ASKED]}]),
+    (None, [{"messages": [_QUESTION, {"role": "assistant", "content": ""}]}, {"messages": [_QUESTION]}]),
     (None, [{"content": ""}]),
     (None, []),
     (None, [["content"]]),
@@ -136,13 +139,13 @@ ROWS: tuple[tuple[dict[str, str] | None, list[Any]], ...] = (
     *((None, [{"prompt": "q", "history": value}]) for value in (5, "no", "{}", ["x"], [["x"]], [["x", 5]])),
     (None, [{"instruction": "q", "input": value} for value in ("", None, "more")]),
     # Conversations.
-    (None, [{"messages": WITH_TOOLS}, {"messages": json.dumps([_ASKED, _ANSWERED, _ASKED])}]),
+    (None, [{"messages": WITH_TOOLS}, {"messages": json.dumps([_QUESTION, _ANSWER, _QUESTION])}]),
     (None, [{"messages": [{"role": None, "from": "human", "content": None, "value": "问", "tools": None}]}]),
-    *((None, [{"messages": value}]) for value in ([], None, "x", [5], [{"content": "x"}], [_ANSWERED])),
+    *((None, [{"messages": value}]) for value in ([], None, "x", [5], [{"content": "x"}], [_ANSWER])),
     # Columns that are named.
-    (_NAMED, [{"content": "no", "q": "问", "a": "答", "h": [["一", "二"]]}, {"q": "问"}]),
+    (_NAMED_COLUMNS, [{"content": "no", "q": "问", "a": "答", "h": [["一", "二"]]}, {"q": "问"}]),
     ({"prompt": "q"}, [{"q": "问", "a": "答", "history": [["一", "二"]]}]),
-    (_NAMED, [{"q": "问", "a": "答"}]),
+    (_NAMED_COLUMNS, [{"q": "问", "a": "答"}]),
     ({"prompt": "other"}, [{"q": "问"}]),
 )
 
@@ -178,16 +181,16 @@ class ToyBackend(Backend):
 
 def sampling() -> dict[str, Any]:
     cases = []
-    for seed, way in enumerate(WAYS * 2):
+    for seed, way in enumerate(SAMPLING_PARAMS * 2):
         random = np.random.default_rng(seed)
         logits = (random.standard_normal(24) * 3).astype(np.float32)
-        if seed >= len(WAYS):  # many ties
+        if seed >= len(SAMPLING_PARAMS):  # many ties
             logits = np.round(logits / 2) * 2
         params = GenerationParams(**way)
         seen = np.flatnonzero(random.random(24) < 0.4)
         mask = np.isin(np.arange(24), seen)[None]
-        penalised = penalise(logits[None], mask, params.repetition_penalty)[0]
-        ids, probabilities = candidates(penalised, params)
+        penalised = apply_repetition_penalty(logits[None], mask, params.repetition_penalty)[0]
+        ids, probabilities = top_k_top_p_filter(penalised, params)
         uniforms = [0.0, *random.random(8), 1 - 2**-53]
         cases.append(
             {
@@ -197,7 +200,7 @@ def sampling() -> dict[str, Any]:
                 "penalised": penalised,
                 "ids": ids,
                 "probabilities": probabilities,
-                "draws": [[uniform, draw(penalised, uniform, params)] for uniform in uniforms],
+                "draws": [[uniform, sample_token(penalised, uniform, params)] for uniform in uniforms],
             }
         )
     return {"kind": "sampling", "cases": cases}
@@ -235,13 +238,13 @@ def positions() -> dict[str, Any]:
 
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13], [14, 15]]
-PICKED: tuple[dict[str, Any], ...] = (
+SAMPLING_CASES: tuple[dict[str, Any], ...] = (
     {"do_sample": False},
     {"do_sample": False, "repetition_penalty": 1.4},
     {"seed": 3, "temperature": 0.9, "top_k": 10, "top_p": 0.8},
     {"seed": 4, "max_new_tokens": 5, "top_k": 0, "top_p": 0.95, "repetition_penalty": 1.1},
 )
-SEARCHED: tuple[dict[str, Any], ...] = (
+BEAM_SEARCH_CASES: tuple[dict[str, Any], ...] = (
     {"num_beams": 2},
     {"num_beams": 4, "length_penalty": 2.0},
     {"num_beams": 3, "length_penalty": -0.5, "repetition_penalty": 1.3},
@@ -271,7 +274,7 @@ def responses() -> dict[str, Any]:
     for template in (CHATGLM, CHATGLM2, CHATGLM3):
         for answer in ANSWERS:
             for size in (1, 3):
-                stream = ResponseStream(template)
+                stream = StreamingResponseParser(template)
                 cut = [answer[start : start + size] for start in range(0, len(answer), size)]
                 pieces = [[piece, stream.push(piece)] for piece in cut]
                 rest = stream.finish()
@@ -285,12 +288,12 @@ def texts(families: dict[str, Tokenizer], file: str) -> dict[str, Any]:
     cases: list[dict[str, Any]] = []
     for family, tokenizer in families.items():
         random = np.random.default_rng(0)
-        streams: list[tuple[str | None, list[int]]] = [(text, tokenizer.text_ids(text)) for text in TEXTS]
+        streams: list[tuple[str | None, list[int]]] = [(text, tokenizer.text_to_ids(text)) for text in TEXTS]
         streams += [(None, random.integers(0, tokenizer.vocab_size + 4, 30).tolist()) for _ in range(12)]
         byte = tokenizer.convert_token_to_id("<0xE4>")
         streams += [(None, [byte] * 9), (None, [byte, byte - 0xE4 + 0xBD, byte - 0xE4 + 0xA0])]
         for text, ids in streams:
-            stream = TextStream(tokenizer.decode)
+            stream = StreamingDetokenizer(tokenizer.decode)
             pieces = [stream.push([token]) for token in ids]
             case = {"ids": ids, "decoded": tokenizer.decode(ids), "pieces": pieces, "rest": stream.finish()}
             cases.append({"family": family, **case, **({} if text is None else {"text": text})})
@@ -300,7 +303,7 @@ def texts(families: dict[str, Tokenizer], file: str) -> dict[str, Any]:
             cases.append({"family": family, "messages": messages, "ids": ids})
     facts = {
         family: {
-            "spelling": tokenizer.spelling(),
+            "spelling": tokenizer.tokenizer_spec(),
             "special_tokens": tokenizer.special_tokens,
             "template": tokenizer.template.to_dict(),
         }
@@ -310,19 +313,21 @@ def texts(families: dict[str, Tokenizer], file: str) -> dict[str, Any]:
 
 
 def rows() -> dict[str, Any]:
-    """What `load_rows` makes of rows that are to be answered; `refused`: it raises InputError."""
+    """What `load_examples` makes of rows that are to be answered; `refused`: it raises InputError."""
     cases: list[dict[str, Any]] = []
-    for columns, lines in ROWS:
+    for columns, lines in ROW_CASES:
         case: dict[str, Any] = {"columns": columns, "rows": lines}
         with TemporaryDirectory() as folder:
             path = Path(folder) / "rows.json"
             path.write_text(json.dumps(lines), encoding="utf-8")
             try:
-                examples = load_rows(path, columns and Columns(**columns), answers=False)
+                examples = load_examples(path, columns and Columns(**columns), require_answer=False)
             except InputError:
                 case["refused"] = True
             else:
-                read = [{"question": list(map(_fields, x.question)), "answer": x.answer} for x in examples]
+                read = [
+                    {"question": list(map(_fields, x.prompt_messages)), "answer": x.answer} for x in examples
+                ]
                 case["read"] = read
         cases.append(case)
     return {"kind": "rows", "cases": cases}
@@ -346,8 +351,8 @@ def goldens() -> dict[str, dict[str, Any]]:
         "sampling.json": sampling(),
         "random.json": random_numbers(),
         "positions.json": positions(),
-        "loop.json": loops(PICKED, (1, 2), 60),
-        "beam.json": loops(SEARCHED, (1, 2, 3), 30),
+        "loop.json": loops(SAMPLING_CASES, (1, 2), 60),
+        "beam.json": loops(BEAM_SEARCH_CASES, (1, 2, 3), 30),
         "response.json": responses(),
         "rows.json": rows(),
         "text.json": texts(both, MODEL),
@@ -357,13 +362,13 @@ def goldens() -> dict[str, dict[str, Any]]:
 def write(path: Path, values: dict[str, Any]) -> Path:
     """One case per line."""
     cases = values.pop("cases")
-    head = json.dumps(values, ensure_ascii=False, default=_plain)[:-1]
-    lines = ",\n".join(json.dumps(case, ensure_ascii=False, default=_plain) for case in cases)
+    head = json.dumps(values, ensure_ascii=False, default=_to_python)[:-1]
+    lines = ",\n".join(json.dumps(case, ensure_ascii=False, default=_to_python) for case in cases)
     path.write_text(f'{head}, "cases": [\n{lines}\n]}}\n', encoding="utf-8")
     return path
 
 
-def _plain(value: Any) -> Any:
+def _to_python(value: Any) -> Any:
     return value.tolist()  # arrays and numbers of numpy; float32 becomes the double of the same value
 
 

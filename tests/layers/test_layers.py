@@ -5,11 +5,11 @@ import paddle
 import pytest
 
 from paddle_glm.config import ModelConfig
-from paddle_glm.layers.attention import additive_mask, causal_mask, grouped_query_attention, visible_keys
+from paddle_glm.layers.attention import additive_mask, boolean_mask, causal_mask, grouped_query_attention
 from paddle_glm.layers.norm import LayerNorm
-from paddle_glm.layers.rotary import apply_rotary, lookup_rotary, rotary_table
+from paddle_glm.layers.rotary import apply_rotary_interleaved, rotary_cos_sin, rotary_table
 from paddle_glm.models.auto import AutoModel
-from paddle_glm.parallel import SINGLE
+from paddle_glm.parallel import SINGLE_PROCESS
 from paddle_glm.parallel.layers import linear
 
 SMALL = {
@@ -39,14 +39,14 @@ def test_rotary_turns_neighbouring_pairs_by_position_times_frequency() -> None:
     generator = np.random.default_rng(0)
     x = generator.standard_normal((2, 3, 5, 12)).astype("float32")
     positions = np.array([[0, 1, 2, 3, 4], [0, 0, 7, 8, 9]])
-    cos, sin = lookup_rotary(
+    cos, sin = rotary_cos_sin(
         paddle.to_tensor(rotary_table(10, 8)), paddle.to_tensor(positions), paddle.float32
     )
-    ours = apply_rotary(paddle.to_tensor(x), cos, sin).numpy()
+    ours = apply_rotary_interleaved(paddle.to_tensor(x), cos, sin).numpy()
     angle = positions[:, None, :, None] * (10000.0 ** (-np.arange(4) / 4))  # (batch, 1, tokens, 4)
-    turned = (x[..., 0:8:2] + 1j * x[..., 1:8:2]) * np.exp(1j * angle)
+    rotated = (x[..., 0:8:2] + 1j * x[..., 1:8:2]) * np.exp(1j * angle)
     expected = x.astype("float64")
-    expected[..., 0:8:2], expected[..., 1:8:2] = turned.real, turned.imag
+    expected[..., 0:8:2], expected[..., 1:8:2] = rotated.real, rotated.imag
     assert np.abs(ours - expected).max() < 1e-6
 
 
@@ -60,7 +60,7 @@ def test_attention_is_causal_ignores_padding_and_shares_groups(past: int) -> Non
     real = np.ones((batch, total), "int64")
     real[1, :2] = 0
     mask = causal_mask(paddle.to_tensor(real), tokens)
-    ours = grouped_query_attention(*map(paddle.to_tensor, (query, key, value)), mask, SINGLE).numpy()
+    ours = grouped_query_attention(*map(paddle.to_tensor, (query, key, value)), mask, SINGLE_PROCESS).numpy()
     for row in range(batch):
         for head in range(heads):
             for token in range(tokens):
@@ -95,18 +95,18 @@ def test_packed_samples_and_contexts() -> None:
         [0, 0, 0, 1, 1, 1, 0],
         [0, 0, 0, 0, 0, 0, 0],
     ]
-    assert visible_keys(numbers, 7, context)[0, 0].astype("int64").tolist() == expected
+    assert boolean_mask(numbers, 7, context)[0, 0].astype("int64").tolist() == expected
     causal = np.tril(expected)
-    np.testing.assert_array_equal(visible_keys(numbers, 7)[0, 0].astype("int64").numpy(), causal)
-    last = visible_keys(numbers[:, :6], 2, context[:, 4:6])[0, 0].astype("int64").tolist()
+    np.testing.assert_array_equal(boolean_mask(numbers, 7)[0, 0].astype("int64").numpy(), causal)
+    last = boolean_mask(numbers[:, :6], 2, context[:, 4:6])[0, 0].astype("int64").tolist()
     assert last == [row[:6] for row in expected[4:6]]
 
 
 def test_headroom_changes_no_weight() -> None:
     query, key, value = paddle.to_tensor(np.random.default_rng(2).standard_normal((3, 1, 2, 4, 8)), "float32")
     mask = causal_mask(paddle.ones([1, 4], "int64"), 4)
-    plain = grouped_query_attention(query, key, value, mask, SINGLE)
-    small = grouped_query_attention(query, key, value, mask, SINGLE, headroom=28.0)
+    plain = grouped_query_attention(query, key, value, mask, SINGLE_PROCESS)
+    small = grouped_query_attention(query, key, value, mask, SINGLE_PROCESS, qk_layer_scaling=28.0)
     assert float((plain - small).abs().max()) < 1e-6
 
 

@@ -27,11 +27,46 @@ from pathlib import Path
 from typing import Any
 
 # Imported as what they are: how they meet another system is not ours to test.
-OTHERS = ("paddle", "paddlenlp.trainer", "jieba", "nltk", "rouge_chinese", "matplotlib.pyplot", "visualdl")
-OTHERS += ("fastapi", "uvicorn", "httpx", "psutil", "sentencepiece", "tqdm", "asyncio", "concurrent.futures")
-MODULES = {"fcntl", "resource", "pwd", "grp", "termios"}
-ON_OS = ("sched_getaffinity", "fork", "killpg", "getuid", "getpgid", "setsid", "mkfifo", "uname", "sysconf")
-ON_OS += ("posix_fadvise", "posix_fallocate", "pread", "pwrite", "sync", "O_DIRECTORY", "O_DIRECT")
+THIRD_PARTY_MODULES = (
+    "paddle",
+    "paddlenlp.trainer",
+    "jieba",
+    "nltk",
+    "rouge_chinese",
+    "matplotlib.pyplot",
+    "visualdl",
+)
+THIRD_PARTY_MODULES += (
+    "fastapi",
+    "uvicorn",
+    "httpx",
+    "psutil",
+    "sentencepiece",
+    "tqdm",
+    "asyncio",
+    "concurrent.futures",
+)
+UNIX_MODULES = {"fcntl", "resource", "pwd", "grp", "termios"}
+UNIX_OS_ATTRIBUTES = (
+    "sched_getaffinity",
+    "fork",
+    "killpg",
+    "getuid",
+    "getpgid",
+    "setsid",
+    "mkfifo",
+    "uname",
+    "sysconf",
+)
+UNIX_OS_ATTRIBUTES += (
+    "posix_fadvise",
+    "posix_fallocate",
+    "pread",
+    "pwrite",
+    "sync",
+    "O_DIRECTORY",
+    "O_DIRECT",
+)
 
 
 def hide_modules(hidden: set[str]) -> None:
@@ -66,7 +101,7 @@ def in_use(path: Any) -> bool:
     return any(name == wanted or name.startswith(wanted + "/") for name in held)
 
 
-def refuse_what_is_in_use() -> None:
+def refuse_changes_to_open_files() -> None:
     def guarded(action: Callable) -> Callable:
         def act(path: Any, *rest: Any, **more: Any) -> Any:
             if any(in_use(one) for one in (path, *rest[:1]) if isinstance(one, (str, bytes, os.PathLike))):
@@ -98,7 +133,7 @@ def refuse_what_is_in_use() -> None:
     os.open, os.fsync, os.rename = open_file, flush_file, rename  # type: ignore[assignment]
 
 
-def stand_in_for_msvcrt() -> types.ModuleType:
+def fake_msvcrt() -> types.ModuleType:
     module = types.ModuleType("msvcrt")
 
     def locking(descriptor: int, mode: int, size: int) -> None:
@@ -111,21 +146,23 @@ def stand_in_for_msvcrt() -> types.ModuleType:
     return module
 
 
-def pretend(platform: str) -> None:
-    for name in OTHERS:
+def simulate_platform(platform: str) -> None:
+    for name in THIRD_PARTY_MODULES:
         importlib.import_module(name)
-    hide_modules(MODULES if platform == "win32" else set())
-    hide_attributes(os, ON_OS if platform == "win32" else ("sched_getaffinity", "posix_fadvise", "O_DIRECT"))
+    hide_modules(UNIX_MODULES if platform == "win32" else set())
+    hide_attributes(
+        os, UNIX_OS_ATTRIBUTES if platform == "win32" else ("sched_getaffinity", "posix_fadvise", "O_DIRECT")
+    )
     hide_attributes(mmap, ("MADV_SEQUENTIAL", "MADV_DONTNEED") if platform == "win32" else ())
     real, sys.platform = sys.platform, platform
     importlib.import_module("paddle_glm.system")
     sys.platform = real
     if platform == "win32":
-        sys.modules["msvcrt"] = stand_in_for_msvcrt()
-        refuse_what_is_in_use()
+        sys.modules["msvcrt"] = fake_msvcrt()
+        refuse_changes_to_open_files()
 
 
-def ask_and_interrupt(port: int) -> None:
+def request_and_interrupt(port: int) -> None:
     """Wait until a server listens, ask it once, and end it as Ctrl-C does."""
     import httpx
 
@@ -141,7 +178,7 @@ def ask_and_interrupt(port: int) -> None:
 
 
 def main() -> None:
-    pretend(sys.argv[1])
+    simulate_platform(sys.argv[1])
     commands = json.load(sys.stdin)
     from paddle_glm.main import main as run
 
@@ -150,7 +187,7 @@ def main() -> None:
             sys.stdin = io.StringIO("你好\nstop\n")
         if words[0] == "serve":
             port = int(words[words.index("--port") + 1])
-            threading.Thread(target=ask_and_interrupt, args=(port,), daemon=True).start()
+            threading.Thread(target=request_and_interrupt, args=(port,), daemon=True).start()
         start = time.perf_counter()
         code = run(words)
         print(f"\nran {words[0]}: {code} in {time.perf_counter() - start:.1f} s", flush=True)

@@ -15,11 +15,11 @@ import pytest
 
 from paddle_glm import system
 from paddle_glm.checkpoint import atomic_folder, is_complete
-from paddle_glm.checkpoint import folder as folders
-from paddle_glm.checkpoint.folder import read_manifest, write_manifest
+from paddle_glm.checkpoint import atomic_save as folders
+from paddle_glm.checkpoint.atomic_save import read_manifest, write_manifest
 from paddle_glm.errors import InputError
 from paddle_glm.main import main
-from paddle_glm.training.command_line import read_file
+from paddle_glm.training.command_line import read_argument_file
 from tests.machines import simulate as simulate_module
 from tests.paths import ROOT
 
@@ -132,16 +132,16 @@ def test_a_file_in_use_is_waited_for(monkeypatch):
             raise failure
         return name
 
-    assert system.patiently(rename, "done") == "done"
-    monkeypatch.setattr(system, "PATIENCE_SECONDS", 0.0)
+    assert system.retry_while_in_use(rename, "done") == "done"
+    monkeypatch.setattr(system, "FILE_IN_USE_TIMEOUT", 0.0)
     with pytest.raises(PermissionError):
-        system.patiently(refuse)
+        system.retry_while_in_use(refuse)
 
 
 def test_what_was_written_is_kept_where_the_target_is_in_use(monkeypatch, tmp_path):
     target = tmp_path / "model"
     make_folder(target, "old")
-    monkeypatch.setattr(folders, "_exchange", refuse)
+    monkeypatch.setattr(folders, "_swap_folders", refuse)
     with pytest.raises(InputError, match=r"model cannot be replaced.* whole in .*model\.new:"):
         make_folder(target, "new")
     assert (target / "weights").read_text() == "old" and is_complete(target)
@@ -188,7 +188,7 @@ def make_folder(target: Path, text: str) -> None:
 
 # Modules and functions that Windows lacks; `system` alone may use them.
 LACKING = {"fcntl", "resource", "pwd", "grp", "termios", "pty", "tty", "syslog"}
-LACKING |= {f"os.{name}" for name in simulate_module.ON_OS} | {
+LACKING |= {f"os.{name}" for name in simulate_module.UNIX_OS_ATTRIBUTES} | {
     "os.geteuid",
     "os.mkfifo",
     "os.chown",
@@ -219,7 +219,7 @@ def test_what_a_system_lacks_is_used_in_one_place(path):
 def test_paths_in_yaml_may_have_backslashes(value, tmp_path):
     recipe = tmp_path / "run.yaml"
     recipe.write_text(f"task_name_or_path: {value}\n", encoding="utf-8")
-    assert read_file(recipe) == ["--task_name_or_path", "demo\\data"]
+    assert read_argument_file(recipe) == ["--task_name_or_path", "demo\\data"]
 
 
 def test_what_is_saved_names_files_with_slashes(tiny_checkpoint, tmp_path):

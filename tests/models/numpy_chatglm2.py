@@ -24,8 +24,8 @@ def logits(
     for index in range(config["num_layers"]):
         place = f"transformer.encoder.layers.{index}."
         layer = {name[len(place) :]: array for name, array in wide.items() if name.startswith(place)}
-        before = None if prefix is None else prefix[index]
-        x = x + attention(layer, config, norm(x, layer["input_layernorm.weight"], config), before)
+        prefix_key_values = None if prefix is None else prefix[index]
+        x = x + attention(layer, config, norm(x, layer["input_layernorm.weight"], config), prefix_key_values)
         x = x + mlp(layer, norm(x, layer["post_attention_layernorm.weight"], config))
     x = norm(x, wide["transformer.encoder.final_layernorm.weight"], config)
     return x @ wide["transformer.output_layer.weight"].T
@@ -41,29 +41,29 @@ def mlp(layer: Weights, x: np.ndarray) -> np.ndarray:
 
 
 def attention(
-    layer: Weights, config: Mapping[str, Any], x: np.ndarray, before: np.ndarray | None
+    layer: Weights, config: Mapping[str, Any], x: np.ndarray, prefix_key_values: np.ndarray | None
 ) -> np.ndarray:
     heads, size = config["num_attention_heads"], config["kv_channels"]
     fused = x @ layer["self_attention.query_key_value.weight"].T
     if config["add_qkv_bias"]:
         fused = fused + layer["self_attention.query_key_value.bias"]
-    mixed = np.zeros((len(x), heads, size))
+    context = np.zeros((len(x), heads, size))
     for head in range(heads):
-        query, key, value = of_head(fused, head, config)
-        query, key = turned(query, config), turned(key, config)
+        query, key, value = split_head(fused, head, config)
+        query, key = apply_rotary(query, config), apply_rotary(key, config)
         length = 0
-        if before is not None:
-            length = before.shape[1]
-            key = np.concatenate([before[0, :, head], key])
-            value = np.concatenate([before[1, :, head], value])
+        if prefix_key_values is not None:
+            length = prefix_key_values.shape[1]
+            key = np.concatenate([prefix_key_values[0, :, head], key])
+            value = np.concatenate([prefix_key_values[1, :, head], value])
         for place in range(len(x)):
             scores = key[: length + place + 1] @ query[place] / np.sqrt(size)
-            shares = np.exp(scores - scores.max())
-            mixed[place, head] = shares / shares.sum() @ value[: length + place + 1]
-    return mixed.reshape(len(x), heads * size) @ layer["self_attention.dense.weight"].T
+            probabilities = np.exp(scores - scores.max())
+            context[place, head] = probabilities / probabilities.sum() @ value[: length + place + 1]
+    return context.reshape(len(x), heads * size) @ layer["self_attention.dense.weight"].T
 
 
-def of_head(fused: np.ndarray, head: int, config: Mapping[str, Any]) -> tuple[np.ndarray, ...]:
+def split_head(fused: np.ndarray, head: int, config: Mapping[str, Any]) -> tuple[np.ndarray, ...]:
     """Query, key and value [tokens, kv_channels] of one head."""
     heads, size = config["num_attention_heads"], config["kv_channels"]
     if not config["multi_query_attention"]:
@@ -75,16 +75,16 @@ def of_head(fused: np.ndarray, head: int, config: Mapping[str, Any]) -> tuple[np
     return tuple(fused[:, start : start + size] for start in starts)
 
 
-def turned(x: np.ndarray, config: Mapping[str, Any]) -> np.ndarray:
+def apply_rotary(x: np.ndarray, config: Mapping[str, Any]) -> np.ndarray:
     """Rotary positions: pairs of channels of the first half of the head."""
     half, ratio = config["kv_channels"] // 2, config.get("rope_ratio", 1)
     # The long models of ChatGLM2 interpolate positions, those of ChatGLM3 have another base.
-    third = config.get("paddle_glm_family") == "chatglm3"
-    stretch, base = (1, 10000.0 * ratio) if third else (ratio, 10000.0)
+    is_chatglm3 = config.get("paddle_glm_family") == "chatglm3"
+    position_scale, base = (1, 10000.0 * ratio) if is_chatglm3 else (ratio, 10000.0)
     out = x.copy()
     for place in range(len(x)):
         for first in range(0, half, 2):
-            angle = place / stretch * base ** (-first / half)
+            angle = place / position_scale * base ** (-first / half)
             a, b = x[place, first], x[place, first + 1]
             out[place, first] = a * np.cos(angle) - b * np.sin(angle)
             out[place, first + 1] = b * np.cos(angle) + a * np.sin(angle)

@@ -10,8 +10,8 @@ from paddle_glm.checkpoint import open_checkpoint
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.models.auto import AutoModel
-from paddle_glm.models.calibration import calibrate, quantize_calibrated
-from paddle_glm.quantization import Quantization, dequantize, quantize, weight_of
+from paddle_glm.models.calibration import calibrate, gptq_quantize_folder
+from paddle_glm.quantization import Quantization, dequantize, quantize, weight_name
 from tests.models.test_quantized import batch, config_of
 
 QUANTIZATION = Quantization(4, 32)
@@ -75,12 +75,12 @@ def test_folders_hold_what_was_calibrated(folder, tmp_path, degree):
     checkpoint = open_checkpoint(folder)
     inputs = rows(checkpoint.config)
     found = calibrate(checkpoint, QUANTIZATION, [inputs])
-    quantize_calibrated(folder, tmp_path / "int4", [inputs], 4, 32, embeddings=True, degree=degree)
+    gptq_quantize_folder(folder, tmp_path / "int4", [inputs], 4, 32, embeddings=True, degree=degree)
     written = open_checkpoint(tmp_path / "int4")
     written.validate()
     assert written.tensor_parallel_degree == degree
     for name in written.table:
-        if (weight := weight_of(name)) in found:
+        if (weight := weight_name(name)) in found:
             expected = found[weight].values if name == weight else found[weight].scale
             assert (written.read(name) == expected).all(), name
         elif name == weight and written.table[name].dtype == "int8":  # embedding and head are rounded
@@ -90,7 +90,7 @@ def test_folders_hold_what_was_calibrated(folder, tmp_path, degree):
 def test_a_quantised_model_is_refused(folder, tmp_path):
     AutoModel.from_pretrained(folder).quantize(8).save_pretrained(tmp_path / "int8")
     with pytest.raises(InputError, match="quantised to 8 bits already"):
-        quantize_calibrated(tmp_path / "int8", tmp_path / "int4", [], 4)
+        gptq_quantize_folder(tmp_path / "int8", tmp_path / "int4", [], 4)
 
 
 def test_a_target_in_use_is_refused_before_the_work(folder, tmp_path):
@@ -101,4 +101,4 @@ def test_a_target_in_use_is_refused_before_the_work(folder, tmp_path):
 
     batches = [rows(open_checkpoint(folder).config)]
     with pytest.raises(InputError, match="not empty"):
-        quantize_calibrated(folder, tmp_path, batches, 4, progress=progress)
+        gptq_quantize_folder(folder, tmp_path, batches, 4, progress=progress)

@@ -7,11 +7,11 @@ import numpy as np
 import paddle
 import pytest
 
-from paddle_glm.arrays import dtype_name, to_numpy
 from paddle_glm.checkpoint import open_checkpoint
 from paddle_glm.errors import InputError
 from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.base import CausalLM
+from paddle_glm.numpy_interop import paddle_dtype_name, to_numpy
 from paddle_glm.peft.lora import attach_lora
 from paddle_glm.peft.lora_config import LoraConfig
 from paddle_glm.peft.prefix import attach_prefix
@@ -68,7 +68,7 @@ def test_what_is_trained_beside_a_model_stays_float32(folder: Path) -> None:
     model.half()
     for name, tensor in model.named_parameters():
         beside = "prefix_encoder" in name or "lora_" in name
-        assert dtype_name(tensor) == ("float32" if beside else "float16"), name
+        assert paddle_dtype_name(tensor) == ("float32" if beside else "float16"), name
         assert not beside or (tensor.numpy() == before[name]).all()
     assert model.transformer.prefix_encoder.float() is model.transformer.prefix_encoder
     assert np.isfinite(model(batch(model.config)).logits.numpy()).all()
@@ -76,7 +76,7 @@ def test_what_is_trained_beside_a_model_stays_float32(folder: Path) -> None:
 
 def test_frozen_weights_stay_frozen(folder: Path) -> None:
     model = AutoModel.from_pretrained(folder, dtype="float32")
-    attach_lora(model, LoraConfig()).freeze_model()
+    attach_lora(model, LoraConfig()).freeze_base_model()
     model.half()
     assert {name for name, p in model.named_parameters() if not p.stop_gradient} == {
         name for name, _ in model.named_parameters() if "lora_" in name

@@ -8,7 +8,7 @@ import pytest
 
 from paddle_glm.checkpoint import open_checkpoint
 from paddle_glm.layers.norm import RMSNorm
-from paddle_glm.layers.rotary import apply_rotary, lookup_rotary, rotary_table
+from paddle_glm.layers.rotary import apply_rotary_interleaved, rotary_cos_sin, rotary_table
 from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.base import CausalLM
 from tests.paths import reference
@@ -97,7 +97,7 @@ def test_every_decode_step(model: CausalLM, folder: Path, name: str) -> None:
         inputs = model.family.step_inputs(model.config, known, mask, ids.shape[1])
         np.testing.assert_array_equal(inputs["position_ids"], expected[f"step{step}_position_ids"])
         with paddle.no_grad():
-            logits, *past = model.prefill_step(*(paddle.to_tensor(v) for v in inputs.values()), past)
+            logits, *past = model.forward_with_cache(*(paddle.to_tensor(v) for v in inputs.values()), past)
         assert difference(logits.unsqueeze(1), expected[f"step{step}_logits"]) < LOGITS
         np.testing.assert_array_equal(logits.argmax(-1).numpy(), expected[f"step{step}_next"])
     pairs = list(zip(past[::2], past[1::2], strict=True))
@@ -140,10 +140,10 @@ def test_pieces(folder: Path) -> None:
     )
     tokens, batch = expected["rope_q"].shape[:2]
     positions = paddle.arange(tokens).unsqueeze(0).expand([batch, tokens])
-    cos, sin = lookup_rotary(paddle.to_tensor(table), positions, paddle.float32)
+    cos, sin = rotary_cos_sin(paddle.to_tensor(table), positions, paddle.float32)
     query = paddle.to_tensor(expected["rope_q"]).transpose([1, 2, 0, 3])
-    turned = apply_rotary(query, cos, sin).transpose([2, 0, 1, 3])
-    assert difference(turned, expected["rope_y"]) < 1e-6
+    rotated = apply_rotary_interleaved(query, cos, sin).transpose([2, 0, 1, 3])
+    assert difference(rotated, expected["rope_y"]) < 1e-6
     norm = RMSNorm(expected["norm_x"].shape[-1], 1e-5, "float32")
     norm.weight.set_value(expected["norm_weight"])
     assert difference(norm(paddle.to_tensor(expected["norm_x"])), expected["norm_y"]) < 2e-6
@@ -171,6 +171,6 @@ def test_every_hub_layout_gives_the_same_model(folder: Path, layout: str, tmp_pa
         assert open_checkpoint(target).float_dtype == dtype
         again = AutoModel.from_pretrained(target, dtype)
         assert again.config == model.config and again.dtype == model.dtype
-        for (name, ours), (other, theirs) in zip(model.state(), again.state(), strict=True):
+        for (name, ours), (other, theirs) in zip(model.named_arrays(), again.named_arrays(), strict=True):
             assert name == other and ours.dtype == theirs.dtype
             np.testing.assert_array_equal(ours.view(np.uint8), theirs.view(np.uint8))

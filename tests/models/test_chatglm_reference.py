@@ -10,10 +10,10 @@ import pytest
 
 from paddle_glm.errors import InputError
 from paddle_glm.families.chatglm import positions, two_rows
-from paddle_glm.layers.rotary import angle_table
+from paddle_glm.layers.rotary import cos_sin_table
 from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.base import CausalLM
-from paddle_glm.models.chatglm import RESIDUAL_SCALE, frequencies
+from paddle_glm.models.chatglm import RESIDUAL_SCALE, rotary_inv_freq
 from tests.paths import reference
 
 FOLDERS = ("chatglm_6b_tiny_seed0", "chatglm_6b_early_tiny_seed0")
@@ -65,7 +65,7 @@ def test_full_forward(model: CausalLM, folder: Path, name: str) -> None:
     given = model.family.step_inputs(model.config, ids, mask, ids.shape[1])
     np.testing.assert_array_equal(given["position_ids"], expected["position_ids"])
     tensors = {key: paddle.to_tensor(array) for key, array in given.items()}
-    additive = model.attention_mask(*tensors.values())
+    additive = model.build_attention_mask(*tensors.values())
     np.testing.assert_array_equal(additive.numpy() < 0, expected["attention_mask"])
     out = model(**tensors, use_cache=True, output_hidden_states=True)
     assert logits_difference(out.logits, expected) < LOGITS
@@ -109,7 +109,7 @@ def test_unrounded_frequencies_would_be_seen(model: CausalLM, folder: Path) -> N
     rounded = model.rotary_table.clone()
     size = model.config.head_dim // 2
     exact = (1.0 / 10000.0 ** (np.arange(0, size, 2) / size)).astype(np.float32)
-    model.rotary_table.set_value(paddle.to_tensor(angle_table(model.config.max_sequence_length, exact)))
+    model.rotary_table.set_value(paddle.to_tensor(cos_sin_table(model.config.max_sequence_length, exact)))
     try:
         logits = model(paddle.to_tensor(expected["input_ids"])).logits
     finally:
@@ -136,7 +136,7 @@ def test_every_decode_step(model: CausalLM, folder: Path, name: str) -> None:
         np.testing.assert_array_equal(inputs["input_ids"], ids)
         np.testing.assert_array_equal(inputs["position_ids"], expected[f"step{step}_position_ids"])
         with paddle.no_grad():
-            logits, *past = model.prefill_step(*(paddle.to_tensor(v) for v in inputs.values()), past)
+            logits, *past = model.forward_with_cache(*(paddle.to_tensor(v) for v in inputs.values()), past)
         theirs = {**expected, "last": expected[f"step{step}_logits"][:, -1]}
         assert logits_difference(logits, theirs, "last") < LOGITS
         np.testing.assert_array_equal(logits.argmax(-1).numpy(), expected[f"step{step}_next"])
@@ -179,8 +179,8 @@ def test_padding_on_the_right_does_not_change_the_loss(folder: Path) -> None:
 def test_pieces(folder: Path) -> None:
     expected = np.load(folder / "pieces.npz")
     length, _, size = expected["cos"].shape
-    np.testing.assert_array_equal(frequencies(size), expected["inv_freq"])
-    cos, sin = np.split(angle_table(length, frequencies(size)), 2, axis=1)
+    np.testing.assert_array_equal(rotary_inv_freq(size), expected["inv_freq"])
+    cos, sin = np.split(cos_sin_table(length, rotary_inv_freq(size)), 2, axis=1)
     for name, ours in (("cos", cos), ("sin", sin)):
         assert difference(np.concatenate([ours, ours], axis=1)[:, None], expected[name]) < 1e-6
     gelu = paddle.nn.functional.gelu(paddle.to_tensor(expected["gelu_x"]), approximate=True)
@@ -204,7 +204,7 @@ def test_every_hub_layout_gives_the_same_model(layout: str, tmp_path: Path) -> N
     model.save_pretrained(tmp_path / "out")
     again = AutoModel.from_pretrained(tmp_path / "out")
     assert again.config == dataclasses.replace(model.config, dtype="float32")
-    for (name, ours), (other, theirs) in zip(model.state(), again.state(), strict=True):
+    for (name, ours), (other, theirs) in zip(model.named_arrays(), again.named_arrays(), strict=True):
         assert name == other
         np.testing.assert_array_equal(ours, theirs)
 

@@ -17,7 +17,7 @@ from paddle_glm.errors import InputError
 from paddle_glm.export import export_model
 from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.base import CausalLM
-from paddle_glm.models.calibration import quantize_calibrated
+from paddle_glm.models.calibration import gptq_quantize_folder
 from paddle_glm.peft.lora import attach_lora, load_lora
 from paddle_glm.peft.lora_config import LoraConfig
 from paddle_glm.peft.merge import merge_lora
@@ -80,7 +80,7 @@ def test_logits_and_a_decode_step(folder: Path) -> None:
     assert np.abs(last.logits[0, 0].numpy() - logits[-1]).max() < 1e-5
     # Read as blocks of queries, keys and values it is another model.
     blocks = AutoModel.from_config(replace(model.config, multi_query_attention=True))
-    blocks.fill(open_checkpoint(folder))
+    blocks.load_weights(open_checkpoint(folder))
     assert np.abs(computed(blocks) - logits).max() > 0.1
 
 
@@ -121,17 +121,17 @@ def test_quantised_rows_stay_in_their_places(
         shape = (1, len(IDS))
         batch = {"input_ids": IDS[None], "attention_mask": np.ones(shape, np.int64)}
         batches = [{**batch, "position_ids": np.arange(len(IDS))[None]}]
-        quantize_calibrated(folder, tmp_path / "int", batches, bits, 16)
+        gptq_quantize_folder(folder, tmp_path / "int", batches, bits, 16)
     else:
         reshard(folder, tmp_path / "int", degree, quantize=(bits, 16, True))
     quantised = AutoModel.from_pretrained(tmp_path / "int")
-    meant = expected(dict(dequantized(quantised).state()), folder)
+    meant = expected(dict(dequantized(quantised).named_arrays()), folder)
     assert np.abs(computed(quantised) - meant).max() < 1e-5
 
 
 def test_an_adapter_stands_beside_the_rows_that_it_was_trained_with(folder: Path, tmp_path: Path) -> None:
     model = AutoModel.from_pretrained(folder)
-    adapter = attach_lora(model, LoraConfig(rank=2, alpha=4, targets=("query_key_value",)))
+    adapter = attach_lora(model, LoraConfig(rank=2, alpha=4, target_modules=("query_key_value",)))
     generator = np.random.default_rng(1)
     for _, parameter in adapter.parameters():
         parameter.set_value(generator.normal(0, 0.1, parameter.shape).astype("float32"))

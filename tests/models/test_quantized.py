@@ -14,8 +14,8 @@ from paddle_glm.errors import InputError
 from paddle_glm.families import family_of
 from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.dygraph import DygraphBackend
-from paddle_glm.parallel import TPGroup
-from paddle_glm.parallel.layers import Weighted
+from paddle_glm.parallel import ProcessGroup
+from paddle_glm.parallel.layers import ParallelWeight
 from paddle_glm.quantization import dequantize
 from tests.quantized import dequantized
 
@@ -23,7 +23,7 @@ SIZES = {
     "num_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
     "ffn_hidden_size": 96, "vocab_size": 160, "max_sequence_length": 64,
 }  # fmt: skip
-OWN = {
+FAMILY_SIZES = {
     "chatglm": {
         "num_key_value_heads": 4, "position_encoding_2d": True, "bos_token_id": 154,
         "mask_token_id": 150, "gmask_token_id": 151,
@@ -33,7 +33,7 @@ WAYS = {"int8": (8, None, False), "int4": (4, None, False), "int4-16": (4, 16, F
 
 
 def config_of(family: str) -> ModelConfig:
-    return ModelConfig(family=family, **{**SIZES, **OWN.get(family, {})})
+    return ModelConfig(family=family, **{**SIZES, **FAMILY_SIZES.get(family, {})})
 
 
 def batch(config: ModelConfig) -> paddle.Tensor:
@@ -180,7 +180,7 @@ def test_weights_that_are_not_finite_are_named(folder, tmp_path):
     model.save_pretrained(tmp_path / "bad")
     with pytest.raises(InputError, match=name):
         model.quantize(4)
-    assert not any(layer.bits for layer in model.sublayers() if isinstance(layer, Weighted))
+    assert not any(layer.bits for layer in model.sublayers() if isinstance(layer, ParallelWeight))
     with pytest.raises(InputError, match=f"{name} cannot be quantised: .*NaN"):
         AutoModel.from_pretrained(tmp_path / "bad", quantization_bit=4)
 
@@ -206,7 +206,7 @@ def test_integers_that_config_json_does_not_speak_of(folder, tmp_path):
 
 
 def test_a_slice_is_not_quantised(folder):
-    model = AutoModel.from_pretrained(folder, group=TPGroup(0, 2))
+    model = AutoModel.from_pretrained(folder, group=ProcessGroup(0, 2))
     with pytest.raises(InputError, match="give from_pretrained quantization_bit instead"):
         model.quantize(4)
 

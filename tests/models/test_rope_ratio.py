@@ -44,6 +44,6 @@ def test_logits_with_a_ratio(tiny_checkpoint: Path, family: str, tmp_path: Path)
 
 def test_half_precision_divides_rounded_positions() -> None:
     """ChatGLM2 counts in half precision there: position 2049 is 2048, and so is what the ratio divides."""
-    table = rotary_table(2050, 8, "float16", stretch=16)
+    table = rotary_table(2050, 8, "float16", position_scale=16)
     np.testing.assert_array_equal(table[2049], table[2048])
     np.testing.assert_array_equal(table[32], rotary_table(3, 8, "float16")[2])

@@ -9,10 +9,16 @@ import paddle
 import pytest
 
 from paddle_glm.checkpoint import is_complete
-from paddle_glm.checkpoint.tensor_file import open_safetensors
+from paddle_glm.checkpoint.safetensors_file import open_safetensors
 from paddle_glm.main import main
 from paddle_glm.models.auto import AutoModel
-from tests.training.runs import contents, finetune, largest_difference, losses, write_rows
+from tests.training.finetune_helpers import (
+    finetune,
+    losses,
+    max_parameter_difference,
+    resumable_files,
+    write_rows,
+)
 
 SMALL = """
     --src_length 24 --tgt_length 12 --per_device_train_batch_size 4 --logging_steps 1 --save_steps 2
@@ -69,7 +75,7 @@ def test_a_resumed_run_is_the_same_in_every_bit(trained, paths, tmp_path):
     again.mkdir()
     shutil.copytree(out / "checkpoint-2", again / "checkpoint-2")
     assert finetune(f"{flags} --max_steps 4", *paths, "--output_dir", again) == 0
-    assert contents(again / "checkpoint-4") == contents(out / "checkpoint-4")
+    assert resumable_files(again / "checkpoint-4") == resumable_files(out / "checkpoint-4")
 
 
 def flag(method: str) -> str:
@@ -122,7 +128,7 @@ def test_unmerged_and_merged_adapters_are_one_model(trained, paths, tmp_path):
     assert command("merge-lora", *common, "--merge_model_path", tmp_path / "whole") == 0
     cut = ("--merge_model_path", tmp_path / "cut", "--tensor_parallel_degree", 4)
     assert command("merge-lora", *common, *cut) == 0
-    assert largest_difference(tmp_path / "whole", tmp_path / "cut") == 0
+    assert max_parameter_difference(tmp_path / "whole", tmp_path / "cut") == 0
     ids = paddle.to_tensor([[5, 6, 7, 8, 9, 10]])
     beside = AutoModel.from_pretrained(paths[1], lora_path=out)
     merged = AutoModel.from_pretrained(tmp_path / "whole")

@@ -7,13 +7,13 @@ import numpy as np
 import paddle
 import pytest
 
-from paddle_glm.checkpoint.tensor_file import open_safetensors
-from paddle_glm.checkpoint.tensors import as_lazy
+from paddle_glm.checkpoint.lazy_tensor import as_lazy
+from paddle_glm.checkpoint.safetensors_file import open_safetensors
 from paddle_glm.checkpoint.torch_file import write_torch
 from paddle_glm.errors import InputError
 from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.base import CausalLM
-from paddle_glm.peft.lora import attach_lora, fold_lora, load_lora, lora_names, use_lora
+from paddle_glm.peft.lora import adapter_names, attach_lora, load_lora, merge_and_unload, use_lora
 from paddle_glm.peft.lora_config import LoraConfig
 from paddle_glm.peft.merge import merge_lora
 from tests.quantized import dequantized
@@ -68,7 +68,7 @@ def test_an_adapter_of_peft_adds_its_product(model, tiny_checkpoint, tmp_path, s
 
 def test_ours_goes_out_in_pefts_names_and_comes_back(model, tiny_checkpoint, tmp_path):
     untouched = model(IDS).logits
-    adapter = attach_lora(model, LoraConfig(rank=4, alpha=8.0, targets=("query_key_value", "dense")))
+    adapter = attach_lora(model, LoraConfig(rank=4, alpha=8.0, target_modules=("query_key_value", "dense")))
     assert (model(IDS).logits == untouched).all(), "B begins as zeros"
     for name, parameter in adapter.parameters():
         if "lora_B" in name:
@@ -116,7 +116,7 @@ def test_several_adapters_and_one_of_them_in_use(model, tiny_checkpoint, tmp_pat
     for name, folder in folders.items():
         alone[name] = AutoModel.from_pretrained(tiny_checkpoint, lora_path=folder)(IDS).logits
     adapters = {name: load_lora(model, folder, name) for name, folder in folders.items()}
-    assert lora_names(model) == list(folders)
+    assert adapter_names(model) == list(folders)
     assert (model(IDS).logits == alone["poems"]).all(), "the one loaded last is in use"
     for name in ("ads", None, "poems", "math", "math"):
         use_lora(model, name)
@@ -127,11 +127,11 @@ def test_several_adapters_and_one_of_them_in_use(model, tiny_checkpoint, tmp_pat
     adapters["ads"].save(tmp_path / "out")  # its own numbers, whichever is in use
     again = AutoModel.from_pretrained(tiny_checkpoint, lora_path=tmp_path / "out")
     assert (again(IDS).logits == alone["ads"]).all()
-    adapters["math"].freeze_model()
+    adapters["math"].freeze_base_model()
     trained = {name for name, parameter in model.named_parameters() if not parameter.stop_gradient}
     assert trained == {f"{LAYER}.lora_A.weight", f"{LAYER}.lora_B.weight"}
-    fold_lora(model)
-    assert lora_names(model) == [] and float((model(IDS).logits - alone["math"]).abs().max()) < 2e-6
+    merge_and_unload(model)
+    assert adapter_names(model) == [] and float((model(IDS).logits - alone["math"]).abs().max()) < 2e-6
 
 
 @pytest.mark.parametrize("bits", [8, 4])
@@ -149,7 +149,7 @@ def test_adapters_on_a_quantised_base(tiny_checkpoint, tmp_path, bits):
             use_lora(model, name)
         assert float((base(IDS).logits - exact(IDS).logits).abs().max()) < 2e-6
     with pytest.raises(InputError, match="cannot be folded into quantised weights"):
-        fold_lora(base)
+        merge_and_unload(base)
     with pytest.raises(InputError, match=f"is quantised to {bits} bits"):
         merge_lora(tmp_path / "base", tmp_path / "ads", tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
@@ -161,7 +161,7 @@ def test_a_refused_adapter_leaves_the_model_as_it_was(model, tmp_path):
     for pairs in ({LAYER: (np.tile(a, 2), b)}, {LAYER: (a, b), "transformer.output_layer": (a, b)}):
         with pytest.raises(InputError):
             load_lora(model, peft_folder(tmp_path / "peft", pairs))
-        assert lora_names(model) == [] and (model(IDS).logits == before).all()
+        assert adapter_names(model) == [] and (model(IDS).logits == before).all()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -170,11 +170,11 @@ def test_folding_leaves_a_plain_model(tiny_checkpoint, tmp_path, dtype):
     names = [name for name, _ in model.named_parameters()]
     load_lora(model, peft_folder(tmp_path / "peft", {LAYER: random_pair(model)}))
     beside = model(IDS).logits
-    with pytest.raises(InputError, match="fold_lora"):
+    with pytest.raises(InputError, match="merge_and_unload"):
         model.save_pretrained(tmp_path / "out")
     with pytest.raises(InputError, match="an adapter 'default' already"):
         load_lora(model, tmp_path / "peft")
-    fold_lora(model)
+    merge_and_unload(model)
     assert [name for name, _ in model.named_parameters()] == names
     # A folded bfloat16 weight is rounded to 8 bits.
     assert float((model(IDS).logits - beside).abs().max()) < (2e-6 if dtype == "float32" else 0.05)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from paddle_glm.errors import InputError
-from paddle_glm.file_keys import Honoured, Ignored
-from paddle_glm.peft.lora_config import DEFAULT_TARGETS, LoraConfig
+from paddle_glm.key_rules import Ignored, Mapped
+from paddle_glm.peft.lora_config import DEFAULT_TARGET_MODULES, LoraConfig
 from paddle_glm.peft.lora_keys import RULES
 
 SOURCE = Path("adapter_config.json")
@@ -38,12 +38,12 @@ def test_a_key_is_honoured_or_refused_or_changes_nothing(key: str) -> None:
     if isinstance(rule, Ignored):
         assert LoraConfig.from_peft({**BARE, key: "anything"}, SOURCE) == before and rule.reason
         return
-    if isinstance(rule, Honoured):
+    if isinstance(rule, Mapped):
         after = LoraConfig.from_peft({**BARE, key: OTHER[key]}, SOURCE)
         expected = rule.convert(OTHER[key]) if rule.convert else OTHER[key]
         assert getattr(after, rule.field) == expected != getattr(before, rule.field)
         assert LoraConfig.from_peft(after.to_peft(), SOURCE) == after
-        words = re.escape(rule.kind.words)
+        words = re.escape(rule.kind.description)
         with pytest.raises(InputError, match=f"adapter_config.json says {key} = .*: expected {words}"):
             LoraConfig.from_peft({**BARE, key: {"of": "the wrong kind"}}, SOURCE)
         return
@@ -65,7 +65,7 @@ def test_values_are_not_bent_into_shape(values: dict) -> None:
     ("targets", "written"),
     [
         (["dense", "self_attention.dense"], ["dense", "self_attention.dense"]),
-        ("all-linear", list(DEFAULT_TARGETS)),
+        ("all-linear", list(DEFAULT_TARGET_MODULES)),
         (r".*\.layers\.0\.mlp\..*", r".*\.layers\.0\.mlp\..*"),
         (["dense", r".*layers\.0.*"], r"((.*\.)?dense)|(.*layers\.0.*)"),
     ],

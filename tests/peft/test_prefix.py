@@ -7,7 +7,7 @@ import paddle
 import pytest
 
 from paddle_glm.errors import InputError
-from paddle_glm.generation import GenerationParams, complete
+from paddle_glm.generation import GenerationParams, generate_batch
 from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.base import CausalLM
 from paddle_glm.models.dygraph import DygraphBackend
@@ -40,8 +40,8 @@ def test_answers_do_not_depend_on_the_batch(model: CausalLM) -> None:
         GenerationParams(max_new_tokens=8, do_sample=False, num_beams=3),
     ):
         backend = DygraphBackend(model)
-        together = complete(backend, prompts, params)
-        assert together == [complete(backend, [prompt], params)[0] for prompt in prompts]
+        together = generate_batch(backend, prompts, params)
+        assert together == [generate_batch(backend, [prompt], params)[0] for prompt in prompts]
     ids = paddle.to_tensor([prompts[0]])
     generated = model.generate(ids, max_new_tokens=4, do_sample=False, eos_token_id=[])
     logits = model(generated[:, :-1]).logits[:, 4:]
@@ -71,10 +71,10 @@ def test_saved_and_loaded(model: CausalLM, tiny_checkpoint: Path, tmp_path: Path
 
 def test_keys_and_values_are_dropped_out_in_training_only(model: CausalLM) -> None:
     attach_prefix(model, 32, projection=False, dropout=0.5)
-    assert model.first_cache is not None
+    assert model.prefix_cache is not None
     model.train()
-    pairs = model.first_cache.key_values(2)
+    pairs = model.prefix_cache.key_values(2)
     share = float(np.mean([(tensor == 0).astype("float32").mean() for pair in pairs for tensor in pair]))
     assert share == pytest.approx(0.5, abs=0.05)
     model.eval()
-    assert not any(bool((tensor == 0).any()) for pair in model.first_cache.key_values(2) for tensor in pair)
+    assert not any(bool((tensor == 0).any()) for pair in model.prefix_cache.key_values(2) for tensor in pair)

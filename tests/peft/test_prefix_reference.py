@@ -12,7 +12,7 @@ from paddle_glm.backends import open_backend
 from paddle_glm.checkpoint import open_checkpoint, save_checkpoint
 from paddle_glm.errors import InputError
 from paddle_glm.export import export_model
-from paddle_glm.families.prefix import PREFIX_ENCODER
+from paddle_glm.families.prefix_encoder import PREFIX_ENCODER
 from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.base import CausalLM
 from paddle_glm.models.dygraph import DygraphBackend
@@ -82,7 +82,7 @@ def prompt_mask(model: CausalLM, ids: np.ndarray) -> np.ndarray:
 
 
 def test_prompt_keys_and_values(model: CausalLM, expected: dict[str, np.ndarray]) -> None:
-    for layer, pair in enumerate(model.first_cache.key_values(1)):
+    for layer, pair in enumerate(model.prefix_cache.key_values(1)):
         theirs = expected[f"prompt_{layer}"].transpose(0, 2, 3, 1, 4)  # (2, batch, heads, length, dim)
         for ours, array in zip(pair, theirs, strict=True):
             assert difference(ours, array) < TOLERANCE
@@ -141,7 +141,7 @@ def test_loss_and_gradients(
 ) -> None:
     model = load(folder, kind)
     adapter = load_prefix(model, folder / f"ckpt_prefix_{kind}")
-    adapter.freeze_model()
+    adapter.freeze_base_model()
     model.train()
     model.transformer.prefix_encoder.dropout = 0.0
     model.recompute = recompute

@@ -15,7 +15,7 @@ from paddle_glm.peft.lora_config import LoraConfig
 from paddle_glm.peft.prefix import attach_prefix
 from paddle_glm.training.trainer import FinetuneTrainer
 from tests.quantized import dequantized
-from tests.training.runs import finetune, losses, write_rows
+from tests.training.finetune_helpers import finetune, losses, write_rows
 
 BITS = {"8": ["--quantization_bit", "8"], "4": ["--quantization_bit", "4", "--quantization_group_size", "16"]}
 METHODS = {"prefix": "--pre_seq_len 6", "lora": "--lora True --lora_rank 4"}
@@ -32,7 +32,7 @@ def attach(kind, model):
     adapter = attach_lora(model, LoraConfig(rank=4), seed=1)
     random = np.random.default_rng(5)
     arrays = {name: random.normal(0, 0.1, spec.shape) for name, spec in adapter.specs.items()}
-    adapter.fill({adapter.names[name]: array for name, array in arrays.items()})
+    adapter.load_arrays({adapter.file_names[name]: array for name, array in arrays.items()})
     return adapter
 
 
@@ -45,7 +45,7 @@ def test_loss_and_gradients_are_those_of_the_dequantised_weights(tiny_checkpoint
     found = []
     for one in (floats, model):
         adapter = attach(kind, one)
-        adapter.freeze_model()
+        adapter.freeze_base_model()
         one.train()
         loss = one(ids, labels=ids).loss
         loss.backward()

@@ -15,7 +15,7 @@ from paddle_glm.checkpoint import open_checkpoint, save_checkpoint
 from paddle_glm.checkpoint.reshard import reshard
 from paddle_glm.config import ModelConfig
 from paddle_glm.families import get_family
-from paddle_glm.families.initial import initial_value
+from paddle_glm.families.initialization import initial_value
 from paddle_glm.main import main
 from paddle_glm.models.auto import AutoModel
 

@@ -14,7 +14,7 @@ import uvicorn
 
 from paddle_glm.backends.folder import Engine
 from paddle_glm.generation import GenerationParams
-from paddle_glm.serving.address import address_of, bind
+from paddle_glm.serving.address import bind, server_url
 from paddle_glm.serving.app import create_app
 from paddle_glm.serving.scheduler import Scheduler
 from paddle_glm.tokenizers.chatglm2 import ChatGLM2Tokenizer
@@ -70,7 +70,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> ChatGLM2Tokenizer:
 @pytest.fixture(scope="session")
 def slow_engine(tokenizer: ChatGLM2Tokenizer) -> Callable[[], Engine]:
     def open_engine() -> Engine:
-        backend = SlowBackend(vocab=len(tokenizer), limit=2048, sharpness=0.5)
+        backend = SlowBackend(vocab=len(tokenizer), limit=2048, logit_scale=0.5)
         return Engine(backend, tokenizer, GenerationParams(do_sample=False))
 
     return open_engine
@@ -94,7 +94,7 @@ def serve() -> Iterator[Callable[..., tuple[str, Scheduler]]]:
         servers.append((server, thread, bound))
         while not server.started:
             time.sleep(0.01)
-        return address_of(bound), scheduler
+        return server_url(bound), scheduler
 
     yield start
     for server, thread, bound in servers:
@@ -105,6 +105,6 @@ def serve() -> Iterator[Callable[..., tuple[str, Scheduler]]]:
 
 
 @pytest.fixture
-def serve_slowly(serve, slow_engine: Callable[[], Engine]) -> Callable[..., tuple[str, Scheduler]]:
+def serve_slow_model(serve, slow_engine: Callable[[], Engine]) -> Callable[..., tuple[str, Scheduler]]:
     """`serve` over the slow model."""
     return partial(serve, slow_engine)

@@ -9,7 +9,7 @@ import pytest
 
 from paddle_glm.main import main
 from tests.paths import ROOT
-from tests.serving.scripted import scripted_server
+from tests.serving.scripted_server import scripted_server
 
 WITHOUT = "import sys; sys.modules[{!r}] = None; from paddle_glm.main import main; sys.exit(main())"
 QUESTIONS = "你好\n类型#裤\nclear\n你好\nstop\n"
@@ -75,13 +75,13 @@ def test_a_package_that_is_missing_is_named():
 def test_the_key_goes_to_the_server_and_nowhere_else():
     with scripted_server() as (address, script):
         script.status = 401
-        script.pieces = [b'{"error": {"message": "wrong key sk-hidden"}}']
+        script.chunks = [b'{"error": {"message": "wrong key sk-hidden"}}']
         given = chat("--api_base", address, key="sk-hidden")
         assert "(is the key right?)" in one_line(given)
         assert "sk-hidden" not in given.stdout + given.stderr
-        assert script.asked[-1][1]["Authorization"] == "Bearer sk-hidden"
+        assert script.requests[-1][1]["Authorization"] == "Bearer sk-hidden"
         assert "set OPENAI_API_KEY" in one_line(chat("--api_base", address))
-        assert "Authorization" not in script.asked[-1][1]
+        assert "Authorization" not in script.requests[-1][1]
 
 
 @pytest.mark.parametrize(

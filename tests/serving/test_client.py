@@ -7,14 +7,14 @@ import pytest
 
 from paddle_glm.errors import InputError
 from paddle_glm.serving.client import (
-    EventStream,
     OpenAIClient,
     RemoteSession,
     ServerError,
+    SSEDecoder,
     choose_model,
     request_fields,
 )
-from tests.serving.scripted import scripted_server
+from tests.serving.scripted_server import scripted_server
 
 MESSAGES = [{"role": "user", "content": "你好", "metadata": ""}]
 # A line separator of Unicode, a character of four bytes, and a full-width sign.
@@ -46,7 +46,7 @@ def remote(scripted):
 
 
 def data_of(pieces):
-    stream = EventStream()
+    stream = SSEDecoder()
     return [data for piece in pieces for data in stream.push(piece)] + list(stream.finish())
 
 
@@ -67,12 +67,12 @@ def test_events_of_several_lines_and_without_an_end():
 
 def test_a_stream_in_pieces_on_the_wire(remote):
     session, script = remote
-    script.pieces = [WHOLE[i : i + 7] for i in range(0, len(WHOLE), 7)]
+    script.chunks = [WHOLE[i : i + 7] for i in range(0, len(WHOLE), 7)]
     script.pause = 0.001
     assert "".join(session.stream(MESSAGES)) == TEXT
     assert session.reply.messages == [{"role": "assistant", "content": TEXT}]
     assert session.reply.finish_reason == "stop"
-    [(path, headers, body)] = script.asked
+    [(path, headers, body)] = script.requests
     assert path == "/v1/chat/completions"
     assert headers["Authorization"] == "Bearer sk-secret"
     assert json.loads(body) == {
@@ -85,13 +85,13 @@ def test_a_stream_in_pieces_on_the_wire(remote):
 def test_a_compressed_stream(remote):
     session, script = remote
     script.headers["Content-Encoding"] = "gzip"
-    script.pieces = [gzip.compress(WHOLE)]
+    script.chunks = [gzip.compress(WHOLE)]
     assert "".join(session.stream(MESSAGES)) == TEXT
 
 
 def test_an_answer_without_done_is_whole_when_its_reason_was_given(remote):
     session, script = remote
-    script.pieces = [chunk("a"), chunk(reason="length"), b'data: {"choices": [], "usage": {}}\n\n']
+    script.chunks = [chunk("a"), chunk(reason="length"), b'data: {"choices": [], "usage": {}}\n\n']
     assert list(session.stream(MESSAGES)) == ["a"]
     assert session.reply.finish_reason == "length"
 
@@ -107,7 +107,7 @@ def test_an_answer_without_done_is_whole_when_its_reason_was_given(remote):
 )  # fmt: skip
 def test_malformed_streams(remote, pieces, message):
     session, script = remote
-    script.pieces = pieces
+    script.chunks = pieces
     with pytest.raises(ServerError, match=message.replace("[", r"\[").replace("{", r"\{")) as error:
         list(session.stream(MESSAGES))
     assert session.reply is None
@@ -124,18 +124,18 @@ def test_malformed_streams(remote, pieces, message):
 )  # fmt: skip
 def test_refusals(remote, status, body, message):
     session, script = remote
-    script.status, script.pieces = status, [body]
+    script.status, script.chunks = status, [body]
     script.headers = {"Content-Type": "application/json", "Location": "http://elsewhere"}
     with pytest.raises(ServerError, match=message) as error:
         list(session.stream(MESSAGES))
     assert error.value.status == status
     assert "sk-secret" not in str(error.value)
-    assert len(script.asked) == 1  # a redirect would take the key along
+    assert len(script.requests) == 1  # a redirect would take the key along
 
 
 def test_what_is_no_stream(remote):
     session, script = remote
-    script.headers, script.pieces = {"Content-Type": "text/html"}, [b"<html>"]
+    script.headers, script.chunks = {"Content-Type": "text/html"}, [b"<html>"]
     with pytest.raises(ServerError, match="'text/html' in the place of a stream"):
         list(session.stream(MESSAGES))
 
@@ -143,7 +143,7 @@ def test_what_is_no_stream(remote):
 def test_a_server_that_falls_silent(scripted):
     address, script = scripted
     script.__init__()
-    script.pieces, script.pause = [chunk("a"), chunk("b")], 0.6
+    script.chunks, script.pause = [chunk("a"), chunk("b")], 0.6
     session = RemoteSession(OpenAIClient(address, timeout=0.2), "glm")
     pieces = session.stream(MESSAGES)
     assert next(pieces) == "a"
@@ -153,7 +153,7 @@ def test_a_server_that_falls_silent(scripted):
 
 def test_a_proxy_is_not_asked_for_this_machine(remote, monkeypatch):
     session, script = remote
-    script.pieces = [b'{"data": []}']
+    script.chunks = [b'{"data": []}']
     for name in ("HTTP_PROXY", "ALL_PROXY", "http_proxy", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     assert OpenAIClient(session.client.address).models() == []
@@ -172,15 +172,15 @@ def test_a_server_that_is_not_there():
 def test_the_model_is_the_only_one_or_the_one_named(remote):
     session, script = remote
     client = session.client
-    script.pieces = [b'{"data": [{"id": "a"}]}']
+    script.chunks = [b'{"data": [{"id": "a"}]}']
     assert choose_model(client, None) == choose_model(client, "a") == "a"
     with pytest.raises(ServerError, match="has the models a: the model 'b' is not among them"):
         choose_model(client, "b")
-    script.pieces = [b'{"data": [{"id": "a"}, {"id": "b"}]}']
+    script.chunks = [b'{"data": [{"id": "a"}, {"id": "b"}]}']
     assert choose_model(client, "b") == "b"
     with pytest.raises(ServerError, match="models a, b: say which with --model"):
         choose_model(client, None)
-    script.pieces = [b'{"object": "list"}']
+    script.chunks = [b'{"object": "list"}']
     with pytest.raises(ServerError, match="no list of models"):
         choose_model(client, "a")
     script.status = 404

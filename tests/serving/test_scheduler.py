@@ -8,9 +8,9 @@ import pytest
 
 from paddle_glm.backends.folder import Engine, open_engine
 from paddle_glm.errors import InputError
-from paddle_glm.generation import ChatSession, GenerationParams, complete
-from paddle_glm.serving.live import LocalSession
-from paddle_glm.serving.scheduler import Busy, Closed, Scheduler
+from paddle_glm.generation import ChatSession, GenerationParams, generate_batch
+from paddle_glm.serving.scheduler import QueueFullError, Scheduler, SchedulerClosedError
+from paddle_glm.serving.streaming import LocalSession
 from tests.generation.numpy_model import NumpyBackend
 
 PROMPTS = [[5, 6, 7, 8, 9], [10, 11], [30], [5, 6], [40, 41, 42, 43, 44, 45, 46], [7]]
@@ -23,14 +23,14 @@ class Collector:
         self.tokens, self.error, self.ended = [], None, threading.Event()
         self.most = most
 
-    def token(self, token):
+    def on_token(self, token):
         self.tokens.append(token)
         return self.most is None or len(self.tokens) < self.most
 
-    def finished(self):
+    def on_finished(self):
         self.ended.set()
 
-    def failed(self, error):
+    def on_failed(self, error):
         self.error = error
         self.ended.set()
 
@@ -72,7 +72,7 @@ def test_every_request_gets_the_tokens_that_it_gets_alone(make, size):
         time.sleep(0.003)  # so that some join in the middle
     answers = [listener.wait() for _, _, listener in jobs]
     scheduler.close()
-    expected = [complete(scheduler.engine.backend, [prompt], way)[0] for prompt, way, _ in jobs]
+    expected = [generate_batch(scheduler.engine.backend, [prompt], way)[0] for prompt, way, _ in jobs]
     assert answers == expected
 
 
@@ -159,7 +159,7 @@ def test_the_queue_is_bounded_and_in_order(held):
     scheduler.submit([1], GREEDY, listeners[0])
     wait_until(lambda: scheduler.waiting == 0)  # it has begun
     waiting = [scheduler.submit([place], GREEDY, listeners[place]) for place in (1, 2)]
-    with pytest.raises(Busy, match="2 wait"):
+    with pytest.raises(QueueFullError, match="2 wait"):
         scheduler.submit([3], GREEDY, Collector())
     waiting[0].cancel()  # makes room
     last = Collector()
@@ -190,10 +190,10 @@ def test_a_listener_that_fails_harms_nobody(held):
     backend, scheduler = held
 
     class Broken(Collector):
-        def token(self, token):
+        def on_token(self, token):
             raise RuntimeError("the event loop is gone")
 
-        def failed(self, error):
+        def on_failed(self, error):
             raise RuntimeError("still gone")
 
     good = Collector()
@@ -216,8 +216,8 @@ def test_closing_fails_what_is_not_complete(held):
     closing.join(10)
     for listener in listeners:
         listener.wait()
-        assert isinstance(listener.error, Closed)
-    with pytest.raises(Closed):
+        assert isinstance(listener.error, SchedulerClosedError)
+    with pytest.raises(SchedulerClosedError):
         scheduler.submit([3], GREEDY, Collector())
 
 
@@ -271,5 +271,5 @@ def test_a_local_session_is_a_chat_session(tiny_checkpoint):
     pieces.close()  # leaving ends the answer
     wait_until(lambda: scheduler.running == 0)
     scheduler.close()
-    with pytest.raises(Closed):
+    with pytest.raises(SchedulerClosedError):
         session.stream(messages)

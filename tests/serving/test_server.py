@@ -11,7 +11,7 @@ import pytest
 
 from paddle_glm.backends.folder import open_engine
 from paddle_glm.generation import ChatSession, GenerationParams
-from paddle_glm.generation.response import visible_text
+from paddle_glm.generation.response_parser import visible_text
 from paddle_glm.main import main
 from paddle_glm.serving.address import bind
 from tests.serving.conftest import GREEDY, start_server
@@ -56,8 +56,8 @@ def test_an_answer_is_the_local_ones(server, expected):
         assert choice["finish_reason"] == reply.finish_reason
         assert body["usage"] == {
             "prompt_tokens": reply.prompt_tokens,
-            "completion_tokens": reply.answer_tokens,
-            "total_tokens": reply.prompt_tokens + reply.answer_tokens,
+            "completion_tokens": reply.completion_tokens,
+            "total_tokens": reply.prompt_tokens + reply.completion_tokens,
         }
 
 
@@ -205,8 +205,8 @@ def test_sampling_and_seeds_are_thudms_defaults_when_null(server):
     assert body["history"] == [["你好", body["response"]]]
 
 
-def test_a_client_that_leaves_ends_its_answer(serve_slowly):
-    address, scheduler = serve_slowly()
+def test_a_client_that_leaves_ends_its_answer(serve_slow_model):
+    address, scheduler = serve_slow_model()
     long = asking("你好", max_tokens=1500)
     with httpx.stream("POST", address + PATH, json={**long, "stream": True}) as response:
         chunks = response.iter_bytes()
@@ -218,8 +218,8 @@ def test_a_client_that_leaves_ends_its_answer(serve_slowly):
     assert len(scheduler.engine.backend.steps) < 200
 
 
-def test_a_full_queue_refuses_and_health_stays_fast(serve_slowly):
-    address, scheduler = serve_slowly(max_batch_size=1, max_waiting=1)
+def test_a_full_queue_refuses_and_health_stays_fast(serve_slow_model):
+    address, scheduler = serve_slow_model(max_batch_size=1, max_waiting=1)
     long = asking("你好", max_tokens=1500)
 
     def ask():
@@ -243,8 +243,8 @@ def test_a_full_queue_refuses_and_health_stays_fast(serve_slowly):
     assert httpx.post(address + PATH, json=asking("你好", max_tokens=1)).status_code == 200
 
 
-def test_a_key_is_asked_for(serve_slowly):
-    address, _ = serve_slowly(api_key="sesame")
+def test_a_key_is_asked_for(serve_slow_model):
+    address, _ = serve_slow_model(api_key="sesame")
     request = asking("你好", max_tokens=1)
     for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "sesame"}):
         for path in (PATH, "/"):
@@ -257,8 +257,8 @@ def test_a_key_is_asked_for(serve_slowly):
     assert httpx.post(address + PATH, json=request, headers=right).status_code == 200
 
 
-def test_a_body_without_a_length_is_bounded_too(serve_slowly):
-    address, _ = serve_slowly(most_bytes=1000)
+def test_a_body_without_a_length_is_bounded_too(serve_slow_model):
+    address, _ = serve_slow_model(max_body_bytes=1000)
 
     def chunks():
         for _ in range(100):
@@ -268,8 +268,8 @@ def test_a_body_without_a_length_is_bounded_too(serve_slowly):
     assert httpx.post(address + PATH, content=chunks(), headers=headers).status_code == 413
 
 
-def test_a_defect_says_nothing_of_the_inside(serve_slowly):
-    address, scheduler = serve_slowly()
+def test_a_defect_says_nothing_of_the_inside(serve_slow_model):
+    address, scheduler = serve_slow_model()
     scheduler.engine.backend.run = lambda inputs: 1 / 0
     request = asking("你好", max_tokens=4)
     failed = httpx.post(address + PATH, json=request)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from paddle_glm.backends.folder import Engine
-from paddle_glm.chat import render
+from paddle_glm.chat_template import render
 from paddle_glm.generation import GenerationParams
 from paddle_glm.tokenizers.chatglm2 import ChatGLM3Tokenizer
 from tests.generation.numpy_model import NumpyBackend

@@ -11,8 +11,8 @@ from paddle_glm.backends.folder import open_engine
 from paddle_glm.generation import ChatSession, GenerationParams
 from paddle_glm.main import main
 from paddle_glm.serving.address import bind
+from paddle_glm.serving.chat_provider import local_provider
 from paddle_glm.serving.scheduler import Scheduler
-from paddle_glm.serving.source import local_source
 from tests.paths import ROOT
 
 pytest.importorskip("gradio", reason="gradio is not installed (extra `web`)")
@@ -94,7 +94,7 @@ def test_gradio_over_a_model_here(slow_engine):
     from paddle_glm.serving.web_gradio import create_page
 
     scheduler = Scheduler(slow_engine)
-    page = create_page(local_source(scheduler, GenerationParams(do_sample=False)), [])
+    page = create_page(local_provider(scheduler, GenerationParams(do_sample=False)), [])
     page.queue()
     _, address, _ = page.launch(server_port=free_port(), prevent_thread_lock=True, quiet=True, ssr_mode=False)
     try:

@@ -13,7 +13,7 @@ from paddle_glm import AutoModel, AutoTokenizer
 from paddle_glm.errors import InputError
 from paddle_glm.models.base import CausalLM
 from paddle_glm.models.dygraph import DygraphBackend
-from paddle_glm.models.past import PastKeyValues
+from paddle_glm.models.past_key_values import PastKeyValues
 from paddle_glm.peft.prefix import attach_prefix
 from paddle_glm.tokenizers import Tokenizer
 from tests.snippets.conftest import GREEDY

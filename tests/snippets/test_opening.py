@@ -26,9 +26,9 @@ from paddle_glm import (
 from paddle_glm.checkpoint import save_checkpoint
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
-from paddle_glm.families.prefix import PREFIX_ENCODER
+from paddle_glm.families.prefix_encoder import PREFIX_ENCODER
 from paddle_glm.hardware import gpu_count
-from paddle_glm.models import loading, on_gpus
+from paddle_glm.models import load_options, multi_gpu
 from paddle_glm.models.base import CausalLM
 from paddle_glm.peft.prefix import attach_prefix
 from paddle_glm.tokenizers import Tokenizer
@@ -156,7 +156,7 @@ def test_what_opening_cannot_do_is_refused_by_name(folder: str, monkeypatch: pyt
         AutoTokenizer.from_pretrained(folder, padding_side="right")
     AutoTokenizer.from_pretrained(folder, padding_side="left", use_fast=False, revision="main")
     AutoModel.from_pretrained(folder, low_cpu_mem_usage=True, empty_init=False, device_map={"": "cpu"})
-    monkeypatch.setattr(loading, "gpu_count", lambda: 2)
+    monkeypatch.setattr(load_options, "gpu_count", lambda: 2)
     with pytest.raises(InputError, match='device_map="auto" with 2 GPUs: layers are not spread'):
         AutoModel.from_pretrained(folder, device_map="auto")
 
@@ -166,7 +166,7 @@ def test_a_hubs_name_is_fetched_or_explained(folder: str, monkeypatch: pytest.Mo
         with pytest.raises(InputError, match="is no folder here"):
             auto.from_pretrained("THUDM/chatglm2-6b", trust_remote_code=True, revision="v1.0")
     asked = []
-    monkeypatch.setattr(hub, "_fetched", lambda *arguments: asked.append(arguments) or Path(folder))
+    monkeypatch.setattr(hub, "_download", lambda *arguments: asked.append(arguments) or Path(folder))
     for auto in (AutoModel, AutoTokenizer, AutoConfig):
         auto.from_pretrained("THUDM/chatglm2-6b", revision="v1.0", download=True, cache_dir="there")
     assert asked == [("huggingface", "THUDM/chatglm2-6b", "v1.0", "there")] * 3
@@ -182,7 +182,7 @@ def test_a_configuration_can_be_set(folder: str) -> None:
     config.pre_seq_len = 128
     config.prefix_projection = False
     config.quantization_bit = 8
-    assert config != plain and config.frozen().pre_seq_len == 128
+    assert config != plain and config.to_model_config().pre_seq_len == 128
     assert config.model_type == "chatglm" and config.num_layers == 2
     for name, value, message in (
         ("pre_seq_len", 0, "pre_seq_len is 0: expected"),
@@ -231,7 +231,7 @@ def test_a_prefix_is_loaded_as_in_the_guides(
     """THUDM's ptuning/README.md: train elsewhere, then put the prefix in front of the base."""
     trained = AutoModel.from_pretrained(folder)
     attach_prefix(trained, 5, projection, seed=7)
-    arrays = {name: value for name, value in trained.state() if PREFIX_ENCODER in name}
+    arrays = {name: value for name, value in trained.named_arrays() if PREFIX_ENCODER in name}
     (tmp_path / "checkpoint-3000").mkdir()
     save_checkpoint(tmp_path / "checkpoint-3000", arrays.items(), file_format=file_format)
     CHECKPOINT_PATH = str(tmp_path / "checkpoint-3000")
@@ -317,7 +317,7 @@ def test_chains(folder: str, tokenizer: Tokenizer, tmp_path: Path) -> None:
 def test_loading_on_gpus_says_how(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["web_demo.py"])
     for count, which in ((0, "--nproc_per_node 2"), (2, "--gpus 0,1")):
-        monkeypatch.setattr(on_gpus, "gpu_count", lambda count=count: count)
+        monkeypatch.setattr(multi_gpu, "gpu_count", lambda count=count: count)
         command = f"`python -m paddle.distributed.launch {which} web_demo.py`"
         with pytest.raises(InputError, match=f"2 needs as many processes, but 1 run: .* {command}"):
             load_model_on_gpus(folder, num_gpus=2)

@@ -7,7 +7,7 @@ import pytest
 
 from paddle_glm import AutoModel
 from paddle_glm.checkpoint import save_checkpoint
-from paddle_glm.families.prefix import PREFIX_ENCODER
+from paddle_glm.families.prefix_encoder import PREFIX_ENCODER
 from paddle_glm.peft.prefix import attach_prefix
 from tests.paths import ROOT
 
@@ -23,7 +23,7 @@ def test_the_page_runs(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytes
     attach_prefix(trained, 128, projection=False)
     folder = tmp_path / "ptuning" / "checkpoint-3000"
     folder.mkdir(parents=True)
-    arrays = {name: value for name, value in trained.state() if name.startswith(PREFIX_ENCODER)}
+    arrays = {name: value for name, value in trained.named_arrays() if name.startswith(PREFIX_ENCODER)}
     save_checkpoint(folder, arrays.items(), file_format="bin")
     assert len(BLOCKS) == 4
     names: dict = {}

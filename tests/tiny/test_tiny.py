@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from paddle_glm.chat import render
+from paddle_glm.chat_template import render
 from paddle_glm.checkpoint import open_checkpoint
 from paddle_glm.errors import InputError
 from paddle_glm.families import family_names
@@ -64,7 +64,7 @@ def test_another_writer_says_the_same_in_other_words():
         return sum(phrase in row["summary"] for row in rows for phrase in usual) / clauses
 
     assert share(make_rows(300)) == pytest.approx(0.75, abs=0.05)
-    assert share(make_rows(300, usual=1)) == pytest.approx(0.25, abs=0.05)
+    assert share(make_rows(300, preferred=1)) == pytest.approx(0.25, abs=0.05)
 
 
 def test_impossible_number_of_rows():

@@ -12,7 +12,7 @@ from paddle_glm.parallel import layers
 from paddle_glm.peft.lora import attach_lora
 from paddle_glm.peft.lora_config import LoraConfig
 from paddle_glm.peft.prefix import attach_prefix
-from paddle_glm.training.activations import Step, head_kept_bytes, kept_bytes
+from paddle_glm.training.activation_memory import MicroBatchSpec, saved_activation_bytes, saved_head_bytes
 
 ROWS, TOKENS = 3, 40
 SIZES = {
@@ -23,7 +23,7 @@ SIZES = {
     "vocab_size": 300,
     "max_sequence_length": 64,
 }
-OWN = {
+FAMILY_SIZES = {
     "chatglm2": {"num_key_value_heads": 2, "ffn_hidden_size": 96},
     "chatglm": {
         "num_key_value_heads": 4,
@@ -37,16 +37,16 @@ METHODS = ("full", "lora", "thin_lora", "prefix")
 
 def make(family: str, method: str):
     """A model in training, LoRA's configuration or None, and the parameters that are trained."""
-    model = AutoModel.from_config(ModelConfig(family=family, **SIZES, **OWN[family]))
+    model = AutoModel.from_config(ModelConfig(family=family, **SIZES, **FAMILY_SIZES[family]))
     lora = adapter = None
     if method.endswith("lora"):
-        targets = ("query_key_value",) if method == "thin_lora" else LoraConfig().targets
-        lora = LoraConfig(rank=4, dropout=0.1 if method == "lora" else 0.0, targets=targets)
+        targets = ("query_key_value",) if method == "thin_lora" else LoraConfig().target_modules
+        lora = LoraConfig(rank=4, dropout=0.1 if method == "lora" else 0.0, target_modules=targets)
         adapter = attach_lora(model, lora)
     elif method == "prefix":
         adapter = attach_prefix(model, 6, projection=False, dropout=0.0)
     if adapter is not None:
-        adapter.freeze_model()
+        adapter.freeze_base_model()
     model.train()
     trained = {name: value for name, value in model.named_parameters() if not value.stop_gradient}
     return model, lora, trained
@@ -58,7 +58,7 @@ def batch() -> paddle.Tensor:
     return paddle.to_tensor(ids)
 
 
-def count_kept(model) -> int:
+def count_saved_bytes(model) -> int:
     """Bytes of all tensors that a forward keeps for backward, each memory once, without parameters."""
     own = {tensor.data_ptr() for tensor in [*model.parameters(), *model.buffers()]}
     kept = {}
@@ -73,42 +73,44 @@ def count_kept(model) -> int:
     return sum(tensor.size * tensor.element_size() for place, tensor in kept.items() if place not in own)
 
 
-def step_of(model, lora, method, **changes) -> Step:
+def micro_batch_spec(model, lora, method, **changes) -> MicroBatchSpec:
     values = {
         "config": model.config,
-        "rows": ROWS,
-        "tokens": TOKENS,
+        "batch_size": ROWS,
+        "seq_length": TOKENS,
         "degree": 1,
-        "width": 4,
-        "stream": 4,
-        "trains_all": method == "full",
+        "compute_itemsize": 4,
+        "residual_itemsize": 4,
+        "full_finetuning": method == "full",
         "lora": lora,
         "recompute": False,
     }
-    return Step(**{**values, **changes})
+    return MicroBatchSpec(**{**values, **changes})
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("family", OWN)
+@pytest.mark.parametrize("family", FAMILY_SIZES)
 def test_the_formula_counts_what_is_kept(family, method):
     """Rotary tables, masks and labels, which blocks share, are all that it leaves out here."""
     model, lora, _ = make(family, method)
-    step = step_of(model, lora, method)
-    assert kept_bytes(step) + head_kept_bytes(step) == pytest.approx(count_kept(model), rel=0.02)
+    step = micro_batch_spec(model, lora, method)
+    assert saved_activation_bytes(step) + saved_head_bytes(step) == pytest.approx(
+        count_saved_bytes(model), rel=0.02
+    )
 
 
-@pytest.mark.parametrize("family", OWN)
+@pytest.mark.parametrize("family", FAMILY_SIZES)
 def test_recomputing_keeps_the_inputs_of_blocks(family):
     model, lora, _ = make(family, "full")
     model.enable_recompute()
-    step = step_of(model, lora, "full")
+    step = micro_batch_spec(model, lora, "full")
     inputs = SIZES["num_layers"] * ROWS * TOKENS * SIZES["hidden_size"] * 4
     mask = 4 * ROWS * TOKENS * TOKENS
-    assert inputs + mask + head_kept_bytes(step) == pytest.approx(count_kept(model), rel=0.05)
+    assert inputs + mask + saved_head_bytes(step) == pytest.approx(count_saved_bytes(model), rel=0.05)
 
 
 @pytest.mark.parametrize("method", ["lora", "thin_lora", "prefix"])
-@pytest.mark.parametrize("family", OWN)
+@pytest.mark.parametrize("family", FAMILY_SIZES)
 def test_inputs_of_frozen_layers_are_not_kept(family, method, monkeypatch):
     """Gradients are those of the plain operators, which keep both factors."""
 
@@ -124,10 +126,10 @@ def test_inputs_of_frozen_layers_are_not_kept(family, method, monkeypatch):
     model, _, trained = make(family, method)
     for value in trained.values():  # LoRA's B begins as zeros, which give A no gradient
         value.set_value(paddle.randn(value.shape) * 0.1)
-    less, gradients = count_kept(model), run(model, trained)
+    less, gradients = count_saved_bytes(model), run(model, trained)
     for module in (layers, norm):
-        monkeypatch.setattr(module, "is_frozen", lambda weight, x: False)
-    more, expected = count_kept(model), run(model, trained)
+        monkeypatch.setattr(module, "input_grad_only", lambda weight, x: False)
+    more, expected = count_saved_bytes(model), run(model, trained)
     assert less < (0.8 if method == "prefix" else 0.95) * more
     for name, value in expected.items():
         assert np.abs(gradients[name] - value).max() <= 1e-6 * max(1.0, np.abs(value).max()), name
@@ -137,10 +139,12 @@ def test_inputs_of_frozen_layers_are_not_kept(family, method, monkeypatch):
 def test_nothing_is_kept_below_what_is_trained(method):
     """The first block's norm, behind a frozen embedding, and for a prefix its queries' rotation too."""
     model, lora, trained = make("chatglm2", method)
-    step = step_of(model, lora, method)
-    whole = SIZES["num_layers"] * (kept_bytes(step_of(model, lora, method)) // SIZES["num_layers"])
-    assert count_kept(model) < whole + head_kept_bytes(step) + 4 * ROWS * TOKENS * 64
+    step = micro_batch_spec(model, lora, method)
+    whole = SIZES["num_layers"] * (
+        saved_activation_bytes(micro_batch_spec(model, lora, method)) // SIZES["num_layers"]
+    )
+    assert count_saved_bytes(model) < whole + saved_head_bytes(step) + 4 * ROWS * TOKENS * 64
     model.eval()
     for value in trained.values():
         value.stop_gradient = True
-    assert count_kept(model) == 0
+    assert count_saved_bytes(model) == 0

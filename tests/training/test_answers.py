@@ -5,7 +5,7 @@ import pytest
 
 from paddle_glm.generation.params import GenerationParams
 from paddle_glm.tokenizers import AutoTokenizer
-from paddle_glm.training.answers import answer_all, answer_in_order
+from paddle_glm.training.batch_generation import generate_all, generate_in_batches
 
 
 class Echo:
@@ -25,7 +25,7 @@ class Echo:
     def select(self, rows):
         pass
 
-    def agree(self, values):
+    def broadcast(self, values):
         return values
 
 
@@ -40,13 +40,13 @@ def setting(tiny_checkpoint):
 
 @pytest.mark.parametrize("progress", [True, False])
 def test_all_answers_in_the_order_of_prompts(setting, progress):
-    assert answer_all(*setting, batch_size=2, progress=progress) == ["的", "，", "款", "这", "。"]
+    assert generate_all(*setting, batch_size=2, progress=progress) == ["的", "，", "款", "这", "。"]
 
 
 def test_batches_in_order(setting):
-    assert list(answer_in_order(*setting, batch_size=2)) == [["的", "，"], ["款", "这"], ["。"]]
+    assert list(generate_in_batches(*setting, batch_size=2)) == [["的", "，"], ["款", "这"], ["。"]]
 
 
 def test_no_prompts(setting):
     backend, tokenizer, _, params = setting
-    assert answer_all(backend, tokenizer, [], params, batch_size=2, progress=False) == []
+    assert generate_all(backend, tokenizer, [], params, batch_size=2, progress=False) == []

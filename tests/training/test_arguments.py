@@ -5,7 +5,7 @@ import json
 import pytest
 
 from paddle_glm.errors import InputError
-from paddle_glm.training.command_line import parse
+from paddle_glm.training.command_line import parse_finetune_args
 from tests.paths import ROOT
 
 # PaddleNLP's two ChatGLM commands, but for paths, and for the four processes that they are launched with.
@@ -29,7 +29,7 @@ ALONE = ["--tensor_parallel_degree", "1"]
 
 
 def test_guide_command_a():
-    model, data, args = parse([*GUIDE_A.split(), *ALONE])
+    model, data, args = parse_finetune_args([*GUIDE_A.split(), *ALONE])
     assert model.model_name_or_path == "M"
     assert (data.task_name_or_path, data.src_length, data.tgt_length) == ("AdvertiseGen/", 64, 64)
     assert data.do_generation and args.do_train and args.do_eval and args.recompute
@@ -39,20 +39,20 @@ def test_guide_command_a():
 
 
 def test_guide_command_b():
-    _, data, args = parse([*GUIDE_B.split(), *ALONE])
+    _, data, args = parse_finetune_args([*GUIDE_B.split(), *ALONE])
     assert not data.do_generation and args.load_best_model_at_end and args.disable_tqdm
     assert args.metric_for_best_model == "accuracy" and args.greater_is_better
 
 
 def test_four_ways_need_four_processes():
     with pytest.raises(InputError, match=r"tensor_parallel_degree 4.*--nproc_per_node 4"):
-        parse(GUIDE_A.split())
+        parse_finetune_args(GUIDE_A.split())
 
 
 def test_thudm_names():
     lengths = "--max_source_length 9 --max_target_length=7 --predict_with_generate"
     rows = "--prompt_column q --response_column a --train_file t.json"
-    _, data, _ = parse([*LEAST, *lengths.split(), *rows.split()])
+    _, data, _ = parse_finetune_args([*LEAST, *lengths.split(), *rows.split()])
     assert (data.src_length, data.tgt_length, data.do_generation) == (9, 7, True)
     assert (data.prompt_column, data.response_column, data.train_file) == ("q", "a", "t.json")
 
@@ -69,14 +69,14 @@ def test_the_command_line_wins_over_a_file(tmp_path, suffix):
     values |= {"learning_rate": 1e-4, "seed": None, "max_target_length": 12}
     path = tmp_path / f"run.{suffix}"
     path.write_text(json.dumps(values), encoding="utf-8")  # JSON is YAML, too
-    _, data, args = parse([str(path), "--max_steps", "7"])
+    _, data, args = parse_finetune_args([str(path), "--max_steps", "7"])
     assert (args.max_steps, args.do_train, args.learning_rate, args.seed) == (7, True, 1e-4, 42)
     assert (data.src_length, data.tgt_length) == (11, 12)
 
 
 def test_yaml_exponents_without_a_point_are_numbers(tmp_path):
     (tmp_path / "run.yaml").write_text("model_name_or_path: M\noutput_dir: out\nlearning_rate: 3e-5\n")
-    assert parse([str(tmp_path / "run.yaml")])[2].learning_rate == 3e-5
+    assert parse_finetune_args([str(tmp_path / "run.yaml")])[2].learning_rate == 3e-5
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_yaml_exponents_without_a_point_are_numbers(tmp_path):
 )
 def test_what_cannot_be_used_is_an_error(words, message):
     with pytest.raises(InputError, match=message):
-        parse([*LEAST, *words])
+        parse_finetune_args([*LEAST, *words])
 
 
 @pytest.mark.parametrize(
@@ -115,17 +115,17 @@ def test_a_bad_file_is_an_error(tmp_path, text, message):
     path = tmp_path / "run.yaml"
     path.write_text(text)
     with pytest.raises(InputError, match=f"{path.name}.*{message}"):
-        parse([str(path)])
+        parse_finetune_args([str(path)])
 
 
 def test_a_missing_file_is_an_error():
     with pytest.raises(InputError, match=r"nowhere\.yaml: no such file"):
-        parse(["nowhere.yaml"])
+        parse_finetune_args(["nowhere.yaml"])
 
 
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "configs").glob("*/*.yaml")), ids=lambda path: path.parent.name
 )
 def test_shipped_files_parse(path):
-    _, data, args = parse([str(path), *LEAST, *ALONE])
+    _, data, args = parse_finetune_args([str(path), *LEAST, *ALONE])
     assert args.do_train and args.do_eval and data.src_length

@@ -10,23 +10,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paddle_glm import AutoModel
-from paddle_glm.chat import CHATGLM2, CHATGLM3
+from paddle_glm.chat_template import CHATGLM2, CHATGLM3
 from paddle_glm.errors import InputError
-from paddle_glm.layers.attention import visible_keys
+from paddle_glm.layers.attention import boolean_mask
 from paddle_glm.tiny.checkpoint import write_checkpoint
 from paddle_glm.tokenizers import AutoTokenizer
 from paddle_glm.tokenizers.chatglm import ChatGLMTokenizer
 from paddle_glm.tokenizers.chatglm2 import ChatGLM2Tokenizer, ChatGLM3Tokenizer
-from paddle_glm.training.data import (
-    IGNORED,
+from paddle_glm.training.data_files import Example, load_examples
+from paddle_glm.training.datasets import (
+    IGNORE_INDEX,
     Collator,
     GenerationDataset,
     PackedDataset,
     SupervisedDataset,
-    longest_sample,
-    pack,
+    max_sample_length,
+    pack_samples,
 )
-from paddle_glm.training.readers import Example, load_rows
 from tests.paths import data, reference
 from tests.tiny_sentencepiece import write_tiny_model
 
@@ -67,7 +67,7 @@ def test_fifty_rows_as_the_original_preprocesses_them(name, kind, spare, case):
     expected = golden[name.split("/")[0].replace("-", "_")][case]
     source, target = expected["max_source_length"], expected["max_target_length"]
     tokenizer = kind(data(f"tokenizers/{name}"))
-    rows = load_rows(data("AdvertiseGen/dev.json"), limit=50)
+    rows = load_examples(data("AdvertiseGen/dev.json"), limit=50)
     dataset = SupervisedDataset(rows, tokenizer.template, tokenizer, source, target)
     batch = Collator(tokenizer.pad_token_id, pad_to_multiple_of=source + target + spare)(dataset)
     np.testing.assert_array_equal(batch["input_ids"], expected["input_ids"])
@@ -77,7 +77,9 @@ def test_fifty_rows_as_the_original_preprocesses_them(name, kind, spare, case):
 def test_samples_and_lengths(dataset):
     assert len(dataset) == len(EXAMPLES)
     assert dataset.lengths == [len(dataset[index]["labels"]) for index in range(len(dataset))]
-    assert all(sample["labels"][0] == IGNORED and (sample["labels"] != IGNORED).any() for sample in dataset)
+    assert all(
+        sample["labels"][0] == IGNORE_INDEX and (sample["labels"] != IGNORE_INDEX).any() for sample in dataset
+    )
 
 
 def test_rows_without_room_for_an_answer(tmp_path, tokenizer, caplog):
@@ -134,7 +136,7 @@ def test_training_batches_are_padded_on_the_right(dataset, tokenizer):
         np.testing.assert_array_equal(batch["labels"][row, :size], dataset[index]["labels"])
         np.testing.assert_array_equal(batch["position_ids"][row, :size], np.arange(size))
         assert (batch["input_ids"][row, size:] == tokenizer.pad_token_id).all()
-        assert (batch["labels"][row, size:] == IGNORED).all()
+        assert (batch["labels"][row, size:] == IGNORE_INDEX).all()
         assert not batch["position_ids"][row, size:].any()
         assert batch["attention_mask"][row].tolist() == [1] * size + [0] * (length - size)
     with pytest.raises(InputError, match="'middle'"):
@@ -142,25 +144,25 @@ def test_training_batches_are_padded_on_the_right(dataset, tokenizer):
 
 
 def test_packed_batches_keep_samples_apart(dataset, tokenizer):
-    packed = PackedDataset(dataset, max_length=longest_sample(64, 64))
+    packed = PackedDataset(dataset, max_length=max_sample_length(64, 64))
     assert len(packed) < len(dataset)
     batch = Collator(tokenizer.pad_token_id, pad_to_multiple_of=16)([packed[i] for i in range(len(packed))])
     rows, length = batch["input_ids"].shape
     assert batch["attention_mask"].shape == (rows, length)
-    visible = visible_keys(paddle.to_tensor(batch["attention_mask"]), length).numpy()
+    visible = boolean_mask(paddle.to_tensor(batch["attention_mask"]), length).numpy()
     for row, members in enumerate(packed.bins):
         start = 0
         for index in members:
             stop = start + dataset.lengths[index]
             np.testing.assert_array_equal(batch["input_ids"][row, start:stop], dataset[index]["input_ids"])
             np.testing.assert_array_equal(batch["position_ids"][row, start:stop], np.arange(stop - start))
-            assert batch["labels"][row, start] == IGNORED
+            assert batch["labels"][row, start] == IGNORE_INDEX
             mask = visible[row, 0, start:stop]
             np.testing.assert_array_equal(mask[:, start:stop], np.tri(stop - start, dtype=bool))
             assert not mask[:, :start].any()
             assert not mask[:, stop:].any()
             start = stop
-        assert (batch["labels"][row, start:] == IGNORED).all()
+        assert (batch["labels"][row, start:] == IGNORE_INDEX).all()
         assert not batch["attention_mask"][row, start:].any()
 
 
@@ -179,7 +181,7 @@ def test_packing_loses_nothing(lengths, limit):
     samples = Samples(
         {
             "input_ids": random.integers(0, 99, size),
-            "labels": np.r_[IGNORED, np.arange(1, size)],
+            "labels": np.r_[IGNORE_INDEX, np.arange(1, size)],
             "position_ids": np.arange(size),
         }
         for size in lengths
@@ -194,7 +196,7 @@ def test_packing_loses_nothing(lengths, limit):
         return sorted(token for item in items for token in item["input_ids"].tolist())
 
     def trained(items):
-        return sum(int((item["labels"] != IGNORED).sum()) for item in items)
+        return sum(int((item["labels"] != IGNORE_INDEX).sum()) for item in items)
 
     assert tokens(rows) == tokens(samples)
     assert trained(rows) == trained(samples)
@@ -204,15 +206,15 @@ def test_packing_loses_nothing(lengths, limit):
 
 def test_packing_refuses_what_does_not_fit():
     with pytest.raises(InputError, match="31 tokens does not fit into a packed row of 30"):
-        pack([5, 31], 30)
-    assert pack([], 30) == []
+        pack_samples([5, 31], 30)
+    assert pack_samples([], 30) == []
 
 
 def test_first_label_of_a_packed_sample_is_ignored():
     names = ("input_ids", "labels", "position_ids")
     samples = Samples([{name: np.arange(3) for name in names}] * 2)
     (row,) = [PackedDataset(samples, 6)[0]]
-    assert row["labels"].tolist() == [IGNORED, 1, 2, IGNORED, 1, 2]
+    assert row["labels"].tolist() == [IGNORE_INDEX, 1, 2, IGNORE_INDEX, 1, 2]
 
 
 @pytest.mark.parametrize("family", ["chatglm", "chatglm2"])
@@ -229,7 +231,7 @@ def test_a_packed_batch_has_the_loss_of_its_samples(family, tmp_path):
         collate = Collator(tokenizer.pad_token_id, pad_to_multiple_of=8)
         loader = paddle.io.DataLoader(rows, batch_size=len(rows), collate_fn=collate)
         (batch,) = list(loader)
-        return float(model(**batch).loss) * int((batch["labels"][:, 1:] != IGNORED).sum())
+        return float(model(**batch).loss) * int((batch["labels"][:, 1:] != IGNORE_INDEX).sum())
 
     packed = PackedDataset(dataset, sum(dataset.lengths))
     assert len(packed) == 1
@@ -238,9 +240,9 @@ def test_a_packed_batch_has_the_loss_of_its_samples(family, tmp_path):
 
 def test_real_rows_pack_well():
     tokenizer = ChatGLM2Tokenizer(data("tokenizers/chatglm2-6b/tokenizer.model"))
-    rows = load_rows(data("school_math/school_math_first1000.json"))
+    rows = load_examples(data("school_math/school_math_first1000.json"))
     dataset = SupervisedDataset(rows, CHATGLM2, tokenizer, 128, 512)
-    limit = longest_sample(128, 512)
+    limit = max_sample_length(128, 512)
     packed = PackedDataset(dataset, limit)
     assert sum(packed.lengths) == sum(dataset.lengths)
     assert sum(packed.lengths) > 0.98 * limit * len(packed)

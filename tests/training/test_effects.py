@@ -2,20 +2,20 @@
 
 import pytest
 
-from paddle_glm.chat import CHATGLM, CHATGLM2, CHATGLM3, with_source_prefix
+from paddle_glm.chat_template import CHATGLM, CHATGLM2, CHATGLM3, with_source_prefix
 from paddle_glm.errors import InputError
-from paddle_glm.training.command_line import ALIASES, known_names, parse
-from paddle_glm.training.effects import ALWAYS, NEEDS, UNSUPPORTED
+from paddle_glm.training.command_line import ALIASES, known_flag_names, parse_finetune_args
+from paddle_glm.training.flag_requirements import ALWAYS_EFFECTIVE, FLAG_REQUIREMENTS, UNSUPPORTED_FLAGS
 
 LEAST = ["--model_name_or_path", "M", "--output_dir", "out"]
 
 
 def test_every_flag_is_in_one_table():
     """A flag that a release of PaddleNLP brings has to be looked at."""
-    needing = {name for _, names in NEEDS for name in names.split()}
-    groups = [needing, set(ALWAYS.split()), set(UNSUPPORTED.split())]
+    needing = {name for _, names in FLAG_REQUIREMENTS for name in names.split()}
+    groups = [needing, set(ALWAYS_EFFECTIVE.split()), set(UNSUPPORTED_FLAGS.split())]
     assert sum(map(len, groups)) == len(set.union(*groups))
-    assert set.union(*groups) == known_names() - set(ALIASES)
+    assert set.union(*groups) == known_flag_names() - set(ALIASES)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_every_flag_is_in_one_table():
 )
 def test_flags_without_an_effect_are_errors(flags, message):
     with pytest.raises(InputError) as caught:
-        parse([*LEAST, *flags.split()])
+        parse_finetune_args([*LEAST, *flags.split()])
     assert message in str(caught.value)
 
 
@@ -64,25 +64,25 @@ def test_flags_without_an_effect_are_errors(flags, message):
     ],
 )
 def test_flags_that_another_overrules_are_said(flags, message, caplog):
-    parse([*LEAST, "--do_train", *flags.split()])
+    parse_finetune_args([*LEAST, "--do_train", *flags.split()])
     assert message in caplog.text
 
 
 def test_switches_that_are_off_ask_for_nothing():
     flags = "--do_train --do_generation False --lora False --load_best_model_at_end False"
-    parse([*LEAST, *flags.split()])
+    parse_finetune_args([*LEAST, *flags.split()])
 
 
 def test_the_command_line_may_turn_off_what_a_recipe_needs(tmp_path):
     recipe = tmp_path / "run.yaml"
     recipe.write_text("do_train: true\ndo_eval: true\neval_steps: 5\nnum_train_epochs: 2\n")
-    parse([str(recipe), *LEAST, "--do_eval", "False", "--max_steps", "3"])
+    parse_finetune_args([str(recipe), *LEAST, "--do_eval", "False", "--max_steps", "3"])
     with pytest.raises(InputError, match="--eval_steps 7 has no effect"):
-        parse([str(recipe), *LEAST, "--do_eval", "False", "--eval_steps", "7"])
+        parse_finetune_args([str(recipe), *LEAST, "--do_eval", "False", "--eval_steps", "7"])
     recipe.write_text("do_train: true\nlora_rank: 4\n")
     with pytest.raises(InputError, match="it needs --lora True"):
-        parse([str(recipe), *LEAST])
-    parse([str(recipe), *LEAST, "--lora", "True"])
+        parse_finetune_args([str(recipe), *LEAST])
+    parse_finetune_args([str(recipe), *LEAST, "--lora", "True"])
 
 
 def test_a_prefix_of_the_text_stands_before_the_prompt():

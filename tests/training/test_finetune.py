@@ -9,7 +9,7 @@ import pytest
 
 from paddle_glm.checkpoint import is_complete
 from tests.paths import ROOT
-from tests.training.runs import finetune, largest_difference, losses, read_log, write_rows
+from tests.training.finetune_helpers import finetune, losses, max_parameter_difference, read_log, write_rows
 
 SMALL = """
     --src_length 24 --tgt_length 16 --per_device_train_batch_size 4 --learning_rate 3e-3 --logging_steps 1
@@ -57,7 +57,7 @@ def test_a_run_learns_and_leaves_all_that_is_needed(run):
     assert 0 <= last["eval_accuracy"] <= 1
     assert sorted(path.name for path in out.glob("checkpoint-*")) == ["checkpoint-12", "checkpoint-8"]
     assert is_complete(out) and all(is_complete(path) for path in out.glob("checkpoint-*"))
-    assert largest_difference(out, out / "checkpoint-12") == 0
+    assert max_parameter_difference(out, out / "checkpoint-12") == 0
     assert list((out / "runs").glob("vdlrecords*.log"))
     assert {"config.json", "tokenizer.model", "model.safetensors"} <= {path.name for path in out.iterdir()}
     results = json.loads((out / "all_results.json").read_text())
@@ -75,7 +75,7 @@ def test_the_best_weights_are_kept_and_loaded(run):
     number = int(np.argmin(measured)) + 1
     kept = sorted(path.name for path in out.glob("checkpoint-*"))
     assert kept == sorted({f"checkpoint-{number}", "checkpoint-3"})
-    assert largest_difference(out, out / f"checkpoint-{number}") == 0
+    assert max_parameter_difference(out, out / f"checkpoint-{number}") == 0
     assert json.loads((out / "eval_results.json").read_text())["eval_loss"] == pytest.approx(min(measured))
 
 
@@ -93,20 +93,20 @@ def test_generated_answers_are_scored(run):
 
 def test_rows_with_answers_score_full_marks(tiny_checkpoint, folder):
     """A model that gives the reference back: what is generated is compared with the right row."""
-    from paddle_glm.parallel import SINGLE
+    from paddle_glm.parallel import SINGLE_PROCESS
     from paddle_glm.tokenizers import AutoTokenizer
     from paddle_glm.training import evaluation
-    from paddle_glm.training.data import GenerationDataset, SupervisedDataset
-    from paddle_glm.training.readers import load_rows
-    from paddle_glm.training.rows import EvaluationRows
+    from paddle_glm.training.data_files import load_examples
+    from paddle_glm.training.datasets import GenerationDataset, SupervisedDataset
+    from paddle_glm.training.run_datasets import EvaluationDataset
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
-    examples = load_rows(folder / "dev.json")
+    examples = load_examples(folder / "dev.json")
     sizes = (tokenizer.template, tokenizer, 64, 64)
-    rows = EvaluationRows(SupervisedDataset(examples, *sizes), GenerationDataset(examples, *sizes))
-    metrics = evaluation.AnswerMetrics.__new__(evaluation.AnswerMetrics)
-    metrics.data, metrics.batch_size = SINGLE, 2
-    metrics.answer = lambda prompts: rows.answers.references[: len(prompts)]
+    rows = EvaluationDataset(SupervisedDataset(examples, *sizes), GenerationDataset(examples, *sizes))
+    metrics = evaluation.GenerationMetrics.__new__(evaluation.GenerationMetrics)
+    metrics.data_group, metrics.batch_size = SINGLE_PROCESS, 2
+    metrics.generate = lambda prompts: rows.generation.references[: len(prompts)]
     assert metrics(rows)["rouge-l"] == pytest.approx(100)
     assert metrics(rows, limit=1)["bleu-4"] == pytest.approx(100)
 

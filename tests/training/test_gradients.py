@@ -5,8 +5,8 @@ import paddle
 import pytest
 
 from paddle_glm.families import ParameterSpec
-from paddle_glm.parallel import SINGLE, TPGroup
-from paddle_glm.sharding import REPLICATED, Column, Part, Row
+from paddle_glm.parallel import SINGLE_PROCESS, ProcessGroup
+from paddle_glm.sharding import REPLICATED, Segment, column_parallel, row_parallel
 from paddle_glm.training import gradients
 
 
@@ -22,11 +22,11 @@ def parameters(*shapes):
 
 @pytest.mark.parametrize("bucket", [1, 10, 1000])
 def test_every_gradient_is_averaged_whatever_the_bucket(monkeypatch, bucket):
-    monkeypatch.setattr(gradients, "BUCKET", bucket)
+    monkeypatch.setattr(gradients, "BUCKET_NUMEL", bucket)
     # Three processes with this one's gradient times 1, 2 and 3: their mean is twice this one's.
     monkeypatch.setattr(gradients, "all_reduce", lambda x, group: x * 6)
     made = [*parameters([2, 3], [5], [4, 2]), paddle.create_parameter([2], "float32")]
-    gradients.average_gradients(made, TPGroup(0, 3))
+    gradients.average_gradients(made, ProcessGroup(0, 3))
     for tensor in made[:3]:
         expected = 2 * np.arange(tensor.size, dtype="float32").reshape(tensor.shape)
         np.testing.assert_array_equal(tensor.grad.numpy(), expected)
@@ -34,24 +34,24 @@ def test_every_gradient_is_averaged_whatever_the_bucket(monkeypatch, bucket):
 
 
 def clip_of(group, limit=1.0):
-    rows = Column(Part(8, 8), Part(4, 2))  # 8 rows of queries, 2 groups of 2 rows
+    rows = column_parallel(Segment(8, 8), Segment(4, 2))  # 8 rows of queries, 2 groups of 2 rows
     specs = {
         "column": ParameterSpec((12, 3), rows),
-        "row": ParameterSpec((3, 8), Row(Part(8, 8))),
+        "row": ParameterSpec((3, 8), row_parallel(Segment(8, 8))),
         "norm": ParameterSpec((5,), REPLICATED),
     }
-    return gradients.GroupClip(limit, specs, {name: name for name in specs}, group), specs
+    return gradients.HybridParallelClipGrad(limit, specs, {name: name for name in specs}, group), specs
 
 
 @pytest.mark.parametrize("degree", [1, 2, 4, 8])
 def test_shares_of_the_norm_add_up(degree):
     """Rows that several ranks hold, and replicated parameters, count once."""
     random = np.random.default_rng(0)
-    _, specs = clip_of(SINGLE)
+    _, specs = clip_of(SINGLE_PROCESS)
     whole = {name: random.standard_normal(spec.shape).astype("float32") for name, spec in specs.items()}
     total = 0.0
     for rank in range(degree):
-        clip, _ = clip_of(TPGroup(rank, degree))
+        clip, _ = clip_of(ProcessGroup(rank, degree))
         for name, spec in specs.items():
             part = spec.sharding.split(whole[name], rank, degree)
             total += float(clip.squared_norm(name, paddle.to_tensor(part)))
@@ -60,7 +60,7 @@ def test_shares_of_the_norm_add_up(degree):
 
 @pytest.mark.parametrize(("limit", "factor"), [(1.0, 0.2), (10.0, 1.0)])
 def test_clipping(limit, factor):
-    clip, _ = clip_of(SINGLE, limit)
+    clip, _ = clip_of(SINGLE_PROCESS, limit)
     norm = paddle.create_parameter([5], "float32")
     norm.name = "norm"
     ((_, clipped),) = clip([(norm, paddle.to_tensor([3.0, 0.0, 4.0, 0.0, 0.0]))])
@@ -73,7 +73,7 @@ def test_an_infinity_on_any_rank_skips_the_step_on_all(monkeypatch, elsewhere):
     monkeypatch.setattr(gradients, "all_reduce", lambda x, group, op: x + elsewhere)
     found = paddle.to_tensor([False])
     monkeypatch.setattr(paddle.amp.GradScaler, "_unscale", lambda self, _: setattr(self, "_found_inf", found))
-    scaler = gradients.GroupScaler(1024.0, TPGroup(0, 2))
+    scaler = gradients.HybridParallelGradScaler(1024.0, ProcessGroup(0, 2))
     scaler._enable = True  # Paddle turns it off on a CPU
     scaler._unscale(None)
     assert bool(scaler._found_inf) == bool(elsewhere)

@@ -12,9 +12,9 @@ import pytest
 
 from paddle_glm.checkpoint import is_complete, latest_complete
 from paddle_glm.tiny.grammar import Row
-from paddle_glm.training.output_dir import saved_in
+from paddle_glm.training.output_dir import list_checkpoints
 from tests.paths import ROOT
-from tests.training.runs import contents, finetune, losses, write_rows
+from tests.training.finetune_helpers import finetune, losses, resumable_files, write_rows
 
 KILLS = 30
 STEPS = 48
@@ -76,7 +76,7 @@ def test_killed_in_saves_thirty_times(words: list[str], tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     print(f"{inside} kills inside saves of {began}")
     last = f"checkpoint-{STEPS}"
-    assert contents(out / last) == contents(whole / last)
+    assert resumable_files(out / last) == resumable_files(whole / last)
     assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     assert is_complete(out) and not saving(out)
 
@@ -86,7 +86,7 @@ def test_killed_while_it_replaces_an_earlier_run(words: list[str], tmp_path: Pat
     """Either the earlier run is whole, or the new one has a complete checkpoint and is the one to resume."""
     earlier = tmp_path / "earlier"
     assert finetune(FLAGS.replace(str(STEPS), "3"), *words, "--output_dir", earlier) == 0
-    before = {f"checkpoint-{step}": contents(earlier / f"checkpoint-{step}") for step in (1, 2, 3)}
+    before = {f"checkpoint-{step}": resumable_files(earlier / f"checkpoint-{step}") for step in (1, 2, 3)}
     flags = FLAGS.replace(str(STEPS), "2").split()
     command = [sys.executable, "-m", "paddle_glm.main", "finetune", *flags, *words, "--overwrite_output_dir"]
     rng = random.Random(1)
@@ -104,18 +104,20 @@ def test_killed_while_it_replaces_an_earlier_run(words: list[str], tmp_path: Pat
         time.sleep(rng.uniform(0, 0.06))
         process.kill()
         process.wait()
-        found = saved_in(out)
+        found = list_checkpoints(out)
         if found[-1].run == 1:
             ends["earlier"] += 1
-            assert {name: contents(out / name) for name in before} == before
+            assert {name: resumable_files(out / name) for name in before} == before
         else:
             ends["new"] += 1
             assert all(
-                contents(saved.folder) == before[saved.folder.name] for saved in found if saved.run == 1
+                resumable_files(saved.folder) == before[saved.folder.name]
+                for saved in found
+                if saved.run == 1
             )
         number_of_run = found[-1].run
         assert finetune(FLAGS.replace(str(STEPS), "4"), *words, "--output_dir", out) == 0
-        assert saved_in(out)[-1].run == number_of_run and len(losses(out)) == 4
+        assert list_checkpoints(out)[-1].run == number_of_run and len(losses(out)) == 4
         assert is_complete(out) and not saving(out)
     print(ends)
 
@@ -136,8 +138,8 @@ def hook(event, arguments):
         found.append(arguments)
 
 sys.addaudithook(hook)
-import paddle_glm.parallel.leave as leaving
-leaving.leave = lambda code: None
+import paddle_glm.parallel.shutdown as leaving
+leaving.exit_all_ranks = lambda code: None
 code = main(["finetune", *sys.argv[1:]])
 print("exit code", code, "unpickled", found)
 """

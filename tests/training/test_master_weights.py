@@ -7,14 +7,14 @@ import numpy as np
 import paddle
 import pytest
 
-from paddle_glm.arrays import dtype_name
-from paddle_glm.checkpoint.tensor_file import open_safetensors
+from paddle_glm.checkpoint.safetensors_file import open_safetensors
 from paddle_glm.models.auto import AutoModel
+from paddle_glm.numpy_interop import paddle_dtype_name
 from paddle_glm.tokenizers import AutoTokenizer
 from paddle_glm.training import checkpointing
 from paddle_glm.training.arguments import FinetuneArguments
-from paddle_glm.training.command_line import parse
-from paddle_glm.training.data import Collator
+from paddle_glm.training.command_line import parse_finetune_args
+from paddle_glm.training.datasets import Collator
 from paddle_glm.training.trainer import FinetuneTrainer
 
 FLAGS = "--max_steps 2 --report_to none --max_grad_norm 0.5"
@@ -27,7 +27,7 @@ def trainer_of(request, tiny_checkpoint, tmp_path, monkeypatch):
 
     def make():
         words = f"{FLAGS} --model_name_or_path {tiny_checkpoint} --output_dir {tmp_path}"
-        _, _, args = parse(words.split())
+        _, _, args = parse_finetune_args(words.split())
         model = AutoModel.from_pretrained(tiny_checkpoint, dtype=args.dtype)
         tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
         trainer = FinetuneTrainer(model, args, Collator(tokenizer.pad_token_id), tokenizer)
@@ -62,7 +62,7 @@ def test_masters_are_made_for_every_half_weight(trainer_of):
     assert {name.removesuffix("/master") for name in found if name.endswith("/master")} == set(parameters)
     assert all(array.dtype == np.float32 for array in found.values())
     for name, parameter in parameters.items():
-        assert dtype_name(parameter) == trainer.args.dtype
+        assert paddle_dtype_name(parameter) == trainer.args.dtype
         np.testing.assert_array_equal(found[f"{name}/master"], parameter.astype("float32").numpy())
 
 
@@ -72,7 +72,7 @@ def test_a_checkpoint_holds_more_than_the_weights(trainer_of, tmp_path):
     state(trainer)  # made at the first step
     step(trainer)
     folder = tmp_path / "checkpoint-1"
-    checkpointing.save_training(folder, trainer)
+    checkpointing.save_training_checkpoint(folder, trainer)
     stored = open_safetensors(folder / "optimizer-tp00-of-01.safetensors")
     name = next(name for name in stored if name.endswith("query_key_value.weight/master"))
     rounded = dict(trainer.model.named_parameters())[name.removesuffix("/master")].astype("float32").numpy()
@@ -80,7 +80,7 @@ def test_a_checkpoint_holds_more_than_the_weights(trainer_of, tmp_path):
 
     resumed = trainer_of()
     checkpointing.load_weights(folder, resumed.model, None)
-    checkpointing.load_training(folder, resumed)
+    checkpointing.load_optimizer_and_schedule(folder, resumed)
     expected = state(trainer)
     for name, array in state(resumed).items():
         np.testing.assert_array_equal(array, expected[name], err_msg=name)

@@ -15,10 +15,10 @@ from paddle_glm.peft.lora_config import LoraConfig
 from paddle_glm.peft.prefix import attach_prefix
 from paddle_glm.tiny.checkpoint import write_checkpoint
 from paddle_glm.training.checkpointing import optimizer_tensors
-from paddle_glm.training.memory import RELEASED, Plan, estimate
+from paddle_glm.training.memory_estimate import RELEASED_CONFIGS, TrainingPlan, estimate_training_memory
 from tests.paths import ROOT
-from tests.training.runs import write_rows
-from tests.training.test_activations import OWN, make
+from tests.training.finetune_helpers import write_rows
+from tests.training.test_activations import FAMILY_SIZES, make
 
 GIB = 2**30
 
@@ -28,10 +28,10 @@ def size(tensors) -> int:
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "prefix"])
-@pytest.mark.parametrize("family", OWN)
+@pytest.mark.parametrize("family", FAMILY_SIZES)
 def test_weights_gradients_and_optimizer_are_exact(family, method):
     model, lora, trained = make(family, method)
-    found = estimate(Plan(model.config, lora=lora, trains_prefix=method == "prefix"))
+    found = estimate_training_memory(TrainingPlan(model.config, lora=lora, prefix_tuning=method == "prefix"))
     buffers = [buffer for name, buffer in model.named_buffers() if name == "rotary_table"]
     assert found.weights == size([*model.parameters(), *buffers])
     assert found.gradients == size(trained.values())
@@ -48,8 +48,10 @@ def test_half_weights_and_their_masters(method, dtype):
     config = make("chatglm2", "full")[0].config
     model = AutoModel.from_config(config, dtype=dtype)
     if method == "prefix":
-        attach_prefix(model, 6, projection=True).freeze_model()
-    found = estimate(Plan(model.config, trains_prefix=method == "prefix", dtype=dtype, half=True))
+        attach_prefix(model, 6, projection=True).freeze_base_model()
+    found = estimate_training_memory(
+        TrainingPlan(model.config, prefix_tuning=method == "prefix", dtype=dtype, half=True)
+    )
     assert found.weights == size([*model.parameters(), model.rotary_table])
     optimizer = paddle.optimizer.AdamW(parameters=model.parameters(), multi_precision=True)
     state = dict(optimizer_tensors(optimizer, model))
@@ -65,27 +67,29 @@ def test_a_quantised_base(bits):
     model, _, _ = make("chatglm2", "full")
     model.quantize(bits, group_size=32)
     lora = LoraConfig(rank=2)
-    attach_lora(model, lora).freeze_model()
-    found = estimate(Plan(model.config, lora=lora))
+    attach_lora(model, lora).freeze_base_model()
+    found = estimate_training_memory(TrainingPlan(model.config, lora=lora))
     assert found.weights == size([*model.parameters(), model.rotary_table])
 
 
 @pytest.mark.parametrize("degree", [2, 4])
-@pytest.mark.parametrize("family", OWN)
+@pytest.mark.parametrize("family", FAMILY_SIZES)
 def test_tensor_parallelism_cuts_what_it_cuts(family, degree):
     """Four processes share ChatGLM2's two key/value groups: slices are those that loading makes."""
-    from paddle_glm.parallel import TPGroup
+    from paddle_glm.parallel import ProcessGroup
 
     config = make(family, "full")[0].config
-    model = AutoModel.from_config(config, group=TPGroup(0, degree))
-    found = estimate(Plan(config, tensor_degree=degree))
+    model = AutoModel.from_config(config, group=ProcessGroup(0, degree))
+    found = estimate_training_memory(TrainingPlan(config, tensor_degree=degree))
     assert found.weights == size([*model.parameters(), model.rotary_table])
-    assert found.trainable == estimate(Plan(config)).trainable
+    assert found.trainable == estimate_training_memory(TrainingPlan(config)).trainable
 
 
 def test_stages_share_out():
-    plan = Plan(RELEASED["chatglm2-6b"], dtype="float16", half=True, tokens=64, data_degree=4)
-    whole, first, second = (estimate(replace(plan, stage=stage)) for stage in (0, 1, 2))
+    plan = TrainingPlan(
+        RELEASED_CONFIGS["chatglm2-6b"], dtype="float16", half=True, seq_length=64, data_degree=4
+    )
+    whole, first, second = (estimate_training_memory(replace(plan, stage=stage)) for stage in (0, 1, 2))
     assert first.optimizer == pytest.approx(whole.optimizer / 4, rel=0.01)
     assert first.gradients == whole.gradients
     assert second.gradients == pytest.approx(whole.gradients / 4, rel=0.01)
@@ -93,12 +97,15 @@ def test_stages_share_out():
 
 
 def test_recomputing_and_half_precision_need_less():
-    plan = Plan(RELEASED["chatglm-6b"], rows=4, tokens=193)
+    plan = TrainingPlan(RELEASED_CONFIGS["chatglm-6b"], batch_size=4, seq_length=193)
     half = replace(plan, dtype="float16", half=True)
-    assert estimate(replace(plan, recompute=True)).activations < estimate(plan).activations / 3
-    assert 0.5 < estimate(half).activations / estimate(plan).activations < 0.8
+    assert (
+        estimate_training_memory(replace(plan, recompute=True)).activations
+        < estimate_training_memory(plan).activations / 3
+    )
+    assert 0.5 < estimate_training_memory(half).activations / estimate_training_memory(plan).activations < 0.8
     mixed = replace(plan, half=True)  # O1: float32 weights, and half copies of them that are kept
-    assert estimate(half).activations < estimate(mixed).activations - 10 * GIB
+    assert estimate_training_memory(half).activations < estimate_training_memory(mixed).activations - 10 * GIB
 
 
 RUNS = {

@@ -10,7 +10,7 @@ from paddle_glm.training import metrics
 
 def test_equal_texts_score_100():
     assert metrics.score_pair("白色的裙子很百搭。", "白色的裙子很百搭。") == dict.fromkeys(
-        metrics.NAMES, 100.0
+        metrics.METRIC_NAMES, 100.0
     )
 
 
@@ -50,7 +50,7 @@ def test_bleu_takes_off_for_short_answers():
 
 @pytest.mark.parametrize(("prediction", "label"), [("", "白色"), ("  \n", "白色"), ("白色", ""), ("", "")])
 def test_nothing_scores_nothing(prediction, label):
-    assert metrics.score_pair(prediction, label) == dict.fromkeys(metrics.NAMES, 0.0)
+    assert metrics.score_pair(prediction, label) == dict.fromkeys(metrics.METRIC_NAMES, 0.0)
 
 
 @pytest.mark.parametrize("text", ["。", "白", "？？", "...", "a", "。\n。", "白\n"])
@@ -60,7 +60,9 @@ def test_odd_answers_do_not_crash(text):
 
 
 def test_score_is_the_mean():
-    assert metrics.score(["甲 乙 丙 丁", ""], ["甲 乙 丙 丁", "甲"]) == dict.fromkeys(metrics.NAMES, 50.0)
+    assert metrics.score(["甲 乙 丙 丁", ""], ["甲 乙 丙 丁", "甲"]) == dict.fromkeys(
+        metrics.METRIC_NAMES, 50.0
+    )
 
 
 def test_nothing_to_compare():

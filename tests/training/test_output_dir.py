@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from paddle_glm.checkpoint import is_complete
-from paddle_glm.checkpoint.folder import write_manifest
+from paddle_glm.checkpoint.atomic_save import write_manifest
 from paddle_glm.errors import InputError
 from paddle_glm.tiny.grammar import Row
 from paddle_glm.training import checkpointing, output_dir
-from paddle_glm.training.output_dir import FINAL, RunFolder, move_in, saved_in
-from tests.training.runs import finetune, losses, write_rows
+from paddle_glm.training.output_dir import STAGING_FOLDER, RunFolder, list_checkpoints, publish_final_model
+from tests.training.finetune_helpers import finetune, losses, write_rows
 
 FLAGS = """
     --do_train --src_length 24 --tgt_length 12 --per_device_train_batch_size 2 --logging_steps 1
@@ -94,7 +94,7 @@ def test_a_mistake_costs_nothing(words: Words, out: Path, capfd: pytest.CaptureF
 def test_the_new_run_replaces_the_old_one(words: Words, out: Path) -> None:
     assert finetune(f"{FLAGS} --max_steps 2 {ANEW}", *words, "--output_dir", out) == 0
     assert numbers(out) == [1, 2, 3000]
-    assert [saved.run for saved in saved_in(out)] == [2, 2]
+    assert [saved.run for saved in list_checkpoints(out)] == [2, 2]
     assert (out / "checkpoint-3000" / "pytorch_model.bin").read_bytes() == b"weights"
     assert len(losses(out)) == 2 and not list(out.glob("train_log.run*"))
 
@@ -114,7 +114,7 @@ def test_stopped_in_its_first_save_the_old_run_goes_on(words: Words, out: Path, 
     """Twice; then without the flag the earlier run continues, with its own log."""
     before = tree(out)
     with monkeypatch.context() as patch:
-        patch.setattr(checkpointing, "finish", stopped)
+        patch.setattr(checkpointing, "commit_atomic_save", stopped)
         for _ in range(2):
             assert finetune(f"{FLAGS} --max_steps 3 {ANEW}", *words, "--output_dir", out) == 2
             after = tree(out)
@@ -123,7 +123,7 @@ def test_stopped_in_its_first_save_the_old_run_goes_on(words: Words, out: Path, 
             }
     history = losses(out)
     assert finetune(f"{FLAGS} --max_steps 4", *words, "--output_dir", out) == 0
-    assert numbers(out) == [1, 2, 3, 4, 3000] and [saved.run for saved in saved_in(out)] == [1] * 4
+    assert numbers(out) == [1, 2, 3, 4, 3000] and [saved.run for saved in list_checkpoints(out)] == [1] * 4
     assert len(losses(out)) == 4 and history != losses(out)
     assert [line + b"\n" for line in before["train_log.jsonl"].splitlines()] == [
         line + b"\n" for line in tree(out)["train_log.jsonl"].splitlines()[:3]
@@ -133,13 +133,13 @@ def test_stopped_in_its_first_save_the_old_run_goes_on(words: Words, out: Path, 
 def test_stopped_behind_its_first_save_the_new_run_goes_on(words: Words, out: Path, monkeypatch) -> None:
     """The old run's checkpoints are still there then, one of a later step among them."""
     with monkeypatch.context() as patch:
-        patch.setattr(output_dir, "discard", stopped)
+        patch.setattr(output_dir, "remove_folder_atomically", stopped)
         assert finetune(f"{FLAGS} --max_steps 2 {ANEW}", *words, "--output_dir", out) == 2
-    assert [(saved.run, saved.step) for saved in saved_in(out)] == [(1, 2), (1, 3), (2, 1)]
+    assert [(saved.run, saved.step) for saved in list_checkpoints(out)] == [(1, 2), (1, 3), (2, 1)]
     assert RunFolder(out).resume == out / "checkpoint-1"
     assert finetune(f"{FLAGS} --max_steps 2", *words, "--output_dir", out) == 0
     assert len(losses(out)) == 2
-    assert [(saved.run, saved.step) for saved in saved_in(out)] == [(1, 3), (2, 1), (2, 2)]
+    assert [(saved.run, saved.step) for saved in list_checkpoints(out)] == [(1, 3), (2, 1), (2, 2)]
 
 
 def test_earlier_runs_are_not_rotated(words: Words, out: Path) -> None:
@@ -147,7 +147,7 @@ def test_earlier_runs_are_not_rotated(words: Words, out: Path) -> None:
     old = tree(out / "checkpoint-3")
     flags = f"{FLAGS} --max_steps 2 --save_total_limit 1 --resume_from_checkpoint {out / 'checkpoint-1'}"
     assert finetune(flags, *words, "--output_dir", out) == 0
-    assert [(saved.run, saved.step) for saved in saved_in(out)] == [(1, 1), (1, 3), (2, 2)]
+    assert [(saved.run, saved.step) for saved in list_checkpoints(out)] == [(1, 1), (1, 3), (2, 2)]
     assert tree(out / "checkpoint-3") == old
     assert RunFolder(out).resume == out / "checkpoint-2"
 
@@ -160,7 +160,7 @@ def test_files_put_into_a_checkpoint_stay(words: Words, out: Path) -> None:
     assert finetune(f"{FLAGS} --max_steps 2 --save_total_limit 1 {ANEW}", *words, "--output_dir", out) == 0
     kept = ("checkpoint-1.kept", "checkpoint-3")
     assert all((out / name / "merged" / "model.safetensors").read_bytes() == b"mine" for name in kept)
-    assert [(saved.run, saved.step) for saved in saved_in(out)] == [(1, 3), (2, 2)]
+    assert [(saved.run, saved.step) for saved in list_checkpoints(out)] == [(1, 3), (2, 2)]
 
 
 def test_links_to_checkpoints_are_followed_and_kept(words: Words, out: Path, capfd) -> None:
@@ -201,7 +201,7 @@ def test_what_it_starts_from_stays(words: Words, rows: Path, out: Path, monkeypa
     assert len(losses(out)) == 2 and tree(out / "checkpoint-3") == before
     # Alone in the folder it is no run to continue either, and is not written over without the flag.
     shutil.rmtree(out / "checkpoint-2")
-    assert RunFolder(out, starts={"model_name_or_path": str(given)}).resume is None
+    assert RunFolder(out, source_folders={"model_name_or_path": str(given)}).resume is None
 
 
 @pytest.mark.parametrize("kind", ["--pre_seq_len 4", "--lora True"])
@@ -310,7 +310,7 @@ def test_a_move_that_breaks_off_is_ended_by_the_next_run(tmp_path: Path, monkeyp
         out = tmp_path / f"{broken}"
         model(out, a="0", b="0")
         (out / "train_log.jsonl").touch()
-        model(out / FINAL, **new)
+        model(out / STAGING_FOLDER, **new)
         left = [broken]
 
         def counted(operation, left=left):
@@ -326,25 +326,25 @@ def test_a_move_that_breaks_off_is_ended_by_the_next_run(tmp_path: Path, monkeyp
             patch.setattr(os, "replace", counted(os.replace))
             patch.setattr(Path, "unlink", counted(Path.unlink))
             try:
-                move_in(out)
+                publish_final_model(out)
             except OSError:
                 held = {name: (out / name).read_text() for name in "abc" if (out / name).is_file()}
                 assert held in ({"a": "0", "b": "0"}, new) or not is_complete(out)
         finished = left[0] >= 0
         RunFolder(out).start()
         assert {name: (out / name).read_text() for name in "abc" if (out / name).is_file()} == new
-        assert is_complete(out) and not (out / FINAL).exists()
+        assert is_complete(out) and not (out / STAGING_FOLDER).exists()
         if finished:
             return
     raise AssertionError("it never came to its end")
 
 
 def test_a_file_that_came_while_training_is_not_replaced(tmp_path: Path) -> None:
-    model(tmp_path / FINAL, a="1", b="1")
+    model(tmp_path / STAGING_FOLDER, a="1", b="1")
     (tmp_path / "b").write_text("mine")
     with pytest.raises(InputError, match=r"holds b, which no run wrote there; the trained model is whole in"):
         RunFolder(tmp_path).start()
-    assert (tmp_path / "b").read_text() == "mine" and is_complete(tmp_path / FINAL)
+    assert (tmp_path / "b").read_text() == "mine" and is_complete(tmp_path / STAGING_FOLDER)
     (tmp_path / "b").rename(tmp_path / "elsewhere")
     RunFolder(tmp_path).start()
     assert (tmp_path / "a").read_text() == (tmp_path / "b").read_text() == "1"
@@ -358,6 +358,6 @@ def test_a_manifest_names_nothing_outside_its_folder(tmp_path: Path) -> None:
     manifest = json.loads((out / "manifest.json").read_text())
     manifest["files"]["../mine"] = {"size": 4, "xxh3_128": ""}
     (out / "manifest.json").write_text(json.dumps(manifest))
-    model(out / FINAL, a="1")
+    model(out / STAGING_FOLDER, a="1")
     RunFolder(out).start()
     assert outside.read_text() == "mine" and (out / "a").read_text() == "1"

@@ -6,7 +6,13 @@ import logging
 import pytest
 
 from paddle_glm.errors import InputError
-from paddle_glm.training.readers import Columns, Example, find_files, hold_out, load_rows
+from paddle_glm.training.data_files import (
+    Columns,
+    Example,
+    find_data_files,
+    load_examples,
+    train_validation_split,
+)
 from tests.paths import data
 
 QA = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
@@ -42,28 +48,28 @@ def messages(*texts):
     ],
 )
 def test_known_layouts(tmp_path, row, expected, array):
-    (example,) = load_rows(write(tmp_path / "rows.json", [row], array))
+    (example,) = load_examples(write(tmp_path / "rows.json", [row], array))
     assert example.messages == messages(*expected)
     assert example.answer == "a"
-    assert example.question == example.messages[:-1]
+    assert example.prompt_messages == example.messages[:-1]
 
 
 def test_named_columns_win(tmp_path):
     row = {"content": "no", "summary": "no", "q": "frage", "a": "antwort", "h": [["x", "y"]]}
     path = write(tmp_path / "rows.json", [row])
-    (example,) = load_rows(path, Columns(prompt="q", response="a", history="h"))
+    (example,) = load_examples(path, Columns(prompt="q", response="a", history="h"))
     assert example.messages == messages("x", "y", "frage", "antwort")
     with pytest.raises(InputError, match=r"rows.json:1: no column 'nope' among content, summary, q, a, h"):
-        load_rows(path, Columns(prompt="q", response="nope"))
+        load_examples(path, Columns(prompt="q", response="nope"))
     with pytest.raises(InputError, match="no row has the history column 'past'"):
-        load_rows(path, Columns(prompt="q", response="a", history="past"))
+        load_examples(path, Columns(prompt="q", response="a", history="past"))
     with pytest.raises(InputError, match="go together"):
-        load_rows(path, Columns(prompt="q"))
+        load_examples(path, Columns(prompt="q"))
 
 
 def test_messages_keep_roles_and_tools(tmp_path):
     rows = [{"messages": [{"role": "system", "content": "s", "tools": [{"name": "t"}]}, *QA]}]
-    (example,) = load_rows(write(tmp_path / "rows.json", rows))
+    (example,) = load_examples(write(tmp_path / "rows.json", rows))
     assert example.messages == tuple(rows[0]["messages"])
 
 
@@ -74,19 +80,19 @@ def test_prediction_rows_may_lack_answers(tmp_path):
         {"content": "q", "summary": None},
         {"content": "q", "summary": ""},
     ]
-    examples = load_rows(write(tmp_path / "rows.json", rows), answers=False)
+    examples = load_examples(write(tmp_path / "rows.json", rows), require_answer=False)
     assert [example.answer for example in examples] == [None, "a", None, None]
-    assert all(example.question == messages("q") for example in examples)
+    assert all(example.prompt_messages == messages("q") for example in examples)
     turns = [{"src": ["x", "q"], "tgt": ["y"]}]
-    (example,) = load_rows(write(tmp_path / "turns.json", turns), answers=False)
+    (example,) = load_examples(write(tmp_path / "turns.json", turns), require_answer=False)
     assert example.messages == messages("x", "y", "q")
     with pytest.raises(InputError, match="no known columns among content"):
-        load_rows(tmp_path / "rows.json")
+        load_examples(tmp_path / "rows.json")
 
 
 def test_limit(tmp_path):
     path = write(tmp_path / "rows.json", [{"src": str(index), "tgt": "a"} for index in range(9)])
-    assert [example.question[0]["content"] for example in load_rows(path, limit=2)] == ["0", "1"]
+    assert [example.prompt_messages[0]["content"] for example in load_examples(path, limit=2)] == ["0", "1"]
 
 
 @pytest.mark.parametrize(
@@ -116,13 +122,13 @@ def test_bad_rows_are_named(tmp_path, text, reason):
     path = tmp_path / "rows.json"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=f"rows.json.*{reason}|rows.json{reason}"):
-        load_rows(path)
+        load_examples(path)
 
 
 def test_rows_with_nothing_in_them_are_left_out(tmp_path, caplog):
     rows = [{"src": "q", "tgt": "a"}, {"src": " ", "tgt": "a"}, {"src": "q", "tgt": None}]
     with caplog.at_level(logging.WARNING):
-        assert len(load_rows(write(tmp_path / "rows.json", rows))) == 1
+        assert len(load_examples(write(tmp_path / "rows.json", rows))) == 1
     assert "left out 2 rows" in caplog.text
     assert "lines 2, 3" in caplog.text
 
@@ -130,11 +136,11 @@ def test_rows_with_nothing_in_them_are_left_out(tmp_path, caplog):
 def test_files_of_a_folder(tmp_path):
     for name in ("train_first5000.json", "dev.json", "notes.txt"):
         (tmp_path / name).write_text("{}")
-    files = find_files(tmp_path)
+    files = find_data_files(tmp_path)
     assert (files.train.name, files.validation.name, files.test) == ("train_first5000.json", "dev.json", None)
     (tmp_path / "train.jsonl").write_text("{}")
     (tmp_path / "test.json").write_text("{}")
-    files = find_files(tmp_path, validation_file=tmp_path / "notes.txt")
+    files = find_data_files(tmp_path, validation_file=tmp_path / "notes.txt")
     assert [files.train.name, files.validation.name, files.test.name] == [
         "train.jsonl",
         "notes.txt",
@@ -142,43 +148,43 @@ def test_files_of_a_folder(tmp_path):
     ]
     (tmp_path / "train.json").write_text("{}")
     with pytest.raises(InputError, match=r"train\.json, train\.jsonl: give the file itself"):
-        find_files(tmp_path)
+        find_data_files(tmp_path)
 
 
 def test_tables_in_a_folder(tmp_path):
     for name in ("train.csv", "dev-00000-of-00001.PARQUET", "test.tsv"):
         (tmp_path / name).touch()
-    files = find_files(tmp_path)
+    files = find_data_files(tmp_path)
     found = [path.name for path in (files.train, files.validation, files.test)]
     assert found == ["train.csv", "dev-00000-of-00001.PARQUET", "test.tsv"]
     (tmp_path / "train.json").touch()
     with pytest.raises(InputError, match=r"train\.csv, train\.json: give the file itself"):
-        find_files(tmp_path)
+        find_data_files(tmp_path)
 
 
 def test_a_single_file(tmp_path):
     only = tmp_path / "data" / "school_math_first1000.json"
     only.parent.mkdir()
     with pytest.raises(InputError, match=r"no file of rows \(\.json, \.jsonl, \.csv, \.tsv, \.parquet\)"):
-        find_files(only.parent)
+        find_data_files(only.parent)
     only.write_text("{}")
-    assert find_files(only.parent).train == only
-    assert find_files(only).train == only
-    assert find_files(train_file=str(only)).validation is None
-    assert find_files(str(only).replace("/", "\\")).train == only
+    assert find_data_files(only.parent).train == only
+    assert find_data_files(only).train == only
+    assert find_data_files(train_file=str(only)).validation is None
+    assert find_data_files(str(only).replace("/", "\\")).train == only
     with pytest.raises(InputError, match=r"--train_file nowhere\.json not found"):
-        find_files(train_file="nowhere.json")
+        find_data_files(train_file="nowhere.json")
 
 
 @pytest.mark.parametrize(("rows", "held"), [(2, 1), (10, 1), (1000, 20), (60_000, 1000)])
 def test_hold_out(rows, held):
     examples = [Example(messages(str(index), "a")) for index in range(rows)]
-    train, validation = hold_out(examples)
+    train, validation = train_validation_split(examples)
     assert len(validation) == held
     assert sorted(train + validation, key=lambda x: int(x.messages[0]["content"])) == examples
-    assert hold_out(examples) == (train, validation)
+    assert train_validation_split(examples) == (train, validation)
     with pytest.raises(InputError, match="--validation_file"):
-        hold_out(examples[:1])
+        train_validation_split(examples[:1])
 
 
 @pytest.mark.parametrize(
@@ -190,12 +196,12 @@ def test_hold_out(rows, held):
     ],
 )
 def test_real_rows(name, rows, first):
-    examples = load_rows(data(name))
+    examples = load_examples(data(name))
     assert len(examples) == rows
     assert examples[0].messages[0]["content"].startswith(first)
     assert all(len(example.messages) == 2 and example.answer for example in examples)
 
 
 def test_real_folder():
-    files = find_files(data("AdvertiseGen"))
+    files = find_data_files(data("AdvertiseGen"))
     assert (files.train.name, files.validation.name) == ("train_first5000.json", "dev.json")

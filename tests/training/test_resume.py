@@ -11,7 +11,7 @@ import pytest
 from paddle_glm.checkpoint import is_complete
 from paddle_glm.config import ModelConfig
 from tests.paths import ROOT
-from tests.training.runs import contents, finetune, losses, read_log, write_rows
+from tests.training.finetune_helpers import finetune, losses, read_log, resumable_files, write_rows
 
 FLAGS = """
     --do_train --do_eval --src_length 24 --tgt_length 16 --per_device_train_batch_size 4 --learning_rate 3e-3
@@ -68,7 +68,7 @@ def test_every_bit_is_the_same(words, whole, tmp_path, step):
     shutil.copytree(whole / f"checkpoint-{step}", tmp_path / f"checkpoint-{step}")
     shutil.copy(whole / "train_log.jsonl", tmp_path)
     assert finetune(FLAGS, *words, "--output_dir", tmp_path) == 0
-    assert contents(tmp_path / "checkpoint-9") == contents(whole / "checkpoint-9")
+    assert resumable_files(tmp_path / "checkpoint-9") == resumable_files(whole / "checkpoint-9")
     assert (tmp_path / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     assert losses(tmp_path) == losses(whole)
     assert [line["step"] for line in read_log(tmp_path)] == [line["step"] for line in read_log(whole)]
@@ -80,7 +80,7 @@ def test_incomplete_folders_are_passed_over(words, whole, tmp_path):
     (tmp_path / "checkpoint-8" / "manifest.json").unlink()
     assert finetune(FLAGS, *words, "--output_dir", tmp_path, "--resume_from_checkpoint", "True") == 0
     assert len(losses(tmp_path)) == 2
-    assert contents(tmp_path / "checkpoint-9") == contents(whole / "checkpoint-9")
+    assert resumable_files(tmp_path / "checkpoint-9") == resumable_files(whole / "checkpoint-9")
 
 
 def test_a_damaged_optimizer_file_is_an_error(words, whole, tmp_path, capfd):
@@ -129,5 +129,5 @@ def test_a_killed_save_leaves_the_one_before(words, whole, tmp_path):
     assert list(tmp_path.glob(".checkpoint-5*"))  # what the kill left behind
     assert not (tmp_path / "checkpoint-5").exists() and is_complete(tmp_path / "checkpoint-4")
     assert finetune(FLAGS, *words, "--output_dir", tmp_path) == 0
-    assert contents(tmp_path / "checkpoint-9") == contents(whole / "checkpoint-9")
+    assert resumable_files(tmp_path / "checkpoint-9") == resumable_files(whole / "checkpoint-9")
     assert not list(tmp_path.glob(".checkpoint-5*"))

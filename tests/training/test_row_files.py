@@ -10,7 +10,7 @@ import pytest
 from pyarrow import parquet
 
 from paddle_glm.errors import InputError
-from paddle_glm.training.readers import Columns, load_rows
+from paddle_glm.training.data_files import Columns, load_examples
 
 QUESTION, ANSWER = '类型#裤*款式#"阔腿",宽松', "第一行\n第二行, 后面"
 ROWS = [
@@ -40,7 +40,7 @@ def table(rows, delimiter=",", end="\r\n"):
 def test_tables_hold_what_json_does(tmp_path, suffix, delimiter, encoding, end):
     path = tmp_path / f"rows{suffix}"
     path.write_bytes(table(ROWS, delimiter, end).encode(encoding))
-    first, second = load_rows(path)
+    first, second = load_examples(path)
     assert told(first) == [("user", "问"), ("assistant", "答")]
     assert told(second) == MESSAGES
     assert second.origin == f"{path}:3"
@@ -50,11 +50,11 @@ def test_tables_hold_what_json_does(tmp_path, suffix, delimiter, encoding, end):
 def test_parquet_holds_what_json_does(tmp_path, name):
     path = tmp_path / name
     parquet.write_table(pyarrow.Table.from_pylist(ROWS), path)
-    assert told(load_rows(path)[1]) == MESSAGES
+    assert told(load_examples(path)[1]) == MESSAGES
     texts = [{**row, "history": json.dumps(row["history"])} for row in ROWS]
     parquet.write_table(pyarrow.Table.from_pylist(texts), path)
-    assert told(load_rows(path)[1]) == MESSAGES
-    assert load_rows(path)[1].origin == f"{path}:2"
+    assert told(load_examples(path)[1]) == MESSAGES
+    assert load_examples(path)[1].origin == f"{path}:2"
 
 
 def test_conversations_in_tables(tmp_path):
@@ -63,27 +63,27 @@ def test_conversations_in_tables(tmp_path):
     (tmp_path / "rows.csv").write_text(table(rows), encoding="utf-8", newline="")
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
     for path in (tmp_path / "rows.csv", tmp_path / "rows.parquet"):
-        (example,) = load_rows(path)
+        (example,) = load_examples(path)
         assert example.messages == tuple(rows[0]["messages"])  # no "tools" where a message had none
 
 
 def test_columns_are_named_and_rows_counted(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_text('q, a ,h\n一,二,"[[""x"", ""y""]]"\n\n三,四,\n', encoding="utf-8")
-    examples = load_rows(path, Columns(prompt="q", response="a", history="h"))
+    examples = load_examples(path, Columns(prompt="q", response="a", history="h"))
     assert told(examples[0]) == [("user", "x"), ("assistant", "y"), ("user", "一"), ("assistant", "二")]
     assert told(examples[1]) == [("user", "三"), ("assistant", "四")]
     assert examples[1].origin == f"{path}:4"
-    assert len(load_rows(path, Columns(prompt="q", response="a"), limit=1)) == 1
+    assert len(load_examples(path, Columns(prompt="q", response="a"), limit=1)) == 1
     with pytest.raises(InputError, match=r"rows.csv:2: no known columns among q, a, h .*--prompt_column"):
-        load_rows(path)
+        load_examples(path)
 
 
 def test_long_fields_and_answers_left_open(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_text(f"content,summary\n{'长' * 200_000},\n", encoding="utf-8")
-    (example,) = load_rows(path, answers=False)
-    assert len(example.question[0]["content"]) == 200_000
+    (example,) = load_examples(path, require_answer=False)
+    assert len(example.prompt_messages[0]["content"]) == 200_000
     assert example.answer is None
 
 
@@ -112,17 +112,17 @@ def test_bad_tables_are_named(tmp_path, text, reason):
     path = tmp_path / "rows.csv"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=rf"rows\.csv{reason}"):
-        load_rows(path)
+        load_examples(path)
 
 
 def test_bad_parquet_is_named(tmp_path):
     path = tmp_path / "rows.parquet"
     path.write_bytes(b"PAR1 cut off")
     with pytest.raises(InputError, match=r"rows\.parquet cannot be read as parquet .*: write or download"):
-        load_rows(path)
+        load_examples(path)
     parquet.write_table(pyarrow.table({"src": ["q", "q"], "tgt": [b"bytes", b"\xff"]}), path)
     with pytest.raises(InputError, match=r"rows\.parquet:1: 'tgt' is .*: expected text"):
-        load_rows(path)
+        load_examples(path)
 
 
 def test_parquet_without_pyarrow(tmp_path, monkeypatch):
@@ -137,7 +137,7 @@ def test_parquet_without_pyarrow(tmp_path, monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(InputError, match=r'need pyarrow: pip install -c constraints.txt -e "\.\[parquet\]"'):
-        load_rows(path)
+        load_examples(path)
 
 
 TEXTS = {
@@ -161,28 +161,28 @@ def test_the_command_for_another_encoding_mends_it(tmp_path, name, written, name
     path = tmp_path / name
     path.write_bytes(TEXTS[name].encode(written))
     with pytest.raises(InputError) as error:
-        load_rows(path)
+        load_examples(path)
     assert named in str(error.value)
     command = str(error.value).partition("convert it: ")[2]
     assert command.startswith(f"iconv -f {converted_from} -t UTF-8 ")
     subprocess.run(command, shell=True, check=True)
     converted = path.with_name(f"{path.stem}-utf8{path.suffix}")
-    assert load_rows(converted)[0].messages[1]["content"] == "一条裤子"
+    assert load_examples(converted)[0].messages[1]["content"] == "一条裤子"
 
 
 def test_utf8_and_what_is_wrong_in_it(tmp_path):
     path = tmp_path / "rows.json"
     line = json.dumps({"content": "类型", "summary": "裤"}, ensure_ascii=False).encode()
     path.write_bytes(b"\xef\xbb\xbf" + line + b"\r\n")
-    assert told(load_rows(path)[0]) == [("user", "类型"), ("assistant", "裤")]
+    assert told(load_examples(path)[0]) == [("user", "类型"), ("assistant", "裤")]
     path.write_bytes(line + b"\n" + line[:14])  # cut off within a character: no GBK
     with pytest.raises(
         InputError, match=r"rows\.json:2: byte .* is not UTF-8; if it is GBK, convert it: iconv"
     ):
-        load_rows(path)
+        load_examples(path)
     path.write_bytes(line + b"\n\0")
     with pytest.raises(InputError, match=r"rows\.json:2: not JSON"):
-        load_rows(path)
+        load_examples(path)
 
 
 @pytest.mark.parametrize(
@@ -193,10 +193,10 @@ def test_workbooks_and_archives(tmp_path, beginning, advice):
     path = tmp_path / "rows.csv"
     path.write_bytes(beginning + bytes(200))
     with pytest.raises(InputError, match=re.escape(str(path)) + f" is .*{advice}"):
-        load_rows(path)
+        load_examples(path)
 
 
 def test_a_folder_in_the_place_of_a_file(tmp_path):
     (tmp_path / "dev.json").write_text("[]")
     with pytest.raises(InputError, match=r"is a folder, expected a file of rows: dev\.json"):
-        load_rows(tmp_path)
+        load_examples(tmp_path)

@@ -9,7 +9,9 @@ from paddle_glm.training.sampler import EvalSampler, TrainSampler
 
 
 def batches(rows, batch, ranks=1, rank=0, accumulation=1, epoch=0, **options):
-    sampler = TrainSampler(range(rows), batch, ranks, rank, seed=5, accumulation=accumulation, **options)
+    sampler = TrainSampler(
+        range(rows), batch, ranks, rank, seed=5, accumulation_steps=accumulation, **options
+    )
     sampler.set_epoch(epoch)
     drawn = list(sampler)
     assert len(drawn) == len(sampler)
@@ -49,10 +51,10 @@ def test_drop_last():
 
 
 def test_skipped_batches_are_empty_in_their_epoch_alone():
-    sampler = TrainSampler(range(12), 2, 1, 0, seed=5, accumulation=1)
+    sampler = TrainSampler(range(12), 2, 1, 0, seed=5, accumulation_steps=1)
     sampler.set_epoch(1)
     expected = list(sampler)
-    sampler.skip(1, 4)
+    sampler.skip_batches(1, 4)
     assert list(sampler) == [[], [], [], [], *expected[4:]]
     sampler.set_epoch(2)
     assert all(sampler)

@@ -10,7 +10,7 @@ from paddle_glm.checkpoint import is_complete, open_checkpoint
 from paddle_glm.models.auto import AutoModel
 from paddle_glm.tiny.grammar import Row
 from paddle_glm.tokenizers import AutoTokenizer as OurTokenizer
-from tests.training.runs import contents, finetune, largest_difference, write_rows
+from tests.training.finetune_helpers import finetune, max_parameter_difference, resumable_files, write_rows
 
 RUN = (
     "--do_train --max_steps 2 --per_device_train_batch_size 2 --learning_rate 1e-2 --save_steps 2 "
@@ -34,10 +34,10 @@ def test_both_formats_hold_the_same_model(runs: Path) -> None:
     assert not (runs / "pdparams" / "model.safetensors").exists()
     assert is_complete(runs / "pdparams")
     assert open_checkpoint(runs / "pdparams").is_paddlenlp
-    assert largest_difference(runs / "safetensors", runs / "pdparams") == 0
+    assert max_parameter_difference(runs / "safetensors", runs / "pdparams") == 0
     # What a run continues from is the same either way.
     saved = [runs / name / "checkpoint-2" for name in ("safetensors", "pdparams")]
-    assert contents(saved[0]) == contents(saved[1])
+    assert resumable_files(saved[0]) == resumable_files(saved[1])
 
 
 def test_paddlenlp_loads_it(runs: Path) -> None:
@@ -60,7 +60,7 @@ def test_a_later_run_replaces_the_other_format(runs: Path, tiny_checkpoint: Path
     flags = f"{RUN} --save_format safetensors --overwrite_output_dir"
     assert finetune(flags, *start, "--output_dir", runs / "pdparams") == 0
     assert not list((runs / "pdparams").glob("*.pdparams"))
-    assert largest_difference(runs / "pdparams", runs / "safetensors") == 0
+    assert max_parameter_difference(runs / "pdparams", runs / "safetensors") == 0
 
 
 def test_refusals_come_before_training(

@@ -1,0 +1,34 @@
+"""What a folder's `generation_config.json` says of answers that nobody says otherwise of."""
+
+from typing import Any
+
+from paddle_glm.chat_template import RoleTemplate
+from paddle_glm.config import ModelConfig
+from paddle_glm.families import family_of
+from paddle_glm.generation import GenerationParams
+from paddle_glm.generation_keys import GENERATION_CONFIG_FILE, RULES
+from paddle_glm.key_rules import read_fields
+
+# What `chat` of the originals passes itself, so that the file's values have no effect there.
+CHAT_OVERRIDES = ("do_sample", "temperature", "top_p", "num_beams", "max_length", "pad_token_id")
+
+
+def generation_config_values(config: ModelConfig) -> dict[str, Any]:
+    """The file's values by names of `GenerationParams`; without a file, those that `config.json` holds.
+
+    Raises `InputError` for a value that would change answers and is not supported.
+    """
+    if config.generation_config is not None:
+        return read_fields(RULES, config.generation_config, GENERATION_CONFIG_FILE)
+    return read_fields(RULES, config.hub, "config.json")
+
+
+def default_generation_params(config: ModelConfig, base: GenerationParams | None = None) -> GenerationParams:
+    """`base` (None: what `chat` of the original passes) with what the file says besides; raises as above.
+
+    The end tokens of ChatGLM3 are those of its roles, whatever the file says: its `chat` passes them.
+    """
+    file_values, family = generation_config_values(config), family_of(config)
+    overridden = {*CHAT_OVERRIDES, *(("eos_token_ids",) if isinstance(family.template, RoleTemplate) else ())}
+    base = base or GenerationParams().updated(family.chat_generation_defaults)
+    return base.updated({name: value for name, value in file_values.items() if name not in overridden})

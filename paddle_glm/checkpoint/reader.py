@@ -1,0 +1,304 @@
+"""Opening checkpoints of every layout, and reading from them what one rank needs."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paddle_glm.checkpoint.atomic_save import check_file_sizes
+from paddle_glm.checkpoint.lazy_tensor import (
+    CHUNK_BYTES,
+    SAFETENSORS_FLOAT_NAMES,
+    ConcatenatedRows,
+    LazyTensor,
+    StoredTensor,
+    cast_chunks,
+    copy_chunks,
+    row_blocks,
+    safetensors_dtype_name,
+    transposed_blocks,
+)
+from paddle_glm.checkpoint.mapped_file import release_pages
+from paddle_glm.checkpoint.paddlenlp import detect_layout, tensors_to_hub
+from paddle_glm.checkpoint.pdparams_file import open_pdparams
+from paddle_glm.checkpoint.safetensors_file import open_safetensors
+from paddle_glm.checkpoint.torch_file import open_torch
+from paddle_glm.checkpoint.weight_files import find_weight_files, summarize_names
+from paddle_glm.config import ModelConfig
+from paddle_glm.errors import InputError
+from paddle_glm.families import ParameterSpec, family_of
+from paddle_glm.sharding import REPLICATED, CopyStep, Sharding, apply_copy, axis_slice
+
+
+def open_checkpoint(folder: Path | str, family: str | None = None) -> "Checkpoint":
+    """Open a folder of the hub's, of PaddleNLP's or of tensor-parallel shards, whatever its files.
+
+    Only headers are read. Where a folder has several formats, safetensors are taken before `.bin`, and
+    `.bin` before `.pdparams`. Raises InputError where no weights are found, files are missing or damaged,
+    the folder's manifest says that they are not whole, or it holds shards beside full weights.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder: expected one with weights and config.json")
+    check_file_sizes(folder)
+    found = find_weight_files(folder)
+    shards = [_open_shard(folder, files) for files in found.shards]
+    if found.index is not None and (absent := set(found.index) - shards[0].keys()):
+        raise InputError(f"{folder}: the index names {summarize_names(absent)}, which its files do not hold")
+    layout = detect_layout(shards[0], found.shards[0][0].suffix == ".pdparams")
+    if layout is None:
+        return Checkpoint(folder, shards, family)
+    return Checkpoint(folder, [tensors_to_hub(shard, layout) for shard in shards], family, is_paddlenlp=True)
+
+
+def _open_shard(folder: Path, files: list[Path]) -> dict[str, np.ndarray]:
+    openers = {".safetensors": open_safetensors, ".bin": open_torch, ".pdparams": open_pdparams}
+    tensors: dict[str, np.ndarray] = {}
+    for path in files:
+        opened = openers[path.suffix](path)
+        if twice := opened.keys() & tensors.keys():
+            raise InputError(f"{folder}: {summarize_names(twice)} in more than one file")
+        tensors.update(opened)
+    return tensors
+
+
+class Checkpoint:
+    """Weights of a folder under their hub names, whatever its format and tensor-parallel degree.
+
+    is_paddlenlp: the files have PaddleNLP's names and layout, undone here.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        shards: Sequence[Mapping[str, StoredTensor]],
+        family: str | None = None,
+        is_paddlenlp: bool = False,
+    ) -> None:
+        self.folder = folder
+        self.is_paddlenlp = is_paddlenlp
+        self._shards = shards
+        self._family_name = family
+
+    @property
+    def tensor_parallel_degree(self) -> int:
+        """How many ranks' files the folder holds; 1 for a hub folder."""
+        return len(self._shards)
+
+    @cached_property
+    def config(self) -> ModelConfig:
+        """The architecture, read from the folder's config.json when it is first needed."""
+        return ModelConfig.from_pretrained(self.folder, self._family_name)
+
+    @cached_property
+    def table(self) -> dict[str, ParameterSpec]:
+        """Every parameter of the family by name."""
+        return family_of(self.config).parameters(self.config)
+
+    def names(self) -> list[str]:
+        """Names of all stored tensors, those that the model ignores included."""
+        return list(self._shards[0])
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of the full tensor."""
+        stored = self._stored(name)[0]
+        if len(self._shards) == 1 or self._sharding(name).axis is None:
+            return stored.shape
+        return self.table[name].shape
+
+    def dtype(self, name: str) -> str:
+        """The stored dtype by its safetensors name: "F32", "F16", "BF16", ..."""
+        return safetensors_dtype_name(self._stored(name)[0].dtype)
+
+    @property
+    def float_dtype(self) -> str:
+        """What weights that are no integers are stored in, as configurations call it."""
+        first = next(name for name, spec in self.table.items() if spec.dtype is None)
+        tag = self.dtype(first)
+        return next((name for name, stored in SAFETENSORS_FLOAT_NAMES.items() if stored == tag), "float32")
+
+    def read(self, name: str, rank: int = 0, degree: int = 1) -> np.ndarray:
+        """What tensor-parallel rank `rank` of `degree` holds of a tensor, in hub layout.
+
+        Read-only and memory-mapped where that is one stretch of one file, otherwise a new array.
+        Touches only the bytes that are needed. Padding of the vocabulary is zeros.
+        """
+        whole = self._unsliced(name, rank, degree)
+        if whole is not None:
+            return whole[:] if isinstance(whole, ConcatenatedRows) else whole
+        sharding = self._sharding(name)
+        shape, sources, steps = self._copy_plan(name, sharding, rank, degree)
+        axis = sharding.axis or 0
+        if len(steps) == 1 and axis == 0 and _num_rows(steps[0]) == shape[0]:
+            return sources[steps[0].source_rank][steps[0].source_start : steps[0].source_stop]
+        result = np.zeros(shape, sources[0].dtype)
+        for step in steps:
+            apply_copy(step, axis, sources[step.source_rank], result)
+        return result
+
+    def read_into(self, out: np.ndarray, name: str, rank: int = 0, degree: int = 1) -> None:
+        """Like `read`, into a C-contiguous array, some MiB at a time; floats are cast to its dtype.
+
+        Raises InputError where the shape is another one, or a value does not fit into float16.
+        """
+        tensor = self.read_lazy(name, rank, degree, out.dtype)
+        if tensor.shape != out.shape:
+            raise InputError(f"{self.folder}: {name} has shape {tensor.shape}, expected {out.shape}")
+        copy_chunks(tensor.chunks(), out)
+
+    def read_lazy(
+        self, name: str, rank: int = 0, degree: int = 1, dtype: np.dtype | None = None
+    ) -> LazyTensor:
+        """Like `read`, in pieces of some MiB for writing; floating point values are cast to `dtype`."""
+        stored = self._stored(name)[0].dtype
+        sharding = self._sharding(name) if degree > 1 or len(self._shards) > 1 else REPLICATED
+        shape = sharding.local_shape(self.shape(name), rank, degree)
+        kept = (
+            dtype is None
+            or dtype == stored
+            or safetensors_dtype_name(stored) not in ("F64", "F32", "F16", "BF16")
+        )
+        target = stored if dtype is None or kept else dtype
+
+        def cast_if_needed(chunks: Iterator[np.ndarray]) -> Iterable[np.ndarray]:
+            return chunks if kept else cast_chunks(chunks, target, name)
+
+        return LazyTensor(
+            target,
+            shape,
+            lambda: cast_if_needed(self._chunks(name, rank, degree)),
+            lambda: cast_if_needed(self._transposed_chunks(name, rank, degree)),
+        )
+
+    def validate(self) -> None:
+        """Compare names, shapes and dtypes of all shards with the family's table.
+
+        Raises one InputError that lists what is missing, unexpected or of a wrong shape.
+        """
+        keys_to_ignore = family_of(self.config).keys_to_ignore
+        first = self._shards[0]
+        missing: set[str] = set()
+        unexpected: set[str] = set()
+        wrong: set[str] = set()
+        for rank, shard in enumerate(self._shards):
+            missing |= self.table.keys() - shard.keys()
+            for name, tensor in shard.items():
+                if name in self.table:
+                    expected = self._local_shape(name, rank)
+                    if tensor.shape != expected:
+                        wrong.add(f"{name} {tensor.shape}, expected {expected}")
+                    elif name in first and tensor.dtype != first[name].dtype:
+                        wrong.add(f"{name} {tensor.dtype} in shard {rank}, {first[name].dtype} in shard 0")
+                    elif (tensor.dtype == np.int8) != (self.table[name].dtype == "int8"):
+                        bits = self.config.quantization_bit
+                        wrong.add(f"{name} {tensor.dtype}, while config.json says quantization_bit = {bits}")
+                elif not any(re.fullmatch(pattern, name) for pattern in keys_to_ignore):
+                    unexpected.add(name)
+        found = {"missing": missing, "unexpected": unexpected, "wrong shape or dtype": wrong}
+        if any(found.values()):
+            lines = [
+                f"{len(names)} {what}: {summarize_names(names)}" for what, names in found.items() if names
+            ]
+            raise InputError(
+                f"{self.folder} does not fit its config.json ({self.config.family}): {'; '.join(lines)}"
+            )
+
+    def _local_shape(self, name: str, rank: int) -> tuple[int, ...]:
+        """What the shard of `rank` should hold."""
+        spec, degree = self.table[name], len(self._shards)
+        try:
+            return spec.sharding.local_shape(spec.shape, rank, degree)
+        except InputError as error:
+            message = f"{self.folder} holds {degree} shards, but {error}: are some missing?"
+            raise InputError(message) from error
+
+    def _stored(self, name: str) -> list[StoredTensor]:
+        try:
+            return [shard[name] for shard in self._shards]
+        except KeyError:
+            raise InputError(f"{self.folder} has no tensor {name!r} (or not in every shard)") from None
+
+    def _sharding(self, name: str) -> Sharding:
+        if name in self.table:
+            return self.table[name].sharding
+        if any(re.fullmatch(pattern, name) for pattern in family_of(self.config).keys_to_ignore):
+            return REPLICATED
+        raise InputError(
+            f"{self.folder}: tensor {name!r} is not one of {self.config.family}, so it cannot be cut"
+        )
+
+    def _unsliced(self, name: str, rank: int, degree: int) -> StoredTensor | None:
+        """The stored array where it already is what is asked for."""
+        stored = self._stored(name)
+        if degree == len(stored) and 0 <= rank < degree:
+            return stored[rank]
+        return stored[0] if self._sharding(name).axis is None else None
+
+    def _copy_plan(
+        self, name: str, sharding: Sharding, rank: int, degree: int
+    ) -> tuple[tuple[int, ...], list[Any], list[CopyStep]]:
+        """Shape of the result, what each rank holds (arrays, or what stands in for them), and the copies."""
+        sources = self._stored(name)
+        full = self.table[name].shape
+        for source_rank, source in enumerate(sources):
+            expected = sharding.local_shape(full, source_rank, len(sources))
+            if source.shape != expected:
+                raise InputError(f"{self.folder}: {name} has shape {source.shape}, expected {expected}")
+        return (
+            sharding.local_shape(full, rank, degree),
+            sources,
+            sharding.reshard_plan(len(sources), rank, degree),
+        )
+
+    def _chunks(self, name: str, rank: int, degree: int) -> Iterator[np.ndarray]:
+        whole = self._unsliced(name, rank, degree)
+        if whole is not None:
+            yield from row_blocks(whole)
+            return
+        sharding = self._sharding(name)
+        shape, sources, steps = self._copy_plan(name, sharding, rank, degree)
+        if sharding.axis == 0:
+            for step in steps:
+                yield from row_blocks(sources[step.source_rank][step.source_start : step.source_stop])
+            padding = shape[0] - sum(map(_num_rows, steps))
+            if padding:
+                yield np.zeros((padding, *shape[1:]), sources[0].dtype)
+            return
+        # Rows of a row-parallel weight are spread over the shards: assemble a block of them at a time.
+        row_bytes = sources[0].itemsize * int(np.prod(shape[1:]))
+        rows = max(1, CHUNK_BYTES // row_bytes)
+        buffer = np.zeros((min(rows, shape[0]), *shape[1:]), sources[0].dtype)
+        for start in range(0, shape[0], rows):
+            block = buffer[: min(rows, shape[0] - start)]
+            for step in steps:
+                rows_of_rank = sources[step.source_rank][start : start + len(block)]
+                apply_copy(step, sharding.axis or 0, rows_of_rank, block)
+                release_pages(rows_of_rank)
+            yield block
+
+    def _transposed_chunks(self, name: str, rank: int, degree: int) -> Iterator[np.ndarray]:
+        """The transpose of a two-dimensional tensor, some rows at a time."""
+        whole = self._unsliced(name, rank, degree)
+        if whole is not None:
+            yield from transposed_blocks(whole.pieces if isinstance(whole, ConcatenatedRows) else [whole])
+            return
+        sharding = self._sharding(name)
+        shape, sources, steps = self._copy_plan(name, sharding, rank, degree)
+        axis = sharding.axis or 0
+        slices = [
+            sources[step.source_rank][axis_slice(axis, step.source_start, step.source_stop)] for step in steps
+        ]
+        if axis == 1:  # the transpose of what lies side by side lies one below another
+            for piece in slices:
+                yield from transposed_blocks([piece])
+            return
+        if padding := shape[0] - sum(map(len, slices)):
+            slices.append(np.zeros((padding, *shape[1:]), sources[0].dtype))
+        yield from transposed_blocks(slices)
+
+
+def _num_rows(step: CopyStep) -> int:
+    return step.source_stop - step.source_start

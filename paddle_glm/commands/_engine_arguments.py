@@ -1,0 +1,148 @@
+"""Flags and set-up that the commands share which talk: with a folder here, or with a server."""
+
+import argparse
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from paddle_glm.backends import BACKENDS, EngineOptions
+from paddle_glm.backends.base import FASTDEPLOY_ENGINES
+from paddle_glm.commands._model_arguments import (
+    add_device_argument,
+    add_dtype_argument,
+    add_loading_arguments,
+    loading_options,
+)
+from paddle_glm.commands._sampling_arguments import explicit_values
+from paddle_glm.errors import InputError
+from paddle_glm.families import family_names
+from paddle_glm.generation.params import GenerationParams
+from paddle_glm.hardware import parse_device
+
+if TYPE_CHECKING:
+    from paddle_glm.backends.folder import Engine
+    from paddle_glm.serving.client import RemoteSession
+
+API_KEY_VARIABLE = "OPENAI_API_KEY"
+
+
+def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which folder, what runs it, and where."""
+    parser.add_argument(
+        "--model_name_or_path",
+        "--model_path",
+        help="hub folder, merged folder, folder of shards, or exported folder",
+    )
+    add_backend_arguments(parser, list(BACKENDS))
+    add_dtype_argument(parser)
+    parser.add_argument(
+        "--family", choices=family_names(), help="what the model is, where its files do not say"
+    )
+    add_loading_arguments(parser)
+
+
+def backend_argument(text: str) -> str:
+    """The name of a backend, also as PaddleNLP's scripts spell it."""
+    return {"onnx_runtime": "onnxruntime"}.get(text, text)
+
+
+def add_backend_arguments(parser: argparse.ArgumentParser, backends: Sequence[str]) -> None:
+    """What computes, and where; backends: the names to choose from."""
+    parser.add_argument(
+        "--backend", choices=backends, type=backend_argument, help="default: what fits the folder"
+    )
+    parser.add_argument(
+        "--fastdeploy_engine",
+        default=FASTDEPLOY_ENGINES[0],
+        choices=FASTDEPLOY_ENGINES,
+        help="what computes below --backend fastdeploy",
+    )
+    add_device_argument(parser)
+    parser.add_argument("--device_id", type=int, help="which GPU, as gpu:N says it too")
+    parser.add_argument("--cpu_threads", type=int, default=0, help="0 takes all that may be used")
+
+
+def check_backend_flags(args: argparse.Namespace) -> None:
+    """Raise `InputError` for flags of `add_backend_arguments` that have no effect beside the others."""
+    kind, _ = parse_device(args.device)
+    for name, default, used, need in (
+        ("fastdeploy_engine", FASTDEPLOY_ENGINES[0], args.backend == "fastdeploy", "--backend fastdeploy"),
+        ("device_id", None, kind != "cpu", "a GPU, but --device is cpu"),
+        ("cpu_threads", 0, kind != "gpu", f"a CPU, but --device is {args.device}"),
+    ):
+        value = getattr(args, name)
+        if value != default and not used:
+            raise InputError(f"--{name} {value} has no effect here: it needs {need}")
+
+
+def open_engine_from_args(args: argparse.Namespace) -> "Engine":
+    """What `add_engine_arguments` describes; raises `InputError` where it cannot be opened."""
+    from paddle_glm.backends.folder import open_engine
+    from paddle_glm.peft.adapter_folder import check_is_model_folder
+
+    check_backend_flags(args)
+    options = EngineOptions(
+        args.device,
+        args.device_id,
+        args.cpu_threads,
+        args.dtype,
+        args.family,
+        **loading_options(args),
+        fastdeploy_engine=args.fastdeploy_engine,
+    )
+    check_is_model_folder(args.model_name_or_path)
+    return open_engine(args.model_name_or_path, options, args.backend)
+
+
+def add_remote_arguments(parser: argparse.ArgumentParser) -> None:
+    """A server of the OpenAI protocol in the place of a folder."""
+    parser.add_argument("--api_base", help="talk to this server instead, such as http://127.0.0.1:8000/v1")
+    parser.add_argument("--model", help="which of the server's models (default: the only one)")
+    parser.add_argument(
+        "--api_key", help=f"the server's key; {API_KEY_VARIABLE} keeps it out of process lists"
+    )
+    parser.add_argument("--timeout", type=float, default=300.0, help="seconds that the server may be silent")
+
+
+def check_local_or_remote(args: argparse.Namespace, add_local: Sequence[Callable]) -> None:
+    """Raise `InputError` unless there is a folder or a server, and no flag that has no meaning for it.
+
+    add_local: the functions whose flags are about a folder.
+    """
+    if (args.model_name_or_path is None) == (args.api_base is None):
+        raise InputError("give --model_name_or_path FOLDER or --api_base URL (one of them)")
+    idle = argparse.ArgumentParser(add_help=False)
+    for add in add_local if args.api_base is not None else (add_remote_arguments,):
+        add(idle)
+    for name, default in vars(idle.parse_args([])).items():
+        if name not in ("model_name_or_path", "api_base") and getattr(args, name) != default:
+            what = "a server" if args.api_base is not None else "a folder"
+            raise InputError(f"--{name} {getattr(args, name)}: it has no meaning for {what}; leave it out")
+
+
+@contextmanager
+def require_extra(extra: str) -> Iterator[None]:
+    """Turns a package that is missing into an `InputError` with the extra that brings it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] == "paddle_glm":
+            raise
+        raise InputError(
+            f"the package {error.name} is missing: pip install -c constraints.txt -e '.[{extra}]'"
+        ) from error
+
+
+def open_remote_session(args: argparse.Namespace) -> "RemoteSession":
+    """A conversation with the server, which has been asked for its models; the sampling flags go with it."""
+    with require_extra("serve"):
+        from paddle_glm.serving.client import OpenAIClient, RemoteSession, choose_model, request_fields
+
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log every request
+    given = explicit_values(args, GenerationParams())
+    GenerationParams().updated(given)  # invalid values are said before a server is asked
+    fields = request_fields(given)
+    client = OpenAIClient(args.api_base, args.api_key or os.environ.get(API_KEY_VARIABLE), args.timeout)
+    return RemoteSession(client, choose_model(client, args.model), fields)

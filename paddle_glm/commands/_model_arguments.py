@@ -1,0 +1,195 @@
+"""Flags and set-up that the commands share which let a model answer rows."""
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from paddle_glm.backends.generation_defaults import default_generation_params
+from paddle_glm.commands._sampling_arguments import (
+    GREEDY,
+    add_sampling_arguments,
+    check_sampling_flags,
+    sampling_params,
+)
+from paddle_glm.config import DTYPES, ModelConfig
+from paddle_glm.errors import InputError
+from paddle_glm.families import family_names
+from paddle_glm.generation.params import GenerationParams
+from paddle_glm.hardware import DEVICE_HELP, parse_device, use_device
+from paddle_glm.quantization import BITS
+
+if TYPE_CHECKING:
+    from paddle_glm.models.dygraph import DygraphBackend
+    from paddle_glm.tokenizers import Tokenizer
+    from paddle_glm.training.data_files import Example
+
+# A model's answer to a row has a length of its own flag.
+_LENGTH_FIELDS = ("max_length", "max_new_tokens")
+
+
+def positive_int(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return int(text)
+
+
+def add_loading_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is put beside a model folder's weights, and in how many bits they are kept."""
+    parser.add_argument("--ptuning_checkpoint", help="folder of a prefix (P-Tuning v2), ours or THUDM's")
+    parser.add_argument(
+        "--pre_seq_len", type=positive_int, help="tokens that the prefix in --ptuning_checkpoint must have"
+    )
+    parser.add_argument("--lora_path", help="folder of LoRA adapters, ours or PEFT's")
+    parser.add_argument(
+        "--quantization_bit", type=int, choices=BITS, help="keep linear layers' weights in so many bits"
+    )
+    parser.add_argument(
+        "--quantization_group_size",
+        type=int,
+        help="inputs that share a scale; 0: one scale per output (default: 128 for 4 bits, 0 for 8)",
+    )
+
+
+def loading_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What those flags say, by the names that `AutoModel.from_pretrained` and `EngineOptions` take.
+
+    Raises `InputError` for a prefix of another length than --pre_seq_len says, and where there is none.
+    """
+    if args.pre_seq_len is not None:
+        if args.ptuning_checkpoint is None:
+            raise InputError(
+                f"--pre_seq_len {args.pre_seq_len} says how long the prefix in --ptuning_checkpoint FOLDER "
+                "is: give both, or leave it out (a folder that holds model and prefix says it itself)"
+            )
+        from paddle_glm.peft.prefix import check_prefix_folder
+
+        check_prefix_folder(args.ptuning_checkpoint, args.pre_seq_len)
+    names = ("ptuning_checkpoint", "lora_path", "quantization_bit", "quantization_group_size")
+    return {name: getattr(args, name) for name in names}
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which model, where it computes, and how rows become prompts."""
+    parser.add_argument(
+        "--model_name_or_path", required=True, help="hub folder, merged folder or folder of shards"
+    )
+    parser.add_argument(
+        "--family", choices=family_names(), help="what the model is, where its files do not say"
+    )
+    add_loading_arguments(parser)
+    add_device_argument(parser)
+    add_dtype_argument(parser)
+    parser.add_argument("--batch_size", type=positive_int, default=8, help="rows answered together")
+    add_row_arguments(parser)
+
+
+def add_device_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device", default="auto", type=device_argument, help=f"where to compute: {DEVICE_HELP}"
+    )
+
+
+def device_argument(text: str) -> str:
+    """A device that there may be; whether it is here is found out when it is used."""
+    try:
+        parse_device(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
+def add_dtype_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dtype",
+        default="auto",
+        choices=("auto", *DTYPES),
+        help="of a model folder's weights in memory; auto: the files' own, and float32 for half precision on "
+        "a CPU that has the memory, because it is faster there",
+    )
+
+
+def add_row_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is read of a row, and how much of it."""
+    parser.add_argument(
+        "--src_length", type=positive_int, default=128, help="most tokens of a prompt; longer ones are cut"
+    )
+    parser.add_argument("--tgt_length", type=positive_int, default=128, help="most tokens of an answer")
+    parser.add_argument("--source_prefix", help="text in front of every prompt, as it was trained with")
+    add_column_arguments(parser)
+
+
+def add_limit_argument(parser: argparse.ArgumentParser, text: str) -> None:
+    """How many rows of a file; `max_predict_samples` is THUDM's name."""
+    parser.add_argument("--limit", "--max_predict_samples", type=positive_int, help=text)
+
+
+def add_column_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the columns of a row are called."""
+    for name, meaning in (("prompt", "question"), ("response", "answer"), ("history", "earlier rounds")):
+        parser.add_argument(f"--{name}_column", help=f"key of the {meaning}; common names are recognised")
+
+
+def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
+    """Rows are answered with the most likely token by default, as PaddleNLP's predict_generation.py does."""
+    add_sampling_arguments(parser, GREEDY, exclude=_LENGTH_FIELDS)
+
+
+def generation_params(args: argparse.Namespace) -> GenerationParams:
+    """The flags of `add_generation_arguments`, and `--tgt_length` as the length of answers.
+
+    What they leave open is as in the folder's generation_config.json.
+    """
+    from paddle_glm.peft.adapter_folder import check_is_model_folder
+
+    check_is_model_folder(args.model_name_or_path)
+    defaults = default_generation_params(
+        ModelConfig.from_pretrained(args.model_name_or_path, args.family), GREEDY
+    )
+    params = sampling_params(args, defaults, max_new_tokens=args.tgt_length)
+    check_sampling_flags(args, params)
+    return params
+
+
+def columns_from_args(args: argparse.Namespace) -> Any:
+    """The columns named by flags, or None to recognise them."""
+    from paddle_glm.training.data_files import Columns
+
+    if args.prompt_column is None:
+        if args.response_column or args.history_column:
+            raise InputError("--response_column and --history_column need --prompt_column")
+        return None
+    return Columns(args.prompt_column, args.response_column, args.history_column)
+
+
+def examples_from_args(
+    args: argparse.Namespace, questions: Sequence[str], limit: int | None = None
+) -> "list[Example]":
+    """The first `limit` rows of --data_file, which may lack answers; without it, the questions."""
+    from paddle_glm.training.data_files import Example, load_examples
+
+    columns = columns_from_args(args)
+    if args.data_file:
+        return load_examples(args.data_file, columns, require_answer=False, limit=limit)
+    if limit is not None:
+        raise InputError(f"--limit {limit} counts rows: give --data_file too")
+    if columns is not None:
+        raise InputError("--prompt_column names a key of rows: give --data_file too")
+    return [Example(({"role": "user", "content": text},)) for text in questions]
+
+
+def open_model(args: argparse.Namespace) -> "tuple[DygraphBackend, Tokenizer]":
+    """The model over all processes that the launcher started (one without it), and its tokenizer."""
+    from paddle_glm.models.auto import AutoModel
+    from paddle_glm.models.dygraph import DygraphBackend
+    from paddle_glm.parallel import init_parallel
+    from paddle_glm.peft.adapter_folder import check_is_model_folder
+    from paddle_glm.tokenizers import AutoTokenizer
+
+    use_device(args.device)
+    check_is_model_folder(args.model_name_or_path)
+    tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path, args.family)
+    group = init_parallel().tensor
+    model = AutoModel.from_pretrained(
+        args.model_name_or_path, args.dtype, group, args.family, **loading_options(args)
+    )
+    return DygraphBackend(model), tokenizer

@@ -1,0 +1,76 @@
+"""The step graph as one ONNX file, by way of Paddle's own (https://github.com/PaddlePaddle/Paddle2ONNX)."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from paddle_glm.backends.exported import require_package
+from paddle_glm.backends.generation_meta import TensorMeta
+from paddle_glm.config import ModelConfig
+from paddle_glm.errors import InputError
+from paddle_glm.families import family_of
+
+# The oldest that says all our graphs need: engines inside FastDeploy 1.x are of 2022.
+OPSET = 13
+MAX_OPSET = 17
+INSTALL_HINT = 'pip install -c constraints.txt -e ".[onnx]"'
+# A file is one protobuf message, which holds 2 GiB at most; the graph around the weights takes its part.
+MAX_WEIGHT_BYTES = 2**31 - 2**26
+# What can be kept in a file -> the most that making it takes, of its weights; measured with 80 to 300 MB.
+EXPORT_PEAK_FACTORS = {"float32": 4.4, "float16": 6.3}
+QUANTIZED_EXPORT_PEAK_FACTOR = 7.0
+
+
+def check_onnx_limits(config: ModelConfig, dtype: str) -> None:
+    """Raise `InputError` for a model that no ONNX file can hold: too large, or of another dtype.
+
+    paddle2onnx itself writes an empty file above the limit, without an error.
+    """
+    if dtype not in EXPORT_PEAK_FACTORS:
+        raise InputError(
+            f"dtype {dtype} with the format onnx: engines compute no {dtype}; expected one of "
+            f"{', '.join(EXPORT_PEAK_FACTORS)} (--dtype)"
+        )
+    specs = family_of(config).parameters(config).values()
+    size = sum(math.prod(spec.shape) * np.dtype(spec.dtype or dtype).itemsize for spec in specs)
+    if size > MAX_WEIGHT_BYTES:
+        raise InputError(
+            f"the weights are {size / 2**30:.2f} GiB in {dtype}, and an ONNX file holds less than 2 GiB: "
+            "quantise the model (paddle-glm quantize), or export with --format paddle"
+        )
+
+
+def convert_to_onnx(graph: Path, weights: Path, outputs: Sequence[TensorMeta], target: Path) -> None:
+    """Write `target` from Paddle's graph and weights; its outputs get the names of `outputs`, in order."""
+    onnx = require_package("onnx", INSTALL_HINT)
+    paddle2onnx = require_package("paddle2onnx", INSTALL_HINT)
+    # Its optimiser installs packages with pip while it runs; any other name than that does nothing.
+    message = paddle2onnx.export(str(graph), str(weights), opset_version=OPSET, optimize_tool="none")
+    model = onnx.load_from_string(message)
+    _name_outputs(model.graph, [one.name for one in outputs])
+    _drop_unused_initializers(model.graph)
+    if (opset := model.opset_import[0].version) > MAX_OPSET:
+        raise RuntimeError(f"paddle2onnx wrote opset {opset}, engines read {MAX_OPSET} at most")
+    onnx.checker.check_model(model)
+    onnx.save(model, str(target))
+
+
+def _name_outputs(graph, names: Sequence[str]) -> None:
+    """Give the graph's outputs their names in `generation_meta.json`."""
+    new = dict(zip((one.name for one in graph.output), names, strict=True))
+    for node in graph.node:
+        for side in (node.input, node.output):
+            for index, name in enumerate(side):
+                side[index] = new.get(name, name)
+    for one in graph.output:
+        one.name = new[one.name]
+
+
+def _drop_unused_initializers(graph) -> None:
+    """Remove constants that no node reads: engines warn of each."""
+    read = {name for node in graph.node for name in node.input}
+    kept = [one for one in graph.initializer if one.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)

@@ -1,0 +1,32 @@
+"""The parameters of P-Tuning v2's prefix encoder, which a checkpoint may hold beside the model's own."""
+
+from paddle_glm.config import ModelConfig
+from paddle_glm.families import ParameterSpec
+from paddle_glm.sharding import REPLICATED
+
+PREFIX_ENCODER = "transformer.prefix_encoder"
+
+
+def prefix_kv_size(config: ModelConfig) -> int:
+    """How many numbers all keys and values of one prefix token are."""
+    return 2 * config.num_layers * config.num_key_value_heads * config.head_dim
+
+
+def prefix_parameters(config: ModelConfig, width: int) -> dict[str, ParameterSpec]:
+    """The encoder's parameters by hub name, none where `pre_seq_len` is None; all are whole on every rank.
+
+    width: that of the embedding in front of a projection; without one it holds the keys and values.
+    """
+    if config.pre_seq_len is None:
+        return {}
+    size, hidden = prefix_kv_size(config), config.hidden_size
+    shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (config.pre_seq_len, size)}
+    if config.prefix_projection:
+        shapes = {
+            "embedding.weight": (config.pre_seq_len, width),
+            "trans.0.weight": (hidden, width),
+            "trans.0.bias": (hidden,),
+            "trans.2.weight": (size, hidden),
+            "trans.2.bias": (size,),
+        }
+    return {f"{PREFIX_ENCODER}.{name}": ParameterSpec(shape, REPLICATED) for name, shape in shapes.items()}

@@ -1,0 +1,118 @@
+"""What is made of each key of a foreign JSON file: read, held to what is supported, or left alone and why."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from paddle_glm.errors import InputError
+
+
+@dataclass(frozen=True)
+class ValueType:
+    """What a value must be: in words for messages, and as a test."""
+
+    description: str
+    accepts: Callable[[Any], bool]
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """Read into our `field`. convert: the file's spelling -> ours."""
+
+    field: str
+    kind: ValueType
+    convert: Callable[[Any], Any] | None = None
+
+
+@dataclass(frozen=True)
+class Restricted:
+    """Any other value is another computation, and refused.
+
+    written: a file of ours says the first of `allowed`, since the original reads the key.
+    """
+
+    allowed: tuple[Any, ...]
+    written: bool = True
+
+
+@dataclass(frozen=True)
+class Alias:
+    """Another name of `key`: refused where the two differ."""
+
+    key: str
+
+
+@dataclass(frozen=True)
+class Ignored:
+    """Changes no answer. written: what a file of ours says, where the original cannot do without the key."""
+
+    reason: str
+    written: Any = None
+
+
+Rule = Mapped | Restricted | Alias | Ignored
+Rules = Mapping[str, Rule]
+
+
+def read_fields(rules: Rules, values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Our fields from a file's values; null is a key that is not there, and a key without a rule is unknown.
+
+    source: what the file is called in messages. Raises `InputError` naming a key whose value is of the
+    wrong kind or not supported.
+    """
+    found: dict[str, Any] = {}
+    for key, rule in rules.items():
+        value = values.get(key)
+        if value is None or isinstance(rule, Ignored):
+            continue
+        says = f"{source} says {key} = {value!r}"
+        if isinstance(rule, Mapped):
+            value = rule.convert(value) if rule.convert is not None else value
+            if not rule.kind.accepts(value):
+                raise InputError(f"{says}: expected {rule.kind.description}")
+            found[rule.field] = value
+        elif isinstance(rule, Alias) and value != values.get(rule.key, value):
+            raise InputError(f"{says}, but {rule.key} = {values[rule.key]!r}: expected the same")
+        elif isinstance(rule, Restricted) and value not in rule.allowed:
+            raise InputError(f"{says}; only {_describe_allowed(rule.allowed)} is supported")
+    return found
+
+
+def default_keys(rules: Rules) -> dict[str, Any]:
+    """What a file made from nothing says of keys that are no field of ours."""
+    said = {
+        key: rule.allowed[0] for key, rule in rules.items() if isinstance(rule, Restricted) and rule.written
+    }
+    return said | {
+        key: rule.written
+        for key, rule in rules.items()
+        if isinstance(rule, Ignored) and rule.written is not None
+    }
+
+
+def _describe_allowed(values: tuple[Any, ...]) -> str:
+    return " or ".join(dict.fromkeys(repr(value) for value in values if value is not None)) or "null"
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return _is_int(value) or (isinstance(value, float) and math.isfinite(value))
+
+
+POSITIVE_INT = ValueType("a positive integer", lambda value: _is_int(value) and value > 0)
+POSITIVE_INT_OR_NULL = ValueType("a positive integer or null", POSITIVE_INT.accepts)
+TOKEN_ID = ValueType("a token's id (one integer, 0 or above)", lambda value: _is_int(value) and value >= 0)
+POSITIVE_NUMBER = ValueType("a number above 0", lambda value: _is_number(value) and value > 0)
+FRACTION = ValueType("a number from 0 to below 1", lambda value: _is_number(value) and 0 <= value < 1)
+BOOLEAN = ValueType("true or false", lambda value: isinstance(value, bool))
+NUMBER = ValueType("a number", _is_number)
+
+
+def one_of(*values: Any) -> ValueType:
+    """One of some values, true and false being no numbers."""
+    words = ", ".join(map(str, values[:-1])) + f" or {values[-1]}"
+    return ValueType(words, lambda value: value in values and not isinstance(value, bool))

@@ -1,0 +1,182 @@
+"""Communication as autograd functions (Megatron-LM, arXiv:1909.08053, section 3).
+
+Each is the identity for a group of one process.
+"""
+
+from typing import Any
+
+import numpy as np
+import paddle
+import paddle.distributed as dist
+from paddle import Tensor
+from paddle.autograd import PyLayer
+
+from paddle_glm.parallel.group import ProcessGroup
+
+IGNORE_INDEX = -100
+
+
+def all_reduce(x: Tensor, group: ProcessGroup, op: Any = dist.ReduceOp.SUM) -> Tensor:
+    """`x` reduced over the group, as a new tensor of the same shape and dtype.
+
+    Half precision goes through float32 on CPU: gloo adds the bit patterns of float16, and sums
+    bfloat16 in bfloat16.
+    """
+    on_cpu = not x.place.is_gpu_place()
+    wide = on_cpu and x.dtype in (paddle.float16, paddle.bfloat16)
+    # The process groups refuse strided views, and reduce in place.
+    buffer = x.astype("float32") if wide else x.contiguous().clone()
+    dist.all_reduce(buffer, op=op, group=group.handle)
+    return buffer.astype(x.dtype) if wide else buffer
+
+
+def all_gather_last_axis(x: Tensor, group: ProcessGroup) -> Tensor:
+    """[..., n] of each process -> [..., n * degree], in rank order."""
+    parts: list[Tensor] = []
+    dist.all_gather(parts, x.contiguous(), group=group.handle)
+    return paddle.concat(parts, axis=-1)
+
+
+def broadcast_array(values: np.ndarray, group: ProcessGroup) -> np.ndarray:
+    """The group's first process's `values` (int64, same shape everywhere) on every process."""
+    if group.degree == 1:
+        return values
+    tensor = paddle.to_tensor(np.ascontiguousarray(values))
+    dist.broadcast(tensor, src=group.src_rank, group=group.handle)
+    return tensor.numpy()
+
+
+class _CopyToGroup(PyLayer):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: ProcessGroup) -> Tensor:
+        ctx.group = group
+        return x.clone()  # a PyLayer that returns its input counts it as written in place
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return all_reduce(grad, ctx.group)
+
+
+class _ReduceFromGroup(PyLayer):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: ProcessGroup) -> Tensor:
+        return all_reduce(x, group)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad.clone()
+
+
+class _GatherFromGroup(PyLayer):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: ProcessGroup) -> Tensor:
+        ctx.group, ctx.size = group, x.shape[-1]
+        return all_gather_last_axis(x, group)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        start = ctx.group.rank * ctx.size
+        return grad[..., start : start + ctx.size].contiguous()
+
+
+class _ReduceReplicatedGrads(PyLayer):
+    """The identity on a weight whose rows [start, stop) are held by several processes.
+
+    Backward: those rows' gradients are summed over their holders, through one reduction of a buffer
+    that has a place for every holder's piece.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, weight: Tensor, shared: tuple[tuple[int, int, int], ...], group: ProcessGroup
+    ) -> Tensor:
+        ctx.shared, ctx.group = shared, group
+        return weight.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        group, grad = ctx.group, grad.clone()
+        pieces = [grad[start:stop] for start, stop, _ in ctx.shared]
+        num_slots = [group.degree // copies for _, _, copies in ctx.shared]
+        own_slots = [group.rank // copies for _, _, copies in ctx.shared]
+        buffer = paddle.concat(
+            [
+                piece if place == own else paddle.zeros_like(piece)
+                for piece, count, own in zip(pieces, num_slots, own_slots, strict=True)
+                for place in range(count)
+            ]
+        )
+        buffer = all_reduce(buffer, group)
+        offset = 0
+        for (start, stop, _), count, own in zip(ctx.shared, num_slots, own_slots, strict=True):
+            rows = stop - start
+            grad[start:stop] = buffer[offset + own * rows : offset + (own + 1) * rows]
+            offset += count * rows
+        return grad
+
+
+class _VocabCrossEntropy(PyLayer):
+    """Cross entropy of logits whose last axis is cut over the group (Megatron-LM, section 3)."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, group: ProcessGroup) -> Tensor:
+        part = logits.shape[-1]
+        shifted = logits.astype("float32")
+        shifted = shifted - all_reduce(shifted.max(axis=-1, keepdim=True), group, dist.ReduceOp.MAX)
+        exponent = paddle.exp(shifted)
+        local = labels - group.rank * part
+        in_shard = paddle.logical_and(local >= 0, local < part)
+        local = paddle.where(in_shard, local, paddle.zeros_like(local)).unsqueeze(-1)
+        local_mask = in_shard.astype("float32")
+        target = paddle.take_along_axis(shifted, local, axis=-1).squeeze(-1) * local_mask
+        total, target = all_reduce(paddle.stack([exponent.sum(axis=-1), target]), group)
+        valid_mask = (labels != IGNORE_INDEX).astype("float32")
+        ctx.save_for_backward(exponent / total.unsqueeze(-1), local, local_mask, valid_mask)
+        ctx.dtype = logits.dtype
+        return (paddle.log(total) - target) * valid_mask
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        probability, local, local_mask, valid_mask = ctx.saved_tensor()
+        out = paddle.put_along_axis(probability, local, -local_mask.unsqueeze(-1), axis=-1, reduce="add")
+        return (out * (grad * valid_mask).unsqueeze(-1)).astype(ctx.dtype)
+
+
+def copy_to_group(x: Tensor, group: ProcessGroup) -> Tensor:
+    """Forward: the identity. Backward: the gradient summed over the group."""
+    return x if group.degree == 1 else _CopyToGroup.apply(x, group)
+
+
+def reduce_from_group(x: Tensor, group: ProcessGroup) -> Tensor:
+    """Forward: the sum over the group. Backward: the identity."""
+    return x if group.degree == 1 else _ReduceFromGroup.apply(x, group)
+
+
+def gather_from_group(x: Tensor, group: ProcessGroup) -> Tensor:
+    """[..., n] -> [..., n * degree]. Backward: each process's own slice."""
+    return x if group.degree == 1 else _GatherFromGroup.apply(x, group)
+
+
+def reduce_replicated_grads(
+    weight: Tensor, shared: tuple[tuple[int, int, int], ...], group: ProcessGroup
+) -> Tensor:
+    """Forward: the identity. Backward: the gradient of rows that several processes hold is summed over them.
+
+    shared: (start, stop, copies) of the local rows with copies > 1; neighbouring ranks hold the same rows.
+    """
+    return (
+        weight if not shared or weight.stop_gradient else _ReduceReplicatedGrads.apply(weight, shared, group)
+    )
+
+
+def vocab_parallel_cross_entropy(logits: Tensor, labels: Tensor, group: ProcessGroup) -> Tensor:
+    """Per-token loss, float32, 0 where the label is -100.
+
+    logits: [..., vocab / degree], this process's slice; labels: [...], int64, over the whole vocabulary.
+    """
+    if group.degree > 1:
+        return _VocabCrossEntropy.apply(logits, labels, group)
+    loss = paddle.nn.functional.cross_entropy(
+        logits.astype("float32"), labels, reduction="none", ignore_index=IGNORE_INDEX
+    )
+    return loss.reshape(labels.shape)

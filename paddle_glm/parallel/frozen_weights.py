@@ -1,0 +1,53 @@
+"""Products with weights that are not trained: backward needs the weight alone.
+
+Paddle's operators keep both factors, so that what goes into every frozen layer would stay in memory for a
+gradient that nobody wants.
+"""
+
+from typing import Any
+
+import paddle
+from paddle import Tensor
+from paddle.autograd import PyLayer
+
+
+def input_grad_only(weight: Tensor, x: Tensor) -> bool:
+    """Whether backward will ask for the gradient of x and not for the weight's."""
+    return (
+        paddle.in_dynamic_mode() and paddle.is_grad_enabled() and weight.stop_gradient and not x.stop_gradient
+    )
+
+
+def frozen_linear(x: Tensor, weight: Tensor) -> Tensor:
+    """x [..., in] times a frozen weight [out, in] transposed, in the dtype of x (or of mixed precision)."""
+    return _FrozenLinear.apply(x, weight)
+
+
+def frozen_scale(x: Tensor, weight: Tensor) -> Tensor:
+    """x [..., size] times a frozen weight [size], float32."""
+    return _FrozenScale.apply(x, weight)
+
+
+class _FrozenLinear(PyLayer):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.dtype = x.dtype
+        return paddle.matmul(x, weight.astype(x.dtype), transpose_y=True)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        (weight,) = ctx.saved_tensor()
+        return paddle.matmul(grad, weight.astype(grad.dtype)).astype(ctx.dtype), None
+
+
+class _FrozenScale(PyLayer):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(weight)
+        return x * weight.astype("float32")
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        (weight,) = ctx.saved_tensor()
+        return grad * weight.astype("float32"), None

@@ -1,0 +1,63 @@
+"""What a web page talks with: a model here or a server elsewhere, and where its sliders begin."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from paddle_glm.families import family_of
+from paddle_glm.generation import GenerationParams, Session
+from paddle_glm.serving.client import RemoteSession, request_fields
+from paddle_glm.serving.request_sampling import sampling_values
+from paddle_glm.serving.scheduler import Scheduler
+from paddle_glm.serving.streaming import LocalSession
+
+DEFAULT_MAX_NEW_TOKENS = 1024  # of an answer, where nothing says otherwise
+SLIDER_MAX_NEW_TOKENS, SLIDER_MAX_TEMPERATURE = 8192, 2.0  # where the sliders end, unless they begin above
+
+
+@dataclass(frozen=True)
+class ChatProvider:
+    """temperature, top_p, max_new_tokens: the sliders' first values; a temperature of 0 does not sample.
+
+    open: values of the three by these names -> a session of its own, so that visitors do not share one.
+    close: to be called when there are no more visitors.
+    """
+
+    title: str
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    open: Callable[[Mapping[str, Any]], Session]
+    close: Callable[[], None]
+
+    @property
+    def slider_max_temperature(self) -> float:
+        return max(SLIDER_MAX_TEMPERATURE, self.temperature)
+
+    @property
+    def slider_max_new_tokens(self) -> int:
+        return max(SLIDER_MAX_NEW_TOKENS, self.max_new_tokens)
+
+
+def local_provider(scheduler: Scheduler, params: GenerationParams) -> ChatProvider:
+    """A model in this process; `params` says what the sliders do not."""
+
+    def open_session(values: Mapping[str, Any]) -> Session:
+        return LocalSession(scheduler, params.updated(sampling_values(values)))
+
+    title = family_of(scheduler.engine.backend.config).title
+    temperature = params.temperature if params.do_sample else 0.0
+    most = params.max_new_tokens or DEFAULT_MAX_NEW_TOKENS
+    return ChatProvider(title, temperature, params.top_p, most, open_session, scheduler.close)
+
+
+def remote_provider(session: RemoteSession, given: GenerationParams) -> ChatProvider:
+    """A server's model; `session` holds the fields of requests that the sliders do not."""
+
+    def open_session(values: Mapping[str, Any]) -> Session:
+        fields = {**session.fields, **request_fields(values)}
+        return RemoteSession(session.client, session.model, fields)
+
+    temperature = given.temperature if given.do_sample else 0.0
+    most = given.max_new_tokens or DEFAULT_MAX_NEW_TOKENS
+    return ChatProvider(session.model, temperature, given.top_p, most, open_session, session.client.close)

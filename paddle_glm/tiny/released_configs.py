@@ -1,0 +1,58 @@
+"""What the `config.json` of released models says of their architecture."""
+
+from typing import Any
+
+_CHATGLM2_CONFIG = {
+    "architectures": ["ChatGLMModel"],
+    "model_type": "chatglm",
+    "add_bias_linear": False,
+    "add_qkv_bias": True,
+    "apply_query_key_layer_scaling": True,
+    "apply_residual_connection_post_layernorm": False,
+    "attention_dropout": 0.0,
+    "attention_softmax_in_fp32": True,
+    "bias_dropout_fusion": True,
+    "ffn_hidden_size": 13696,
+    "fp32_residual_connection": False,
+    "hidden_dropout": 0.0,
+    "hidden_size": 4096,
+    "kv_channels": 128,
+    "layernorm_epsilon": 1e-05,
+    "multi_query_attention": True,
+    "multi_query_group_num": 2,
+    "num_attention_heads": 32,
+    "num_layers": 28,
+    "original_rope": True,
+    "padded_vocab_size": 65024,
+    "post_layer_norm": True,
+    "rmsnorm": True,
+    "use_cache": True,
+    "torch_dtype": "float16",
+    "tie_word_embeddings": False,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+# Name on the hub -> its configuration.
+RELEASED_CONFIGS: dict[str, dict[str, Any]] = {
+    "chatglm-6b": {
+        "architectures": ["ChatGLMModel"],
+        "model_type": "chatglm",
+        "bos_token_id": 130004,
+        "eos_token_id": 130005,
+        "mask_token_id": 130000,
+        "gmask_token_id": 130001,
+        "pad_token_id": 3,
+        "hidden_size": 4096,
+        "inner_hidden_size": 16384,
+        "layernorm_epsilon": 1e-05,
+        "max_sequence_length": 2048,
+        "num_attention_heads": 32,
+        "num_layers": 28,
+        "position_encoding_2d": True,
+        "torch_dtype": "float16",
+        "use_cache": True,
+        "vocab_size": 130528,
+    },
+    "chatglm2-6b": {"_name_or_path": "THUDM/chatglm2-6b", **_CHATGLM2_CONFIG, "seq_length": 32768},
+    "chatglm3-6b": {"_name_or_path": "THUDM/chatglm3-6b", **_CHATGLM2_CONFIG, "seq_length": 8192},
+}

@@ -1,0 +1,169 @@
+"""Data files: which ones, the examples in them, those that are held out.
+
+Needs neither paddle nor a tokenizer.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from paddle_glm.errors import InputError
+from paddle_glm.training.row_formats import Columns, Example, abbreviate, detect_columns, read_example
+from paddle_glm.training.row_reader import SUFFIXES, is_parquet, read_rows
+
+__all__ = [
+    "Columns",
+    "DataFiles",
+    "Example",
+    "existing_path",
+    "find_data_files",
+    "load_examples",
+    "train_validation_split",
+]
+
+logger = logging.getLogger(__name__)
+
+VALIDATION_FRACTION = 0.02
+MAX_VALIDATION_ROWS = 1000
+_SPLIT_FILE_STEMS = {"train": ("train",), "validation": ("dev", "valid", "eval"), "test": ("test",)}
+
+
+@dataclass(frozen=True)
+class DataFiles:
+    """Where the rows of each part are; None where there is no such file."""
+
+    train: Path | None = None
+    validation: Path | None = None
+    test: Path | None = None
+
+
+def find_data_files(
+    task_name_or_path: str | Path | None = None,
+    train_file: str | Path | None = None,
+    validation_file: str | Path | None = None,
+    test_file: str | Path | None = None,
+) -> DataFiles:
+    """Files of a task folder, or a single file to train on; a file named by itself wins.
+
+    In a folder, `train.json`, `dev.json` (or `valid...`, `eval...`) and `test.json` are taken, also as
+    `.jsonl`, `.csv`, `.tsv` or `.parquet`, else the only file whose name begins so
+    (`train_first5000.json`); a folder's only data file is for training. Raises InputError for what is not
+    there and for names that leave a choice.
+    """
+    named = {
+        part: existing_path(value, f"--{part}_file")
+        for part, value in (("train", train_file), ("validation", validation_file), ("test", test_file))
+        if value is not None
+    }
+    found = DataFiles()
+    if task_name_or_path is not None:
+        path = existing_path(task_name_or_path, "--task_name_or_path")
+        found = _find_in_folder(path, named) if path.is_dir() else DataFiles(train=path)
+    return replace(found, **named)
+
+
+def existing_path(value: str | Path, flag: str) -> Path:
+    """A path that exists; one written with Windows' backslashes is understood everywhere."""
+    for path in (Path(value), Path(str(value).replace("\\", "/"))):
+        if path.exists():
+            return path
+    raise InputError(
+        f"{flag} {value} not found: expected a folder with train.json and dev.json, or a data file "
+        "(data sets are not downloaded)"
+    )
+
+
+def load_examples(
+    path: str | Path, columns: Columns | None = None, require_answer: bool = True, limit: int | None = None
+) -> list[Example]:
+    """Read the conversations of a file: a JSON array, JSON lines, CSV, TSV or parquet.
+
+    columns: keys to read; None finds them, anew where a row has other ones. require_answer: every
+    conversation must
+    end with an answer; without, rows may lack it (for prediction). limit: rows to read at most.
+
+    Rows whose question or answer is empty are left out with a warning, as the originals do. Raises
+    InputError with file, line and reason for anything else that cannot be used.
+    """
+    path = Path(path)
+    examples: list[Example] = []
+    empty: list[int] = []
+    chosen = columns
+    seen: set[str] = set()
+    for line, row in read_rows(path):
+        origin = f"{path}:{line}"
+        if not isinstance(row, dict):
+            raise InputError(f"{origin}: expected an object, found {abbreviate(row)}")
+        seen.update(row)
+        if chosen is None or (columns is None and not chosen.matches(row)):
+            chosen = detect_columns(row, require_answer, origin)
+        example = read_example(row, chosen, require_answer, origin)
+        if example.is_empty:
+            empty.append(line)
+        else:
+            examples.append(example)
+        if limit is not None and len(examples) >= limit:
+            break
+    if empty:
+        unit = "rows" if is_parquet(path) else "lines"
+        places = ", ".join(map(str, empty[:5])) + (", ..." if len(empty) > 5 else "")
+        logger.warning(
+            "%s: left out %d rows with an empty question or answer (%s %s)", path, len(empty), unit, places
+        )
+    if not examples:
+        raise InputError(f"{path} holds no usable row")
+    if columns is not None and columns.history is not None and columns.history not in seen:
+        raise InputError(f"{path}: no row has the history column {columns.history!r}; met {', '.join(seen)}")
+    return examples
+
+
+def train_validation_split(examples: list[Example], seed: int = 42) -> tuple[list[Example], list[Example]]:
+    """Part rows into training and validation, for data without a validation file.
+
+    2 % of the rows (at least 1, at most 1000), chosen by the seed alone, are held out; both parts keep
+    the order of the file.
+    """
+    if len(examples) < 2:
+        raise InputError(
+            f"{len(examples)} row cannot be parted into training and validation: give --validation_file"
+        )
+    count = min(max(round(len(examples) * VALIDATION_FRACTION), 1), MAX_VALIDATION_ROWS)
+    chosen = set(np.random.default_rng(seed).permutation(len(examples))[:count].tolist())
+    parts: tuple[list[Example], list[Example]] = ([], [])
+    for index, example in enumerate(examples):
+        parts[index in chosen].append(example)
+    return parts
+
+
+def _find_in_folder(folder: Path, named: Collection[str]) -> DataFiles:
+    """named: the parts whose files are given, which are not looked for."""
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    parts: dict[str, Path] = {}
+    for part, stems in _SPLIT_FILE_STEMS.items():
+        if part in named:
+            continue
+        candidates = [path for path in files if path.stem.lower().startswith(stems)]
+        exact = [path for path in candidates if path.stem.lower() in (*stems, part)]
+        choice = exact or candidates
+        if len(choice) > 1:
+            names = ", ".join(path.name for path in choice)
+            raise InputError(
+                f"{folder} holds {names}: give the file itself in place of the folder, or (finetune) "
+                f"--{part}_file too"
+            )
+        if choice:
+            parts[part] = choice[0]
+    if not parts and "train" not in named and len(files) == 1:
+        parts["train"] = files[0]
+    if not parts and not named:
+        names = ", ".join(path.name for path in files) or f"no file of rows ({', '.join(SUFFIXES)})"
+        raise InputError(
+            f"{folder} holds {names}: expected train.json and dev.json; give the file itself in place of the "
+            "folder, or (finetune) --train_file too"
+        )
+    return DataFiles(**parts)

@@ -1,0 +1,221 @@
+"""Which flags of `finetune` have an effect, and what they need for it: an error rather than no effect."""
+
+from argparse import Namespace
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, fields
+from typing import Any
+
+from paddlenlp.trainer import TrainingArguments
+from paddlenlp.utils.log import logger
+
+from paddle_glm.errors import InputError
+from paddle_glm.peft.lora_config import read_lora_config
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """What flags need to have an effect; `is_met` tells by the values of all flags."""
+
+    text: str
+    is_met: Callable[[Any], bool]
+
+
+def _evaluates(values: Any) -> bool:
+    return bool(values.do_eval) or values.evaluation_strategy not in (None, "no")
+
+
+_TRAINING = Requirement("--do_train", lambda values: values.do_train)
+_EVALUATION = Requirement("--do_eval", _evaluates)
+_PREDICTION = Requirement("--do_predict", lambda values: values.do_predict)
+_EVALUATION_OR_PREDICTION = Requirement(
+    "--do_eval or --do_predict", lambda values: _evaluates(values) or values.do_predict
+)
+_GENERATION = Requirement(
+    "--do_predict, or --do_eval with --do_generation",
+    lambda values: values.do_predict or (_evaluates(values) and values.do_generation),
+)
+_HALF = Requirement("--fp16 or --bf16", lambda values: values.fp16 or values.bf16)
+
+# What each flag needs; those that stand in no line always have an effect.
+FLAG_REQUIREMENTS: tuple[tuple[Requirement, str], ...] = (
+    (
+        _TRAINING,
+        "overwrite_output_dir resume_from_checkpoint per_device_train_batch_size gradient_accumulation_steps "
+        "learning_rate weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm num_train_epochs "
+        "max_steps lr_scheduler_type warmup_ratio warmup_steps num_cycles lr_end power logging_strategy "
+        "logging_first_step logging_steps logging_dir save_strategy save_steps save_total_limit save_format "
+        "recompute scale_loss sharding sharding_parallel_degree dataloader_drop_last load_best_model_at_end "
+        "metric_for_best_model greater_is_better eval_steps minimum_eval_times group_by_length zero_padding "
+        "max_train_samples skip_profile_timer",
+    ),
+    (
+        _EVALUATION,
+        "validation_file max_eval_samples max_evaluate_steps eval_steps minimum_eval_times "
+        "load_best_model_at_end metric_for_best_model greater_is_better",
+    ),
+    (_PREDICTION, "max_predict_samples"),
+    (_EVALUATION_OR_PREDICTION, "test_file per_device_eval_batch_size do_generation val_max_target_length"),
+    (_GENERATION, "num_beams"),
+    (
+        Requirement(
+            "--do_train, or --do_eval without --validation_file",
+            lambda values: values.do_train or (_evaluates(values) and values.validation_file is None),
+        ),
+        "train_file",
+    ),
+    (
+        Requirement(
+            "--pre_seq_len N",
+            lambda values: values.pre_seq_len or values.prefix_tuning or values.ptuning_checkpoint,
+        ),
+        "prefix_projection",
+    ),
+    (Requirement("--prefix_tuning True", lambda values: values.prefix_tuning), "num_prefix_tokens"),
+    (
+        Requirement("--do_train, or --lora_path FOLDER", lambda values: values.do_train or values.lora_path),
+        "lora",
+    ),
+    (
+        Requirement("--lora True", lambda values: values.lora or values.lora_path),
+        "lora_rank lora_alpha lora_dropout lora_target_modules",
+    ),
+    (
+        Requirement("--quantization_bit 4 or 8", lambda values: values.quantization_bit),
+        "quantization_group_size",
+    ),
+    (_HALF, "fp16_opt_level amp_custom_black_list amp_custom_white_list"),
+    (
+        Requirement("--fp16_opt_level O1", lambda values: values.fp16_opt_level == "O1"),
+        "amp_custom_black_list amp_custom_white_list",
+    ),
+    (Requirement("--fp16 (bfloat16 and float32 are not scaled)", lambda values: values.fp16), "scale_loss"),
+    (
+        Requirement(
+            "--evaluation_strategy steps", lambda values: values.evaluation_strategy in (None, "steps")
+        ),
+        "eval_steps minimum_eval_times",
+    ),
+    (
+        Requirement(
+            "--logging_strategy steps",
+            # The steps between evaluations, too, where nothing else says them.
+            lambda values: values.logging_strategy == "steps" or _evaluates(values),
+        ),
+        "logging_steps",
+    ),
+    (Requirement("--report_to visualdl", lambda values: values.report_to == "visualdl"), "logging_dir"),
+    (
+        Requirement(
+            "another --lr_scheduler_type than constant",
+            lambda values: values.lr_scheduler_type != "constant",
+        ),
+        "warmup_ratio warmup_steps",
+    ),
+    (
+        Requirement(
+            "--lr_scheduler_type polynomial", lambda values: values.lr_scheduler_type == "polynomial"
+        ),
+        "lr_end power",
+    ),
+    (
+        Requirement("--lr_scheduler_type cosine", lambda values: values.lr_scheduler_type == "cosine"),
+        "num_cycles",
+    ),
+    (
+        Requirement("--metric_for_best_model NAME", lambda values: values.metric_for_best_model),
+        "greater_is_better",
+    ),
+)
+
+# Where one flag decides over another, as the guides that give both say: accepted, and said.
+OVERRIDDEN_FLAGS: tuple[tuple[Requirement, str], ...] = (
+    (Requirement("--max_steps left out", lambda values: values.max_steps <= 0), "num_train_epochs"),
+    (Requirement("--warmup_steps left out", lambda values: values.warmup_steps == 0), "warmup_ratio"),
+    (Requirement("--save_strategy steps", lambda values: values.save_strategy == "steps"), "save_steps"),
+    (
+        Requirement("--save_strategy steps or epoch", lambda values: values.save_strategy != "no"),
+        "save_total_limit",
+    ),
+)
+
+# Always of effect, whatever is done.
+ALWAYS_EFFECTIVE = (
+    "model_name_or_path family download revision pre_seq_len ptuning_checkpoint prefix_tuning lora_path "
+    "quantization_bit task_name_or_path prompt_column response_column history_column src_length tgt_length "
+    "source_prefix output_dir do_train do_eval do_predict evaluation_strategy device tensor_parallel_degree "
+    "seed fp16 bf16 report_to disable_tqdm dataloader_num_workers skip_memory_metrics "
+    "metrics_output_path"
+)
+
+# What PaddleNLP's Trainer knows and this one does not do.
+UNSUPPORTED_FLAGS = (
+    "do_export prediction_loss_only eval_accumulation_steps log_on_each_node output_signal_dir no_cuda "
+    "save_on_each_node amp_master_grad bf16_full_eval fp16_full_eval sharding_degree "
+    "sharding_parallel_mesh_dimension sharding_comm_buffer_size_MB save_sharded_model load_sharded_model "
+    "pipeline_parallel_degree sep_parallel_degree split_inputs_sequence_dim context_parallel_degree "
+    "expert_parallel_degree expert_tensor_parallel_degree data_parallel_config sequence_parallel "
+    "fuse_sequence_parallel_allreduce sequence_parallel_config tensor_parallel_config "
+    "pipeline_parallel_config sharding_parallel_config hybrid_parallel_topo_order refined_recompute "
+    "local_rank past_index run_name remove_unused_columns label_names ignore_data_skip optim "
+    "ddp_find_unused_parameters wandb_api_key wandb_http_proxy auto_parallel_resume_form_hybrid_parallel "
+    "flatten_param_grads lazy_data_processing use_async_save ordered_save_group_size distributed_dataloader "
+    "unified_checkpoint to_static unified_checkpoint_config ckpt_quant_stage ignore_load_lr_and_optim "
+    "ignore_save_lr_and_optim force_reshard_pp enable_auto_parallel use_expert_parallel expert_max_capacity "
+    "expert_min_capacity release_grads skip_data_intervals offload_optim "
+    "save_sharding_stage1_model_include_freeze_params pdc_download_ckpt pdc_download_timeout "
+    "count_trained_tokens pad_token_id"
+)
+
+
+def check_supported(args: TrainingArguments) -> None:
+    """Raise `InputError` for an argument of `UNSUPPORTED_FLAGS` that is not at PaddleNLP's default."""
+    names = UNSUPPORTED_FLAGS.split()
+    for item in fields(TrainingArguments):
+        if item.name in names and getattr(args, item.name) != item.default:
+            raise InputError(
+                f"--{item.name} {getattr(args, item.name)} is not supported: leave it out (finetune trains "
+                "with AdamW, and combines data parallelism with --tensor_parallel_degree)"
+            )
+
+
+def unmet_requirement(name: str, values: Namespace) -> Requirement | None:
+    """What the flag lacks to have an effect; None where it has one. A switch that is off asks for nothing."""
+    if getattr(values, name) in (None, False, ""):
+        return None
+    return next(
+        (need for need, names in FLAG_REQUIREMENTS if name in names.split() and not need.is_met(values)), None
+    )
+
+
+def check_flag_requirements(given: Collection[str], values: Namespace) -> None:
+    """Raise `InputError` for the first of the flags `given` that has no effect, or contradicts a folder.
+
+    Nothing is said where nothing is to be done at all.
+    """
+    if not (_TRAINING.is_met(values) or _EVALUATION_OR_PREDICTION.is_met(values)):
+        return
+    for name in given:
+        need = unmet_requirement(name, values)
+        if need is not None:
+            value = getattr(values, name)
+            shown = "" if value is True else f" {value}"
+            raise InputError(f"--{name}{shown} has no effect here: it needs {need.text}")
+        for need, names in OVERRIDDEN_FLAGS:
+            if name in names.split() and not need.is_met(values):
+                logger.warning(f"--{name} {getattr(values, name)} has no effect here: it needs {need.text}")
+    if values.lora_path is not None:
+        _check_lora_flags(given, values)
+
+
+def _check_lora_flags(given: Collection[str], values: Namespace) -> None:
+    """Adapters to go on from have sizes of their own: flags may repeat them."""
+    held = read_lora_config(values.lora_path)
+    for name, value in (
+        *(("lora_rank", held.rank), ("lora_alpha", held.alpha), ("lora_dropout", held.dropout)),
+        ("lora_target_modules", list(held.target_modules)),
+    ):
+        if name in given and getattr(values, name) != value:
+            raise InputError(
+                f"--{name} {getattr(values, name)}: the adapters in {values.lora_path} have {value}; leave "
+                "it out, or train new ones without --lora_path"
+            )

@@ -1,0 +1,145 @@
+"""From arguments to data sets: files, held-out rows, training samples, prompts to answer."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from paddlenlp.utils.log import logger
+
+from paddle_glm.chat_template import with_source_prefix
+from paddle_glm.errors import InputError
+from paddle_glm.tokenizers.base import Tokenizer
+from paddle_glm.training.arguments import DataArguments, FinetuneArguments
+from paddle_glm.training.data_files import (
+    Columns,
+    Example,
+    find_data_files,
+    load_examples,
+    train_validation_split,
+)
+from paddle_glm.training.datasets import (
+    GenerationDataset,
+    PackedDataset,
+    SupervisedDataset,
+    max_sample_length,
+)
+
+
+class EvaluationDataset:
+    """Rows held out: samples to compute the loss of (None where no row has an answer), and prompts to
+    answer (None where none are to be).
+    """
+
+    def __init__(self, samples: SupervisedDataset | None, generation: GenerationDataset | None) -> None:
+        self.samples, self.generation = samples, generation
+
+    def __len__(self) -> int:
+        return 0 if self.samples is None else len(self.samples)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        assert self.samples is not None
+        return self.samples[index]
+
+
+@dataclass(frozen=True)
+class RunDatasets:
+    """The parts of the data that a run asked for; None where it did not."""
+
+    train: SupervisedDataset | PackedDataset | None = None
+    train_rows: int = 0
+    validation: EvaluationDataset | None = None
+    test: EvaluationDataset | None = None
+    predict: EvaluationDataset | None = None
+
+
+def load_run_datasets(data: DataArguments, args: FinetuneArguments, tokenizer: Tokenizer) -> RunDatasets:
+    """Read, render and cut the rows of a run.
+
+    Without a validation file, rows are held out of the training file. Raises `InputError` for files
+    that are missing and rows that cannot be used, naming file, line and reason.
+    """
+    named = (data.task_name_or_path, data.train_file, data.validation_file, data.test_file)
+    if all(name is None for name in named):
+        raise InputError(
+            "no data: give --task_name_or_path FOLDER, or --train_file, --validation_file, --test_file"
+        )
+    files = find_data_files(data.task_name_or_path, data.train_file, data.validation_file, data.test_file)
+    columns = _columns_from_flags(data)
+    splits = args.do_eval and files.validation is None  # rows are held out of those for training
+    train = _load_optional(files.train, columns) if args.do_train or splits else None
+    validation = None
+    if args.do_eval:
+        if files.validation is not None:
+            validation = _load_optional(files.validation, columns, limit=data.max_eval_samples)
+        elif train is not None:
+            train, validation = train_validation_split(train)
+            validation = validation[: data.max_eval_samples]
+            logger.info(f"no validation file: {len(validation)} rows of {files.train} are held out")
+        else:
+            raise InputError("--do_eval needs rows: give --task_name_or_path or --validation_file")
+    test = None
+    if args.do_eval and data.test_file is not None and not args.do_predict:
+        test = _load_optional(files.test, columns)
+    predict = None
+    if args.do_predict:
+        if files.test is None:
+            raise InputError("--do_predict needs --test_file: the rows to answer")
+        predict = _load_optional(files.test, columns, require_answer=False, limit=data.max_predict_samples)
+    builder = _DatasetBuilder(data, tokenizer, progress=args.process_index == 0)
+    return RunDatasets(
+        train=builder.build_train(train) if args.do_train else None,
+        train_rows=len((train or [])[: data.max_train_samples]),
+        validation=builder.build_evaluation(validation, data.do_generation),
+        test=builder.build_evaluation(test, data.do_generation),
+        predict=builder.build_evaluation(predict, generate=True),
+    )
+
+
+@dataclass(frozen=True)
+class _DatasetBuilder:
+    """Renders examples with one tokenizer and one set of lengths."""
+
+    data: DataArguments
+    tokenizer: Tokenizer
+    progress: bool
+
+    def _render(self, kind: Any, examples: list[Example], tgt_length: int) -> Any:
+        template = with_source_prefix(self.tokenizer.template, self.data.source_prefix)
+        lengths = (self.data.src_length, tgt_length)
+        return kind(examples, template, self.tokenizer, *lengths, progress=self.progress)
+
+    def build_train(self, examples: list[Example] | None) -> SupervisedDataset | PackedDataset:
+        if examples is None:
+            raise InputError("--do_train needs rows: give --task_name_or_path or --train_file")
+        samples = self._render(
+            SupervisedDataset, examples[: self.data.max_train_samples], self.data.tgt_length
+        )
+        if not self.data.zero_padding:
+            return samples
+        return PackedDataset(samples, max_sample_length(self.data.src_length, self.data.tgt_length))
+
+    def build_evaluation(self, examples: list[Example] | None, generate: bool) -> EvaluationDataset | None:
+        if examples is None:
+            return None
+        length = self.data.eval_tgt_length
+        known = [example for example in examples if example.answer]
+        samples = self._render(SupervisedDataset, known, length) if known else None
+        return EvaluationDataset(
+            samples, self._render(GenerationDataset, examples, length) if generate else None
+        )
+
+
+def _load_optional(
+    path: Path | None, columns: Columns | None, require_answer: bool = True, limit: int | None = None
+) -> list[Example] | None:
+    return None if path is None else load_examples(path, columns, require_answer, limit)
+
+
+def _columns_from_flags(data: DataArguments) -> Columns | None:
+    """The columns that flags name; None to find them by their names."""
+    named = Columns(data.prompt_column, data.response_column, data.history_column)
+    if named == Columns():
+        return None
+    if named.prompt is None or named.response is None:
+        raise InputError("--prompt_column and --response_column belong together: give both, or none")
+    return named

@@ -1,0 +1,147 @@
+"""Optimizer state and gradients shared out over data-parallel processes.
+
+Stages 1 and 2 of ZeRO (arXiv:1910.02054). Every trained parameter has one owner among the processes that
+hold a copy of it. The owner alone has its moments and master weights, updates it, and sends it to the others.
+At stage 2 it alone keeps its gradient. Parameters are never cut, so that the numbers are those of plain data
+parallelism.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import paddle
+import paddle.distributed as dist
+from paddle import Tensor
+from paddle.optimizer import AdamW
+
+from paddle_glm.parallel import ProcessGroup
+from paddle_glm.training.gradients import BUCKET_NUMEL, iter_buckets, unflatten_like
+
+_HALF_DTYPES = (paddle.float16, paddle.bfloat16)
+
+
+def assign_owners(sizes: Sequence[int], degree: int) -> list[int]:
+    """Which of `degree` processes gets each size, so that their sums are nearly equal.
+
+    The largest first, each to the process that has least so far, the first of those: the same everywhere.
+    """
+    loads = [0] * degree
+    owners = [0] * len(sizes)
+    for index in sorted(range(len(sizes)), key=lambda index: -sizes[index]):
+        owners[index] = loads.index(min(loads))
+        loads[owners[index]] += sizes[index]
+    return owners
+
+
+def optimizer_state_bytes(parameter: Tensor) -> int:
+    """What AdamW keeps for a parameter: two float32 moments, and float32 master weights of half ones."""
+    return parameter.size * (12 if parameter.dtype in _HALF_DTYPES else 8)
+
+
+class OptimizerStatePartition:
+    """The trained parameters, in the model's order, and which process of the group owns each."""
+
+    def __init__(self, parameters: Sequence[Tensor], group: ProcessGroup) -> None:
+        self.parameters = [parameter for parameter in parameters if not parameter.stop_gradient]
+        self.group = group
+        owners = assign_owners(
+            [optimizer_state_bytes(parameter) for parameter in self.parameters], group.degree
+        )
+        self.owner = {parameter.name: owner for parameter, owner in zip(self.parameters, owners, strict=True)}
+
+    def owned_by(self, rank: int) -> list[Tensor]:
+        """What one process of the group owns."""
+        return [parameter for parameter in self.parameters if self.owner[parameter.name] == rank]
+
+    @paddle.no_grad()
+    def broadcast_parameters(self) -> None:
+        """Give every process the parameters as their owners have them."""
+        for owner in range(self.group.degree):
+            for bucket in iter_buckets(self.owned_by(owner)):
+                flat = paddle.concat([parameter.detach().flatten() for parameter in bucket])
+                dist.broadcast(flat, src=self.group.handle.ranks[owner], group=self.group.handle)
+                if owner != self.group.rank:
+                    for parameter, values in zip(bucket, unflatten_like(flat, bucket), strict=True):
+                        parameter.set_value(values)
+
+
+class ShardedAdamW(AdamW):
+    """AdamW of the parameters that this process owns; a step brings all of them up to date."""
+
+    def __init__(self, state_partition: OptimizerStatePartition, **options: Any) -> None:
+        super().__init__(parameters=state_partition.owned_by(state_partition.group.rank), **options)
+        self._partition = state_partition
+
+    def step(self) -> None:
+        if self._parameter_list:
+            super().step()
+        elif self._grad_clip is not None:
+            self._grad_clip([])  # the norm is a sum that every process takes part in
+        self._partition.broadcast_parameters()
+
+    def clear_grad(self, set_to_zero: bool = False) -> None:
+        """Release all gradients, also those of parameters that others own; zeros are not kept for them."""
+        for parameter in self._partition.parameters:
+            parameter.clear_gradient(False)
+
+
+class GradientReducer:
+    """Stage 2: while backward still runs, gradients that are complete go to their owners and are released.
+
+    Owners add up those of one optimizer step. A gradient is therefore averaged in every batch, not once a
+    step: with accumulation this is more communication, for memory that holds no whole gradient at any time.
+    """
+
+    def __init__(self, state_partition: OptimizerStatePartition) -> None:
+        self._partition = state_partition
+        self._reduced: dict[str, Tensor] = {}
+        self._pending: list[list[Tensor]] = [[] for _ in range(state_partition.group.degree)]
+        self._pending_numel = [0] * state_partition.group.degree
+        for parameter in state_partition.parameters:
+            parameter._register_backward_hook(partial(self._on_gradient_ready, parameter))
+
+    def _on_gradient_ready(self, parameter: Tensor) -> None:
+        """Called when a parameter's gradient is complete: in the same order on every process."""
+        owner = self._partition.owner[parameter.name]
+        self._pending[owner].append(parameter)
+        self._pending_numel[owner] += parameter.size
+        if self._pending_numel[owner] >= BUCKET_NUMEL:
+            self._reduce(owner)
+
+    def finish_backward(self, is_last: bool) -> None:
+        """Call after each backward; after a step's last (`is_last`) owned parameters have their gradients."""
+        for owner in range(self._partition.group.degree):
+            self._reduce(owner)
+        if not is_last:
+            return
+        for parameter in self._partition.owned_by(self._partition.group.rank):
+            if parameter.name in self._reduced:
+                parameter.grad = self._reduced.pop(parameter.name)
+
+    @paddle.no_grad()
+    def _reduce(self, owner: int) -> None:
+        group, ready = self._partition.group, self._pending[owner]
+        self._pending[owner], self._pending_numel[owner] = [], 0
+        for bucket in iter_buckets(ready):
+            grads: list[Any] = [parameter.grad for parameter in bucket]
+            flat = paddle.concat([grad.flatten() for grad in grads])
+            for parameter in bucket:
+                parameter.clear_gradient(False)  # releases what `grads` refer to
+            mean = _reduce_to(flat / group.degree, owner, group)
+            if owner != group.rank:
+                continue
+            for parameter, grad in zip(bucket, unflatten_like(mean, bucket), strict=True):
+                held = self._reduced.get(parameter.name)
+                self._reduced[parameter.name] = grad if held is None else held + grad
+
+
+def _reduce_to(x: Tensor, owner: int, group: ProcessGroup) -> Tensor:
+    """The sum over the group on its process `owner`; what others get means nothing.
+
+    Half precision goes through float32 on CPU, for the reasons of `parallel.ops.all_reduce`.
+    """
+    wide = x.dtype in _HALF_DTYPES and not x.place.is_gpu_place()
+    buffer = x.astype("float32") if wide else x
+    dist.reduce(buffer, dst=group.handle.ranks[owner], group=group.handle)
+    return buffer.astype(x.dtype)
