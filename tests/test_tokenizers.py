@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from paddle_glm.chat_template import render
 from paddle_glm.errors import InputError
 from paddle_glm.tokenizers import AutoTokenizer
 from paddle_glm.tokenizers.base import Tokenizer
@@ -220,6 +221,27 @@ def test_unusable_model_files(tiny_folder, tmp_path):
 def test_chatglm3_has_no_prompt_text(tiny_folder):
     with pytest.raises(InputError, match="build_chat_input"):
         ChatGLM3Tokenizer(tiny_folder / "tokenizer.model").build_prompt("你好")
+
+
+def test_chat_template_of_one_conversation_and_of_a_batch(tiny):
+    short = [{"role": "user", "content": "你好"}]
+    long = [
+        *short,
+        {"role": "assistant", "content": "类型"},
+        {"role": "user", "content": "类型#裙*颜色#白色"},
+    ]
+    prompts = [render(tiny.template, tiny, messages).input_ids for messages in (short, long)]
+    assert tiny.apply_chat_template(short, add_generation_prompt=True) == tiny.sequence_inputs(prompts[0])
+    one = tiny.apply_chat_template(short, return_tensors="np")
+    assert one.input_ids.tolist() == prompts[:1]
+    batch = tiny.apply_chat_template([short, long], padding=True, return_tensors="np")
+    missing = len(prompts[1]) - len(prompts[0])
+    assert batch.input_ids.tolist() == [[tiny.pad_token_id] * missing + prompts[0], prompts[1]]
+    assert batch.attention_mask.sum(axis=1).tolist() == [len(prompts[0]), len(prompts[1])]
+    with pytest.raises(InputError, match="assistant has the last message"):
+        tiny.apply_chat_template(long[:2])
+    with pytest.raises(InputError, match="leave its flags at True"):
+        tiny.apply_chat_template(short, tokenize=False)
 
 
 def test_shared_code_knows_no_family():

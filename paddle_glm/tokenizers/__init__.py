@@ -11,7 +11,8 @@ from paddle_glm.errors import InputError
 from paddle_glm.families import family_names, get_family
 from paddle_glm.hub import resolve_model_folder
 from paddle_glm.pretrained_kwargs import supported_kwargs
-from paddle_glm.tokenizers.base import BatchEncoding, Tokenizer, read_config
+from paddle_glm.tokenizers.base import Tokenizer, read_config
+from paddle_glm.tokenizers.encoding import BatchEncoding
 from paddle_glm.tokenizers.tokenizer_config_keys import check_tokenizer_config
 
 __all__ = ["AutoTokenizer", "BatchEncoding", "Tokenizer"]
@@ -42,7 +43,7 @@ class AutoTokenizer:
         if not path.exists():
             raise InputError(f"{path} not found: expected a folder with a tokenizer model")
         name = family or detect_family(path if path.is_dir() else path.parent)
-        tokenizer = get_family(name).tokenizer_class().from_pretrained(path)
+        tokenizer: Tokenizer = get_family(name).tokenizer_class().from_pretrained(path)
         check_tokenizer_config(tokenizer)
         return tokenizer
 
@@ -51,7 +52,7 @@ def detect_family(folder: Path) -> str:
     """What our own key says, else config.json, else the tokenizer's file with the hub's configuration."""
     values = read_config(folder)
     if FAMILY_KEY in values:
-        return values[FAMILY_KEY]
+        return str(values[FAMILY_KEY])
     if (folder / "config.json").is_file():
         return ModelConfig.from_pretrained(folder).family
     text = json.dumps(values).lower()

@@ -14,32 +14,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 from sentencepiece import SentencePieceProcessor
 
-from paddle_glm.chat_template import ChatTemplate, RoundTemplate
+from paddle_glm.chat_template import ChatTemplate, Message, RoundTemplate, render
 from paddle_glm.config import FAMILY_KEY
 from paddle_glm.errors import InputError
-from paddle_glm.hardware import resolve_device
+from paddle_glm.tokenizers.encoding import BatchEncoding, as_tensors, padded_length, truncate
 
 CONFIG_FILE = "tokenizer_config.json"
-
-
-class BatchEncoding(dict[str, Any]):
-    """The named inputs of one text or a batch; `encoding.input_ids` reads as `encoding["input_ids"]`."""
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(name) from None
-
-    def to(self, device: Any) -> BatchEncoding:
-        """The tensors on a device, as `model.device` names it; raises `InputError` where they are none."""
-        if any(not hasattr(value, "to") for value in self.values()):
-            raise InputError('these inputs are no tensors: give the tokenizer return_tensors="pd"')
-        place = resolve_device(str(device))
-        return BatchEncoding({name: tensor.to(place) for name, tensor in self.items()})
 
 
 class Tokenizer(ABC):
@@ -174,7 +156,7 @@ class Tokenizer(ABC):
 
     def text_to_ids(self, text: str, encode_special_tokens: bool = False) -> list[int]:
         """Ids of the pieces of one text, without special tokens around it."""
-        return self.convert_tokens_to_ids(self.tokenize(text, encode_special_tokens))
+        return [self.convert_token_to_id(token) for token in self.tokenize(text, encode_special_tokens)]
 
     def encode(
         self,
@@ -192,7 +174,7 @@ class Tokenizer(ABC):
             if max_length is None:
                 raise InputError("truncation=True needs max_length, the number of tokens to keep")
             added = len(self.build_inputs_with_special_tokens([], second and [])) if add_special_tokens else 0
-            first, second = _truncate(first, second, max_length - added)
+            first, second = truncate(first, second, max_length - added)
         if add_special_tokens:
             return self.build_inputs_with_special_tokens(first, second)
         return first + (second or [])
@@ -257,13 +239,41 @@ class Tokenizer(ABC):
         rows = [
             dict(row) if len(row) > 1 else self.sequence_inputs(list(row["input_ids"])) for row in encoded
         ]
-        length = _padded_length(
+        length = padded_length(
             [len(row["input_ids"]) for row in rows], padding, max_length, pad_to_multiple_of
         )
         if length is not None:
             rows = [self.pad_inputs(row, max(length, len(row["input_ids"]))) for row in rows]
         batch = BatchEncoding({name: [row[name] for row in rows] for name in rows[0]} if rows else {})
         return batch if return_tensors is None else as_tensors(batch, return_tensors)
+
+    def apply_chat_template(
+        self,
+        conversation: Sequence[Message] | Sequence[Sequence[Message]],
+        add_generation_prompt: bool = True,
+        tokenize: bool = True,
+        padding: bool | str = False,
+        return_tensors: str | None = None,
+        return_dict: bool = True,
+    ) -> BatchEncoding:
+        """Model inputs that ask for the answer to a conversation, or to each of a batch of them.
+
+        conversation: messages `{"role": ..., "content": ...}`, the last one not the assistant's. padding and
+        return_tensors are those of `__call__`; of the flags that transformers has, only True is supported.
+        Raises `InputError` for messages that the family's template cannot hold.
+        """
+        if not (add_generation_prompt and tokenize and return_dict):
+            raise InputError("apply_chat_template gives the inputs of a prompt: leave its flags at True")
+        is_single = len(conversation) > 0 and isinstance(conversation[0], dict)
+        conversations: Any = [conversation] if is_single else conversation
+        prompts = [render(self.template, self, messages) for messages in conversations]
+        if any(any(prompt.loss_mask) for prompt in prompts):
+            raise InputError("the assistant has the last message of the conversation: expected the user's")
+        sequences = [self.sequence_inputs(prompt.input_ids) for prompt in prompts]
+        batch = self.pad(sequences, padding, return_tensors=return_tensors)
+        if is_single and return_tensors is None:
+            return BatchEncoding({name: rows[0] for name, rows in batch.items()})
+        return batch
 
     # -- ids to text --------------------------------------------------------------------------
 
@@ -329,24 +339,6 @@ def read_config(folder: Path) -> dict[str, Any]:
     return values
 
 
-def as_tensors(batch: Mapping[str, Any], kind: str) -> BatchEncoding:
-    """Lists of equal lengths to numpy arrays ("np") or paddle tensors ("pd"), int64 but for boolean masks."""
-    if kind not in ("np", "pd"):
-        raise InputError(f"return_tensors={kind!r}: expected None, 'np' (numpy) or 'pd' (Paddle)")
-    lengths = {len(ids) for ids in batch["input_ids"]}
-    if len(lengths) > 1:
-        raise InputError(f"texts of {sorted(lengths)} tokens do not make one array: pass padding=True")
-    arrays = {name: np.asarray(rows) for name, rows in batch.items()}
-    arrays = {
-        name: array if array.dtype == bool else array.astype(np.int64) for name, array in arrays.items()
-    }
-    if kind == "pd":
-        import paddle
-
-        return BatchEncoding({name: paddle.to_tensor(array) for name, array in arrays.items()})
-    return BatchEncoding(arrays)
-
-
 def check_text(text: Any) -> None:
     if not isinstance(text, str):
         raise InputError(f"cannot tokenize {text!r}: expected text, not {type(text).__name__}")
@@ -356,36 +348,3 @@ def _as_list(ids: Any) -> Any:
     """Numbers, numpy arrays and paddle tensors to plain ints and lists."""
     values = ids.tolist() if hasattr(ids, "tolist") else ids
     return values if isinstance(values, int) else list(values)
-
-
-def _truncate(
-    first: list[int], second: list[int] | None, max_tokens: int
-) -> tuple[list[int], list[int] | None]:
-    """Truncate to `max_tokens` ids on the right, the longer of a pair first (transformers' longest_first)."""
-    max_tokens = max(max_tokens, 0)
-    if second is None:
-        return first[:max_tokens], None
-    keep, other = len(first), len(second)
-    while keep + other > max_tokens:
-        if keep > other:
-            keep -= 1
-        else:
-            other -= 1
-    return first[:keep], second[:other]
-
-
-def _padded_length(
-    lengths: list[int], padding: bool | str, max_length: int | None, multiple: int | None
-) -> int | None:
-    """The length to pad to, or None for no padding."""
-    if padding is False:
-        return None
-    if padding == "max_length":
-        if max_length is None:
-            raise InputError('padding="max_length" needs max_length')
-        length = max_length
-    elif padding is True or padding == "longest":
-        length = max(lengths, default=0)
-    else:
-        raise InputError(f"padding={padding!r} is unknown: expected True, False, 'longest' or 'max_length'")
-    return length if multiple is None else -(-length // multiple) * multiple

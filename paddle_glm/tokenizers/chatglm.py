@@ -127,7 +127,8 @@ class ChatGLMTokenizer(Tokenizer):
         return self.get_command("[gMASK]")
 
     def text_to_pieces(self, text: str) -> list[str]:
-        return self.sp_model.encode(_encode_whitespace(text), out_type=str)
+        pieces: list[str] = self.sp_model.encode(_encode_whitespace(text), out_type=str)
+        return pieces
 
     def text_to_ids(self, text: str, encode_special_tokens: bool = False) -> list[int]:
         if encode_special_tokens:

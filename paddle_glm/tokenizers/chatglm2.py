@@ -17,7 +17,8 @@ from paddle_glm.chat_template import (
     render,
 )
 from paddle_glm.errors import InputError
-from paddle_glm.tokenizers.base import BatchEncoding, Tokenizer, as_tensors, check_text
+from paddle_glm.tokenizers.base import Tokenizer, check_text
+from paddle_glm.tokenizers.encoding import BatchEncoding, as_tensors
 
 COMMAND_TOKENS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")
 ROLE_TOKENS = ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
@@ -78,7 +79,8 @@ class ChatGLM2Tokenizer(Tokenizer):
         """None, as the originals report: their model spells what it does not know in bytes."""
 
     def text_to_pieces(self, text: str) -> list[str]:
-        return self.sp_model.encode(text, out_type=str)
+        pieces: list[str] = self.sp_model.encode(text, out_type=str)
+        return pieces
 
     def text_to_ids(self, text: str, encode_special_tokens: bool = False) -> list[int]:
         # SentencePiece's own ids: three times as fast as piece by piece, and a trained model in which
@@ -86,7 +88,8 @@ class ChatGLM2Tokenizer(Tokenizer):
         if encode_special_tokens:
             return super().text_to_ids(text, encode_special_tokens)
         check_text(text)
-        return self.sp_model.encode(text)
+        ids: list[int] = self.sp_model.encode(text)
+        return ids
 
     def convert_token_to_id(self, token: str) -> int:
         index = self.special_tokens.get(token)
@@ -99,7 +102,8 @@ class ChatGLM2Tokenizer(Tokenizer):
         return self.sp_model.id_to_piece(index)
 
     def convert_tokens_to_string(self, tokens: Sequence[str]) -> str:
-        return self.sp_model.decode_pieces(list(tokens))
+        text: str = self.sp_model.decode_pieces(list(tokens))
+        return text
 
     def tokenizer_spec(self) -> dict[str, Any]:
         special = sorted(set(self.special_tokens.values()))
