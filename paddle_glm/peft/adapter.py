@@ -10,8 +10,10 @@ import numpy as np
 import paddle.distributed as dist
 from paddle import Tensor
 
+from paddle_glm.checkpoint import atomic_folder
 from paddle_glm.checkpoint.lazy_tensor import as_lazy
 from paddle_glm.checkpoint.safetensors_file import write_safetensors
+from paddle_glm.errors import InputError
 from paddle_glm.families import ParameterSpec
 from paddle_glm.parallel import ProcessGroup
 
@@ -53,6 +55,17 @@ class Adapter:
             whole = arrays[self.file_names[name]].astype(np.float32)
             local = self.specs[name].sharding.split(whole, group.rank, group.degree)
             parameter.set_value(np.ascontiguousarray(local))
+
+    def save_pretrained(self, folder: str | Path, overwrite: bool = False) -> None:
+        """Write a folder that `lora_path` or `ptuning_checkpoint` opens, whole or not at all.
+
+        Raises `InputError` where this process holds only a slice, and where the folder holds files and
+        `overwrite` is not given.
+        """
+        if self.model.group.degree > 1:
+            raise InputError("save_pretrained needs the whole model: finetune by `paddle-glm finetune`")
+        with atomic_folder(folder, overwrite=overwrite) as path:
+            self.save(path)
 
     def save(self, folder: Path) -> None:
         """Write the adapter, in one piece whatever the degree; every process of the group calls this."""
