@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -75,7 +76,7 @@ def run_command(words: list[str], threads: int) -> tuple[str, str, float]:
     return result.stdout.decode(), result.stderr.decode(), time.perf_counter() - started
 
 
-def run_python(exported: Path, args: argparse.Namespace) -> dict:
+def run_python(exported: Path, args: argparse.Namespace) -> dict[str, Any]:
     numbers = [str(args.tokens), str(args.threads)]
     words = [sys.executable, "-c", PYTHON_PROGRAM, str(exported), QUESTION, *numbers, args.engine]
     out, _, seconds = run_command(words, args.threads)
@@ -83,7 +84,7 @@ def run_python(exported: Path, args: argparse.Namespace) -> dict:
     return {"ready": float(ready), "step": float(step), "whole": seconds, "ids": [int(one) for one in tokens]}
 
 
-def run_cpp(exported: Path, args: argparse.Namespace) -> dict:
+def run_cpp(exported: Path, args: argparse.Namespace) -> dict[str, Any]:
     rows = exported.parent / "rows.json"
     rows.write_text(json.dumps([{"content": QUESTION}]), encoding="utf-8")
     flags = {
@@ -96,7 +97,7 @@ def run_cpp(exported: Path, args: argparse.Namespace) -> dict:
     words = [str(args.program), "--benchmark"]
     words += [part for name, value in flags.items() for part in (f"--{name}", str(value))]
     out, err, seconds = run_command(words, args.threads)
-    numbers = {name: float(re.search(pattern, err)[1]) for name, pattern in PATTERNS.items()}
+    numbers = {name: float(re.findall(pattern, err)[0]) for name, pattern in PATTERNS.items()}
     return {**numbers, "step": numbers["step"] / 1e3, "whole": seconds, "ids": json.loads(out)["ids"]}
 
 

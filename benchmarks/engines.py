@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -84,12 +85,13 @@ def run_child(name: str, folder: str, batch: int, tokens: int, threads: int) -> 
     print(json.dumps({**dict(zip(METRICS, found, strict=True)), "ids": [one.tolist() for one in columns]}))
 
 
-def run(name: str, folder: Path, args: argparse.Namespace) -> dict:
+def run(name: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     words = [sys.executable, __file__, "--child", name, str(folder)]
     words += [str(args.batch_size), str(args.tokens), str(args.threads)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads), "GLOG_minloglevel": "2"}
     done = subprocess.run(words, stdout=subprocess.PIPE, check=True, env=environment, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return measured
 
 
 def main() -> None:

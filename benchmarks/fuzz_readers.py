@@ -28,6 +28,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from paddle_glm.array_types import Array  # noqa: E402
 from paddle_glm.checkpoint.lazy_tensor import as_lazy  # noqa: E402
 from paddle_glm.checkpoint.pdparams_file import open_pdparams, write_pdparams  # noqa: E402
 from paddle_glm.checkpoint.safetensors_file import open_safetensors, write_safetensors  # noqa: E402
@@ -52,7 +53,7 @@ PICKLE_FRAGMENTS = [
     b"]q\x00" + b"(h\x00h\x00tq\x00" * 40, b"[" * 2000, b'{"a":' * 500,
 ]  # fmt: skip
 BOUNDARY_VALUES = [0, 1, 7, 255, 2**15, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63 - 1, 2**63, 2**64 - 1]
-Reader = Callable[[Path], dict[str, np.ndarray]]
+Reader = Callable[[Path], dict[str, Array]]
 
 
 class AuditWatcher:
@@ -62,7 +63,7 @@ class AuditWatcher:
         self.allowed_path, self.active, self.seen = str(allowed_path), False, set[str]()
         sys.addaudithook(self)
 
-    def __call__(self, event: str, arguments: tuple) -> None:
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
         if not self.active:
             return
         opened = event == "open" and str(arguments[0]) != self.allowed_path
@@ -87,11 +88,12 @@ def valid_files(folder: Path) -> list[tuple[Reader, bytes]]:
     lazies = {name: as_lazy(tensor) for name, tensor in tensors.items()}
     path = folder / "seed"
     found: list[tuple[Reader, bytes]] = []
-    for reader, write in (
+    pairs: tuple[tuple[Reader, Any], ...] = (
         (open_pdparams, write_pdparams),
         (open_torch, write_torch),
         (open_safetensors, write_safetensors),
-    ):
+    )
+    for reader, write in pairs:
         write(path, lazies)
         found.append((reader, path.read_bytes()))
     found.append((open_pdparams, pickle.dumps({**tensors, "StructuredToParameterName@@": {"w": "x"}}, 4)))

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from paddle_glm.array_types import Array  # noqa: E402
 from paddle_glm.checkpoint import LazyTensor, atomic_folder, save_tp_shard  # noqa: E402
 from paddle_glm.checkpoint.reshard import reshard  # noqa: E402
 from paddle_glm.config import ModelConfig  # noqa: E402
@@ -53,7 +55,7 @@ paddle.save(merged, f"{target}/model_state.pdparams")
 BLOCK = np.random.default_rng(0).integers(0, 2**16, 1 << 21, np.uint16).view(np.float16)
 
 
-def random_chunks(count: int, seed: int) -> Iterator[np.ndarray]:
+def random_chunks(count: int, seed: int) -> Iterator[Array]:
     """`count` float16 values of random bits, cheap enough not to be what is measured."""
     while count:
         block = np.roll(BLOCK, seed)[:count]
@@ -73,7 +75,7 @@ def make_shards(folder: Path, config: ModelConfig, degree: int) -> int:
             for number, (name, spec) in enumerate(table.items()):
                 shape = spec.sharding.local_shape(spec.shape, rank, degree)
                 count, seed = int(np.prod(shape)), rank * len(table) + number
-                tensors[name] = LazyTensor(BLOCK.dtype, shape, lambda c=count, s=seed: random_chunks(c, s))
+                tensors[name] = LazyTensor(BLOCK.dtype, shape, partial(random_chunks, count, seed))
             total += sum(tensor.nbytes for tensor in tensors.values())
             save_tp_shard(temporary, rank, degree, tensors.items())
     return total

@@ -17,11 +17,12 @@ from paddlenlp.transformers import ChatGLMv2Config, ChatGLMv2ForCausalLM
 
 from paddle_glm.config import ModelConfig
 from paddle_glm.models.auto import AutoModel
+from paddle_glm.models.base import CausalLM
 
 VOCAB = 4000
 
 
-def make_paddle_glm_model(args: argparse.Namespace) -> AutoModel:
+def make_paddle_glm_model(args: argparse.Namespace) -> CausalLM:
     heads = args.hidden // 64
     return AutoModel.from_config(
         ModelConfig(
@@ -65,17 +66,18 @@ def train_step(model: paddle.nn.Layer, ids: paddle.Tensor) -> None:
     model.clear_gradients()
 
 
-def timed(run: Callable[[], None]) -> float:
+def timed(run: Callable[[], object]) -> float:
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
 
 
 def compare(
-    name: str, tokens: int, first: Callable[[], None], second: Callable[[], None], rounds: int
+    name: str, tokens: int, first: Callable[[], object], second: Callable[[], object], rounds: int
 ) -> None:
     """Run both in turn and print the medians."""
-    first(), second()
+    first()
+    second()
     pairs = [(timed(first), timed(second)) for _ in range(rounds)]
     speeds = [tokens / statistics.median(times) for times in zip(*pairs, strict=True)]
     ratio = statistics.median(theirs / ours for ours, theirs in pairs)
@@ -97,7 +99,8 @@ def main() -> None:
     args = parser.parse_args()
     a, b = make_paddle_glm_model(args), make_paddlenlp_model(args)
     ids = paddle.to_tensor(np.random.default_rng(0).integers(3, VOCAB, (args.batch, args.length)))
-    a.train(), b.train()
+    a.train()
+    b.train()
     compare(
         "training step",
         args.batch * args.length,
@@ -105,7 +108,8 @@ def main() -> None:
         lambda: train_step(b, ids),
         args.rounds,
     )
-    a.eval(), b.eval()
+    a.eval()
+    b.eval()
     real = paddle.ones_like(ids)  # without it PaddleNLP makes a mask that its next step cannot use
     greedy = {"max_new_tokens": args.new_tokens}
     compare(

@@ -69,7 +69,8 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, float]:
     command = [sys.executable, __file__, "--measure", str(folder), *map(str, numbers)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return measured
 
 
 def measure_in_process(folder: str, batch: int, length: int, new_tokens: int) -> dict[str, float]:

@@ -10,6 +10,7 @@ import numpy as np
 import paddle
 
 from paddle_glm import AutoModel, AutoTokenizer
+from paddle_glm.array_types import FloatArray, IntArray
 from paddle_glm.generation import ChatSession, GenerationParams
 
 
@@ -19,29 +20,30 @@ class UncachedBackend:
     def __init__(self, model: paddle.nn.Layer, max_length: int | None) -> None:
         self.model, self.max_length = model, max_length
 
-    def prefill(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
+    def prefill(self, input_ids: IntArray, attention_mask: IntArray) -> FloatArray:
         """Start new rows, int64 [batch, length] padded on the left; returns float32 [batch, vocab]."""
         self.ids, self.mask = input_ids, attention_mask
         return self._last_logits()
 
-    def decode(self, tokens: np.ndarray) -> np.ndarray:
+    def decode(self, tokens: IntArray) -> FloatArray:
         """Append one token to every row, int64 [batch]; returns float32 [batch, vocab]."""
         self.ids = np.concatenate([self.ids, tokens[:, None]], axis=1)
         self.mask = np.pad(self.mask, ((0, 0), (0, 1)), constant_values=1)
         return self._last_logits()
 
-    def select(self, rows: np.ndarray) -> None:
+    def select(self, rows: IntArray) -> None:
         """Keep, drop or repeat rows: row i becomes what row `rows[i]` was."""
         self.ids, self.mask = self.ids[rows], self.mask[rows]
 
-    def broadcast(self, values: np.ndarray) -> np.ndarray:
+    def broadcast(self, values: IntArray) -> IntArray:
         """What all processes of one model go on with; a process alone decides by itself."""
         return values
 
     @paddle.no_grad()
-    def _last_logits(self) -> np.ndarray:
+    def _last_logits(self) -> FloatArray:
         ids, mask = paddle.to_tensor(self.ids), paddle.to_tensor(self.mask)
-        return self.model(ids, attention_mask=mask, return_last_logit=True).logits[:, -1].numpy()
+        logits = self.model(ids, attention_mask=mask, return_last_logit=True).logits
+        return np.asarray(logits[:, -1])
 
 
 def main() -> None:

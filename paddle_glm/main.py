@@ -8,9 +8,9 @@ import os
 import pkgutil
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from paddle_glm import commands
 from paddle_glm.commands._hub_arguments import MODEL_FLAG, add_hub_arguments, resolve_model
@@ -49,10 +49,9 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 class Parser(argparse.ArgumentParser):
     """argparse whose errors are InputErrors and which suggests the nearest flag to an unknown one."""
 
-    def __init__(self, *args, **kwargs):
-        kwargs.setdefault("allow_abbrev", False)  # --max_s meaning --max_steps hides typing errors
-        kwargs.setdefault("formatter_class", _Help)
-        super().__init__(*args, **kwargs)
+    def __init__(self, **kwargs: Any) -> None:
+        # --max_s meaning --max_steps hides typing errors
+        super().__init__(**{"allow_abbrev": False, "formatter_class": _Help, **kwargs})
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message} (see {self.prog} --help)")
@@ -61,7 +60,9 @@ class Parser(argparse.ArgumentParser):
         """Whether there is a flag for the model's folder, which a hub's name may stand for."""
         return MODEL_FLAG in self._option_string_actions
 
-    def parse_args(self, args=None, namespace=None):  # type: ignore[override]
+    def parse_args(  # type: ignore[override]  # its overloads are for other types of `namespace`
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
             flag = unknown[0].split("=")[0]
@@ -71,7 +72,7 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
 
-def did_you_mean(name: str, known) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     """ ", did you mean X?" for the known name closest to `name`, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f" (did you mean {close[0]!r}?)" if close else ""

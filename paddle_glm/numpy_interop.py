@@ -9,13 +9,15 @@ import numpy as np
 import paddle
 from paddle import Tensor
 
+from paddle_glm.array_types import Array, DType
+
 
 def paddle_dtype_name(tensor: Tensor) -> str:
     """ "float32", "bfloat16", ..."""
     return str(tensor.dtype).removeprefix("paddle.")
 
 
-def numpy_dtype(name: str) -> np.dtype:
+def numpy_dtype(name: str) -> DType:
     """numpy's dtype for Paddle's name of it."""
     return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
 
@@ -25,13 +27,13 @@ def tensor_nbytes(tensor: Tensor) -> int:
     return tensor.size * tensor.element_size()
 
 
-def to_numpy(tensor: Tensor) -> np.ndarray:
+def to_numpy(tensor: Tensor) -> Array:
     """numpy array of the same dtype; Paddle hands bfloat16 out as its bits."""
     array = tensor.numpy()
     return array.view(ml_dtypes.bfloat16) if tensor.dtype == paddle.bfloat16 else array
 
 
-def from_numpy(array: np.ndarray, dtype: str) -> Tensor:
+def from_numpy(array: Array, dtype: str) -> Tensor:
     """Tensor of `dtype` (rounded to nearest even) from an array of any float dtype, or of int8 from int8."""
     cast = np.ascontiguousarray(array.astype(numpy_dtype(dtype), copy=False))
     if dtype == "bfloat16":
@@ -39,13 +41,13 @@ def from_numpy(array: np.ndarray, dtype: str) -> Tensor:
     return paddle.to_tensor(cast)
 
 
-def readonly_array(tensor: Tensor) -> np.ndarray:
+def readonly_array(tensor: Tensor) -> Array:
     """A tensor's numbers, to be read while it lives and is not changed: no copy where it is on the CPU."""
     return _cpu_view(tensor) if tensor.place.is_cpu_place() and tensor.is_contiguous() else to_numpy(tensor)
 
 
 @contextmanager
-def writable_array(tensor: Tensor) -> Iterator[np.ndarray]:
+def writable_array(tensor: Tensor) -> Iterator[Array]:
     """An array of the tensor's shape and dtype whose numbers, filled in inside, are the tensor's afterwards.
 
     On the CPU it is the tensor's own memory, so that a model needs no more than it is large while it is read.
@@ -58,7 +60,7 @@ def writable_array(tensor: Tensor) -> Iterator[np.ndarray]:
     tensor.set_value(from_numpy(array, paddle_dtype_name(tensor)))
 
 
-def _cpu_view(tensor: Tensor) -> np.ndarray:
+def _cpu_view(tensor: Tensor) -> Array:
     """A contiguous CPU tensor's own memory."""
     # DLPack, Paddle's other way, gives numpy a read-only array, and none of bfloat16.
     buffer = (ctypes.c_ubyte * tensor_nbytes(tensor)).from_address(tensor.data_ptr())

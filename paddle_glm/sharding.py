@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from paddle_glm.array_types import Array
 from paddle_glm.errors import InputError
 
 
@@ -125,7 +126,7 @@ class Sharding:
             for start, stop, segment in zip(starts, stops, self.segments, strict=True)
         ]
 
-    def split(self, array: np.ndarray, rank: int, degree: int) -> np.ndarray:
+    def split(self, array: Array, rank: int, degree: int) -> Array:
         """What `rank` of `degree` holds of the full `array`; a view where that is one unpadded range."""
         _check_rank(rank, degree)
         self._validate_shape(array.shape)
@@ -139,7 +140,7 @@ class Sharding:
             apply_copy(step, self.axis, array, local)
         return local
 
-    def merge(self, shards: Sequence[np.ndarray], full_shape: Sequence[int]) -> np.ndarray:
+    def merge(self, shards: Sequence[Array], full_shape: Sequence[int]) -> Array:
         """The full tensor from every rank's shard, padding cut off, one copy of what several ranks hold."""
         degree = len(shards)
         shape = self._validate_shape(full_shape)
@@ -234,7 +235,7 @@ def axis_slice(axis: int, start: int, stop: int) -> tuple[slice, ...]:
     return (*(slice(None),) * axis, slice(start, stop))
 
 
-def apply_copy(step: CopyStep, axis: int, source: np.ndarray, target: np.ndarray) -> None:
+def apply_copy(step: CopyStep, axis: int, source: Array, target: Array) -> None:
     """Carry out one step of a plan from `source` (the array of step.source_rank) into `target`."""
     stop = step.target_start + step.source_stop - step.source_start
     target[axis_slice(axis, step.target_start, stop)] = source[

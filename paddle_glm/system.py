@@ -50,14 +50,14 @@ def peak_resident_bytes() -> int:
     import psutil
 
     memory = psutil.Process().memory_info()
-    return getattr(memory, "peak_wset", memory.rss)
+    return int(getattr(memory, "peak_wset", memory.rss))  # peak_wset: on Windows
 
 
 def resident_bytes() -> int:
     """Resident memory that this process has now."""
     import psutil
 
-    return psutil.Process().memory_info().rss
+    return int(psutil.Process().memory_info().rss)
 
 
 def c_library() -> ctypes.CDLL | None:
@@ -73,7 +73,7 @@ def try_lock(descriptor: int) -> bool:
         else:
             import msvcrt
 
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined, unused-ignore]
     except (BlockingIOError, PermissionError):
         return False
     return True

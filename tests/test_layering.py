@@ -14,11 +14,11 @@ PACKAGE = ROOT / "paddle_glm"
 
 # From the ground up. A layer may import any layer of a lower line, never one of its own line.
 LAYERS = (
-    ("errors", "version", "system"),
+    ("errors", "version", "system", "array_types"),
     ("allocator", "progress"),
     ("paddlenlp_config", "key_rules", "hub", "hardware", "pretrained_kwargs"),
     ("config_keys", "generation_keys"),
-    ("config", "sharding", "precision", "numpy_interop"),
+    ("config", "sharding", "precision", "numpy_interop", "autograd"),
     ("chat_template", "quantization", "auto_config"),
     ("families",),
     ("load_memory",),
@@ -35,9 +35,10 @@ LAYERS = (
 )
 LEVELS = {layer: level for level, line in enumerate(LAYERS) for layer in line}
 # What a layer may import of ours where that is less than everything below it.
-ONLY = {"generation": {"errors", "chat_template", "families"}}
+ONLY = {"generation": {"errors", "array_types", "chat_template", "families"}}
 WITHOUT_PADDLE = (
-    *("errors", "version", "system", "allocator", "progress", "paddlenlp_config", "config", "sharding"),
+    *("errors", "version", "system", "array_types", "allocator", "progress"),
+    *("paddlenlp_config", "config", "sharding"),
     *("chat_template", "key_rules", "config_keys", "pretrained_kwargs", "auto_config"),
     *("quantization", "hub", "families", "tokenizers", "checkpoint", "generation", "tiny"),
 )

@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from paddle_glm.checkpoint.hashed_file import SIDECAR_SUFFIX, pop_file_record
 from paddle_glm.errors import InputError
@@ -146,7 +147,7 @@ def write_manifest(folder: Path) -> None:
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
-def read_manifest(folder: Path | str) -> dict[str, dict] | None:
+def read_manifest(folder: Path | str) -> dict[str, dict[str, Any]] | None:
     """{relative path: {"size", "xxh3_128"}} of a folder, None where it has no readable manifest."""
     try:
         files = json.loads((Path(folder) / MANIFEST).read_text(encoding="utf-8"))["files"]

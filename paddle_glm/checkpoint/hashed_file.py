@@ -80,7 +80,7 @@ def pop_file_record(path: Path) -> dict[str, Any]:
     size = os.path.getsize(path)
     sidecar = sidecar_path(path)
     if sidecar.exists():
-        record = json.loads(sidecar.read_text(encoding="utf-8"))
+        record: dict[str, Any] = json.loads(sidecar.read_text(encoding="utf-8"))
         sidecar.unlink()
         if record["size"] == size:
             return record

@@ -8,10 +8,11 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from paddle_glm.array_types import Array, DType
 from paddle_glm.checkpoint.mapped_file import release_pages
 from paddle_glm.errors import InputError
 
-DTYPES: dict[str, np.dtype] = {
+DTYPES: dict[str, DType] = {
     "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),
@@ -51,10 +52,10 @@ class LazyTensor:
     `transposed_chunks` does the same for the transpose, where its maker can do that without the whole.
     """
 
-    dtype: np.dtype
+    dtype: DType
     shape: tuple[int, ...]
-    chunks: Callable[[], Iterable[np.ndarray]]
-    transposed_chunks: Callable[[], Iterable[np.ndarray]] | None = None
+    chunks: Callable[[], Iterable[Array]]
+    transposed_chunks: Callable[[], Iterable[Array]] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -67,7 +68,7 @@ class ConcatenatedRows:
     Stands in for an array of the same shape wherever rows are taken.
     """
 
-    def __init__(self, pieces: Sequence[np.ndarray]) -> None:
+    def __init__(self, pieces: Sequence[Array]) -> None:
         self.pieces = tuple(pieces)
         self.dtype = self.pieces[0].dtype
         self.itemsize = self.dtype.itemsize
@@ -76,7 +77,7 @@ class ConcatenatedRows:
             shapes = ", ".join(f"{piece.dtype} {piece.shape}" for piece in self.pieces)
             raise InputError(f"parts of one tensor do not fit together: {shapes}")
 
-    def __getitem__(self, rows: slice | tuple[slice]) -> np.ndarray:
+    def __getitem__(self, rows: slice | tuple[slice]) -> Array:
         """Rows start to stop: a view where they lie in one piece."""
         start, stop, _ = (rows[0] if isinstance(rows, tuple) else rows).indices(self.shape[0])
         found = []
@@ -90,10 +91,10 @@ class ConcatenatedRows:
 
 
 # What a checkpoint keeps of a tensor.
-StoredTensor = np.ndarray | ConcatenatedRows
+StoredTensor = Array | ConcatenatedRows
 
 
-def row_blocks(stored: StoredTensor) -> Iterator[np.ndarray]:
+def row_blocks(stored: StoredTensor) -> Iterator[Array]:
     """The rows of a tensor in turn, a few MiB at a time, so that a file is never in memory whole."""
     if isinstance(stored, ConcatenatedRows):
         for piece in stored.pieces:
@@ -111,7 +112,7 @@ def row_blocks(stored: StoredTensor) -> Iterator[np.ndarray]:
         yield np.ascontiguousarray(stored)
 
 
-def transposed_blocks(pieces: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+def transposed_blocks(pieces: Sequence[Array]) -> Iterator[Array]:
     """The transpose of two-dimensional arrays one below another, some rows at a time in one buffer."""
     width, length = sum(len(piece) for piece in pieces), pieces[0].shape[1]
     rows = max(1, _TRANSPOSE_BUFFER_BYTES // max(1, width * pieces[0].itemsize))
@@ -126,7 +127,7 @@ def transposed_blocks(pieces: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
         yield block
 
 
-def _transpose_into(source: np.ndarray, target: np.ndarray) -> None:
+def _transpose_into(source: Array, target: Array) -> None:
     for row in range(0, target.shape[0], _TILE):
         for column in range(0, target.shape[1], _TILE):
             tile = source[column : column + _TILE, row : row + _TILE]
@@ -147,14 +148,14 @@ def transposed(tensor: LazyTensor) -> LazyTensor:
     return LazyTensor(tensor.dtype, tensor.shape[::-1], chunks)
 
 
-def _materialize(tensor: LazyTensor) -> np.ndarray:
+def _materialize(tensor: LazyTensor) -> Array:
     """All chunks of a tensor as one array."""
     whole = np.empty(tensor.shape, tensor.dtype)
     copy_chunks(tensor.chunks(), whole)
     return whole
 
 
-def copy_chunks(chunks: Iterable[np.ndarray], out: np.ndarray) -> None:
+def copy_chunks(chunks: Iterable[Array], out: Array) -> None:
     """Fill a C-contiguous array with chunks in turn; raises ValueError where they do not fill it."""
     flat, filled = out.reshape(-1), 0
     for chunk in chunks:
@@ -164,12 +165,12 @@ def copy_chunks(chunks: Iterable[np.ndarray], out: np.ndarray) -> None:
         raise ValueError(f"{filled} numbers for an array of {flat.size}")
 
 
-def raw_bytes(array: np.ndarray) -> memoryview:
+def raw_bytes(array: Array) -> memoryview:
     """The bytes of an array in C order; no copy where it is contiguous."""
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
-def cast_chunks(chunks: Iterable[np.ndarray], dtype: np.dtype, name: str) -> Iterable[np.ndarray]:
+def cast_chunks(chunks: Iterable[Array], dtype: DType, name: str) -> Iterable[Array]:
     """Chunks cast to `dtype`, a few MiB at a time.
 
     Raises InputError where a finite value does not fit into float16.
@@ -187,7 +188,7 @@ def cast_chunks(chunks: Iterable[np.ndarray], dtype: np.dtype, name: str) -> Ite
             yield cast
 
 
-def _check_overflow(before: np.ndarray, after: np.ndarray, name: str) -> None:
+def _check_overflow(before: Array, after: Array, name: str) -> None:
     lost = np.isfinite(before.astype(np.float32)) & ~np.isfinite(after)
     if lost.any():
         value = float(before[lost][0])

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from paddle_glm.array_types import Array
 from paddle_glm.errors import InputError
 
 
-def map_file(path: Path) -> np.ndarray:
+def map_file(path: Path) -> Array:
     """The bytes of a file as a read-only uint8 array backed by the page cache."""
     with open(path, "rb") as file:
         try:
@@ -22,7 +23,7 @@ def map_file(path: Path) -> np.ndarray:
     return np.frombuffer(mapped, np.uint8)
 
 
-def release_pages(array: np.ndarray) -> None:
+def release_pages(array: Array) -> None:
     """Give back what this process has read of the file that `array` is a view of.
 
     The page cache still has it, and so has the array; it only no longer counts as this process's memory.

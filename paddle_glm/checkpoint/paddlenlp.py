@@ -16,6 +16,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from paddle_glm.array_types import Array, DType
 from paddle_glm.checkpoint.lazy_tensor import ConcatenatedRows, LazyTensor, StoredTensor, as_lazy, transposed
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
@@ -92,7 +93,7 @@ def detect_layout(names: Iterable[str], pdparams: bool) -> PaddleNLPLayout | Non
     return None
 
 
-def tensors_to_hub(tensors: Mapping[str, np.ndarray], layout: PaddleNLPLayout) -> dict[str, StoredTensor]:
+def tensors_to_hub(tensors: Mapping[str, Array], layout: PaddleNLPLayout) -> dict[str, StoredTensor]:
     """Views of PaddleNLP's tensors under the hub's names, in the hub's layout."""
     found: dict[str, StoredTensor] = {}
     for name, tensor in tensors.items():
@@ -114,7 +115,7 @@ def tensors_to_paddlenlp(
     """
     layout = PADDLENLP_LAYOUTS[config.family]
     parameters = family_of(config).parameters(config)
-    dtype: np.dtype = np.dtype(np.float32)
+    dtype: DType = np.dtype(np.float32)
     missing_buffers = set(layout.buffers)
     for name, tensor in tensors:
         if name not in parameters and name not in layout.buffers:
@@ -172,7 +173,7 @@ def _fuse_legacy_tensors(tensors: dict[str, StoredTensor]) -> dict[str, StoredTe
     return tensors
 
 
-def _as_rows(tensor: StoredTensor, name: str) -> np.ndarray:
+def _as_rows(tensor: StoredTensor, name: str) -> Array:
     """A tensor of one dimension or more, as an array."""
     if not tensor.shape or isinstance(tensor, ConcatenatedRows):
         raise InputError(f"{name} has shape {tensor.shape}: expected rows")

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from paddle_glm.array_types import Array
 from paddle_glm.checkpoint.hashed_file import HashedFile
 from paddle_glm.checkpoint.lazy_tensor import DTYPES, LazyTensor, safetensors_dtype_name
 from paddle_glm.checkpoint.mapped_file import map_file
@@ -34,7 +35,7 @@ _RESAVE_HINT = (
 )
 
 
-def open_pdparams(path: Path) -> dict[str, np.ndarray]:
+def open_pdparams(path: Path) -> dict[str, Array]:
     """Read-only views of every tensor in a `.pdparams` file; only names and shapes are read.
 
     Raises InputError where the file is no pickle of named arrays, is damaged, or names anything else.
@@ -110,7 +111,7 @@ class _Array(StatefulObject):
     """numpy.ndarray, filled with a view of the file."""
 
     def __init__(self) -> None:
-        self.array: np.ndarray | None = None
+        self.array: Array | None = None
 
     def set_state(self, state: Any) -> None:
         if type(state) is not tuple or len(state) != 5:

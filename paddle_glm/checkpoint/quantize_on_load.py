@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
+from paddle_glm.array_types import Array, DType
 from paddle_glm.checkpoint.lazy_tensor import LazyTensor
 from paddle_glm.checkpoint.reader import Checkpoint
 from paddle_glm.config import ModelConfig
@@ -23,9 +24,9 @@ class FloatCheckpoint(Protocol):
     def config(self) -> ModelConfig: ...
     @property
     def table(self) -> dict[str, ParameterSpec]: ...
-    def read_into(self, out: np.ndarray, name: str, rank: int = 0, degree: int = 1) -> None: ...
+    def read_into(self, out: Array, name: str, rank: int = 0, degree: int = 1) -> None: ...
     def read_lazy(
-        self, name: str, rank: int = 0, degree: int = 1, dtype: np.dtype | None = None
+        self, name: str, rank: int = 0, degree: int = 1, dtype: DType | None = None
     ) -> LazyTensor: ...
 
 
@@ -73,20 +74,20 @@ class QuantizingCheckpoint:
         assert quantization is not None
         self._quantization = quantization
         # A scale, from where its weight has just been read: whoever wants one wants the other.
-        self._cached_scale: dict[tuple[str, int, int], np.ndarray] = {}
+        self._cached_scale: dict[tuple[str, int, int], Array] = {}
 
     def names(self) -> list[str]:
         """Names of all tensors, without those of the source that the model ignores."""
         return list(self.table)
 
-    def read(self, name: str, rank: int = 0, degree: int = 1) -> np.ndarray:
+    def read(self, name: str, rank: int = 0, degree: int = 1) -> Array:
         """What tensor-parallel rank `rank` of `degree` holds of a tensor of the quantised model."""
         tensor = self.read_lazy(name, rank, degree)
         values = np.empty(tensor.shape, tensor.dtype)
         self.read_into(values, name, rank, degree)
         return values
 
-    def read_into(self, out: np.ndarray, name: str, rank: int = 0, degree: int = 1) -> None:
+    def read_into(self, out: Array, name: str, rank: int = 0, degree: int = 1) -> None:
         """Like `read`, into a C-contiguous array; floats that stay floats are cast to its dtype."""
         if (kept := self._cached_scale.pop((name, rank, degree), None)) is not None:
             out[...] = kept
@@ -105,9 +106,7 @@ class QuantizingCheckpoint:
         if name == weight:
             self._cached_scale = {(scale_name(weight), rank, degree): scale}
 
-    def read_lazy(
-        self, name: str, rank: int = 0, degree: int = 1, dtype: np.dtype | None = None
-    ) -> LazyTensor:
+    def read_lazy(self, name: str, rank: int = 0, degree: int = 1, dtype: DType | None = None) -> LazyTensor:
         """Like `read`, in pieces for writing; floats that stay floats are cast to `dtype`."""
         weight = weight_name(name)
         if not self._is_quantized(weight):
@@ -122,7 +121,7 @@ class QuantizingCheckpoint:
     def _is_quantized(self, name: str) -> bool:
         return name in self.source.table and self._quantization.applies_to(self.source.table[name])
 
-    def _empty(self, name: str, rank: int, degree: int) -> np.ndarray:
+    def _empty(self, name: str, rank: int, degree: int) -> Array:
         spec = self.table[name]
         return np.empty(spec.sharding.local_shape(spec.shape, rank, degree), spec.dtype)
 
@@ -140,7 +139,7 @@ class QuantizingCheckpoint:
             values, scale = self._quantized(name, rows)
             yield QuantizedWeight(sharding.split(values, rank, degree) if is_row_parallel else values, scale)
 
-    def _quantized(self, name: str, weight: np.ndarray) -> QuantizedWeight:
+    def _quantized(self, name: str, weight: Array) -> QuantizedWeight:
         try:
             return quantize(weight, self._quantization.bits, self._quantization.group_size)
         except InputError as error:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from paddle_glm.array_types import Array, DType
 from paddle_glm.checkpoint.atomic_save import check_file_sizes
 from paddle_glm.checkpoint.lazy_tensor import (
     CHUNK_BYTES,
@@ -54,9 +55,9 @@ def open_checkpoint(folder: Path | str, family: str | None = None) -> "Checkpoin
     return Checkpoint(folder, [tensors_to_hub(shard, layout) for shard in shards], family, is_paddlenlp=True)
 
 
-def _open_shard(folder: Path, files: list[Path]) -> dict[str, np.ndarray]:
+def _open_shard(folder: Path, files: list[Path]) -> dict[str, Array]:
     openers = {".safetensors": open_safetensors, ".bin": open_torch, ".pdparams": open_pdparams}
-    tensors: dict[str, np.ndarray] = {}
+    tensors: dict[str, Array] = {}
     for path in files:
         opened = openers[path.suffix](path)
         if twice := opened.keys() & tensors.keys():
@@ -120,7 +121,7 @@ class Checkpoint:
         tag = self.dtype(first)
         return next((name for name, stored in SAFETENSORS_FLOAT_NAMES.items() if stored == tag), "float32")
 
-    def read(self, name: str, rank: int = 0, degree: int = 1) -> np.ndarray:
+    def read(self, name: str, rank: int = 0, degree: int = 1) -> Array:
         """What tensor-parallel rank `rank` of `degree` holds of a tensor, in hub layout.
 
         Read-only and memory-mapped where that is one stretch of one file, otherwise a new array.
@@ -133,13 +134,14 @@ class Checkpoint:
         shape, sources, steps = self._copy_plan(name, sharding, rank, degree)
         axis = sharding.axis or 0
         if len(steps) == 1 and axis == 0 and _num_rows(steps[0]) == shape[0]:
-            return sources[steps[0].source_rank][steps[0].source_start : steps[0].source_stop]
+            part: Array = sources[steps[0].source_rank][steps[0].source_start : steps[0].source_stop]
+            return part
         result = np.zeros(shape, sources[0].dtype)
         for step in steps:
             apply_copy(step, axis, sources[step.source_rank], result)
         return result
 
-    def read_into(self, out: np.ndarray, name: str, rank: int = 0, degree: int = 1) -> None:
+    def read_into(self, out: Array, name: str, rank: int = 0, degree: int = 1) -> None:
         """Like `read`, into a C-contiguous array, some MiB at a time; floats are cast to its dtype.
 
         Raises InputError where the shape is another one, or a value does not fit into float16.
@@ -149,9 +151,7 @@ class Checkpoint:
             raise InputError(f"{self.folder}: {name} has shape {tensor.shape}, expected {out.shape}")
         copy_chunks(tensor.chunks(), out)
 
-    def read_lazy(
-        self, name: str, rank: int = 0, degree: int = 1, dtype: np.dtype | None = None
-    ) -> LazyTensor:
+    def read_lazy(self, name: str, rank: int = 0, degree: int = 1, dtype: DType | None = None) -> LazyTensor:
         """Like `read`, in pieces of some MiB for writing; floating point values are cast to `dtype`."""
         stored = self._stored(name)[0].dtype
         sharding = self._sharding(name) if degree > 1 or len(self._shards) > 1 else REPLICATED
@@ -163,7 +163,7 @@ class Checkpoint:
         )
         target = stored if dtype is None or kept else dtype
 
-        def cast_if_needed(chunks: Iterator[np.ndarray]) -> Iterable[np.ndarray]:
+        def cast_if_needed(chunks: Iterator[Array]) -> Iterable[Array]:
             return chunks if kept else cast_chunks(chunks, target, name)
 
         return LazyTensor(
@@ -253,7 +253,7 @@ class Checkpoint:
             sharding.reshard_plan(len(sources), rank, degree),
         )
 
-    def _chunks(self, name: str, rank: int, degree: int) -> Iterator[np.ndarray]:
+    def _chunks(self, name: str, rank: int, degree: int) -> Iterator[Array]:
         whole = self._unsliced(name, rank, degree)
         if whole is not None:
             yield from row_blocks(whole)
@@ -279,7 +279,7 @@ class Checkpoint:
                 release_pages(rows_of_rank)
             yield block
 
-    def _transposed_chunks(self, name: str, rank: int, degree: int) -> Iterator[np.ndarray]:
+    def _transposed_chunks(self, name: str, rank: int, degree: int) -> Iterator[Array]:
         """The transpose of a two-dimensional tensor, some rows at a time."""
         whole = self._unsliced(name, rank, degree)
         if whole is not None:

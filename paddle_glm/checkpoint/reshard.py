@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from paddle_glm.array_types import DType
 from paddle_glm.checkpoint.atomic_save import atomic_folder
 from paddle_glm.checkpoint.lazy_tensor import DTYPES, SAFETENSORS_FLOAT_NAMES, LazyTensor
 from paddle_glm.checkpoint.output_checks import check_output_folder
@@ -116,14 +117,14 @@ def check_target(source: Path | str, target: Path | str, flag: str, overwrite: b
 
 
 def _target_dtype(
-    checkpoint: Checkpoint | QuantizingCheckpoint, name: str, cast: np.dtype | None
-) -> np.dtype | None:
+    checkpoint: Checkpoint | QuantizingCheckpoint, name: str, cast: DType | None
+) -> DType | None:
     """What a tensor is cast to where floats are cast: scales of quantised weights stay float32."""
     own = checkpoint.table[name].dtype if name in checkpoint.table else None
     return cast if cast is None or own is None else np.dtype(own)
 
 
-def _float_dtype(name: str | None) -> np.dtype | None:
+def _float_dtype(name: str | None) -> DType | None:
     if name is None:
         return None
     if name not in SAFETENSORS_FLOAT_NAMES:

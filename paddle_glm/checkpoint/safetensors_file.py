@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from paddle_glm.array_types import Array, DType
 from paddle_glm.checkpoint.hashed_file import HashedFile
 from paddle_glm.checkpoint.lazy_tensor import DTYPES, LazyTensor, raw_bytes, safetensors_dtype_name
 from paddle_glm.checkpoint.mapped_file import map_file
@@ -23,7 +24,7 @@ from paddle_glm.progress import Progress
 _READ = {**DTYPES, "U16": np.dtype(np.uint16)}
 
 
-def open_safetensors(path: Path) -> dict[str, np.ndarray]:
+def open_safetensors(path: Path) -> dict[str, Array]:
     """Read-only views of every tensor in a file; nothing but the header is read.
 
     Raises InputError naming the file, and the tensor, where the header is not valid, sizes do not
@@ -110,7 +111,7 @@ def _parse_header(path: Path, text: bytes) -> dict[str, Any]:
     return header
 
 
-def _checked_entry(path: Path, name: str, entry: Any, available: int) -> tuple[int, int, np.dtype, list[int]]:
+def _checked_entry(path: Path, name: str, entry: Any, available: int) -> tuple[int, int, DType, list[int]]:
     where = f"{path}: tensor {name!a:.200}"
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
         raise InputError(f"{where} lacks dtype, shape or data_offsets")

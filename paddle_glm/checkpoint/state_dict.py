@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-import numpy as np
-
+from paddle_glm.array_types import Array
 from paddle_glm.checkpoint.pdparams_file import open_pdparams
 from paddle_glm.checkpoint.reader import open_checkpoint
 from paddle_glm.checkpoint.safetensors_file import open_safetensors
@@ -19,7 +18,7 @@ OPENERS = {
 }
 
 
-def load_state_dict(path: str | Path) -> dict[str, np.ndarray]:
+def load_state_dict(path: str | Path) -> dict[str, Array]:
     """{name: array} of a file of weights, or of a folder's; read-only views of files where they can be.
 
     Pickles are not executed: anything but tensors in them is refused. bfloat16 is ml_dtypes' bfloat16. A

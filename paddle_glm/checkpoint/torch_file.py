@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from paddle_glm.array_types import Array, DType
 from paddle_glm.checkpoint.hashed_file import HashedFile
 from paddle_glm.checkpoint.lazy_tensor import DTYPES, LazyTensor, safetensors_dtype_name
 from paddle_glm.checkpoint.mapped_file import map_file
@@ -45,10 +46,10 @@ _ZIP64_EXTRA = 20
 class _Storage(NamedTuple):
     """The class of a storage: its elements' dtype."""
 
-    dtype: np.dtype
+    dtype: DType
 
 
-def open_torch(path: Path) -> dict[str, np.ndarray]:
+def open_torch(path: Path) -> dict[str, Array]:
     """Read-only views of every tensor in a `.bin` file; only the pickled names and shapes are read.
 
     Raises InputError where the file is not a zip of torch's, is damaged, compressed, or its pickle
@@ -71,7 +72,7 @@ def open_torch(path: Path) -> dict[str, np.ndarray]:
     if pickled.size > _MAX_PICKLE_BYTES:
         raise InputError(f"{path}: data.pkl has {pickled.size} bytes, far more than names and shapes need")
 
-    def storage(identifier: Any) -> np.ndarray:
+    def storage(identifier: Any) -> Array:
         if type(identifier) is not tuple or len(identifier) != 5:
             raise InputError(f"{path} holds an unknown kind of storage: {describe(identifier)}")
         kind, storage_class, key, _, numel = identifier
@@ -144,7 +145,7 @@ def _rebuild_tensor(
     requires_grad: Any = False,
     hooks: Any = None,
     metadata: Any = None,
-) -> np.ndarray:
+) -> Array:
     """torch._utils._rebuild_tensor_v2: a strided view of a storage, with bounds checked."""
     if not isinstance(storage, np.ndarray) or not isinstance(size, tuple) or not isinstance(stride, tuple):
         raise TypeError("a tensor without a storage, size or stride")
@@ -163,14 +164,14 @@ def _rebuild_tensor(
     return np.lib.stride_tricks.as_strided(storage[offset:], size, strides, writeable=False)
 
 
-def _rebuild_parameter(data: Any, requires_grad: Any = True, hooks: Any = None) -> np.ndarray:
+def _rebuild_parameter(data: Any, requires_grad: Any = True, hooks: Any = None) -> Array:
     """torch._utils._rebuild_parameter: the tensor itself."""
     if not isinstance(data, np.ndarray):
         raise TypeError("a parameter without a tensor")
     return data
 
 
-def _ordered_dict(*arguments: Any) -> OrderedDict:
+def _ordered_dict(*arguments: Any) -> OrderedDict[Any, Any]:
     if arguments:
         raise TypeError("an OrderedDict made from arguments")
     return OrderedDict()

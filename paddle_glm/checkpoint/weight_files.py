@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from paddle_glm.errors import InputError
 
@@ -145,10 +146,10 @@ def _read_index(path: Path, suffix: str) -> dict[str, str]:
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise ValueError(f"it has {path.stat().st_size} bytes")
-        index = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        index: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path} is not a weight index ({error!r:.200}): download it again") from error
-    entries = index.items() if isinstance(index, dict) and index else [("", None)]
+    entries: Iterable[tuple[str, Any]] = index.items() if isinstance(index, dict) and index else [("", None)]
     for name, file in entries:
         if not isinstance(file, str) or Path(file).name != file or not file.endswith(suffix):
             raise InputError(

@@ -6,9 +6,9 @@ both are bounded. Format: https://pkware.cachefly.net/webdocs/casestudies/APPNOT
 
 import struct
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
+from paddle_glm.array_types import Array
 from paddle_glm.errors import InputError
 
 # A checkpoint has an entry per tensor, each with a name: a few hundred kB.
@@ -22,14 +22,14 @@ _ZIP64_SENTINEL = 0xFFFFFFFF
 _ZIP64 = 1
 
 
-def zip_entries(path: Path, data: np.ndarray) -> dict[str, np.ndarray]:
+def zip_entries(path: Path, data: Array) -> dict[str, Array]:
     """The bytes of every entry of an uncompressed zip, as views of `data` (uint8).
 
     Raises InputError where the archive is damaged or truncated, where entries are compressed, encrypted
     or there twice, or where the directory is larger than any checkpoint's.
     """
     directory = _directory(path, data)
-    entries: dict[str, np.ndarray] = {}
+    entries: dict[str, Array] = {}
     position = 0
     while position < len(directory):
         fields = _unpack(_ENTRY, path, directory, position)
@@ -49,7 +49,7 @@ def zip_entries(path: Path, data: np.ndarray) -> dict[str, np.ndarray]:
     return entries
 
 
-def _directory(path: Path, data: np.ndarray) -> bytes:
+def _directory(path: Path, data: Array) -> bytes:
     """The central directory, found from the record at the end of the file."""
     tail_start = max(0, data.size - _END.size - 0xFFFF)
     tail = data[tail_start:].tobytes()
@@ -87,9 +87,7 @@ def _resolve_zip64(extra: bytes, values: list[int]) -> list[int]:
     return values
 
 
-def _entry_bytes(
-    path: Path, data: np.ndarray, name: str, offset: int, size: int, compressed_size: int
-) -> np.ndarray:
+def _entry_bytes(path: Path, data: Array, name: str, offset: int, size: int, compressed_size: int) -> Array:
     header = data[offset : offset + LOCAL_HEADER.size].tobytes() if offset < data.size else b""
     if len(header) < LOCAL_HEADER.size or not header.startswith(b"PK\x03\x04"):
         raise InputError(f"{path}: entry {name!a} has no header: the file is damaged")
@@ -100,7 +98,7 @@ def _entry_bytes(
     return data[start : start + size]
 
 
-def _unpack(record: struct.Struct, path: Path, data: bytes, position: int) -> tuple:
+def _unpack(record: struct.Struct, path: Path, data: bytes, position: int) -> tuple[Any, ...]:
     try:
         return record.unpack_from(data, position)
     except struct.error as error:

@@ -6,7 +6,8 @@ from typing import Any
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
-from paddle.autograd import PyLayer
+
+from paddle_glm.autograd import Function
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
@@ -36,7 +37,7 @@ def _swiglu_forward(fused: Tensor) -> Tensor:
     return F.silu(gate) * up
 
 
-class _SwiGLUFunction(PyLayer):
+class _SwiGLUFunction(Function):
     """Forward is the original's: Paddle's own operator rounds otherwise (recorded logits: by 1.2e-5)."""
 
     @staticmethod

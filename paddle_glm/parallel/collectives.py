@@ -9,8 +9,9 @@ import numpy as np
 import paddle
 import paddle.distributed as dist
 from paddle import Tensor
-from paddle.autograd import PyLayer
 
+from paddle_glm.array_types import Array
+from paddle_glm.autograd import Function
 from paddle_glm.parallel.group import ProcessGroup
 
 IGNORE_INDEX = -100
@@ -37,7 +38,7 @@ def all_gather_last_axis(x: Tensor, group: ProcessGroup) -> Tensor:
     return paddle.concat(parts, axis=-1)
 
 
-def broadcast_array(values: np.ndarray, group: ProcessGroup) -> np.ndarray:
+def broadcast_array(values: Array, group: ProcessGroup) -> Array:
     """The group's first process's `values` (int64, same shape everywhere) on every process."""
     if group.degree == 1:
         return values
@@ -46,7 +47,7 @@ def broadcast_array(values: np.ndarray, group: ProcessGroup) -> np.ndarray:
     return tensor.numpy()
 
 
-class _CopyToGroup(PyLayer):
+class _CopyToGroup(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: ProcessGroup) -> Tensor:
         ctx.group = group
@@ -57,7 +58,7 @@ class _CopyToGroup(PyLayer):
         return all_reduce(grad, ctx.group)
 
 
-class _ReduceFromGroup(PyLayer):
+class _ReduceFromGroup(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: ProcessGroup) -> Tensor:
         return all_reduce(x, group)
@@ -67,7 +68,7 @@ class _ReduceFromGroup(PyLayer):
         return grad.clone()
 
 
-class _GatherFromGroup(PyLayer):
+class _GatherFromGroup(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: ProcessGroup) -> Tensor:
         ctx.group, ctx.size = group, x.shape[-1]
@@ -79,7 +80,7 @@ class _GatherFromGroup(PyLayer):
         return grad[..., start : start + ctx.size].contiguous()
 
 
-class _ReduceReplicatedGrads(PyLayer):
+class _ReduceReplicatedGrads(Function):
     """The identity on a weight whose rows [start, stop) are held by several processes.
 
     Backward: those rows' gradients are summed over their holders, through one reduction of a buffer
@@ -115,7 +116,7 @@ class _ReduceReplicatedGrads(PyLayer):
         return grad
 
 
-class _VocabCrossEntropy(PyLayer):
+class _VocabCrossEntropy(Function):
     """Cross entropy of logits whose last axis is cut over the group (Megatron-LM, section 3)."""
 
     @staticmethod
@@ -139,7 +140,8 @@ class _VocabCrossEntropy(PyLayer):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         probability, local, local_mask, valid_mask = ctx.saved_tensor()
         out = paddle.put_along_axis(probability, local, -local_mask.unsqueeze(-1), axis=-1, reduce="add")
-        return (out * (grad * valid_mask).unsqueeze(-1)).astype(ctx.dtype)
+        grad_logits: Tensor = (out * (grad * valid_mask).unsqueeze(-1)).astype(ctx.dtype)
+        return grad_logits
 
 
 def copy_to_group(x: Tensor, group: ProcessGroup) -> Tensor:

@@ -11,7 +11,8 @@ from typing import Any
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
-from paddle.autograd import PyLayer
+
+from paddle_glm.autograd import Function
 
 # Bytes of weights that become floats at once. Larger floats than these leave a CPU's cache, and then the
 # system gives and takes their memory anew each time: up to 20 times slower. A graph holds every block, and
@@ -51,7 +52,7 @@ def dequant_embedding(ids: Tensor, values: Tensor, scale: Tensor, bits: int, dty
     return (rows.reshape([*leading, groups, width // groups]) * scales).reshape([*leading, width])
 
 
-class _DequantLinear(PyLayer):
+class _DequantLinear(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, values: Tensor, scale: Tensor, bits: int) -> Tensor:
         ctx.save_for_backward(values, scale)

@@ -8,7 +8,8 @@ from typing import Any
 
 import paddle
 from paddle import Tensor
-from paddle.autograd import PyLayer
+
+from paddle_glm.autograd import Function
 
 
 def input_grad_only(weight: Tensor, x: Tensor) -> bool:
@@ -28,12 +29,13 @@ def frozen_scale(x: Tensor, weight: Tensor) -> Tensor:
     return _FrozenScale.apply(x, weight)
 
 
-class _FrozenLinear(PyLayer):
+class _FrozenLinear(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(weight)
         ctx.dtype = x.dtype
-        return paddle.matmul(x, weight.astype(x.dtype), transpose_y=True)
+        product: Tensor = paddle.matmul(x, weight.astype(x.dtype), transpose_y=True)
+        return product
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
@@ -41,7 +43,7 @@ class _FrozenLinear(PyLayer):
         return paddle.matmul(grad, weight.astype(grad.dtype)).astype(ctx.dtype), None
 
 
-class _FrozenScale(PyLayer):
+class _FrozenScale(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(weight)

@@ -18,7 +18,7 @@ def patch_new_group() -> None:
     from paddle.distributed import collective
 
     os.environ.setdefault("PADDLE_DISTRI_BACKEND", "gloo")
-    original = collective._new_process_group_impl
+    original: Any = collective._new_process_group_impl
     if getattr(original, "_paddle_glm", False):
         return
 

@@ -125,7 +125,10 @@ class ParallelWeight(nn.Layer):
 
     def _local_scale(self) -> Tensor:
         """float32 [out] or [out, groups of the local inputs]."""
-        return self.weight_scale if self.local_groups is None else self.weight_scale[:, self.local_groups]
+        scale: Tensor = self.weight_scale
+        if self.local_groups is not None:
+            scale = self.weight_scale[:, self.local_groups]
+        return scale
 
     def _local_groups(self) -> slice | list[int] | None:
         """Which of a row's groups the local inputs are in, a slice or one index per stretch; None for all.

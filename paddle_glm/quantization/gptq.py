@@ -9,6 +9,7 @@ arXiv:2307.13304.
 
 import numpy as np
 
+from paddle_glm.array_types import Array
 from paddle_glm.errors import InputError
 from paddle_glm.quantization.packing import QuantizedWeight, check_group_size, pack_int4
 
@@ -21,9 +22,7 @@ _CLIP_RATIOS = np.linspace(1.0, 0.5, 26, dtype=np.float32)
 _SEARCH_BYTES = 4 << 20
 
 
-def gptq(
-    weight: np.ndarray, hessian: np.ndarray, bits: int, group_size: int | None = None
-) -> QuantizedWeight:
+def gptq(weight: Array, hessian: Array, bits: int, group_size: int | None = None) -> QuantizedWeight:
     """Quantise a float weight [out, in] for inputs like X, in the format of `quantize`.
 
     hessian: X^T X [in, in]. Scales are those of the least squared error of the weights alone. Inputs are
@@ -54,7 +53,7 @@ def gptq(
     return QuantizedWeight(pack_int4(values) if bits == 4 else values, scale if group_size else scale[:, 0])
 
 
-def _feedback(hessian: np.ndarray) -> np.ndarray:
+def _feedback(hessian: Array) -> Array:
     """F, float32 [in, in]; `hessian` float64 is overwritten."""
     diagonal = np.diag_indices_from(hessian)
     # Inputs that were all zero say nothing, and every weight is as good: none is made up for.
@@ -67,7 +66,7 @@ def _feedback(hessian: np.ndarray) -> np.ndarray:
     return feedback
 
 
-def _search_scale(weight: np.ndarray, bits: int) -> np.ndarray:
+def _search_scale(weight: Array, bits: int) -> Array:
     """float32 [out, groups] for a weight [out, groups, group]: the least squared error of each group."""
     scale = np.empty(weight.shape[:2], np.float32)
     rows = max(1, _SEARCH_BYTES // (4 * weight[0].size))
@@ -86,8 +85,8 @@ def _search_scale(weight: np.ndarray, bits: int) -> np.ndarray:
     return scale
 
 
-def _round_and_clip(weight: np.ndarray, scale: np.ndarray, bits: int) -> np.ndarray:
+def _round_and_clip(weight: Array, scale: Array, bits: int) -> Array:
     """int8, the nearest of what `bits` can hold without its lowest; 0 where the scale is."""
     limit = 2 ** (bits - 1) - 1
-    nearest = np.rint(weight / np.where(scale > 0, scale, np.float32(np.inf)))
+    nearest: Array = np.rint(weight / np.where(scale > 0, scale, np.float32(np.inf)))
     return np.clip(nearest, -limit, limit).astype(np.int8)

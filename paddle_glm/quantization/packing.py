@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from paddle_glm.array_types import Array
 from paddle_glm.errors import InputError
 
 BITS = (4, 8)
@@ -24,8 +25,8 @@ _BLOCK_BYTES = 4 << 20
 class QuantizedWeight(NamedTuple):
     """values: int8 [out, in], packed to [out, in // 2] for 4 bits; scale: float32 [out] or [out, groups]."""
 
-    values: np.ndarray
-    scale: np.ndarray
+    values: Array
+    scale: Array
 
 
 def check_bits(bits: int) -> None:
@@ -65,7 +66,7 @@ def default_group_size(bits: int, in_features: Iterable[int]) -> int | None:
     return None
 
 
-def quantize(weight: np.ndarray, bits: int, group_size: int | None = None) -> QuantizedWeight:
+def quantize(weight: Array, bits: int, group_size: int | None = None) -> QuantizedWeight:
     """Quantise a float weight [out, in] of any float dtype, some rows at a time.
 
     scale = max|w| / (2^(bits-1) - 1) over a row, or over `group_size` neighbouring inputs of it; values are
@@ -87,7 +88,7 @@ def quantize(weight: np.ndarray, bits: int, group_size: int | None = None) -> Qu
     return QuantizedWeight(values, scale[:, 0] if group_size is None else scale)
 
 
-def dequantize(values: np.ndarray, scale: np.ndarray, bits: int) -> np.ndarray:
+def dequantize(values: Array, scale: Array, bits: int) -> Array:
     """The weight float32 [out, in] that `values` and `scale`, of any float dtype, stand for."""
     check_bits(bits)
     integers = unpack_int4(values) if bits == 4 else values
@@ -97,13 +98,13 @@ def dequantize(values: np.ndarray, scale: np.ndarray, bits: int) -> np.ndarray:
     return (weight * grouped).reshape(out_features, in_features)
 
 
-def pack_int4(integers: np.ndarray) -> np.ndarray:
+def pack_int4(integers: Array) -> Array:
     """int8 [..., n] of -8 to 7 -> int8 [..., n // 2]."""
     nibbles = integers.view(np.uint8)
     return ((nibbles[..., 0::2] << 4) | (nibbles[..., 1::2] & 15)).view(np.int8)
 
 
-def unpack_int4(packed: np.ndarray) -> np.ndarray:
+def unpack_int4(packed: Array) -> Array:
     """int8 [..., n // 2] -> int8 [..., n] of -8 to 7."""
     integers = np.empty((*packed.shape[:-1], 2 * packed.shape[-1]), np.int8)
     four = np.int8(4)
@@ -112,9 +113,9 @@ def unpack_int4(packed: np.ndarray) -> np.ndarray:
     return integers
 
 
-def _scale(block: np.ndarray, bits: int) -> np.ndarray:
+def _scale(block: Array, bits: int) -> Array:
     """float32 [rows, groups] for a block [rows, groups, group]."""
-    scale = np.abs(block).max(axis=-1) / np.float32(2 ** (bits - 1) - 1)
+    scale: Array = np.abs(block).max(axis=-1) / np.float32(2 ** (bits - 1) - 1)
     if not np.isfinite(scale).all():
         raise InputError("it holds NaN or infinity, which no integer stands for")
     # Below, quotients would be so inexact that they leave the range; such weights are zero to any sum.
@@ -122,7 +123,7 @@ def _scale(block: np.ndarray, bits: int) -> np.ndarray:
     return scale
 
 
-def _round_to_int8(block: np.ndarray, scale: np.ndarray) -> np.ndarray:
+def _round_to_int8(block: Array, scale: Array) -> Array:
     """int8 of the block's shape; `block` is overwritten."""
     np.divide(block, scale[..., None], out=block, where=scale[..., None] != 0)
     block[scale == 0] = 0

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from paddle_glm.array_types import Array
 from paddle_glm.errors import InputError
 from paddle_glm.generation import ContinuousBatchingBackend, GenerationParams
 from paddle_glm.generation.loop import GenerationState
@@ -207,7 +208,7 @@ class Scheduler:
             requests, self._running = self._running, []
             self._fail(requests, error)
 
-    def _next_token(self, request: GenerationRequest, logits: np.ndarray) -> int | None:
+    def _next_token(self, request: GenerationRequest, logits: Array) -> int | None:
         """The request's next token, given to its listener; None where it does not go on."""
         if request.cancelled:
             return None

@@ -41,7 +41,7 @@ class THUDMRequest(BaseModel):
 
 def thudm_response(
     template: ChatTemplate, request: THUDMRequest, messages: list[Message], reply: GenerationOutput
-) -> dict:
+) -> dict[str, Any]:
     response, history = chat_result(template, request.prompt, request.history, messages, reply.messages)
     return {
         "response": response,

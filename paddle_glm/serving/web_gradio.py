@@ -50,6 +50,7 @@ def create_page(provider: ChatProvider, initial_messages: list[Message]) -> gr.B
         whole = [*asked, *session.reply.messages]
         yield to_gradio_messages(whole), whole, ""
 
+    page: gr.Blocks
     with gr.Blocks(title=provider.title, analytics_enabled=False) as page:
         gr.Markdown(f"# {provider.title}")
         messages = gr.State(initial_messages)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from paddle_glm.array_types import Array, DType
 from paddle_glm.checkpoint import LazyTensor, atomic_folder, save_checkpoint
 from paddle_glm.checkpoint.lazy_tensor import DTYPES, SAFETENSORS_FLOAT_NAMES, cast_chunks, copy_chunks
 from paddle_glm.checkpoint.quantize_on_load import QuantizingCheckpoint
@@ -108,7 +109,7 @@ def write_checkpoint_like(
     return source.config
 
 
-def initial_weights(config: ModelConfig, seed: int = 0) -> Iterator[tuple[str, np.ndarray]]:
+def initial_weights(config: ModelConfig, seed: int = 0) -> Iterator[tuple[str, Array]]:
     """(name, float32 array) of every parameter, as `AutoModel.from_config` makes them too."""
     for name, spec in family_of(config).parameters(config).items():
         yield name, initial_value(name, spec.shape, seed)
@@ -126,13 +127,11 @@ class RandomCheckpoint:
     def table(self) -> dict[str, ParameterSpec]:
         return family_of(self.config).float_parameters(self.config)
 
-    def read_into(self, out: np.ndarray, name: str, rank: int = 0, degree: int = 1) -> None:
+    def read_into(self, out: Array, name: str, rank: int = 0, degree: int = 1) -> None:
         """Fill an array of a whole parameter's shape."""
         copy_chunks(self.read_lazy(name, rank, degree, out.dtype).chunks(), out)
 
-    def read_lazy(
-        self, name: str, rank: int = 0, degree: int = 1, dtype: np.dtype | None = None
-    ) -> LazyTensor:
+    def read_lazy(self, name: str, rank: int = 0, degree: int = 1, dtype: DType | None = None) -> LazyTensor:
         """A whole parameter, some rows at a time, cast to `dtype`."""
         assert degree == 1, "a random model is written whole"
         shape, target = self.table[name].shape, dtype or np.dtype(np.float32)
@@ -162,7 +161,7 @@ def _write_tokenizer(folder: Path, texts: Iterable[str], family: str, vocab_size
     name = tokenizer_class.vocab_file
     with tempfile.TemporaryDirectory() as scratch:
         model_file = train_tokenizer(_with_prompt_texts(texts), Path(scratch) / name, vocab_size, layout=name)
-        tokenizer = tokenizer_class.from_pretrained(model_file)
+        tokenizer: Tokenizer = tokenizer_class.from_pretrained(model_file)
         tokenizer.save_pretrained(folder)
     return tokenizer
 
