@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -57,7 +58,7 @@ def convert_to_onnx(graph: Path, weights: Path, outputs: Sequence[TensorMeta], t
     onnx.save(model, str(target))
 
 
-def _name_outputs(graph, names: Sequence[str]) -> None:
+def _name_outputs(graph: Any, names: Sequence[str]) -> None:
     """Give the graph's outputs their names in `generation_meta.json`."""
     new = dict(zip((one.name for one in graph.output), names, strict=True))
     for node in graph.node:
@@ -68,7 +69,7 @@ def _name_outputs(graph, names: Sequence[str]) -> None:
         one.name = new[one.name]
 
 
-def _drop_unused_initializers(graph) -> None:
+def _drop_unused_initializers(graph: Any) -> None:
     """Remove constants that no node reads: engines warn of each."""
     read = {name for node in graph.node for name in node.input}
     kept = [one for one in graph.initializer if one.name in read]

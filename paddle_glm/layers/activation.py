@@ -52,5 +52,5 @@ class _SwiGLUFunction(Function):
         with paddle.enable_grad():
             detached = fused.detach()
             detached.stop_gradient = False
-            (result,) = paddle.grad(F.swiglu(detached), detached, grad)
-        return result
+            grad_input: Tensor = paddle.grad(F.swiglu(detached), detached, grad)[0]
+        return grad_input

@@ -40,7 +40,8 @@ class LayerNorm(nn.Layer):
         with autocast_disabled():
             # Given a frozen weight, Paddle 3.3.1's kernel computes a wrong gradient of x on CPU.
             normalized = F.layer_norm(x.astype("float32"), [self.size], epsilon=self.epsilon)
-            return (_scale_by_weight(normalized, self.weight) + self.bias.astype("float32")).astype(x.dtype)
+            bias: Tensor = self.bias
+            return (_scale_by_weight(normalized, self.weight) + bias.astype("float32")).astype(x.dtype)
 
 
 def _scale_by_weight(normalized: Tensor, weight: Tensor) -> Tensor:

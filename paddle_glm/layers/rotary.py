@@ -6,12 +6,14 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
+from paddle_glm.array_types import Array
+
 _NUMPY_DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
 
 def rotary_table(
     length: int, size: int, dtype: str = "float32", base: float = 10000.0, position_scale: float = 1.0
-) -> np.ndarray:
+) -> Array:
     """cos and sin of position x frequency, float32 [length, size]: size / 2 cosines, then as many sines.
 
     size: how many channels of a head rotate. dtype: what frequencies and positions are rounded to, step
@@ -25,8 +27,8 @@ def rotary_table(
 
 
 def cos_sin_table(
-    length: int, frequencies: np.ndarray, dtype: str = "float32", position_scale: float = 1.0
-) -> np.ndarray:
+    length: int, frequencies: Array, dtype: str = "float32", position_scale: float = 1.0
+) -> Array:
     """cos and sin of position / position_scale x frequency, in `dtype`: float32 [length, 2 * frequencies]."""
     scalar_type = _NUMPY_DTYPES[dtype]
     positions = (
@@ -34,11 +36,8 @@ def cos_sin_table(
     ).astype(scalar_type)
     angles = np.outer(positions, frequencies.astype(scalar_type)).astype(scalar_type)
     angles_float32 = angles.astype(np.float32)
-    return (
-        np.concatenate([np.cos(angles_float32), np.sin(angles_float32)], axis=1)
-        .astype(scalar_type)
-        .astype(np.float32)
-    )
+    table: Array = np.concatenate([np.cos(angles_float32), np.sin(angles_float32)], axis=1)
+    return table.astype(scalar_type).astype(np.float32)
 
 
 def rotary_cos_sin(table: Tensor, position_ids: Tensor, dtype: paddle.dtype) -> tuple[Tensor, Tensor]:

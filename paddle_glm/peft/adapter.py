@@ -10,6 +10,7 @@ import numpy as np
 import paddle.distributed as dist
 from paddle import Tensor
 
+from paddle_glm.array_types import Array
 from paddle_glm.checkpoint import atomic_folder
 from paddle_glm.checkpoint.lazy_tensor import as_lazy
 from paddle_glm.checkpoint.safetensors_file import write_safetensors
@@ -48,7 +49,7 @@ class Adapter:
         """This process's slices, by their names in the model."""
         return iter(self.tensors.items())
 
-    def load_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
+    def load_arrays(self, arrays: Mapping[str, Array]) -> None:
         """Set the parameters, in place, from full arrays by their names in files."""
         group = self.model.group
         for name, parameter in self.parameters():
@@ -77,14 +78,14 @@ class Adapter:
             text = json.dumps(dict(self.config_values), ensure_ascii=False, indent=2)
             (folder / self.config_file).write_text(text + "\n", encoding="utf-8")
 
-    def _gather(self, name: str, value: Tensor) -> np.ndarray:
+    def _gather(self, name: str, value: Tensor) -> Array:
         spec, group = self.specs[name], self.model.group
         if spec.sharding.axis is None or group.degree == 1:
             return value.numpy()
         return spec.sharding.merge(_all_gather(value, group), spec.shape)
 
 
-def _all_gather(value: Tensor, group: ProcessGroup) -> list[np.ndarray]:
+def _all_gather(value: Tensor, group: ProcessGroup) -> list[Array]:
     parts: list[Tensor] = []
     dist.all_gather(parts, value.detach().contiguous(), group=group.handle)
     return [part.numpy() for part in parts]

@@ -211,7 +211,8 @@ def _registry_of(model: Any) -> _AdapterRegistry:
     """The model's adapters; kept on it, in a place that it does not know of."""
     if not hasattr(model, "lora_adapters"):
         model.lora_adapters = _AdapterRegistry()
-    return model.lora_adapters
+    registry: _AdapterRegistry = model.lora_adapters
+    return registry
 
 
 def _linear_layers(model: "CausalLM") -> list[tuple[str, Any]]:

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
+from paddle_glm.array_types import Array
 from paddle_glm.checkpoint.safetensors_file import open_safetensors
 from paddle_glm.checkpoint.torch_file import open_torch
 from paddle_glm.errors import InputError
@@ -111,7 +110,7 @@ class LoraWeights:
     """A folder's adapter: for each module's name A [rank, in] and B [out, rank]."""
 
     config: LoraConfig
-    pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    pairs: Mapping[str, tuple[Array, Array]]
 
 
 def read_lora_config(folder: str | Path) -> LoraConfig:
@@ -142,7 +141,7 @@ def read_lora_weights(folder: str | Path) -> LoraWeights:
         raise InputError(
             f"{folder} holds no weights: expected {ADAPTER_WEIGHTS_FILE} or {_ADAPTER_TORCH_FILE}"
         )
-    found: dict[str, dict[str, np.ndarray]] = {}
+    found: dict[str, dict[str, Array]] = {}
     for name, tensor in tensors.items():
         match = _TENSOR_NAME.fullmatch(name)
         if match is None:
@@ -189,8 +188,8 @@ def tensor_file_name(module: str, part: str) -> str:
 
 
 def _validated_pair(
-    folder: Path, module: str, pair: Mapping[str, np.ndarray], config: LoraConfig
-) -> tuple[np.ndarray, np.ndarray]:
+    folder: Path, module: str, pair: Mapping[str, Array], config: LoraConfig
+) -> tuple[Array, Array]:
     shapes: Sequence[tuple[int, ...]] = [pair[part].shape for part in ("A", "B") if part in pair]
     rank = config.lora_rank_of(module)
     if len(shapes) < 2 or len(shapes[0]) != 2 or shapes[0][0] != rank or shapes[1][1:] != (rank,):

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from paddle_glm.array_types import Array
 from paddle_glm.checkpoint.lazy_tensor import LazyTensor, cast_chunks
 from paddle_glm.checkpoint.reader import Checkpoint
 from paddle_glm.checkpoint.reshard import ConversionResult, reshard
@@ -32,7 +33,7 @@ def merge_lora(
             return tensor
         specs = lora_specs(module, checkpoint.table, weights.config.lora_rank_of(module))
 
-        def chunks() -> Iterable[np.ndarray]:
+        def chunks() -> Iterable[Array]:
             pieces = []
             for spec, array in zip(specs, weights.pairs[module], strict=True):
                 pieces.append(spec.sharding.split(array, rank, degree).astype(np.float32))

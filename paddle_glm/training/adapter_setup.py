@@ -10,7 +10,8 @@ from paddle_glm.errors import InputError
 from paddle_glm.models.base import CausalLM
 from paddle_glm.peft.adapter import Adapter
 from paddle_glm.peft.lora import attach_lora, load_lora
-from paddle_glm.peft.lora_config import DEFAULT_TARGET_MODULES, LoraConfig
+from paddle_glm.peft.lora_config import LoraConfig
+from paddle_glm.peft.lora_keys import DEFAULT_TARGET_MODULES
 from paddle_glm.peft.prefix import attach_prefix, load_prefix
 from paddle_glm.training.arguments import ModelArguments
 

@@ -16,7 +16,8 @@ from paddle_glm.errors import InputError
 from paddle_glm.families import ParameterSpec, family_of
 from paddle_glm.families.prefix_encoder import PREFIX_ENCODER
 from paddle_glm.parallel import check_degree
-from paddle_glm.peft.lora_config import DEFAULT_TARGET_MODULES, LoraConfig, lora_specs
+from paddle_glm.peft.lora_config import LoraConfig, lora_specs
+from paddle_glm.peft.lora_keys import DEFAULT_TARGET_MODULES
 from paddle_glm.training.activation_memory import MicroBatchSpec, activation_bytes
 from paddle_glm.training.arguments import ModelArguments, parameter_dtype, parse_sharding_stage
 from paddle_glm.training.datasets import max_sample_length
