@@ -3,6 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from paddle_glm.array_types import Array
 from paddle_glm.commands._model_arguments import (
     add_device_argument,
     add_row_arguments,
@@ -13,7 +14,7 @@ from paddle_glm.errors import InputError
 from paddle_glm.hardware import use_device
 
 if TYPE_CHECKING:
-    import numpy as np
+    pass
 
 NEAREST, GPTQ = "nearest", "gptq"
 # Rows that go through a block together.
@@ -46,10 +47,10 @@ def uses_calibration(args: argparse.Namespace) -> bool:
         )
     if args.method == NEAREST and args.device != "auto":
         raise InputError(f"--device {args.device}: only --method {GPTQ} computes on a device; leave it out")
-    return args.method == GPTQ
+    return bool(args.method == GPTQ)
 
 
-def calibration_batches(args: argparse.Namespace) -> "list[dict[str, np.ndarray]]":
+def calibration_batches(args: argparse.Namespace) -> list[dict[str, Array]]:
     """The rows as the model sees them in training, question and answer, padded on the right."""
     from paddle_glm.tokenizers import AutoTokenizer
     from paddle_glm.training.data_files import load_examples

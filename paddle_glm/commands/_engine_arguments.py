@@ -106,7 +106,9 @@ def add_remote_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--timeout", type=float, default=300.0, help="seconds that the server may be silent")
 
 
-def check_local_or_remote(args: argparse.Namespace, add_local: Sequence[Callable]) -> None:
+def check_local_or_remote(
+    args: argparse.Namespace, add_local: Sequence[Callable[[argparse.ArgumentParser], None]]
+) -> None:
     """Raise `InputError` unless there is a folder or a server, and no flag that has no meaning for it.
 
     add_local: the functions whose flags are about a folder.

@@ -43,13 +43,13 @@ def run_step(step: QuickstartStep, output: Path) -> float:
     return seconds
 
 
-def _show_output(process: subprocess.Popen) -> None:
+def _show_output(process: subprocess.Popen[bytes]) -> None:
     assert process.stdout is not None
     for line in process.stdout:
         print("  " + line.decode("utf-8", errors="replace").rstrip(), flush=True)
 
 
-def _show_losses(process: subprocess.Popen, train_log: Path) -> None:
+def _show_losses(process: subprocess.Popen[bytes], train_log: Path) -> None:
     """Prints the loss every few seconds while a training run goes on."""
     from paddle_glm.training.loss_curve import read_log_records
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from paddle_glm.errors import InputError
 if TYPE_CHECKING:
     from paddle_glm.backends import Backend
     from paddle_glm.tokenizers import Tokenizer
+    from paddle_glm.training.row_formats import Example
 
 HELP = "answer the rows of a file with a model folder of any kind, shards under the launcher too"
 
@@ -106,7 +108,7 @@ def _open_backend(args: argparse.Namespace) -> "tuple[Backend, Tokenizer]":
     return engine.backend, engine.tokenizer
 
 
-def _write(path: Path, examples, answers) -> None:
+def _write(path: Path, examples: Sequence["Example"], answers: Iterable[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
         for example, answer in zip(examples, answers, strict=True):

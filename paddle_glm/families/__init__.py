@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from paddle_glm.array_types import IntArray
 from paddle_glm.chat_template import ChatTemplate
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
@@ -15,7 +16,7 @@ from paddle_glm.sharding import ParameterSpec
 
 __all__ = ["Family", "ParameterSpec", "family_names", "family_of", "get_family"]
 
-PositionFunction = Callable[[ModelConfig, np.ndarray, np.ndarray], np.ndarray]
+PositionFunction = Callable[[ModelConfig, IntArray, IntArray], IntArray]
 
 
 def _scalar_position_shape(config: ModelConfig) -> tuple[int, ...]:
@@ -70,8 +71,8 @@ class Family:
         return with_quantization(config, self.float_parameters(config), bits, group_size, embeddings)
 
     def step_inputs(
-        self, config: ModelConfig, input_ids: np.ndarray, attention_mask: np.ndarray, tokens: int
-    ) -> dict[str, np.ndarray]:
+        self, config: ModelConfig, input_ids: IntArray, attention_mask: IntArray, tokens: int
+    ) -> dict[str, IntArray]:
         """The named int64 arrays that a prefill or decode step over the last `tokens` tokens takes.
 
         input_ids, attention_mask: [batch, total], of all tokens so far, 1 for real ones.
@@ -110,7 +111,8 @@ def get_family(name: str) -> Family:
     """The family called `name`; raises `InputError` listing the known ones."""
     if name not in _MODULES:
         raise InputError(f"unknown model family {name!r}: expected one of {', '.join(_MODULES)}")
-    return import_module(f"{__name__}.{_MODULES[name]}").FAMILIES[name]
+    families: dict[str, Family] = import_module(f"{__name__}.{_MODULES[name]}").FAMILIES
+    return families[name]
 
 
 def family_of(config: ModelConfig) -> Family:

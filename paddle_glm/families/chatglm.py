@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from paddle_glm.array_types import Array, IntArray
 from paddle_glm.chat_template import CHATGLM
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
@@ -55,9 +56,7 @@ def parameters(config: ModelConfig) -> dict[str, ParameterSpec]:
     return table | prefix_parameters(config, width=hidden)
 
 
-def two_rows(
-    input_ids: np.ndarray, real: np.ndarray, sop: int, blanks: tuple[int, ...]
-) -> tuple[np.ndarray, np.ndarray]:
+def two_rows(input_ids: IntArray, real: Array, sop: int, blanks: tuple[int, ...]) -> tuple[Array, Array]:
     """Positions int64 [batch, 2, tokens], and which rows hold `<sop>` behind a blank, bool [batch].
 
     input_ids: [batch, tokens]; real: bool, False on padding; blanks: ids of `[gMASK]` and `[MASK]`, the
@@ -79,7 +78,7 @@ def two_rows(
     return np.stack([position, block], axis=1), known & after_sop[:, -1]
 
 
-def positions(config: ModelConfig, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
+def positions(config: ModelConfig, input_ids: IntArray, attention_mask: IntArray) -> Array:
     """Both rows of positions [batch, 2, total], or row 0 alone [batch, total] without `position_encoding_2d`.
 
     Raises `InputError` for a row without a blank and `<sop>`, which the model cannot place.

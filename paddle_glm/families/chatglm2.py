@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from paddle_glm.array_types import Array, IntArray
 from paddle_glm.chat_template import CHATGLM2, CHATGLM3
 from paddle_glm.config import ModelConfig
 from paddle_glm.families import Family, ParameterSpec
@@ -64,7 +65,7 @@ def parameters(config: ModelConfig) -> dict[str, ParameterSpec]:
     return table | prefix_parameters(config, width=prefix_kv_size(config))
 
 
-def positions(config: ModelConfig, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
+def positions(config: ModelConfig, input_ids: IntArray, attention_mask: IntArray) -> Array:
     """Positions count the real tokens before each token; padding has 0 (the hub tokenizer's `_pad`)."""
     return np.maximum(attention_mask.cumsum(axis=1) - 1, 0)
 

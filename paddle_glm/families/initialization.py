@@ -6,11 +6,13 @@ from math import prod
 
 import numpy as np
 
+from paddle_glm.array_types import Array
+
 # Numbers that are made at once.
 _BLOCK_ELEMENTS = 1 << 20
 
 
-def initial_value(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+def initial_value(name: str, shape: tuple[int, ...], seed: int) -> Array:
     """A float32 array: matrices normal(0, 0.02), norms 1, biases 0.
 
     Each parameter has a generator of its own, seeded by its hub name, so that its numbers do not depend
@@ -23,7 +25,7 @@ def initial_value(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
     return values
 
 
-def initial_rows(name: str, shape: tuple[int, ...], seed: int) -> Iterator[np.ndarray]:
+def initial_rows(name: str, shape: tuple[int, ...], seed: int) -> Iterator[Array]:
     """`initial_value` some rows at a time, for what is larger than memory."""
     generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
     rows_per_block = max(1, _BLOCK_ELEMENTS // prod(shape[1:]))

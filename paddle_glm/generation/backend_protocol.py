@@ -2,7 +2,7 @@
 
 from typing import Protocol, runtime_checkable
 
-import numpy as np
+from paddle_glm.array_types import FloatArray, IntArray
 
 
 class GenerationBackend(Protocol):
@@ -12,16 +12,16 @@ class GenerationBackend(Protocol):
     def max_length(self) -> int | None:
         """Most tokens that a row may have, or None."""
 
-    def prefill(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
+    def prefill(self, input_ids: IntArray, attention_mask: IntArray) -> FloatArray:
         """Begin anew with int64 [batch, length]; logits float32 [batch, vocab] of the last column."""
 
-    def decode(self, tokens: np.ndarray) -> np.ndarray:
+    def decode(self, tokens: IntArray) -> FloatArray:
         """Append int64 [batch]; logits float32 [batch, vocab]."""
 
-    def select(self, rows: np.ndarray) -> None:
+    def select(self, rows: IntArray) -> None:
         """Make the cache's row i what row `rows[i]` was; rows may repeat or be left out."""
 
-    def broadcast(self, values: np.ndarray) -> np.ndarray:
+    def broadcast(self, values: IntArray) -> IntArray:
         """The int64 values of the process that decides, in every process that computes together."""
 
 
@@ -29,7 +29,7 @@ class GenerationBackend(Protocol):
 class ContinuousBatchingBackend(GenerationBackend, Protocol):
     """One whose rows may come and go while others are generated: continuous batching."""
 
-    def add_rows(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
+    def add_rows(self, input_ids: IntArray, attention_mask: IntArray) -> FloatArray:
         """Prefill rows beside those that are held, which come first; logits float32 [new rows, vocab].
 
         Where it fails, the held rows are as before.

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from paddle_glm.array_types import Array, IntArray
 from paddle_glm.generation.backend_protocol import GenerationBackend
 from paddle_glm.generation.logits_processors import LogitsProcessor, LogitsProcessorList
 from paddle_glm.generation.params import GenerationParams
@@ -22,7 +23,7 @@ class BeamHypotheses:
         self.beams: list[tuple[float, list[int]]] = []
 
     def score(self, log_probability: float, length: int) -> float:
-        return log_probability / length**self.params.length_penalty
+        return log_probability / float(length**self.params.length_penalty)
 
     def add(self, log_probability: float, tokens: list[int]) -> None:
         """Keep an answer (its end token counts in its length) if it is among the best."""
@@ -52,7 +53,7 @@ class BeamState:
     params: GenerationParams
     hypotheses: BeamHypotheses
     beams: list[list[int]]
-    scores: np.ndarray = field(repr=False)
+    scores: Array = field(repr=False)
     done: bool = False
 
     @classmethod
@@ -61,9 +62,7 @@ class BeamState:
         scores[0] = 0.0
         return cls(params, BeamHypotheses(params), [[] for _ in range(params.num_beams)], scores)
 
-    def advance(
-        self, flat_indices: np.ndarray, scores: np.ndarray, vocab: int
-    ) -> tuple[list[int], list[int]]:
+    def advance(self, flat_indices: Array, scores: Array, vocab: int) -> tuple[list[int], list[int]]:
         """Take one step with the best continuations, best first; returns each new beam's parent and token.
 
         flat_indices, scores [n]: a flat_index is beam * vocab + token. A continuation that ends is an answer
@@ -94,12 +93,12 @@ class BeamState:
 
 def beam_search(
     backend: GenerationBackend,
-    input_ids: np.ndarray,
-    attention_mask: np.ndarray,
+    input_ids: IntArray,
+    attention_mask: IntArray,
     params: GenerationParams,
     max_steps: int,
     processors: Sequence[LogitsProcessor] = (),
-) -> np.ndarray:
+) -> Array:
     """The best answer of each row, int64 [batch, length], padded behind its end token.
 
     The prompt runs once per row, not once per beam. `repetition_penalty` and the caller's processors act on
@@ -134,8 +133,8 @@ def beam_search(
 
 
 def _broadcast_top_k(
-    backend: GenerationBackend, totals: np.ndarray, params: GenerationParams
-) -> tuple[np.ndarray, np.ndarray]:
+    backend: GenerationBackend, totals: Array, params: GenerationParams
+) -> tuple[IntArray, Array]:
     """Places and scores [batch, n] of the best continuations, best first, the same in every process.
 
     n leaves `num_beams` continuations even if every beam's end tokens come first. Scores travel as bit
@@ -148,13 +147,14 @@ def _broadcast_top_k(
     return broadcasted[0], broadcasted[1].view(np.float64)
 
 
-def log_softmax(logits: np.ndarray) -> np.ndarray:
+def log_softmax(logits: Array) -> Array:
     """float64 [rows, vocab]."""
     shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    normalized: Array = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return normalized
 
 
-def _right_pad(sequences: list[list[int]], pad: int) -> np.ndarray:
+def _right_pad(sequences: list[list[int]], pad: int) -> IntArray:
     out = np.full((len(sequences), max(map(len, sequences))), pad, dtype=np.int64)
     for row, sequence in enumerate(sequences):
         out[row, : len(sequence)] = sequence

@@ -4,11 +4,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from paddle_glm.array_types import Array, IntArray
 from paddle_glm.errors import InputError
 from paddle_glm.generation.params import GenerationParams
 from paddle_glm.generation.sampling import SeenTokens, apply_repetition_penalty
 
-LogitsProcessor = Callable[[np.ndarray, np.ndarray], np.ndarray]
+LogitsProcessor = Callable[[IntArray, Array], Array]
 """(ids int64 [rows, length], scores [rows, vocab]) -> scores, as in transformers: -inf forbids a token.
 
 The ids are the prompt's, left padding included, and the answer's; scores are logits, in beam search log
@@ -23,15 +24,15 @@ class LogitsProcessorList:
         self,
         params: GenerationParams,
         processors: Sequence[LogitsProcessor],
-        input_ids: np.ndarray,
-        attention_mask: np.ndarray,
+        input_ids: IntArray,
+        attention_mask: IntArray,
     ) -> None:
         """input_ids, attention_mask: int64 [rows, length], of the prompts."""
         self.penalty, self.processors = params.repetition_penalty, processors
         self._ids, self._mask = input_ids, attention_mask
         self._seen: SeenTokens | None = None
 
-    def __call__(self, scores: np.ndarray) -> np.ndarray:
+    def __call__(self, scores: Array) -> Array:
         """Scores [rows, vocab] to choose by; raises `InputError` for what a processor must not give."""
         if self.penalty != 1.0:
             if self._seen is None:
@@ -41,14 +42,14 @@ class LogitsProcessorList:
             scores = _validate_scores(processor(self._ids, scores), scores.shape)
         return scores
 
-    def add(self, tokens: np.ndarray) -> None:
+    def add(self, tokens: IntArray) -> None:
         """Every row goes on with a token, int64 [rows]."""
         if self._seen is not None:
             self._seen.add(tokens)
         if self.processors:
             self._ids = np.concatenate([self._ids, tokens[:, None]], axis=1)
 
-    def select(self, rows: np.ndarray) -> None:
+    def select(self, rows: IntArray) -> None:
         """Row i becomes what row `rows[i]` was."""
         if self._seen is not None:
             self._seen.select(rows)
@@ -56,7 +57,7 @@ class LogitsProcessorList:
             self._ids = self._ids[rows]
 
 
-def _validate_scores(scores: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def _validate_scores(scores: Array, shape: tuple[int, ...]) -> Array:
     scores = np.asarray(scores)
     if scores.shape != shape or scores.dtype.kind != "f":
         raise InputError(

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from paddle_glm.array_types import FloatArray, IntArray
 from paddle_glm.errors import InputError
 from paddle_glm.generation.backend_protocol import GenerationBackend
 from paddle_glm.generation.beam import beam_search
@@ -21,8 +22,8 @@ class GenerationState:
 
     def __init__(
         self,
-        input_ids: np.ndarray,
-        attention_mask: np.ndarray,
+        input_ids: IntArray,
+        attention_mask: IntArray,
         params: GenerationParams,
         max_steps: int,
         processors: Sequence[LogitsProcessor] = (),
@@ -34,7 +35,7 @@ class GenerationState:
         self._sampler = Sampler(params, len(input_ids))
         self._processors = LogitsProcessorList(params, processors, input_ids, attention_mask)
 
-    def sample(self, logits: np.ndarray) -> np.ndarray:
+    def sample(self, logits: FloatArray) -> IntArray:
         """The next token, int64 [running], from logits float32 [running, vocab].
 
         Raises `InputError` for logits that are not finite.
@@ -42,7 +43,7 @@ class GenerationState:
         check_finite(logits, self.step)
         return self._sampler.sample(self._processors(logits), self.running)
 
-    def advance(self, tokens: np.ndarray) -> np.ndarray:
+    def advance(self, tokens: IntArray) -> IntArray:
         """Take int64 [running]; returns the places among them that go on, none when the length is reached."""
         self.step += 1
         if self.step == self.max_steps:
@@ -57,11 +58,11 @@ class GenerationState:
 
 def generate(
     backend: GenerationBackend,
-    input_ids: np.ndarray,
-    attention_mask: np.ndarray,
+    input_ids: IntArray,
+    attention_mask: IntArray,
     params: GenerationParams,
     processors: Sequence[LogitsProcessor] = (),
-) -> Iterator[np.ndarray]:
+) -> Iterator[IntArray]:
     """Yield int64 [batch] per step until every row has met an end token or the length is reached.
 
     input_ids, attention_mask: int64 [batch, length], padded on the left (mask 0). A row that is complete
@@ -86,8 +87,8 @@ def generate(
 
 
 def _generate(
-    backend: GenerationBackend, input_ids: np.ndarray, attention_mask: np.ndarray, state: GenerationState
-) -> Iterator[np.ndarray]:
+    backend: GenerationBackend, input_ids: IntArray, attention_mask: IntArray, state: GenerationState
+) -> Iterator[IntArray]:
     logits = backend.prefill(input_ids, attention_mask)
     while True:
         tokens = backend.broadcast(state.sample(logits))

@@ -6,11 +6,12 @@ Where values tie, the lower id counts as the more likely one, so that every prog
 
 import numpy as np
 
+from paddle_glm.array_types import Array, FloatArray, IntArray
 from paddle_glm.errors import InputError
 from paddle_glm.generation.params import GenerationParams
 
 
-def check_finite(logits: np.ndarray, step: int) -> None:
+def check_finite(logits: FloatArray, step: int) -> None:
     """Raise `InputError` naming step and row where logits [batch, vocab] are NaN or infinite.
 
     The originals replace such logits by a fixed token and go on; an answer made that way is noise.
@@ -26,24 +27,24 @@ def check_finite(logits: np.ndarray, step: int) -> None:
 class SeenTokens:
     """Which ids each row has held so far, prompt included and padding left out: bool [batch, vocab]."""
 
-    def __init__(self, input_ids: np.ndarray, attention_mask: np.ndarray, vocab_size: int) -> None:
+    def __init__(self, input_ids: IntArray, attention_mask: IntArray, vocab_size: int) -> None:
         self.mask = np.zeros((len(input_ids), vocab_size), dtype=bool)
         rows, columns = np.nonzero(attention_mask[:, -input_ids.shape[1] :])
         self.mask[rows, input_ids[rows, columns]] = True
 
-    def add(self, tokens: np.ndarray) -> None:
+    def add(self, tokens: IntArray) -> None:
         self.mask[np.arange(len(tokens)), tokens] = True
 
-    def select(self, rows: np.ndarray) -> None:
+    def select(self, rows: IntArray) -> None:
         self.mask = self.mask[rows]
 
 
-def apply_repetition_penalty(scores: np.ndarray, seen: np.ndarray, penalty: float) -> np.ndarray:
+def apply_repetition_penalty(scores: Array, seen: Array, penalty: float) -> Array:
     """Scores [batch, vocab] with those of seen ids divided by `penalty` (multiplied where negative)."""
     return np.where(seen, np.where(scores < 0, scores * penalty, scores / penalty), scores)
 
 
-def top_k_ids(scores: np.ndarray, count: int) -> np.ndarray:
+def top_k_ids(scores: Array, count: int) -> IntArray:
     """Ids of the `count` highest of scores [vocab], and of all that tie with the last, best first."""
     ids = np.arange(scores.size)
     if 0 < count < scores.size:
@@ -51,7 +52,7 @@ def top_k_ids(scores: np.ndarray, count: int) -> np.ndarray:
     return ids[np.argsort(-scores[ids], kind="stable")]
 
 
-def top_k_top_p_filter(logits: np.ndarray, params: GenerationParams) -> tuple[np.ndarray, np.ndarray]:
+def top_k_top_p_filter(logits: FloatArray, params: GenerationParams) -> tuple[IntArray, Array]:
     """The ids that may be drawn from logits [vocab], most likely first, and their probabilities (sum 1).
 
     Temperature, then top-k (all that tie with the k-th stay), then top-p (the token that passes the
@@ -68,7 +69,7 @@ def top_k_top_p_filter(logits: np.ndarray, params: GenerationParams) -> tuple[np
     return ids, weights
 
 
-def sample_token(logits: np.ndarray, uniform: float, params: GenerationParams) -> int:
+def sample_token(logits: FloatArray, uniform: float, params: GenerationParams) -> int:
     """The id at which the cumulated probability of the candidates passes `uniform` in [0, 1)."""
     ids, weights = top_k_top_p_filter(logits, params)
     place = int(np.searchsorted(np.cumsum(weights), uniform, side="right"))
@@ -87,10 +88,11 @@ class Sampler:
         self.batch = batch
         self.random = np.random.default_rng(params.seed)
 
-    def sample(self, logits: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    def sample(self, logits: FloatArray, rows: IntArray) -> IntArray:
         """Tokens int64 [n] from penalised logits float32 [n, vocab] of the batch's `rows` [n]."""
         if not self.params.do_sample:
-            return logits.argmax(axis=-1).astype(np.int64)
+            best: IntArray = logits.argmax(axis=-1).astype(np.int64)
+            return best
         uniforms = self.random.random(self.batch)[rows]
         picked = [
             sample_token(row, uniform, self.params) for row, uniform in zip(logits, uniforms, strict=True)

@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
+from paddle_glm.array_types import IntArray
 from paddle_glm.chat_template import ChatTemplate, Message, PromptTokenizer, render
 from paddle_glm.generation.backend_protocol import GenerationBackend
 from paddle_glm.generation.detokenizer import StreamingDetokenizer
@@ -50,7 +51,7 @@ def with_special_token_ids(
     return replace(params, eos_token_ids=ends, pad_token_id=tokenizer.pad_token_id)
 
 
-def pad_left(sequences: Sequence[Sequence[int]], pad: int) -> tuple[np.ndarray, np.ndarray]:
+def pad_left(sequences: Sequence[Sequence[int]], pad: int) -> tuple[IntArray, IntArray]:
     """input_ids and attention_mask, int64 [batch, longest]."""
     width = max(map(len, sequences))
     ids = np.full((len(sequences), width), pad, dtype=np.int64)
@@ -174,7 +175,7 @@ class ChatSession:
         assert self.reply is not None
         return self.reply
 
-    def _stream(self, steps: Iterator[np.ndarray], prompt_tokens: int) -> Iterator[str]:
+    def _stream(self, steps: Iterator[IntArray], prompt_tokens: int) -> Iterator[str]:
         decoder = StreamDecoder(self.tokenizer, self.template, self.params.eos_token_ids, prompt_tokens)
         for column in steps:
             if piece := decoder.push(int(column[0])):

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import paddle
 
+from paddle_glm.array_types import Array
 from paddle_glm.checkpoint import open_checkpoint
 from paddle_glm.checkpoint.quantize_on_load import quantize_on_load
 from paddle_glm.config import ModelConfig
@@ -119,7 +119,7 @@ class AutoModel:
         return model
 
 
-def _initial_parameter(config: ModelConfig, name: str, seed: int) -> tuple[np.ndarray, Sharding]:
+def _initial_parameter(config: ModelConfig, name: str, seed: int) -> tuple[Array, Sharding]:
     """A whole parameter of a random model and how it is cut; of integers, those of the float model's."""
     family, quantization = family_of(config), quantization_of(config)
     floats, sharding = family.float_parameters(config), family.parameters(config)[name].sharding

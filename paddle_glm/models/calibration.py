@@ -10,6 +10,7 @@ import numpy as np
 import paddle
 from paddle import Tensor, nn
 
+from paddle_glm.array_types import Array
 from paddle_glm.checkpoint import Checkpoint, LazyTensor, open_checkpoint
 from paddle_glm.checkpoint.reshard import ConversionResult, reshard
 from paddle_glm.errors import InputError
@@ -37,7 +38,7 @@ class _BlockInput:
 def gptq_quantize_folder(
     source: Path | str,
     target: Path | str,
-    batches: Iterable[Mapping[str, np.ndarray]],
+    batches: Iterable[Mapping[str, Array]],
     bits: int,
     group_size: int | None = None,
     embeddings: bool = False,
@@ -80,7 +81,7 @@ def gptq_quantize_folder(
 def calibrate(
     checkpoint: Checkpoint,
     quantization: Quantization,
-    batches: Iterable[Mapping[str, np.ndarray]],
+    batches: Iterable[Mapping[str, Array]],
     progress: ProgressCallback | None = None,
 ) -> dict[str, QuantizedWeight]:
     """The linear weights of a float model's blocks by name, quantised by GPTQ; the vocabulary's are left out.
@@ -119,7 +120,7 @@ def _load_parameter(parameter: paddle.Tensor, checkpoint: Checkpoint, name: str)
         checkpoint.read_into(values, name)
 
 
-def _embed_batch(model: CausalLM, batch: Mapping[str, np.ndarray]) -> _BlockInput:
+def _embed_batch(model: CausalLM, batch: Mapping[str, Array]) -> _BlockInput:
     names = ("input_ids", "position_ids", "attention_mask")
     ids, positions, attention = (paddle.to_tensor(batch[name]) for name in names)
     mask = model.build_attention_mask(ids, positions, attention)
@@ -153,7 +154,7 @@ def _quantize_block(
 
 def _hessians(
     block: nn.Layer, layers: Mapping[str, Any], block_inputs: Sequence[_BlockInput]
-) -> dict[str, np.ndarray]:
+) -> dict[str, Array]:
     """X^T X, float64 [in, in], of the inputs X that each of the block's layers sees."""
     sums = {name: np.zeros([layer.weight.shape[1]] * 2) for name, layer in layers.items()}
 

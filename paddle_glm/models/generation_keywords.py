@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import paddle
 
+from paddle_glm.array_types import Array
 from paddle_glm.errors import InputError
 from paddle_glm.generation import GenerationParams
 from paddle_glm.generation.logits_processors import LogitsProcessor
@@ -69,7 +70,7 @@ def wrap_logits_processors(given: Any) -> list[LogitsProcessor]:
 
 
 def _wrap_processor(processor: Any) -> LogitsProcessor:
-    def process(ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    def process(ids: Array, scores: Array) -> Array:
         given = paddle.to_tensor(scores.astype(np.float32))
         return np.asarray(processor(paddle.to_tensor(ids), given))
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import paddle
 
+from paddle_glm.array_types import Array
 from paddle_glm.backends.generation_defaults import default_generation_params, generation_config_values
 from paddle_glm.chat_template import Message, messages_from_history
 from paddle_glm.errors import InputError
@@ -59,7 +60,7 @@ class GenerationMixin:
         )
         return paddle.to_tensor(np.concatenate([ids, np.stack(list(columns), axis=1)], axis=1))
 
-    def _check_positions(self: Any, ids: np.ndarray, mask: np.ndarray, positions: np.ndarray) -> None:
+    def _check_positions(self: Any, ids: Array, mask: Array, positions: Array) -> None:
         expected = self.family.positions(self.config, ids, mask)
         real = np.broadcast_to(mask.reshape(len(mask), *[1] * (expected.ndim - 2), -1) > 0, expected.shape)
         if positions.shape != expected.shape or (positions != expected)[real].any():

@@ -3,8 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
+from paddle_glm.array_types import Array
 from paddle_glm.checkpoint.safetensors_file import open_safetensors
 from paddle_glm.errors import InputError
 from paddle_glm.models.base import CausalLM
@@ -38,7 +37,7 @@ def load_adapter_weights(folder: Path, adapter: Adapter) -> None:
         raise InputError(
             f"{folder} holds no {adapter.weights_file}: it was written by a run that trains otherwise"
         )
-    arrays: dict[str, np.ndarray] = open_safetensors(path)
+    arrays: dict[str, Array] = open_safetensors(path)
     expected = {adapter.file_names[name]: spec.shape for name, spec in adapter.specs.items()}
     if {name: array.shape for name, array in arrays.items()} != expected:
         raise InputError(f"{path} holds tensors of other names or sizes: give the flags it was trained with")

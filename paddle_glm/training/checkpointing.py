@@ -18,6 +18,7 @@ from paddle import Tensor
 from paddle.base import framework
 from paddlenlp.trainer.trainer_callback import TrainerState
 
+from paddle_glm.array_types import Array
 from paddle_glm.checkpoint import (
     begin_atomic_save,
     commit_atomic_save,
@@ -131,7 +132,7 @@ def load_optimizer_and_schedule(folder: Path, trainer: Any) -> None:
     mesh: Mesh = trainer.args.mesh
     schedule = json.loads((folder / SCHEDULE_FILE).read_text(encoding="utf-8"))
     # Whatever sharding stage wrote it: each process takes what it needs.
-    stored: dict[str, np.ndarray] = {}
+    stored: dict[str, Array] = {}
     for path in folder.glob(f"{_optimizer_stem(mesh)}*"):
         stored |= open_safetensors(path)
     wanted = dict(optimizer_tensors(trainer.optimizer, trainer.model))
@@ -158,7 +159,7 @@ def load_rng_state(folder: Path) -> None:
 
 def checkpoint_step(folder: Path) -> int:
     """The optimizer steps that a checkpoint's run had made."""
-    return TrainerState.load_from_json(str(folder / TRAINER_STATE)).global_step
+    return int(TrainerState.load_from_json(str(folder / TRAINER_STATE)).global_step)
 
 
 def optimizer_tensors(optimizer: Any, model: CausalLM) -> Iterator[tuple[str, Tensor]]:

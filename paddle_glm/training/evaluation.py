@@ -3,11 +3,11 @@
 import math
 from collections.abc import Iterable, Mapping
 
-import numpy as np
 import paddle
 import paddle.distributed as dist
 from paddle import Tensor
 
+from paddle_glm.array_types import Array
 from paddle_glm.errors import InputError
 from paddle_glm.generation.params import GenerationParams
 from paddle_glm.models.base import CausalLM
@@ -105,7 +105,7 @@ class GenerationMetrics:
         known = [(answer, reference) for answer, reference in pairs if reference is not None]
         return score(*zip(*known, strict=True)) if known else {}
 
-    def generate(self, prompts: list[np.ndarray]) -> list[str]:
+    def generate(self, prompts: list[Array]) -> list[str]:
         """The text of the answer to each prompt (int64 ids), on every process."""
         degree, rank = self.data_group.degree, self.data_group.rank
         mine = generate_all(

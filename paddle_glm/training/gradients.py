@@ -112,7 +112,7 @@ class HybridParallelGradScaler(paddle.amp.GradScaler):
         self._groups = [group for group in groups if group.degree > 1]
 
     def _unscale(self, optimizer: Any) -> None:
-        super()._unscale(optimizer)
+        paddle.amp.GradScaler._unscale(self, optimizer)
         if not self._enable:
             return
         for group in self._groups:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from paddle_glm.errors import InputError
 
@@ -40,7 +41,7 @@ def read_loss_curve(path: str | Path) -> LossCurve:
     return LossCurve(train, evaluation)
 
 
-def read_log_records(path: Path) -> list[dict]:
+def read_log_records(path: Path) -> list[dict[str, Any]]:
     """The complete lines of a log, which may be growing."""
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]
     try:

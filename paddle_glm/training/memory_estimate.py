@@ -18,6 +18,7 @@ from paddle_glm.families.prefix_encoder import PREFIX_ENCODER
 from paddle_glm.parallel import check_degree
 from paddle_glm.peft.lora_config import LoraConfig, lora_specs
 from paddle_glm.peft.lora_keys import DEFAULT_TARGET_MODULES
+from paddle_glm.sharding import Sharding
 from paddle_glm.training.activation_memory import MicroBatchSpec, activation_bytes
 from paddle_glm.training.arguments import ModelArguments, parameter_dtype, parse_sharding_stage
 from paddle_glm.training.datasets import max_sample_length
@@ -246,7 +247,7 @@ def _is_replicated(spec: ParameterSpec, degree: int) -> bool:
     return any(stop is not None and copies > 1 for _, stop, copies in ranges)
 
 
-def _vocab_shape_and_sharding(table: Mapping[str, ParameterSpec]) -> tuple:
+def _vocab_shape_and_sharding(table: Mapping[str, ParameterSpec]) -> tuple[tuple[int, ...], Sharding]:
     return next((spec.shape, spec.sharding) for spec in table.values() if spec.sharding.pad)
 
 

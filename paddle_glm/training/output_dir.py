@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from paddlenlp.utils.log import logger
 
@@ -349,8 +350,9 @@ def _is_checkpoint(folder: Path) -> bool:
     return (folder / SCHEDULE_FILE).is_file() and is_complete(folder)
 
 
-def _read_schedule(folder: Path) -> dict:
-    return json.loads((folder / SCHEDULE_FILE).read_text(encoding="utf-8"))
+def _read_schedule(folder: Path) -> dict[str, Any]:
+    schedule: dict[str, Any] = json.loads((folder / SCHEDULE_FILE).read_text(encoding="utf-8"))
+    return schedule
 
 
 def _has_size(file: Path, size: int | None) -> bool:

@@ -111,7 +111,7 @@ class _DatasetBuilder:
     def build_train(self, examples: list[Example] | None) -> SupervisedDataset | PackedDataset:
         if examples is None:
             raise InputError("--do_train needs rows: give --task_name_or_path or --train_file")
-        samples = self._render(
+        samples: SupervisedDataset = self._render(
             SupervisedDataset, examples[: self.data.max_train_samples], self.data.tgt_length
         )
         if not self.data.zero_padding:

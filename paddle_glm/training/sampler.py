@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from paddle.io import DistributedBatchSampler
 
+from paddle_glm.array_types import Array
+
 # Rows whose lengths are sorted together by `group_by_length`, in batches.
 _MEGA_BATCHES = 50
 
@@ -60,7 +62,7 @@ class TrainSampler(DistributedBatchSampler):
             start = (index * self.ranks + self.rank) % self._num_batches * self.batch_size
             yield order[start : start + self.batch_size].tolist()
 
-    def epoch_order(self, epoch: int) -> np.ndarray:
+    def epoch_order(self, epoch: int) -> Array:
         """All row numbers in the order of `epoch`, int64."""
         random = np.random.default_rng((self.seed, epoch))
         order = random.permutation(len(self.dataset))

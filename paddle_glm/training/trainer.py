@@ -158,7 +158,7 @@ class FinetuneTrainer(Trainer):
             checkpointing.load_rng_state(self._resume_checkpoint)
             self._rng_pending = False
         self.throughput.add_tokens((inputs["input_ids"] != self.tokenizer.pad_token_id).sum())
-        loss = super().training_step(model, inputs)
+        loss: Tensor = super().training_step(model, inputs)
         is_last = (step_control + 1) % self.args.gradient_accumulation_steps == 0
         if self.gradient_reducer is not None:
             self.gradient_reducer.finish_backward(is_last)
@@ -269,7 +269,7 @@ class FinetuneTrainer(Trainer):
         )
 
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
-        metrics = super().evaluate(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        metrics: dict[str, float] = super().evaluate(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         if metric_key_prefix == "eval":
             self._last_evaluation = (self.state.global_step, metrics)
         return metrics
