@@ -1,6 +1,6 @@
 """Moving a model between devices: `to`, `cuda`, `cpu`, as PyTorch's and Paddle's users call them."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 from paddle import nn
 
@@ -8,8 +8,7 @@ from paddle_glm.config import DTYPES
 from paddle_glm.hardware import use_device
 from paddle_glm.models.dtype_mixin import canonical_dtype_name
 
-if TYPE_CHECKING:
-    from paddle_glm.models.base import CausalLM
+_Model = TypeVar("_Model", bound="DeviceMixin")
 
 
 class DeviceMixin:
@@ -19,20 +18,26 @@ class DeviceMixin:
     """
 
     def to(
-        self: Any, device: Any = None, dtype: Any = None, blocking: bool | None = None, *_: Any, **__: Any
-    ) -> "CausalLM":
+        self: _Model,
+        device: Any = None,
+        dtype: Any = None,
+        blocking: bool | None = None,
+        *_: Any,
+        **__: Any,
+    ) -> _Model:
         """Move to a device ("cpu", "gpu", "cuda", "gpu:1", a place of Paddle's), `cast` to a dtype, or both.
 
         A dtype may come first, as in `model.to("float16")`. Raises `InputError` for a GPU that is not there
         and for names of neither.
         """
+        model: Any = self
         if dtype is None and canonical_dtype_name(device) in (*DTYPES, "float64"):
             device, dtype = None, device
         if dtype is not None:
-            self.cast(canonical_dtype_name(dtype))
+            model.cast(canonical_dtype_name(dtype))
         if device is not None:
             place = use_device(canonical_device_name(device))
-            nn.Layer.to(self, device=place, blocking=blocking)
+            nn.Layer.to(model, device=place, blocking=blocking)
         return self
 
     @property
@@ -40,17 +45,17 @@ class DeviceMixin:
         """Where the weights are: "cpu" or "gpu:N"."""
         return canonical_device_name(next(iter(self.parameters())).place)
 
-    def cuda(self: Any, device: Any = None) -> "CausalLM":
+    def cuda(self: _Model, device: Any = None) -> _Model:
         """Move to the GPU, or to that of a number; raises `InputError` where there is none."""
         if device is None:
             return self.to("gpu")
         return self.to(device)
 
-    def cpu(self: Any) -> "CausalLM":
+    def cpu(self: _Model) -> _Model:
         """Move to the CPU."""
         return self.to("cpu")
 
-    def astype(self: Any, dtype: Any = None) -> "CausalLM":
+    def astype(self: _Model, dtype: Any = None) -> _Model:
         """`cast`, which also takes dtypes of Paddle and numpy."""
         return self.to(dtype=dtype)
 

@@ -1,6 +1,6 @@
 """Another dtype for the weights of a model that is in memory: `half`, `bfloat16`, `float`."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import paddle
 
@@ -9,46 +9,46 @@ from paddle_glm.errors import InputError
 from paddle_glm.families.prefix_encoder import PREFIX_ENCODER
 from paddle_glm.parallel.layers import ParallelWeight, WeightFormat, new_parameter
 
-if TYPE_CHECKING:
-    from paddle_glm.models.base import CausalLM
+_Model = TypeVar("_Model", bound="DtypeMixin")
 
 
 class DtypeMixin:
     """The methods, for `CausalLM` to inherit; they work in place, on one weight after another."""
 
-    def half(self: Any) -> "CausalLM":
+    def half(self: _Model) -> _Model:
         """Keep float weights in float16; see `cast`."""
         return self.cast("float16")
 
-    def float16(self: Any, *_: Any) -> "CausalLM":
+    def float16(self: _Model, *_: Any) -> _Model:
         """Keep float weights in float16; see `cast`."""
         return self.cast("float16")
 
-    def bfloat16(self: Any, *_: Any) -> "CausalLM":
+    def bfloat16(self: _Model, *_: Any) -> _Model:
         """Keep float weights in bfloat16; see `cast`."""
         return self.cast("bfloat16")
 
-    def float(self: Any, *_: Any) -> "CausalLM":
+    def float(self: _Model, *_: Any) -> _Model:
         """Keep float weights in float32; see `cast`. What was rounded before stays rounded."""
         return self.cast("float32")
 
-    def double(self: Any, *_: Any) -> "CausalLM":
+    def double(self: _Model, *_: Any) -> _Model:
         """Raises `InputError`: there is no float64 here."""
         return self.cast("float64")
 
     @paddle.no_grad()
-    def cast(self: Any, dtype: Any) -> "CausalLM":
+    def cast(self: _Model, dtype: Any) -> _Model:
         """Keep float weights in `dtype`, as `canonical_dtype_name` reads it, from now on; returns the model.
 
         Integers, their scales, a prefix and LoRA adapters stay as they are, and computing follows `dtype`.
         Parameters become new objects, so that an optimizer has to be made afterwards.
         """
+        model: Any = self
         dtype = canonical_dtype_name(dtype)
         if dtype not in DTYPES:
             raise InputError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
-        table = self.family.parameters(self.config)
-        layers = dict(self.named_sublayers())
-        for name, old in list(self.named_parameters()):
+        table = model.family.parameters(model.config)
+        layers = dict(model.named_sublayers())
+        for name, old in list(model.named_parameters()):
             if name not in table or table[name].dtype is not None or name.startswith(PREFIX_ENCODER):
                 continue
             owner, _, attribute = name.rpartition(".")
@@ -56,13 +56,13 @@ class DtypeMixin:
             new.set_value(old.astype(dtype))
             new.stop_gradient = old.stop_gradient
             setattr(layers[owner], attribute, new)
-        self.set_weight_format(WeightFormat(dtype, self.weight_format.quantization))
+        model.set_weight_format(WeightFormat(dtype, model.weight_format.quantization))
         for layer in layers.values():
             if isinstance(layer, ParallelWeight):
-                layer.weight_format = self.weight_format
-        self.rotary_table.set_value(paddle.to_tensor(self.build_rotary_table()))
-        if (encoder := getattr(self.transformer, "prefix_encoder", None)) is not None:
-            encoder.weight_dtype = self.weight_dtype
+                layer.weight_format = model.weight_format
+        model.rotary_table.set_value(paddle.to_tensor(model.build_rotary_table()))
+        if (encoder := getattr(model.transformer, "prefix_encoder", None)) is not None:
+            encoder.weight_dtype = model.weight_dtype
         return self
 
 

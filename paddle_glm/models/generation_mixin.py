@@ -118,9 +118,9 @@ class GenerationMixin:
         session = ChatSession(
             backend, tokenizer, resolved_params, processors=wrap_logits_processors(logits_processor)
         )
-        return self._stream_replies(
-            session, query, history, messages, backend if return_past_key_values else None
-        )
+        returned = backend if return_past_key_values else None
+        replies: Iterator[tuple[Any, ...]] = self._stream_replies(session, query, history, messages, returned)
+        return replies
 
     def _stream_replies(
         self: Any,
