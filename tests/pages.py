@@ -17,7 +17,14 @@ import yaml
 from paddle_glm.main import main
 from tests.paths import ROOT
 
-PAGES = sorted([*ROOT.glob("README*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted(
+    [
+        *ROOT.glob("README*.md"),
+        *ROOT.glob("CONTRIBUTING.md"),
+        *ROOT.glob("examples/*.md"),
+        *ROOT.glob("docs/*.md"),
+    ]
+)
 TOOLS = {  # what tools/NAME.py runs
     path.name: re.findall(r'main\(\["(\w+)"', path.read_text(encoding="utf-8"))[0]
     for path in (ROOT / "tools").glob("*.py")

@@ -25,7 +25,7 @@ def test_the_page_runs(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytes
     folder.mkdir(parents=True)
     arrays = {name: value for name, value in trained.named_arrays() if name.startswith(PREFIX_ENCODER)}
     save_checkpoint(folder, arrays.items(), file_format="bin")
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 5
     names: dict = {}
     for block in BLOCKS:
         # A model that was never trained seldom ends an answer: they are cut short here.
