@@ -9,10 +9,10 @@ import numpy as np
 import paddle
 
 from paddle_glm import AutoModel, AutoTokenizer
+from paddle_glm.data.data_files import load_examples
+from paddle_glm.data.datasets import Collator, SupervisedDataset
 from paddle_glm.peft.lora import attach_lora
 from paddle_glm.peft.lora_config import LoraConfig
-from paddle_glm.training.data_files import load_examples
-from paddle_glm.training.datasets import Collator, SupervisedDataset
 
 
 def main() -> None:

@@ -9,7 +9,7 @@
 
 namespace paddle_glm {
 
-// Keys of a row, empty where it has none: `Columns` of paddle_glm/training/row_formats.py.
+// Keys of a row, empty where it has none: `Columns` of paddle_glm/data/row_formats.py.
 struct Columns {
     std::string prompt;
     std::string response;

@@ -19,9 +19,9 @@ from paddle_glm.hardware import DEVICE_HELP, parse_device, use_device
 from paddle_glm.quantization import BITS
 
 if TYPE_CHECKING:
+    from paddle_glm.data.data_files import Example
     from paddle_glm.models.dygraph import DygraphBackend
     from paddle_glm.tokenizers import Tokenizer
-    from paddle_glm.training.data_files import Example
 
 # A model's answer to a row has a length of its own flag.
 _LENGTH_FIELDS = ("max_length", "max_new_tokens")
@@ -152,7 +152,7 @@ def generation_params(args: argparse.Namespace) -> GenerationParams:
 
 def columns_from_args(args: argparse.Namespace) -> Any:
     """The columns named by flags, or None to recognise them."""
-    from paddle_glm.training.data_files import Columns
+    from paddle_glm.data.data_files import Columns
 
     if args.prompt_column is None:
         if args.response_column or args.history_column:
@@ -165,7 +165,7 @@ def examples_from_args(
     args: argparse.Namespace, questions: Sequence[str], limit: int | None = None
 ) -> "list[Example]":
     """The first `limit` rows of --data_file, which may lack answers; without it, the questions."""
-    from paddle_glm.training.data_files import Example, load_examples
+    from paddle_glm.data.data_files import Example, load_examples
 
     columns = columns_from_args(args)
     if args.data_file:

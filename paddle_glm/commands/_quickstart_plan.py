@@ -224,7 +224,7 @@ class QuickstartPlan:
 
     def write_questions(self) -> None:
         """The first held-out questions, for both programs that answer from the graph."""
-        from paddle_glm.training.data_files import find_data_files, load_examples
+        from paddle_glm.data.data_files import find_data_files, load_examples
 
         files = find_data_files(self.task)
         examples = load_examples(files.validation or files.train or self.task, limit=NUM_QUESTIONS)

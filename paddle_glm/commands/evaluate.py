@@ -11,12 +11,12 @@ from paddle_glm.chat_template import with_source_prefix
 from paddle_glm.checkpoint.output_checks import check_output_folder
 from paddle_glm.commands import _model_arguments as model_arguments
 from paddle_glm.errors import InputError
-from paddle_glm.training.result_files import METRICS_FILE, PREDICTIONS_FILE, write_predictions_and_metrics
+from paddle_glm.evaluation.result_files import METRICS_FILE, PREDICTIONS_FILE, write_predictions_and_metrics
 
 if TYPE_CHECKING:
+    from paddle_glm.data.data_files import Example
     from paddle_glm.models.dygraph import DygraphBackend
     from paddle_glm.tokenizers import Tokenizer
-    from paddle_glm.training.data_files import Example
 
 HELP = "score a model on rows with answers: loss, perplexity, ROUGE-1/2/L, BLEU-4"
 
@@ -35,11 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from paddle_glm.data.data_files import load_examples
+    from paddle_glm.data.datasets import GenerationDataset
+    from paddle_glm.evaluation import metrics
+    from paddle_glm.evaluation.batch_generation import generate_all
     from paddle_glm.parallel.shutdown import exit_all_ranks
-    from paddle_glm.training import metrics
-    from paddle_glm.training.batch_generation import generate_all
-    from paddle_glm.training.data_files import load_examples
-    from paddle_glm.training.datasets import GenerationDataset
 
     baseline = read_metrics(args.baseline) if args.baseline else None
     params = model_arguments.generation_params(args)
@@ -73,9 +73,9 @@ def _token_metrics(
     """Loss, perplexity and token accuracy of the rows' own answers."""
     import paddle
 
+    from paddle_glm.data.datasets import Collator, SupervisedDataset
+    from paddle_glm.evaluation.token_metrics import evaluate_tokens
     from paddle_glm.parallel import SINGLE_PROCESS
-    from paddle_glm.training.datasets import Collator, SupervisedDataset
-    from paddle_glm.training.evaluation import evaluate_tokens
 
     template = with_source_prefix(tokenizer.template, args.source_prefix)
     samples = SupervisedDataset(examples, template, tokenizer, args.src_length, args.tgt_length)
@@ -91,7 +91,7 @@ def _token_metrics(
 
 def _resolve_data_file(given: str) -> Path:
     """The file itself, or a folder's dev file, or its test file."""
-    from paddle_glm.training.data_files import find_data_files
+    from paddle_glm.data.data_files import find_data_files
 
     path = Path(given)
     if not path.is_dir():

@@ -9,9 +9,9 @@ from paddle_glm.generation.params import GenerationParams
 
 if TYPE_CHECKING:
     from paddle_glm.config import ModelConfig
+    from paddle_glm.data.datasets import EvaluationDataset
+    from paddle_glm.evaluation.generation_metrics import GenerationMetrics
     from paddle_glm.training.arguments import DataArguments, FinetuneArguments, ModelArguments
-    from paddle_glm.training.evaluation import GenerationMetrics
-    from paddle_glm.training.run_datasets import EvaluationDataset
     from paddle_glm.training.trainer import FinetuneTrainer
 
 MEMORY_HINT = (
@@ -71,15 +71,16 @@ def _finetune(
     from paddle_glm.backends.generation_defaults import default_generation_params
     from paddle_glm.checkpoint.save import FORMATS, check_format
     from paddle_glm.config import ModelConfig
+    from paddle_glm.data.datasets import Collator
     from paddle_glm.errors import InputError
+    from paddle_glm.evaluation.generation_metrics import GenerationMetrics
+    from paddle_glm.evaluation.metrics import check_requested_metrics
     from paddle_glm.load_memory import InsufficientMemoryError
     from paddle_glm.models.auto import AutoModel
     from paddle_glm.peft.adapter_folder import check_is_model_folder
     from paddle_glm.tokenizers import AutoTokenizer
     from paddle_glm.training import run_datasets
     from paddle_glm.training.adapter_setup import create_adapter
-    from paddle_glm.training.datasets import Collator
-    from paddle_glm.training.evaluation import GenerationMetrics, check_requested_metrics
     from paddle_glm.training.output_dir import RunFolder
     from paddle_glm.training.trainer import FinetuneTrainer
 
@@ -167,7 +168,7 @@ def _predict(
     trainer: "FinetuneTrainer", rows: "EvaluationDataset", answers: "GenerationMetrics | None"
 ) -> None:
     """Answer rows: `generated_predictions.txt`, `predict_results.json`, and `metrics.json` as evaluate's."""
-    from paddle_glm.training.result_files import write_predictions_and_metrics
+    from paddle_glm.evaluation.result_files import write_predictions_and_metrics
 
     assert answers is not None and rows.generation is not None
     metrics = trainer.evaluate(rows, metric_key_prefix="predict")

@@ -22,8 +22,8 @@ from paddle_glm.errors import InputError
 
 if TYPE_CHECKING:
     from paddle_glm.backends.folder import Engine
+    from paddle_glm.data.data_files import Example
     from paddle_glm.generation import GenerationParams
-    from paddle_glm.training.data_files import Example
 
 HELP = "answer prompts or rows of a file from an exported graph"
 # What is asked where neither a prompt nor a file is given, as PaddleNLP's script does.

@@ -53,9 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from paddle_glm.data.datasets import GenerationDataset
+    from paddle_glm.evaluation.batch_generation import generate_in_batches
     from paddle_glm.parallel.shutdown import exit_all_ranks
-    from paddle_glm.training.batch_generation import generate_in_batches
-    from paddle_glm.training.datasets import GenerationDataset
 
     if args.merge_tensor_parallel_path and (args.ptuning_checkpoint or args.lora_path):
         raise InputError(

@@ -61,9 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from paddle_glm.checkpoint.hashed_file import file_digest
+    from paddle_glm.data.data_files import find_data_files, load_examples
     from paddle_glm.tiny.grammar import write_dataset
     from paddle_glm.tiny.manifest import DatasetManifest
-    from paddle_glm.training.data_files import find_data_files, load_examples
 
     _check_flags(args)
     output = Path(args.output_dir)

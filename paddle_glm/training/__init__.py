@@ -1,1 +1,1 @@
-"""Rows to samples, PaddleNLP's Trainer over our groups, checkpoints, metrics; alone imports paddlenlp."""
+"""PaddleNLP's Trainer over our process groups: arguments, optimizer, checkpoints; only here: paddlenlp."""

@@ -7,38 +7,23 @@ from typing import Any
 from paddlenlp.utils.log import logger
 
 from paddle_glm.chat_template import with_source_prefix
-from paddle_glm.errors import InputError
-from paddle_glm.tokenizers.base import Tokenizer
-from paddle_glm.training.arguments import DataArguments, FinetuneArguments
-from paddle_glm.training.data_files import (
+from paddle_glm.data.data_files import (
     Columns,
     Example,
     find_data_files,
     load_examples,
     train_validation_split,
 )
-from paddle_glm.training.datasets import (
+from paddle_glm.data.datasets import (
+    EvaluationDataset,
     GenerationDataset,
     PackedDataset,
     SupervisedDataset,
     max_sample_length,
 )
-
-
-class EvaluationDataset:
-    """Rows held out: samples to compute the loss of (None where no row has an answer), and prompts to
-    answer (None where none are to be).
-    """
-
-    def __init__(self, samples: SupervisedDataset | None, generation: GenerationDataset | None) -> None:
-        self.samples, self.generation = samples, generation
-
-    def __len__(self) -> int:
-        return 0 if self.samples is None else len(self.samples)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        assert self.samples is not None
-        return self.samples[index]
+from paddle_glm.errors import InputError
+from paddle_glm.tokenizers.base import Tokenizer
+from paddle_glm.training.arguments import DataArguments, FinetuneArguments
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from paddlenlp.trainer.trainer_callback import TrainerControl, TrainerState
 from paddlenlp.trainer.trainer_utils import EvalLoopOutput, IntervalStrategy, TrainOutput
 from paddlenlp.utils.log import logger
 
+from paddle_glm.evaluation.token_metrics import evaluate_tokens
 from paddle_glm.families import family_of
 from paddle_glm.models.base import CausalLM
 from paddle_glm.parallel import SINGLE_PROCESS, ProcessGroup
@@ -27,7 +28,6 @@ from paddle_glm.peft.adapter import Adapter
 from paddle_glm.training import checkpointing
 from paddle_glm.training.arguments import FinetuneArguments
 from paddle_glm.training.callbacks import LogFileCallback, ThroughputCallback, VisualDLCallback
-from paddle_glm.training.evaluation import evaluate_tokens
 from paddle_glm.training.gradients import HybridParallelClipGrad, HybridParallelGradScaler, average_gradients
 from paddle_glm.training.loss_curve import LOG_FILE, read_log_records
 from paddle_glm.training.output_dir import CHECKPOINT_PREFIX, RunFolder

@@ -8,8 +8,8 @@ import pytest
 
 from paddle_glm.checkpoint.reshard import reshard
 from paddle_glm.commands import evaluate
+from paddle_glm.evaluation import metrics
 from paddle_glm.main import main
-from paddle_glm.training import metrics
 from tests.distributed.launch import launch
 from tests.paths import ROOT
 

@@ -18,6 +18,8 @@ import numpy as np
 from paddle_glm.backends.base import Backend, EngineOptions
 from paddle_glm.chat_template import CHATGLM, CHATGLM2, CHATGLM3, render
 from paddle_glm.config import ModelConfig
+from paddle_glm.data.data_files import load_examples
+from paddle_glm.data.row_formats import KNOWN_COLUMNS, Columns
 from paddle_glm.errors import InputError
 from paddle_glm.families import get_family
 from paddle_glm.generation import GenerationParams
@@ -27,8 +29,6 @@ from paddle_glm.generation.response_parser import StreamingResponseParser
 from paddle_glm.generation.sampling import apply_repetition_penalty, sample_token, top_k_top_p_filter
 from paddle_glm.generation.session import pad_left
 from paddle_glm.tokenizers import Tokenizer
-from paddle_glm.training.data_files import load_examples
-from paddle_glm.training.row_formats import KNOWN_COLUMNS, Columns
 
 FOLDER = Path(__file__).parent
 MODEL = "tokenizer.model"  # tests/tiny_sentencepiece.py wrote it

@@ -93,18 +93,17 @@ def test_generated_answers_are_scored(run):
 
 def test_rows_with_answers_score_full_marks(tiny_checkpoint, folder):
     """A model that gives the reference back: what is generated is compared with the right row."""
+    from paddle_glm.data.data_files import load_examples
+    from paddle_glm.data.datasets import EvaluationDataset, GenerationDataset, SupervisedDataset
+    from paddle_glm.evaluation import generation_metrics
     from paddle_glm.parallel import SINGLE_PROCESS
     from paddle_glm.tokenizers import AutoTokenizer
-    from paddle_glm.training import evaluation
-    from paddle_glm.training.data_files import load_examples
-    from paddle_glm.training.datasets import GenerationDataset, SupervisedDataset
-    from paddle_glm.training.run_datasets import EvaluationDataset
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
     examples = load_examples(folder / "dev.json")
     sizes = (tokenizer.template, tokenizer, 64, 64)
     rows = EvaluationDataset(SupervisedDataset(examples, *sizes), GenerationDataset(examples, *sizes))
-    metrics = evaluation.GenerationMetrics.__new__(evaluation.GenerationMetrics)
+    metrics = generation_metrics.GenerationMetrics.__new__(generation_metrics.GenerationMetrics)
     metrics.data_group, metrics.batch_size = SINGLE_PROCESS, 2
     metrics.generate = lambda prompts: rows.generation.references[: len(prompts)]
     assert metrics(rows)["rouge-l"] == pytest.approx(100)

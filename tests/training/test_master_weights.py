@@ -8,13 +8,13 @@ import paddle
 import pytest
 
 from paddle_glm.checkpoint.safetensors_file import open_safetensors
+from paddle_glm.data.datasets import Collator
 from paddle_glm.models.auto import AutoModel
 from paddle_glm.numpy_interop import paddle_dtype_name
 from paddle_glm.tokenizers import AutoTokenizer
 from paddle_glm.training import checkpointing
 from paddle_glm.training.arguments import FinetuneArguments
 from paddle_glm.training.command_line import parse_finetune_args
-from paddle_glm.training.datasets import Collator
 from paddle_glm.training.trainer import FinetuneTrainer
 
 FLAGS = "--max_steps 2 --report_to none --max_grad_norm 0.5"

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from tqdm import tqdm
 
-from paddle_glm.array_types import Array
+from paddle_glm.array_types import IntArray
 from paddle_glm.generation.backend_protocol import GenerationBackend
 from paddle_glm.generation.params import GenerationParams
 from paddle_glm.generation.response_parser import parse_messages, visible_text
@@ -16,7 +16,7 @@ from paddle_glm.tokenizers.base import Tokenizer
 def generate_in_batches(
     backend: GenerationBackend,
     tokenizer: Tokenizer,
-    prompts: Sequence[Array],
+    prompts: Sequence[IntArray],
     params: GenerationParams,
     batch_size: int,
 ) -> Iterator[list[str]]:
@@ -34,7 +34,7 @@ def generate_in_batches(
 def generate_all(
     backend: GenerationBackend,
     tokenizer: Tokenizer,
-    prompts: Sequence[Array],
+    prompts: Sequence[IntArray],
     params: GenerationParams,
     batch_size: int,
     progress: bool = True,

@@ -11,14 +11,8 @@ from hypothesis import strategies as st
 
 from paddle_glm import AutoModel
 from paddle_glm.chat_template import CHATGLM2, CHATGLM3
-from paddle_glm.errors import InputError
-from paddle_glm.layers.attention import boolean_mask
-from paddle_glm.tiny.checkpoint import write_checkpoint
-from paddle_glm.tokenizers import AutoTokenizer
-from paddle_glm.tokenizers.chatglm import ChatGLMTokenizer
-from paddle_glm.tokenizers.chatglm2 import ChatGLM2Tokenizer, ChatGLM3Tokenizer
-from paddle_glm.training.data_files import Example, load_examples
-from paddle_glm.training.datasets import (
+from paddle_glm.data.data_files import Example, load_examples
+from paddle_glm.data.datasets import (
     IGNORE_INDEX,
     Collator,
     GenerationDataset,
@@ -27,6 +21,12 @@ from paddle_glm.training.datasets import (
     max_sample_length,
     pack_samples,
 )
+from paddle_glm.errors import InputError
+from paddle_glm.layers.attention import boolean_mask
+from paddle_glm.tiny.checkpoint import write_checkpoint
+from paddle_glm.tokenizers import AutoTokenizer
+from paddle_glm.tokenizers.chatglm import ChatGLMTokenizer
+from paddle_glm.tokenizers.chatglm2 import ChatGLM2Tokenizer, ChatGLM3Tokenizer
 from tests.paths import data, reference
 from tests.tiny_sentencepiece import write_tiny_model
 

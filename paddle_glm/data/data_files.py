@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from paddle_glm.data.row_formats import Columns, Example, abbreviate, detect_columns, read_example
+from paddle_glm.data.row_reader import SUFFIXES, is_parquet, read_rows
 from paddle_glm.errors import InputError
-from paddle_glm.training.row_formats import Columns, Example, abbreviate, detect_columns, read_example
-from paddle_glm.training.row_reader import SUFFIXES, is_parquet, read_rows
 
 __all__ = [
     "Columns",

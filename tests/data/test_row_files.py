@@ -9,8 +9,8 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from paddle_glm.data.data_files import Columns, load_examples
 from paddle_glm.errors import InputError
-from paddle_glm.training.data_files import Columns, load_examples
 
 QUESTION, ANSWER = '类型#裤*款式#"阔腿",宽松', "第一行\n第二行, 后面"
 ROWS = [

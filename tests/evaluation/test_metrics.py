@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 
 from paddle_glm.errors import InputError
-from paddle_glm.training import metrics
+from paddle_glm.evaluation import metrics
 
 
 def test_equal_texts_score_100():

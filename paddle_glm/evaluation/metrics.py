@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from paddle_glm.errors import InputError
 
+TOKEN_METRICS = ("loss", "perplexity", "accuracy")
 METRIC_NAMES = ("rouge-1", "rouge-2", "rouge-l", "bleu-4")
 
 
@@ -49,3 +50,16 @@ def check_metric_packages() -> None:
     missing = [package for module, package in packages.items() if importlib.util.find_spec(module) is None]
     if missing:
         raise InputError(f"ROUGE and BLEU need {', '.join(missing)}: pip install {' '.join(missing)}")
+
+
+def check_requested_metrics(best: str | None, answers: bool) -> None:
+    """Raise `InputError` before a run where an evaluation will not give what is asked for.
+
+    best: `--metric_for_best_model`; answers: whether answers are generated and scored.
+    """
+    if answers:
+        check_metric_packages()
+    known = (*TOKEN_METRICS, *(METRIC_NAMES if answers else ()))
+    if best is not None and best.removeprefix("eval_") not in known:
+        more = "" if answers else f", with --do_generation also {', '.join(METRIC_NAMES)}"
+        raise InputError(f"--metric_for_best_model {best}: evaluation gives {', '.join(known)}{more}")

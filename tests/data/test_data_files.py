@@ -5,14 +5,14 @@ import logging
 
 import pytest
 
-from paddle_glm.errors import InputError
-from paddle_glm.training.data_files import (
+from paddle_glm.data.data_files import (
     Columns,
     Example,
     find_data_files,
     load_examples,
     train_validation_split,
 )
+from paddle_glm.errors import InputError
 from tests.paths import data
 
 QA = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from paddle_glm.array_types import Array
+from paddle_glm.array_types import IntArray
 from paddle_glm.chat_template import ChatTemplate, RenderedChat, render
+from paddle_glm.data.data_files import Example
 from paddle_glm.errors import InputError
 from paddle_glm.tokenizers.base import Tokenizer
-from paddle_glm.training.data_files import Example
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class SupervisedDataset:
         progress: bool = True,
     ) -> None:
         _check_lengths(src_length, tgt_length)
-        self.samples: list[dict[str, Array]] = []
+        self.samples: list[dict[str, IntArray]] = []
         for example in _progress_bar(examples, "tokenizing", progress):
             rendered = _render_example(example, template, tokenizer, src_length, tgt_length)
             if any(rendered.loss_mask):
@@ -64,7 +64,7 @@ class SupervisedDataset:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> dict[str, Array]:
+    def __getitem__(self, index: int) -> dict[str, IntArray]:
         return self.samples[index]
 
     @property
@@ -92,7 +92,7 @@ class GenerationDataset:
     ) -> None:
         _check_lengths(src_length, tgt_length)
         self.tokenizer = tokenizer
-        self.prompts: list[Array] = []
+        self.prompts: list[IntArray] = []
         self.references: list[str | None] = []
         room = max(tgt_length - len(tokenizer.build_inputs_with_special_tokens([])), 0)
         for example in _progress_bar(examples, "tokenizing", progress):
@@ -107,12 +107,28 @@ class GenerationDataset:
     def __len__(self) -> int:
         return len(self.prompts)
 
-    def __getitem__(self, index: int) -> dict[str, Array]:
+    def __getitem__(self, index: int) -> dict[str, IntArray]:
         return _model_inputs(self.tokenizer, self.prompts[index].tolist())
 
     @property
     def lengths(self) -> list[int]:
         return [len(prompt) for prompt in self.prompts]
+
+
+class EvaluationDataset:
+    """Rows held out: samples to compute the loss of (None where no row has an answer), and prompts to
+    answer (None where none are to be).
+    """
+
+    def __init__(self, samples: SupervisedDataset | None, generation: GenerationDataset | None) -> None:
+        self.samples, self.generation = samples, generation
+
+    def __len__(self) -> int:
+        return 0 if self.samples is None else len(self.samples)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        assert self.samples is not None
+        return self.samples[index]
 
 
 class PackedDataset:
@@ -130,7 +146,7 @@ class PackedDataset:
     def __len__(self) -> int:
         return len(self.bins)
 
-    def __getitem__(self, index: int) -> dict[str, Array]:
+    def __getitem__(self, index: int) -> dict[str, IntArray]:
         samples = [self.dataset[row] for row in self.bins[index]]
         lengths = [len(sample["input_ids"]) for sample in samples]
         labels = [np.concatenate(([IGNORE_INDEX], sample["labels"][1:])) for sample in samples]
@@ -186,7 +202,7 @@ class Collator:
         self.pad_to_multiple_of = pad_to_multiple_of or 1
         self.pad_left = side == "left"
 
-    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Array]:
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, IntArray]:
         longest = max(len(row["input_ids"]) for row in rows)
         length = -(-longest // self.pad_to_multiple_of) * self.pad_to_multiple_of
         batch = {name: self._pad_and_stack([row[name] for row in rows], length, name) for name in rows[0]}
@@ -195,7 +211,7 @@ class Collator:
             batch["attention_mask"] = self._pad_and_stack(ones, length, "attention_mask")
         return batch
 
-    def _pad_and_stack(self, rows: Sequence[Any], length: int, name: str) -> Array:
+    def _pad_and_stack(self, rows: Sequence[Any], length: int, name: str) -> IntArray:
         shape = (len(rows), *rows[0].shape[:-1], length)
         out = np.full(shape, self.pad_values.get(name, 0), dtype=np.int64)
         for target, row in zip(out, rows, strict=True):
@@ -205,7 +221,7 @@ class Collator:
         return out
 
 
-def _model_inputs(tokenizer: Tokenizer, ids: list[int]) -> dict[str, Array]:
+def _model_inputs(tokenizer: Tokenizer, ids: list[int]) -> dict[str, IntArray]:
     """The arrays of one sequence; its mask is all ones until it is padded."""
     inputs = tokenizer.sequence_inputs(ids)
     return {name: np.asarray(inputs[name], dtype=np.int64) for name in ("input_ids", "position_ids")}

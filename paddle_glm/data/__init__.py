@@ -1,0 +1,1 @@
+"""Rows of data files -> conversations -> token ids, as numpy arrays; needs no Paddle."""

@@ -1,0 +1,44 @@
+"""Loss, perplexity and accuracy per token on held-out rows."""
+
+import math
+from collections.abc import Iterable, Mapping
+
+import paddle
+from paddle import Tensor
+
+from paddle_glm.evaluation.metrics import TOKEN_METRICS
+from paddle_glm.models.base import CausalLM
+from paddle_glm.parallel import SINGLE_PROCESS, ProcessGroup
+from paddle_glm.parallel.collectives import IGNORE_INDEX, all_reduce, vocab_parallel_cross_entropy
+
+
+@paddle.no_grad()
+def evaluate_tokens(
+    model: CausalLM, batches: Iterable[Mapping[str, Tensor]], data_group: ProcessGroup
+) -> dict[str, float]:
+    """`loss` (mean over all answer tokens), `perplexity` and `accuracy` (share predicted exactly).
+
+    Every process of `data_group` brings its share of the batches; all get the same numbers.
+    """
+    totals = paddle.zeros([3], dtype="float64")
+    for batch in batches:
+        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        totals += sum_token_metrics(model(**inputs).logits, batch["labels"])
+    if data_group.degree > 1:
+        totals = all_reduce(totals, data_group)
+    summed, correct, count = (float(total) for total in totals.numpy())
+    loss, accuracy = summed / max(count, 1), correct / max(count, 1)
+    return dict(zip(TOKEN_METRICS, (loss, math.exp(min(loss, 700.0)), accuracy), strict=True))
+
+
+def sum_token_metrics(logits: Tensor, labels: Tensor) -> Tensor:
+    """Summed cross entropy, right predictions and number of labels that count: float64 [3].
+
+    logits: float32 [batch, tokens, vocab]; labels: int64 [batch, tokens], aligned with the inputs, each
+    predicted from the tokens before it.
+    """
+    logits, labels = logits[:, :-1], labels[:, 1:]
+    counted = labels != IGNORE_INDEX
+    loss = vocab_parallel_cross_entropy(logits, labels, SINGLE_PROCESS)
+    right = paddle.logical_and(logits.argmax(axis=-1) == labels, counted)
+    return paddle.stack([part.astype("float64").sum() for part in (loss, right, counted)])
