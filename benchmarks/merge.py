@@ -29,7 +29,7 @@ from paddle_glm.array_types import Array  # noqa: E402
 from paddle_glm.checkpoint import LazyTensor, atomic_folder, save_tp_shard  # noqa: E402
 from paddle_glm.checkpoint.reshard import reshard  # noqa: E402
 from paddle_glm.config import ModelConfig  # noqa: E402
-from paddle_glm.families import family_of  # noqa: E402
+from paddle_glm.models.family import family_of  # noqa: E402
 
 # What PaddleNLP's llm/tools/merge_tp_params.py does, for ChatGLM2.
 PADDLENLP_MERGE = """

@@ -9,8 +9,8 @@ from math import prod
 
 from paddle_glm.config import DTYPES, ModelConfig
 from paddle_glm.errors import InputError
-from paddle_glm.families import family_of
-from paddle_glm.families.prefix_encoder import PREFIX_ENCODER
+from paddle_glm.models.family import family_of
+from paddle_glm.models.prefix_encoder import PREFIX_ENCODER
 from paddle_glm.quantization import BITS
 
 logger = logging.getLogger(__name__)

@@ -14,8 +14,9 @@ from paddle_glm.chat_template import (
     template_from_dict,
 )
 from paddle_glm.errors import InputError
-from paddle_glm.tokenizers.chatglm import ChatGLMTokenizer
-from paddle_glm.tokenizers.chatglm2 import ChatGLM2Tokenizer, ChatGLM3Tokenizer
+from paddle_glm.models.chatglm.tokenizer import ChatGLMTokenizer
+from paddle_glm.models.chatglm2.tokenizer import ChatGLM2Tokenizer
+from paddle_glm.models.chatglm3.tokenizer import ChatGLM3Tokenizer
 from tests.paths import data, reference
 from tests.tiny_sentencepiece import write_tiny_model
 

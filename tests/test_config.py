@@ -10,8 +10,8 @@ import pytest
 from paddle_glm.config import ModelConfig
 from paddle_glm.config_keys import CONFIG_SCHEMAS
 from paddle_glm.errors import InputError
-from paddle_glm.families import family_of, get_family
 from paddle_glm.key_rules import Alias, Ignored, Restricted
+from paddle_glm.models.family import family_of, get_family
 from tests.paths import reference
 
 # What THUDM/chatglm2-6b's config.json says.

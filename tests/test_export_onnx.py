@@ -15,10 +15,10 @@ from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.export import export_model
 from paddle_glm.export.onnx_export import check_onnx_limits
-from paddle_glm.families import family_of
 from paddle_glm.layers.activation import gelu_tanh
 from paddle_glm.main import main
 from paddle_glm.models.auto import AutoModel
+from paddle_glm.models.family import family_of
 from paddle_glm.tokenizers import AutoTokenizer
 
 

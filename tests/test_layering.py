@@ -18,12 +18,14 @@ LAYERS = (
     ("errors", "version", "system", "array_types"),
     ("allocator", "progress"),
     ("paddlenlp_config", "key_rules", "hub", "hardware", "pretrained_kwargs"),
-    ("config_keys", "generation_keys"),
+    ("config_keys", "generation_keys", "models.registry"),
     ("config", "sharding", "precision", "numpy_interop", "autograd"),
     ("chat_template", "quantization", "auto_config"),
-    ("families",),
+    ("models.family",),
+    ("models.*",),
     ("load_memory",),
     ("tokenizers", "checkpoint"),
+    ("models.*.tokenizer",),
     ("parallel", "generation", "data"),
     ("layers", "backends"),
     ("peft",),
@@ -36,19 +38,33 @@ LAYERS = (
 )
 LEVELS = {layer: level for level, line in enumerate(LAYERS) for layer in line}
 # What a layer may import of ours where that is less than everything below it.
-ONLY = {"generation": {"errors", "array_types", "chat_template", "families"}}
+ONLY = {"generation": {"errors", "array_types", "chat_template", "models.family"}}
 WITHOUT_PADDLE = (
     *("errors", "version", "system", "array_types", "allocator", "progress"),
     *("paddlenlp_config", "config", "sharding"),
     *("chat_template", "key_rules", "config_keys", "pretrained_kwargs", "auto_config"),
-    *("quantization", "hub", "families", "tokenizers", "checkpoint", "generation", "tiny", "data"),
+    *("models.registry", "models.family", "models.*", "models.*.tokenizer"),
+    *("quantization", "hub", "tokenizers", "checkpoint", "generation", "tiny", "data"),
 )
 WITH_PADDLENLP = ("training",)
 
 
+FAMILY_CONTRACT = ("family", "prefix_encoder", "initialization")
+
+
 def layer_of(module: str) -> str:
-    """paddle_glm.checkpoint.atomic_save -> checkpoint; the package itself is the facade."""
+    """paddle_glm.checkpoint.atomic_save -> checkpoint; the package itself is the facade.
+
+    models has finer floors: the registry, the contract, each family's data, its tokenizer, and the rest.
+    """
     parts = module.split(".")
+    if parts[1:2] == ["models"] and len(parts) > 2:
+        if parts[2] == "registry":
+            return "models.registry"
+        if parts[2] in FAMILY_CONTRACT:
+            return "models.family"
+        if (PACKAGE / "models" / parts[2]).is_dir() and parts[3:] != ["modeling"]:
+            return "models.*.tokenizer" if parts[3:] == ["tokenizer"] else "models.*"
     return parts[1] if len(parts) > 1 else "__init__"
 
 

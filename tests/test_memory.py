@@ -10,7 +10,6 @@ import pytest
 from paddle_glm.checkpoint.reshard import reshard
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
-from paddle_glm.families import family_of
 from paddle_glm.load_memory import (
     CACHE_TOKENS,
     FLOAT32_MEMORY_FRACTION,
@@ -25,6 +24,7 @@ from paddle_glm.load_memory import (
     weight_bytes,
 )
 from paddle_glm.models.auto import AutoModel
+from paddle_glm.models.family import family_of
 
 GB = 10**9
 REAL = ModelConfig()  # ChatGLM2-6B: 6.24 billion parameters

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from paddle_glm.chat_template import render
 from paddle_glm.errors import InputError
+from paddle_glm.models.chatglm2.tokenizer import ChatGLM2Tokenizer
+from paddle_glm.models.chatglm3.tokenizer import ChatGLM3Tokenizer
 from paddle_glm.tokenizers import AutoTokenizer
 from paddle_glm.tokenizers.base import Tokenizer
-from paddle_glm.tokenizers.chatglm2 import ChatGLM2Tokenizer, ChatGLM3Tokenizer
 from tests.paths import data, reference
 from tests.tiny_sentencepiece import write_tiny_model
 from tests.tokenizer_goldens import test_pairs, test_texts  # noqa: F401

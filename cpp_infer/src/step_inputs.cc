@@ -31,7 +31,7 @@ int64_t blank_place(const PositionRule& rule, const Row& ids, const Row& attenti
     return -1;
 }
 
-// Both rows of positions of ChatGLM-6B: `two_rows` in paddle_glm/families/chatglm.py says what they are.
+// Both rows of positions of ChatGLM-6B: `two_rows` in paddle_glm/models/chatglm/positions.py says what they are.
 std::vector<Row> blank_positions(const PositionRule& rule, const Row& ids, const Row& attention_mask) {
     size_t start = 0;
     while (start < ids.size() && !(attention_mask[start] && ids[start] == rule.start)) ++start;

@@ -10,8 +10,8 @@ import numpy as np
 
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
-from paddle_glm.families import family_of
 from paddle_glm.hardware import parse_device
+from paddle_glm.models.family import family_of
 from paddle_glm.system import usable_cpus
 
 # As PaddleNLP's scripts for FastDeploy name them.

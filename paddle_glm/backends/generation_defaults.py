@@ -4,10 +4,10 @@ from typing import Any
 
 from paddle_glm.chat_template import RoleTemplate
 from paddle_glm.config import ModelConfig
-from paddle_glm.families import family_of
 from paddle_glm.generation import GenerationParams
 from paddle_glm.generation_keys import GENERATION_CONFIG_FILE, RULES
 from paddle_glm.key_rules import read_fields
+from paddle_glm.models.family import family_of
 
 # What `chat` of the originals passes itself, so that the file's values have no effect there.
 CHAT_OVERRIDES = ("do_sample", "temperature", "top_p", "num_beams", "max_length", "pad_token_id")

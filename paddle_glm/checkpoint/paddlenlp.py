@@ -20,7 +20,7 @@ from paddle_glm.array_types import Array, DType
 from paddle_glm.checkpoint.lazy_tensor import ConcatenatedRows, LazyTensor, StoredTensor, as_lazy, transposed
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
-from paddle_glm.families import family_of
+from paddle_glm.models.family import family_of
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from paddle_glm.checkpoint.lazy_tensor import LazyTensor
 from paddle_glm.checkpoint.reader import Checkpoint
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
-from paddle_glm.families import ParameterSpec, family_of
+from paddle_glm.models.family import family_of
 from paddle_glm.quantization import QuantizedWeight, quantization_of, quantize, scale_name, weight_name
+from paddle_glm.sharding import ParameterSpec
 
 
 class FloatCheckpoint(Protocol):

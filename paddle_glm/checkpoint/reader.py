@@ -30,8 +30,8 @@ from paddle_glm.checkpoint.torch_file import open_torch
 from paddle_glm.checkpoint.weight_files import find_weight_files, summarize_names
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
-from paddle_glm.families import ParameterSpec, family_of
-from paddle_glm.sharding import REPLICATED, CopyStep, Sharding, apply_copy, axis_slice
+from paddle_glm.models.family import family_of
+from paddle_glm.sharding import REPLICATED, CopyStep, ParameterSpec, Sharding, apply_copy, axis_slice
 
 
 def open_checkpoint(folder: Path | str, family: str | None = None) -> "Checkpoint":

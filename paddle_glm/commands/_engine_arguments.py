@@ -17,9 +17,9 @@ from paddle_glm.commands._model_arguments import (
 )
 from paddle_glm.commands._sampling_arguments import explicit_values
 from paddle_glm.errors import InputError
-from paddle_glm.families import family_names
 from paddle_glm.generation.params import GenerationParams
 from paddle_glm.hardware import parse_device
+from paddle_glm.models.registry import family_names
 
 if TYPE_CHECKING:
     from paddle_glm.backends.folder import Engine

@@ -13,9 +13,9 @@ from paddle_glm.commands._sampling_arguments import (
 )
 from paddle_glm.config import DTYPES, ModelConfig
 from paddle_glm.errors import InputError
-from paddle_glm.families import family_names
 from paddle_glm.generation.params import GenerationParams
 from paddle_glm.hardware import DEVICE_HELP, parse_device, use_device
+from paddle_glm.models.registry import family_names
 from paddle_glm.quantization import BITS
 
 if TYPE_CHECKING:

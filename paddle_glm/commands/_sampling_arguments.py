@@ -6,8 +6,9 @@ from dataclasses import fields
 from typing import Any
 
 from paddle_glm.errors import InputError
-from paddle_glm.families import family_names, get_family
 from paddle_glm.generation.params import GenerationParams
+from paddle_glm.models.family import get_family
+from paddle_glm.models.registry import family_names
 
 # PaddleNLP's names for how the next token is chosen.
 STRATEGIES = ("greedy_search", "sampling", "beam_search")

@@ -18,8 +18,8 @@ from paddle_glm.commands._sampling_arguments import (
     sampling_params,
 )
 from paddle_glm.errors import InputError
-from paddle_glm.families import family_of
 from paddle_glm.generation.params import GenerationParams
+from paddle_glm.models.family import family_of
 
 if TYPE_CHECKING:
     from paddle_glm.generation import Session

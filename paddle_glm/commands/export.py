@@ -9,9 +9,10 @@ from paddle_glm.checkpoint.output_checks import check_output_folder, check_outpu
 from paddle_glm.commands._model_arguments import add_device_argument, add_loading_arguments, loading_options
 from paddle_glm.config import DTYPES, ModelConfig
 from paddle_glm.errors import InputError
-from paddle_glm.families import family_names, family_of
 from paddle_glm.hardware import free_memory, parse_device, use_device
 from paddle_glm.load_memory import MemoryBudget, check_memory_budget, weight_bytes
+from paddle_glm.models.family import family_of
+from paddle_glm.models.registry import family_names
 
 HELP = "write a model as a static graph, Paddle's or ONNX, with its tokenizer"
 DEFAULT_MODEL_PREFIX = "chatglm"

@@ -6,7 +6,7 @@ from typing import Any
 from paddle_glm.checkpoint.lazy_tensor import SAFETENSORS_FLOAT_NAMES
 from paddle_glm.checkpoint.reshard import reshard
 from paddle_glm.checkpoint.save import DEFAULT_SHARD_SIZE, FORMATS, SAVE_FORMAT_HELP
-from paddle_glm.families import family_names
+from paddle_glm.models.registry import family_names
 
 HELP = "merge tensor-parallel shards into one model folder, or cut them for another degree"
 

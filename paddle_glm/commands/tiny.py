@@ -6,7 +6,7 @@ from pathlib import Path
 
 from paddle_glm.config import DTYPES, ModelConfig
 from paddle_glm.errors import InputError
-from paddle_glm.families import family_names
+from paddle_glm.models.registry import family_names
 from paddle_glm.quantization import BITS
 from paddle_glm.tiny.released_configs import RELEASED_CONFIGS
 

@@ -3,7 +3,7 @@
 import argparse
 
 from paddle_glm.checkpoint.verify import verify
-from paddle_glm.families import family_names
+from paddle_glm.models.registry import family_names
 
 HELP = "check a folder: sizes, checksums, names and shapes of weights, NaN on demand"
 

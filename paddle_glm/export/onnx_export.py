@@ -11,7 +11,7 @@ from paddle_glm.backends.exported import require_package
 from paddle_glm.backends.generation_meta import TensorMeta
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
-from paddle_glm.families import family_of
+from paddle_glm.models.family import family_of
 
 # The oldest that says all our graphs need: engines inside FastDeploy 1.x are of 2022.
 OPSET = 13

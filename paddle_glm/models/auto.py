@@ -9,14 +9,14 @@ from paddle_glm.array_types import Array
 from paddle_glm.checkpoint import open_checkpoint
 from paddle_glm.checkpoint.quantize_on_load import quantize_on_load
 from paddle_glm.config import ModelConfig
-from paddle_glm.families import family_of
-from paddle_glm.families.initialization import initial_value
 from paddle_glm.hardware import free_memory, local_world_size, use_device
 from paddle_glm.hub import resolve_model_folder
 from paddle_glm.load_memory import LoadRequest, MemoryBudget, select_dtype
 from paddle_glm.models.base import CausalLM
 from paddle_glm.models.device_mixin import canonical_device_name
 from paddle_glm.models.dtype_mixin import canonical_dtype_name
+from paddle_glm.models.family import family_of
+from paddle_glm.models.initialization import initial_value
 from paddle_glm.models.load_options import LoadOptions, to_model_config
 from paddle_glm.numpy_interop import writable_array
 from paddle_glm.parallel import SINGLE_PROCESS, ProcessGroup

@@ -15,10 +15,10 @@ from paddle_glm.checkpoint import Checkpoint, LazyTensor, atomic_folder, save_mo
 from paddle_glm.checkpoint.quantize_on_load import QuantizingCheckpoint
 from paddle_glm.config import DTYPES, ModelConfig
 from paddle_glm.errors import InputError
-from paddle_glm.families import family_of
 from paddle_glm.layers.attention import PrefixCache, additive_mask, causal_mask, dim_size
 from paddle_glm.models.device_mixin import DeviceMixin
 from paddle_glm.models.dtype_mixin import DtypeMixin
+from paddle_glm.models.family import family_of
 from paddle_glm.models.generation_mixin import GenerationMixin
 from paddle_glm.numpy_interop import (
     numpy_dtype,

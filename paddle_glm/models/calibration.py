@@ -14,8 +14,8 @@ from paddle_glm.array_types import Array
 from paddle_glm.checkpoint import Checkpoint, LazyTensor, open_checkpoint
 from paddle_glm.checkpoint.reshard import ConversionResult, reshard
 from paddle_glm.errors import InputError
-from paddle_glm.families import family_of
 from paddle_glm.models.base import CausalLM
+from paddle_glm.models.family import family_of
 from paddle_glm.numpy_interop import writable_array
 from paddle_glm.parallel.layers import ColumnParallelLinear, RowParallelLinear
 from paddle_glm.quantization import Quantization, QuantizedWeight, dequantize, quantization_of, weight_name

@@ -6,7 +6,7 @@ import paddle
 
 from paddle_glm.config import DTYPES
 from paddle_glm.errors import InputError
-from paddle_glm.families.prefix_encoder import PREFIX_ENCODER
+from paddle_glm.models.prefix_encoder import PREFIX_ENCODER
 from paddle_glm.parallel.layers import ParallelWeight, WeightFormat, new_parameter
 
 _Model = TypeVar("_Model", bound="DtypeMixin")

@@ -15,8 +15,8 @@ from paddle_glm.checkpoint import atomic_folder
 from paddle_glm.checkpoint.lazy_tensor import as_lazy
 from paddle_glm.checkpoint.safetensors_file import write_safetensors
 from paddle_glm.errors import InputError
-from paddle_glm.families import ParameterSpec
 from paddle_glm.parallel import ProcessGroup
+from paddle_glm.sharding import ParameterSpec
 
 if TYPE_CHECKING:
     from paddle_glm.models.base import CausalLM

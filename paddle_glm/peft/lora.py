@@ -16,7 +16,7 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from paddle_glm.errors import InputError
-from paddle_glm.families import ParameterSpec, family_of
+from paddle_glm.models.family import family_of
 from paddle_glm.parallel import ProcessGroup
 from paddle_glm.parallel.collectives import copy_to_group, reduce_from_group, reduce_replicated_grads
 from paddle_glm.parallel.layers import ColumnParallelLinear, RowParallelLinear, linear, new_parameter
@@ -31,6 +31,7 @@ from paddle_glm.peft.lora_config import (
     read_lora_weights,
     tensor_file_name,
 )
+from paddle_glm.sharding import ParameterSpec
 
 if TYPE_CHECKING:
     from paddle_glm.models.base import CausalLM

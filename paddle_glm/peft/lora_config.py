@@ -12,10 +12,9 @@ from paddle_glm.array_types import Array
 from paddle_glm.checkpoint.safetensors_file import open_safetensors
 from paddle_glm.checkpoint.torch_file import open_torch
 from paddle_glm.errors import InputError
-from paddle_glm.families import ParameterSpec
 from paddle_glm.key_rules import read_fields
 from paddle_glm.peft.lora_keys import DEFAULT_TARGET_MODULES, RULES
-from paddle_glm.sharding import REPLICATED
+from paddle_glm.sharding import REPLICATED, ParameterSpec
 
 _Number = TypeVar("_Number", int, float)
 ADAPTER_WEIGHTS_FILE, ADAPTER_CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"

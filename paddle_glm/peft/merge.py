@@ -12,7 +12,7 @@ from paddle_glm.checkpoint.reader import Checkpoint
 from paddle_glm.checkpoint.reshard import ConversionResult, reshard
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
-from paddle_glm.families import family_of
+from paddle_glm.models.family import family_of
 from paddle_glm.peft.lora_config import check_adapter_shapes, lora_specs, read_lora_weights
 
 

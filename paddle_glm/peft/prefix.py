@@ -18,15 +18,15 @@ from paddle_glm.checkpoint import open_checkpoint
 from paddle_glm.checkpoint.safetensors_file import open_safetensors
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
-from paddle_glm.families import ParameterSpec, family_of
-from paddle_glm.families.prefix_encoder import PREFIX_ENCODER
 from paddle_glm.layers.attention import PrefixCache
+from paddle_glm.models.family import family_of
+from paddle_glm.models.prefix_encoder import PREFIX_ENCODER
 from paddle_glm.parallel import ProcessGroup
 from paddle_glm.parallel.collectives import copy_to_group
 from paddle_glm.parallel.layers import linear, new_parameter
 from paddle_glm.peft.adapter import Adapter
 from paddle_glm.precision import autocast_disabled, compute_dtype
-from paddle_glm.sharding import Segment, column_parallel
+from paddle_glm.sharding import ParameterSpec, Segment, column_parallel
 
 if TYPE_CHECKING:
     from paddle_glm.models.base import CausalLM

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from paddle_glm.families import family_of
 from paddle_glm.generation import GenerationParams, Session
+from paddle_glm.models.family import family_of
 from paddle_glm.serving.client import RemoteSession, request_fields
 from paddle_glm.serving.request_sampling import sampling_values
 from paddle_glm.serving.scheduler import Scheduler

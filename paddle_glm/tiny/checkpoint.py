@@ -16,8 +16,8 @@ from paddle_glm.checkpoint.quantize_on_load import QuantizingCheckpoint
 from paddle_glm.checkpoint.reshard import check_disk_space
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
-from paddle_glm.families import family_of, get_family
-from paddle_glm.families.initialization import initial_rows, initial_value
+from paddle_glm.models.family import family_of, get_family
+from paddle_glm.models.initialization import initial_rows, initial_value
 from paddle_glm.progress import progress_bar
 from paddle_glm.sharding import ParameterSpec
 from paddle_glm.tiny.released_configs import RELEASED_CONFIGS

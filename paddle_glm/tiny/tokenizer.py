@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paddle_glm.errors import InputError
-from paddle_glm.tokenizers import chatglm
+from paddle_glm.models.chatglm import tokenizer as chatglm
 
 _NUM_BYTE_PIECES = 256
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from paddle_glm.config import FAMILY_KEY, ModelConfig
 from paddle_glm.errors import InputError
-from paddle_glm.families import family_names, get_family
 from paddle_glm.hub import resolve_model_folder
+from paddle_glm.models.family import get_family
+from paddle_glm.models.registry import family_names
 from paddle_glm.pretrained_kwargs import supported_kwargs
 from paddle_glm.tokenizers.base import Tokenizer, read_config
 from paddle_glm.tokenizers.encoding import BatchEncoding

@@ -7,10 +7,9 @@ import paddle
 import paddle.distributed as dist
 from paddle import Tensor, nn
 
-from paddle_glm.families import ParameterSpec
 from paddle_glm.parallel import SINGLE_PROCESS, ProcessGroup
 from paddle_glm.parallel.collectives import all_reduce
-from paddle_glm.sharding import axis_slice
+from paddle_glm.sharding import ParameterSpec, axis_slice
 
 # Elements that one reduction carries: enough to hide its latency, little beside the model.
 BUCKET_NUMEL = 32 * 2**20

@@ -14,12 +14,12 @@ from pathlib import Path
 from paddle_glm.config import ModelConfig
 from paddle_glm.data.datasets import max_sample_length
 from paddle_glm.errors import InputError
-from paddle_glm.families import ParameterSpec, family_of
-from paddle_glm.families.prefix_encoder import PREFIX_ENCODER
+from paddle_glm.models.family import family_of
+from paddle_glm.models.prefix_encoder import PREFIX_ENCODER
 from paddle_glm.parallel import check_degree
 from paddle_glm.peft.lora_config import LoraConfig, lora_specs
 from paddle_glm.peft.lora_keys import DEFAULT_TARGET_MODULES
-from paddle_glm.sharding import Sharding
+from paddle_glm.sharding import ParameterSpec, Sharding
 from paddle_glm.training.activation_memory import MicroBatchSpec, activation_bytes
 from paddle_glm.training.arguments import ModelArguments, parameter_dtype, parse_sharding_stage
 from paddle_glm.training.sharded_optimizer import assign_owners

@@ -20,8 +20,8 @@ from paddlenlp.trainer.trainer_utils import EvalLoopOutput, IntervalStrategy, Tr
 from paddlenlp.utils.log import logger
 
 from paddle_glm.evaluation.token_metrics import evaluate_tokens
-from paddle_glm.families import family_of
 from paddle_glm.models.base import CausalLM
+from paddle_glm.models.family import family_of
 from paddle_glm.parallel import SINGLE_PROCESS, ProcessGroup
 from paddle_glm.parallel.rng import seed_group
 from paddle_glm.peft.adapter import Adapter

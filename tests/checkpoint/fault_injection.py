@@ -19,7 +19,7 @@ from paddle_glm.checkpoint.hashed_file import file_digest
 from paddle_glm.checkpoint.reshard import reshard
 from paddle_glm.checkpoint.save import save_model
 from paddle_glm.config import ModelConfig
-from paddle_glm.families import family_of
+from paddle_glm.models.family import family_of
 
 CONFIG = ModelConfig(
     num_layers=1, hidden_size=16, num_attention_heads=4, num_key_value_heads=2, head_dim=4,

@@ -15,7 +15,7 @@ from paddle_glm.checkpoint.reshard import reshard
 from paddle_glm.checkpoint.safetensors_file import write_safetensors
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
-from paddle_glm.families import family_of
+from paddle_glm.models.family import family_of
 
 CONFIG = ModelConfig(
     num_layers=1, hidden_size=4, num_attention_heads=2, num_key_value_heads=2, head_dim=2,

@@ -15,7 +15,7 @@ from paddle_glm.checkpoint import Checkpoint, atomic_folder, open_checkpoint, sa
 from paddle_glm.checkpoint.save import parse_size
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
-from paddle_glm.families import family_of
+from paddle_glm.models.family import family_of
 from tests.paths import reference
 
 MODELS = ("chatglm2_6b_tiny_seed0", "chatglm2_6b_v1_tiny_seed0", "chatglm3_6b_tiny_seed0")

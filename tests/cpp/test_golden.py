@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from paddle_glm.models.chatglm.tokenizer import ChatGLMTokenizer
+from paddle_glm.models.chatglm2.tokenizer import ChatGLM2Tokenizer
 from paddle_glm.tiny.grammar import make_rows
 from paddle_glm.tiny.tokenizer import train_tokenizer
-from paddle_glm.tokenizers.chatglm import ChatGLMTokenizer
-from paddle_glm.tokenizers.chatglm2 import ChatGLM2Tokenizer
 from tests.cpp.build import build, checked
 from tests.golden import make_golden
 from tests.paths import data

@@ -23,10 +23,11 @@ from paddle_glm.data.datasets import (
 )
 from paddle_glm.errors import InputError
 from paddle_glm.layers.attention import boolean_mask
+from paddle_glm.models.chatglm.tokenizer import ChatGLMTokenizer
+from paddle_glm.models.chatglm2.tokenizer import ChatGLM2Tokenizer
+from paddle_glm.models.chatglm3.tokenizer import ChatGLM3Tokenizer
 from paddle_glm.tiny.checkpoint import write_checkpoint
 from paddle_glm.tokenizers import AutoTokenizer
-from paddle_glm.tokenizers.chatglm import ChatGLMTokenizer
-from paddle_glm.tokenizers.chatglm2 import ChatGLM2Tokenizer, ChatGLM3Tokenizer
 from tests.paths import data, reference
 from tests.tiny_sentencepiece import write_tiny_model
 

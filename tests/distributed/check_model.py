@@ -13,8 +13,8 @@ import paddle
 import paddle.distributed as dist
 
 from paddle_glm.config import ModelConfig
-from paddle_glm.families import family_of
 from paddle_glm.models.auto import AutoModel
+from paddle_glm.models.family import family_of
 from paddle_glm.parallel import init_parallel
 from paddle_glm.parallel.collectives import all_reduce
 from paddle_glm.parallel.rng import seed_group, sharded_rng

@@ -7,7 +7,8 @@ from paddle_glm.chat_template import render
 from paddle_glm.errors import InputError
 from paddle_glm.generation import ChatSession, GenerationParams, generate
 from paddle_glm.generation.session import pad_left
-from paddle_glm.tokenizers.chatglm2 import ChatGLM2Tokenizer, ChatGLM3Tokenizer
+from paddle_glm.models.chatglm2.tokenizer import ChatGLM2Tokenizer
+from paddle_glm.models.chatglm3.tokenizer import ChatGLM3Tokenizer
 from tests.generation.numpy_model import NumpyBackend
 from tests.tiny_sentencepiece import write_tiny_model
 

@@ -21,13 +21,13 @@ from paddle_glm.config import ModelConfig
 from paddle_glm.data.data_files import load_examples
 from paddle_glm.data.row_formats import KNOWN_COLUMNS, Columns
 from paddle_glm.errors import InputError
-from paddle_glm.families import get_family
 from paddle_glm.generation import GenerationParams
 from paddle_glm.generation.detokenizer import StreamingDetokenizer
 from paddle_glm.generation.loop import generate
 from paddle_glm.generation.response_parser import StreamingResponseParser
 from paddle_glm.generation.sampling import apply_repetition_penalty, sample_token, top_k_top_p_filter
 from paddle_glm.generation.session import pad_left
+from paddle_glm.models.family import get_family
 from paddle_glm.tokenizers import Tokenizer
 
 FOLDER = Path(__file__).parent

@@ -9,11 +9,11 @@ import paddle
 import pytest
 
 from paddle_glm.errors import InputError
-from paddle_glm.families.chatglm import positions, two_rows
 from paddle_glm.layers.rotary import cos_sin_table
 from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.base import CausalLM
-from paddle_glm.models.chatglm import RESIDUAL_SCALE, rotary_inv_freq
+from paddle_glm.models.chatglm.modeling import RESIDUAL_SCALE, rotary_inv_freq
+from paddle_glm.models.chatglm.positions import positions, two_rows
 from tests.paths import reference
 
 FOLDERS = ("chatglm_6b_tiny_seed0", "chatglm_6b_early_tiny_seed0")

@@ -11,9 +11,9 @@ import pytest
 from paddle_glm.checkpoint import open_checkpoint, save_checkpoint
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
-from paddle_glm.families import family_of
 from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.dygraph import DygraphBackend
+from paddle_glm.models.family import family_of
 from paddle_glm.parallel import ProcessGroup
 from paddle_glm.parallel.layers import ParallelWeight
 from paddle_glm.quantization import dequantize

@@ -12,7 +12,7 @@ import pytest
 
 from paddle_glm.checkpoint import LazyTensor, atomic_folder, save_checkpoint
 from paddle_glm.config import ModelConfig
-from paddle_glm.families import family_of
+from paddle_glm.models.family import family_of
 from tests.paths import ROOT
 
 # 262 MB of float16: embedding and head are 33 MB each.

@@ -14,10 +14,10 @@ import pytest
 from paddle_glm.checkpoint import open_checkpoint, save_checkpoint
 from paddle_glm.checkpoint.reshard import reshard
 from paddle_glm.config import ModelConfig
-from paddle_glm.families import get_family
-from paddle_glm.families.initialization import initial_value
 from paddle_glm.main import main
 from paddle_glm.models.auto import AutoModel
+from paddle_glm.models.family import get_family
+from paddle_glm.models.initialization import initial_value
 
 CHATGLM2 = {
     "architectures": ["ChatGLMModel"], "model_type": "chatglm", "num_layers": 2, "hidden_size": 64,

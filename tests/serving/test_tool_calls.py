@@ -9,7 +9,7 @@ import pytest
 from paddle_glm.backends.folder import Engine
 from paddle_glm.chat_template import render
 from paddle_glm.generation import GenerationParams
-from paddle_glm.tokenizers.chatglm2 import ChatGLM3Tokenizer
+from paddle_glm.models.chatglm3.tokenizer import ChatGLM3Tokenizer
 from tests.generation.numpy_model import NumpyBackend
 from tests.tiny_sentencepiece import write_tiny_model
 

@@ -7,7 +7,7 @@ import pytest
 
 from paddle_glm import AutoModel
 from paddle_glm.checkpoint import save_checkpoint
-from paddle_glm.families.prefix_encoder import PREFIX_ENCODER
+from paddle_glm.models.prefix_encoder import PREFIX_ENCODER
 from paddle_glm.peft.prefix import attach_prefix
 from tests.paths import ROOT
 

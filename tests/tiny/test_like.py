@@ -10,9 +10,9 @@ import pytest
 
 from paddle_glm.checkpoint import open_checkpoint
 from paddle_glm.config import ModelConfig
-from paddle_glm.families import family_of
-from paddle_glm.families.initialization import initial_rows, initial_value
 from paddle_glm.main import main
+from paddle_glm.models.family import family_of
+from paddle_glm.models.initialization import initial_rows, initial_value
 from paddle_glm.quantization import quantize
 from paddle_glm.tiny.released_configs import RELEASED_CONFIGS
 from paddle_glm.tokenizers import AutoTokenizer

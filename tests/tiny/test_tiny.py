@@ -9,8 +9,8 @@ import pytest
 from paddle_glm.chat_template import render
 from paddle_glm.checkpoint import open_checkpoint
 from paddle_glm.errors import InputError
-from paddle_glm.families import family_names
 from paddle_glm.main import main
+from paddle_glm.models.registry import family_names
 from paddle_glm.tiny.checkpoint import initial_weights, write_checkpoint
 from paddle_glm.tiny.grammar import make_rows, write_dataset
 from paddle_glm.tiny.phrases import PHRASES, TYPES

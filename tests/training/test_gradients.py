@@ -4,9 +4,8 @@ import numpy as np
 import paddle
 import pytest
 
-from paddle_glm.families import ParameterSpec
 from paddle_glm.parallel import SINGLE_PROCESS, ProcessGroup
-from paddle_glm.sharding import REPLICATED, Segment, column_parallel, row_parallel
+from paddle_glm.sharding import REPLICATED, ParameterSpec, Segment, column_parallel, row_parallel
 from paddle_glm.training import gradients
 
 

@@ -1,4 +1,4 @@
-"""The tokenizers of ChatGLM2-6B and ChatGLM3-6B (THUDM's two tokenization_chatglm.py)."""
+"""The tokenizer of ChatGLM2-6B (tokenization_chatglm.py of THUDM/chatglm2-6b)."""
 
 from __future__ import annotations
 
@@ -7,21 +7,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from paddle_glm.chat_template import (
-    CHATGLM2,
-    CHATGLM3,
-    ChatTemplate,
-    Message,
-    RoleTemplate,
-    messages_from_history,
-    render,
-)
+from paddle_glm.chat_template import CHATGLM2, ChatTemplate
 from paddle_glm.errors import InputError
 from paddle_glm.tokenizers.base import Tokenizer, check_text
-from paddle_glm.tokenizers.encoding import BatchEncoding, as_tensors
 
 COMMAND_TOKENS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")
-ROLE_TOKENS = ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
 
 
 class ChatGLM2Tokenizer(Tokenizer):
@@ -121,40 +111,3 @@ class ChatGLM2Tokenizer(Tokenizer):
         """`[gMASK] sop first`, or `[gMASK] sop first second <eos>`."""
         ids = [self.get_command("[gMASK]"), self.get_command("sop"), *first]
         return ids if second is None else [*ids, *second, self.eos_token_id]
-
-
-class ChatGLM3Tokenizer(ChatGLM2Tokenizer):
-    """ChatGLM2's with a token for each role; commands keep their text when decoded."""
-
-    family = "chatglm3"
-    template: ClassVar[ChatTemplate] = CHATGLM3
-    hub_config: ClassVar[dict[str, Any]] = {
-        **ChatGLM2Tokenizer.hub_config,
-        "name_or_path": "THUDM/chatglm3-6b",
-    }
-    command_tokens = COMMAND_TOKENS + ROLE_TOKENS
-
-    def convert_id_to_token(self, index: int) -> str:
-        command = index - self._first_command_id
-        return (
-            self.command_tokens[command]
-            if 0 <= command < len(self.command_tokens)
-            else super().convert_id_to_token(index)
-        )
-
-    def build_single_message(self, role: str, metadata: str, message: str) -> list[int]:
-        """Role token, `metadata` and a line break, then the message."""
-        assert isinstance(self.template, RoleTemplate)
-        return self.template.message_ids(self, {"role": role, "metadata": metadata, "content": message})
-
-    def build_chat_input(
-        self,
-        query: str,
-        history: Sequence[Message] | None = None,
-        role: str = "user",
-        return_tensors: str | None = "np",
-    ) -> BatchEncoding:
-        """A batch of one: the prompt that asks `query` in `role` after `history` (messages or pairs)."""
-        ids = render(self.template, self, messages_from_history(query, history, role=role)).input_ids
-        batch = BatchEncoding({name: [values] for name, values in self.sequence_inputs(ids).items()})
-        return batch if return_tensors is None else as_tensors(batch, return_tensors)

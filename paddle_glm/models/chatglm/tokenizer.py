@@ -13,7 +13,7 @@ import numpy as np
 from paddle_glm.chat_template import CHATGLM, ChatTemplate
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
-from paddle_glm.families.chatglm import two_rows
+from paddle_glm.models.chatglm.positions import two_rows
 from paddle_glm.tokenizers.base import Tokenizer, check_text, read_config
 
 COMMAND_TOKENS = ("[MASK]", "[gMASK]", "[sMASK]", "<unused_0>", "<sop>", "<eop>", "<ENC>", "<dBLOCK>")

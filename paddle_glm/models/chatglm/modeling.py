@@ -12,7 +12,6 @@ from paddle import Tensor, nn
 
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
-from paddle_glm.families.chatglm import attention_output, ffn_input, ffn_output, query_key_value, sop_token_id
 from paddle_glm.layers.activation import gelu_tanh
 from paddle_glm.layers.attention import (
     bidirectional_context_mask,
@@ -22,6 +21,8 @@ from paddle_glm.layers.attention import (
 from paddle_glm.layers.norm import LayerNorm
 from paddle_glm.layers.rotary import apply_rotary_halves, cos_sin_table, rotary_cos_sin_per_row
 from paddle_glm.models.base import CausalLM, KeyValue
+from paddle_glm.models.chatglm.parameters import attention_output, ffn_input, ffn_output, query_key_value
+from paddle_glm.models.chatglm.positions import sop_token_id
 from paddle_glm.parallel import SINGLE_PROCESS, ProcessGroup
 from paddle_glm.parallel.layers import (
     ColumnParallelLinear,

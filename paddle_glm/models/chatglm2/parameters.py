@@ -1,15 +1,16 @@
-"""ChatGLM2 and ChatGLM3: the parameter table, positions and prompts."""
+"""The parameters of ChatGLM2 and ChatGLM3 and how tensor parallelism shards them."""
 
-from dataclasses import replace
-
-import numpy as np
-
-from paddle_glm.array_types import Array, IntArray
-from paddle_glm.chat_template import CHATGLM2, CHATGLM3
 from paddle_glm.config import ModelConfig
-from paddle_glm.families import Family, ParameterSpec
-from paddle_glm.families.prefix_encoder import prefix_kv_size, prefix_parameters
-from paddle_glm.sharding import REPLICATED, Segment, Sharding, column_parallel, row_parallel, vocab_parallel
+from paddle_glm.models.prefix_encoder import prefix_kv_size, prefix_parameters
+from paddle_glm.sharding import (
+    REPLICATED,
+    ParameterSpec,
+    Segment,
+    Sharding,
+    column_parallel,
+    row_parallel,
+    vocab_parallel,
+)
 
 
 def query_key_value(config: ModelConfig) -> Sharding:
@@ -63,34 +64,3 @@ def parameters(config: ModelConfig) -> dict[str, ParameterSpec]:
     table["transformer.encoder.final_layernorm.weight"] = norm
     table["transformer.output_layer.weight"] = words
     return table | prefix_parameters(config, width=prefix_kv_size(config))
-
-
-def positions(config: ModelConfig, input_ids: IntArray, attention_mask: IntArray) -> Array:
-    """Positions count the real tokens before each token; padding has 0 (the hub tokenizer's `_pad`)."""
-    return np.maximum(attention_mask.cumsum(axis=1) - 1, 0)
-
-
-_CHATGLM2 = Family(
-    name="chatglm2",
-    title="ChatGLM2-6B",
-    float_parameters=parameters,
-    positions=positions,
-    template=CHATGLM2,
-    model="paddle_glm.models.chatglm2:ChatGLM2Model",
-    tokenizer="paddle_glm.tokenizers.chatglm2:ChatGLM2Tokenizer",
-    keys_to_ignore=(r"transformer\.rotary_pos_emb\.inv_freq",),
-    half_precision_rotary=True,
-)
-
-FAMILIES = {
-    "chatglm2": _CHATGLM2,
-    "chatglm3": replace(
-        _CHATGLM2,
-        name="chatglm3",
-        title="ChatGLM3-6B",
-        template=CHATGLM3,
-        tokenizer="paddle_glm.tokenizers.chatglm2:ChatGLM3Tokenizer",
-        half_precision_rotary=False,
-        rope_ratio_scales_base=True,
-    ),
-}

@@ -1,8 +1,7 @@
 """The parameters of P-Tuning v2's prefix encoder, which a checkpoint may hold beside the model's own."""
 
 from paddle_glm.config import ModelConfig
-from paddle_glm.families import ParameterSpec
-from paddle_glm.sharding import REPLICATED
+from paddle_glm.sharding import REPLICATED, ParameterSpec
 
 PREFIX_ENCODER = "transformer.prefix_encoder"
 

@@ -12,12 +12,12 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from paddle_glm.config import ModelConfig
-from paddle_glm.families.chatglm2 import attention_output, ffn_output, gate_up, query_key_value
 from paddle_glm.layers.activation import swiglu
 from paddle_glm.layers.attention import grouped_query_attention, split_qkv_blocks, split_qkv_per_head
 from paddle_glm.layers.norm import RMSNorm
 from paddle_glm.layers.rotary import apply_rotary_interleaved, rotary_cos_sin, rotary_table
 from paddle_glm.models.base import CausalLM, KeyValue
+from paddle_glm.models.chatglm2.parameters import attention_output, ffn_output, gate_up, query_key_value
 from paddle_glm.parallel import SINGLE_PROCESS, ProcessGroup
 from paddle_glm.parallel.layers import (
     ColumnParallelLinear,

@@ -10,11 +10,9 @@ import numpy as np
 from paddle_glm.array_types import IntArray
 from paddle_glm.chat_template import ChatTemplate
 from paddle_glm.config import ModelConfig
-from paddle_glm.errors import InputError
+from paddle_glm.models.registry import family_module
 from paddle_glm.quantization import quantization_of, quantized_specs, with_quantization
 from paddle_glm.sharding import ParameterSpec
-
-__all__ = ["Family", "ParameterSpec", "family_names", "family_of", "get_family"]
 
 PositionFunction = Callable[[ModelConfig, IntArray, IntArray], IntArray]
 
@@ -99,20 +97,10 @@ class Family:
         return _import_attribute(self.tokenizer)
 
 
-# Name -> module below this package; ChatGLM3 is ChatGLM2 with another template.
-_MODULES = {"chatglm": "chatglm", "chatglm2": "chatglm2", "chatglm3": "chatglm2"}
-
-
-def family_names() -> tuple[str, ...]:
-    return tuple(_MODULES)
-
-
 def get_family(name: str) -> Family:
     """The family called `name`; raises `InputError` listing the known ones."""
-    if name not in _MODULES:
-        raise InputError(f"unknown model family {name!r}: expected one of {', '.join(_MODULES)}")
-    families: dict[str, Family] = import_module(f"{__name__}.{_MODULES[name]}").FAMILIES
-    return families[name]
+    family: Family = family_module(name).FAMILY
+    return family
 
 
 def family_of(config: ModelConfig) -> Family:

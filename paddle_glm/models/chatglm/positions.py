@@ -1,59 +1,12 @@
-"""ChatGLM-6B: the parameter table, its two rows of positions and prompts."""
+"""The positions of ChatGLM-6B's tokens."""
 
 from typing import Any
 
 import numpy as np
 
 from paddle_glm.array_types import Array, IntArray
-from paddle_glm.chat_template import CHATGLM
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
-from paddle_glm.families import Family, ParameterSpec
-from paddle_glm.families.prefix_encoder import prefix_parameters
-from paddle_glm.sharding import REPLICATED, Segment, Sharding, column_parallel, row_parallel, vocab_parallel
-
-
-def query_key_value(config: ModelConfig) -> Sharding:
-    """Rows of the fused projection: head by head, each its query, key and value."""
-    return column_parallel(Segment(3 * config.hidden_size, config.num_attention_heads))
-
-
-def ffn_input(config: ModelConfig) -> Sharding:
-    return column_parallel(Segment(config.ffn_hidden_size, config.ffn_hidden_size))
-
-
-def attention_output(config: ModelConfig) -> Sharding:
-    return row_parallel(Segment(config.hidden_size, config.num_attention_heads))
-
-
-def ffn_output(config: ModelConfig) -> Sharding:
-    return row_parallel(Segment(config.ffn_hidden_size, config.ffn_hidden_size))
-
-
-def parameters(config: ModelConfig) -> dict[str, ParameterSpec]:
-    """Every parameter by its hub name; weights are [out_features, in_features]. The head is the embedding."""
-    hidden, ffn, vocab = config.hidden_size, config.ffn_hidden_size, config.vocab_size
-    whole = ParameterSpec((hidden,), REPLICATED)
-    layer = {
-        "input_layernorm.weight": whole,
-        "input_layernorm.bias": whole,
-        "attention.query_key_value.weight": ParameterSpec((3 * hidden, hidden), query_key_value(config)),
-        "attention.query_key_value.bias": ParameterSpec((3 * hidden,), query_key_value(config)),
-        "attention.dense.weight": ParameterSpec((hidden, hidden), attention_output(config)),
-        "attention.dense.bias": whole,
-        "post_attention_layernorm.weight": whole,
-        "post_attention_layernorm.bias": whole,
-        "mlp.dense_h_to_4h.weight": ParameterSpec((ffn, hidden), ffn_input(config)),
-        "mlp.dense_h_to_4h.bias": ParameterSpec((ffn,), ffn_input(config)),
-        "mlp.dense_4h_to_h.weight": ParameterSpec((hidden, ffn), ffn_output(config)),
-        "mlp.dense_4h_to_h.bias": whole,
-    }
-    table = {"transformer.word_embeddings.weight": ParameterSpec((vocab, hidden), vocab_parallel(vocab))}
-    for index in range(config.num_layers):
-        table.update({f"transformer.layers.{index}.{name}": spec for name, spec in layer.items()})
-    table["transformer.final_layernorm.weight"] = whole
-    table["transformer.final_layernorm.bias"] = whole
-    return table | prefix_parameters(config, width=hidden)
 
 
 def two_rows(input_ids: IntArray, real: Array, sop: int, blanks: tuple[int, ...]) -> tuple[Array, Array]:
@@ -132,24 +85,3 @@ def _mask_token_ids(config: ModelConfig) -> tuple[int, int]:
     if config.gmask_token_id is not None and config.mask_token_id is not None:
         return config.gmask_token_id, config.mask_token_id
     return sop_token_id(config) - 4, sop_token_id(config) - 3
-
-
-FAMILIES = {
-    "chatglm": Family(
-        name="chatglm",
-        title="ChatGLM-6B",
-        float_parameters=parameters,
-        positions=positions,
-        position_shape=position_shape,
-        position_rule=position_rule,
-        template=CHATGLM,
-        model="paddle_glm.models.chatglm:ChatGLMModel",
-        tokenizer="paddle_glm.tokenizers.chatglm:ChatGLMTokenizer",
-        keys_to_ignore=(
-            r"lm_head\.weight(_scale)?",
-            r"transformer\.layers\.\d+\.attention\.rotary_emb\.inv_freq",
-        ),
-        half_precision_rotary=True,
-        chat_generation_defaults={"temperature": 0.95, "top_p": 0.7, "max_length": 2048},
-    )
-}

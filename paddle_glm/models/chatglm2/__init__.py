@@ -1,0 +1,18 @@
+"""ChatGLM2-6B: pre-norm blocks with RMSNorm, grouped-query attention and SwiGLU."""
+
+from paddle_glm.chat_template import CHATGLM2
+from paddle_glm.models.chatglm2.parameters import parameters
+from paddle_glm.models.chatglm2.positions import positions
+from paddle_glm.models.family import Family
+
+FAMILY = Family(
+    name="chatglm2",
+    title="ChatGLM2-6B",
+    float_parameters=parameters,
+    positions=positions,
+    template=CHATGLM2,
+    model="paddle_glm.models.chatglm2.modeling:ChatGLM2Model",
+    tokenizer="paddle_glm.models.chatglm2.tokenizer:ChatGLM2Tokenizer",
+    keys_to_ignore=(r"transformer\.rotary_pos_emb\.inv_freq",),
+    half_precision_rotary=True,
+)

@@ -1,0 +1,16 @@
+"""ChatGLM3-6B: ChatGLM2's architecture with roles in the prompt and another reading of `rope_ratio`."""
+
+from dataclasses import replace
+
+from paddle_glm.chat_template import CHATGLM3
+from paddle_glm.models.chatglm2 import FAMILY as CHATGLM2_FAMILY
+
+FAMILY = replace(
+    CHATGLM2_FAMILY,
+    name="chatglm3",
+    title="ChatGLM3-6B",
+    template=CHATGLM3,
+    tokenizer="paddle_glm.models.chatglm3.tokenizer:ChatGLM3Tokenizer",
+    half_precision_rotary=False,
+    rope_ratio_scales_base=True,
+)
