@@ -8,8 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
-import numpy as np
-
+from paddle_glm.array_types import Array
 from paddle_glm.backends.base import EngineOptions
 from paddle_glm.backends.exported import OnnxBackend, graph_load_error, require_package
 from paddle_glm.backends.generation_meta import GenerationMeta, TensorMeta
@@ -52,7 +51,7 @@ class FastDeployBackend(OnnxBackend):
         except (AssertionError, RuntimeError) as error:
             raise graph_load_error(self.graph_path(folder), error) from error
 
-    def infer(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    def infer(self, inputs: dict[str, Array]) -> list[Array]:
         batch = len(inputs[self.meta.inputs[0].name])
         outputs = self._runtime.infer(inputs)
         # A step that failed is written to its log; what it returns then is empty.

@@ -1,11 +1,10 @@
 """An exported ONNX graph on ONNX Runtime (https://onnxruntime.ai)."""
 
 from pathlib import Path
-from typing import ClassVar
-
-import numpy as np
+from typing import Any, ClassVar
 
 from paddle_glm.allocator import keep_freed_memory
+from paddle_glm.array_types import Array
 from paddle_glm.backends.base import EngineOptions
 from paddle_glm.backends.exported import OnnxBackend, graph_load_error, require_package
 from paddle_glm.errors import InputError
@@ -43,11 +42,12 @@ class OnnxRuntimeBackend(OnnxBackend):
         if options.device != "auto" and device == "gpu" and _CUDA not in self._session.get_providers():
             raise InputError(f"device {options.device}: onnxruntime cannot use a GPU here; give --device cpu")
 
-    def infer(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-        return self._session.run(None, inputs)
+    def infer(self, inputs: dict[str, Array]) -> list[Array]:
+        outputs: list[Array] = self._session.run(None, inputs)
+        return outputs
 
 
-def _device_and_providers(available: list[str], options: EngineOptions) -> tuple[str, list]:
+def _device_and_providers(available: list[str], options: EngineOptions) -> tuple[str, list[Any]]:
     """The device, and the places to compute in the order in which the session tries them."""
     device, number = options.resolve_device(has_gpu=_CUDA in available)
     if device == "cpu":

@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-
+from paddle_glm.array_types import Array
 from paddle_glm.backends.base import EngineOptions
 from paddle_glm.backends.exported import OnnxBackend, graph_load_error, require_package
 from paddle_glm.errors import InputError
@@ -36,6 +35,6 @@ class OpenVinoBackend(OnnxBackend):
         except RuntimeError as error:
             raise graph_load_error(path, error) from error
 
-    def infer(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    def infer(self, inputs: dict[str, Array]) -> list[Array]:
         results = self._request.infer(inputs, share_inputs=True)
         return [results[index] for index in range(len(results))]
