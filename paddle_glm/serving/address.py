@@ -1,4 +1,4 @@
-"""Where a server listens."""
+"""Listening sockets."""
 
 import socket
 
@@ -7,7 +7,7 @@ from paddle_glm.system import bind_exclusive
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket on the address, not listening yet; raises `InputError` where it cannot be had."""
+    """A bound socket that does not listen yet; raises `InputError` if the address is not available."""
     if not 0 <= port <= 65535:
         raise InputError(f"--port {port}: expected 0 to 65535")
     try:
@@ -20,6 +20,6 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def server_url(bound: socket.socket) -> str:
-    """http://host:port, for people."""
+    """http://host:port of a bound socket."""
     host, port = bound.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"

@@ -1,4 +1,4 @@
-"""The HTTP server: OpenAI's protocol, and that of THUDM's api.py, over one scheduler."""
+"""HTTP server: OpenAI's protocol and that of THUDM's api.py, over one scheduler."""
 
 import asyncio
 import json
@@ -26,11 +26,11 @@ from paddle_glm.serving.scheduler import GenerationRequest, QueueFullError, Sche
 from paddle_glm.serving.streaming import StreamEvent, submit_chat
 from paddle_glm.serving.thudm_protocol import THUDMRequest, thudm_response
 
-CLIENT_CLOSED_REQUEST = 499  # nobody reads it; nginx's number for the log
+CLIENT_CLOSED_REQUEST = 499  # nginx's status for its log; nobody receives it
 
 
 class RequestHandle:
-    """An answer being generated, as the event loop sees it."""
+    """A running generation request, for the event loop."""
 
     def __init__(self, generation_request: GenerationRequest, events: "asyncio.Queue[StreamEvent]") -> None:
         self.generation_request, self.events = generation_request, events
@@ -44,7 +44,7 @@ class RequestHandle:
         stop_strings: Sequence[str] = (),
         hide_tool_calls: bool = False,
     ) -> "RequestHandle":
-        """Raises what `submit_chat` raises: all that is wrong with a request comes before the first byte."""
+        """Submit a conversation. Raises what `submit_chat` raises, before the first byte of a response."""
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[StreamEvent] = asyncio.Queue()
 
@@ -57,7 +57,7 @@ class RequestHandle:
         return cls(generation_request, events)
 
     async def stream(self) -> AsyncIterator[str | GenerationOutput]:
-        """The text's pieces, then the reply; raises what the answer failed with."""
+        """Yield pieces of text, then the output; raises the exception that generation failed with."""
         while True:
             event = await self.events.get()
             if isinstance(event, Exception):
@@ -67,13 +67,13 @@ class RequestHandle:
                 return
 
     async def wait(self, request: Request) -> GenerationOutput | None:
-        """The reply; None where the client leaves before it is there, which ends generation."""
+        """The output; None if the client disconnects first, which cancels generation."""
 
         async def reply() -> GenerationOutput:
             async for event in self.stream():
                 if isinstance(event, GenerationOutput):
                     return event
-            raise AssertionError("an answer ends with a reply")
+            raise AssertionError("a stream ends with its GenerationOutput")
 
         async def client_disconnect() -> None:
             while (await request.receive())["type"] != "http.disconnect":
@@ -90,7 +90,7 @@ class RequestHandle:
 
 
 class CancellingStreamingResponse(StreamingResponse):
-    """A stream whose end, however it comes, ends generation."""
+    """A streaming response that cancels generation when it ends, for whatever reason."""
 
     def __init__(self, handle: RequestHandle, content: AsyncIterator[str]) -> None:
         super().__init__(content, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
@@ -110,10 +110,10 @@ def create_app(
     api_key: str | None = None,
     max_body_bytes: int = 1 << 20,
 ) -> FastAPI:
-    """The application; it closes the scheduler when it shuts down.
+    """The FastAPI application; shutting it down closes the scheduler.
 
-    defaults: of requests that say nothing; the folder's own where None. api_key: asked of all requests but
-    /health. max_body_bytes: of a request's body.
+    defaults: sampling parameters of requests that give none; None uses those of the model folder.
+    api_key: required for all routes except /health. max_body_bytes: maximum size of a request body.
     """
     defaults = defaults or scheduler.engine.params
 
@@ -122,7 +122,7 @@ def create_app(
         yield
         await run_in_threadpool(scheduler.close)
 
-    # FastAPI's pages would load their scripts from another company's server.
+    # FastAPI's documentation pages load scripts from a CDN.
     app = FastAPI(title="paddle_glm", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.add_middleware(AuthAndBodySizeMiddleware, api_key=api_key, max_body_bytes=max_body_bytes)
     _add_exception_handlers(app)
@@ -174,7 +174,7 @@ def create_app(
 async def _sse_stream(
     handle: RequestHandle, completion: ChatCompletionBuilder, with_usage: bool
 ) -> AsyncIterator[str]:
-    """Server-sent events; an error after the first byte is an event too, and there is no [DONE] then."""
+    """Server-sent events. An error after the first byte is sent as an event, without [DONE]."""
     yield _sse(completion.first_chunk())
     try:
         async for event in handle.stream():
@@ -199,16 +199,16 @@ def _json(value: dict[str, Any]) -> Response:
 
 
 def _error_response(error: Exception) -> tuple[int, dict[str, Any]]:
-    """Status and body; what is no fault of the client's says nothing of the inside."""
+    """HTTP status and body; internal errors reveal no details."""
     if isinstance(error, InputError):
         return 400, error_body(str(error), "invalid_request_error")
     if isinstance(error, QueueFullError | SchedulerClosedError):
         return 503, error_body(str(error), "overloaded_error", "overloaded")
-    return 500, error_body("the answer failed: see the server's log", "server_error")
+    return 500, error_body("generation failed: see the server's log", "server_error")
 
 
 def _add_exception_handlers(app: FastAPI) -> None:
-    """Every error has OpenAI's shape."""
+    """Return every error in OpenAI's format."""
 
     async def failed(request: Request, error: Exception) -> Response:
         status, body = _error_response(error)

@@ -1,4 +1,4 @@
-"""What a web page talks with: a model here or a server elsewhere, and where its sliders begin."""
+"""What a web page chats with, a local model or a remote server, and the sliders' initial values."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ from paddle_glm.serving.request_sampling import sampling_values
 from paddle_glm.serving.scheduler import Scheduler
 from paddle_glm.serving.streaming import LocalSession
 
-DEFAULT_MAX_NEW_TOKENS = 1024  # of an answer, where nothing says otherwise
-SLIDER_MAX_NEW_TOKENS, SLIDER_MAX_TEMPERATURE = 8192, 2.0  # where the sliders end, unless they begin above
+DEFAULT_MAX_NEW_TOKENS = 1024
+SLIDER_MAX_NEW_TOKENS, SLIDER_MAX_TEMPERATURE = 8192, 2.0  # unless the initial value is larger
 
 
 @dataclass(frozen=True)
 class ChatProvider:
-    """temperature, top_p, max_new_tokens: the sliders' first values; a temperature of 0 does not sample.
+    """Opens chat sessions.
 
-    open: values of the three by these names -> a session of its own, so that visitors do not share one.
-    close: to be called when there are no more visitors.
+    temperature, top_p, max_new_tokens: initial slider values; temperature 0 means greedy decoding.
+    open: maps these three values, by name, to a new session, one per visitor. close: releases the model.
     """
 
     title: str
@@ -40,7 +40,7 @@ class ChatProvider:
 
 
 def local_provider(scheduler: Scheduler, params: GenerationParams) -> ChatProvider:
-    """A model in this process; `params` says what the sliders do not."""
+    """A provider of a model in this process; `params` sets what the sliders do not."""
 
     def open_session(values: Mapping[str, Any]) -> Session:
         return LocalSession(scheduler, params.updated(sampling_values(values)))
@@ -52,7 +52,7 @@ def local_provider(scheduler: Scheduler, params: GenerationParams) -> ChatProvid
 
 
 def remote_provider(session: RemoteSession, given: GenerationParams) -> ChatProvider:
-    """A server's model; `session` holds the fields of requests that the sliders do not."""
+    """A provider of a server's model; `session` holds the request fields that the sliders do not set."""
 
     def open_session(values: Mapping[str, Any]) -> Session:
         fields = {**session.fields, **request_fields(values)}

@@ -1,4 +1,4 @@
-"""A client of the OpenAI protocol, for any server that speaks it (FastDeploy 2.x, vLLM, ours). No paddle."""
+"""Client of OpenAI's protocol, for any such server (FastDeploy 2.x, vLLM, ours); needs no Paddle."""
 
 import codecs
 import ipaddress
@@ -14,13 +14,13 @@ from paddle_glm.chat_template import Message
 from paddle_glm.errors import InputError
 
 CONNECT_TIMEOUT_SECONDS = 10.0
-_MAX_SHOWN_CHARACTERS = 200  # characters of what a server said that an error repeats
+_MAX_SHOWN_CHARACTERS = 200  # of a server's message, in an error
 
 
 class ServerError(InputError):
-    """A server that cannot be reached, refuses, or answers with something else than the protocol.
+    """The server cannot be reached, returned an error, or does not follow the protocol.
 
-    status: HTTP's, where the server gave one that says it failed.
+    status: the HTTP status of an error response, else None.
     """
 
     def __init__(self, message: str, status: int | None = None) -> None:
@@ -29,10 +29,10 @@ class ServerError(InputError):
 
 
 class SSEDecoder:
-    """Bytes of server-sent events -> the text of each event's data.
+    """Incremental decoder: bytes of server-sent events -> the data of each event.
 
-    Bytes are cut into lines before they are decoded, so a network packet may end inside a character;
-    other line breaks of Unicode (U+2028) are text. (https://html.spec.whatwg.org, 9.2 Server-sent events)
+    Bytes are split into lines before decoding, so a packet may end inside a character; other Unicode line
+    breaks (U+2028) are text. (https://html.spec.whatwg.org, 9.2 Server-sent events)
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class SSEDecoder:
         self._data: list[str] = []
 
     def push(self, chunk: bytes) -> Iterator[str]:
-        """Take more bytes; yield what is complete. Raises UnicodeDecodeError for what is not UTF-8."""
+        """Take more bytes and yield complete events. Raises UnicodeDecodeError if they are not UTF-8."""
         *lines, self._buffer = (self._buffer + chunk).replace(b"\r\n", b"\n").split(b"\n")
         for line in lines:
             text = codecs.decode(line.removesuffix(b"\r"), "utf-8")
@@ -52,36 +52,36 @@ class SSEDecoder:
                 self._data.append(value.removeprefix(" "))
 
     def finish(self) -> Iterator[str]:
-        """What stands without an empty line behind it: some servers end so."""
+        """Yield a last event that no empty line terminates, as some servers send it."""
         yield from self.push(b"\n\n")
 
 
 @dataclass(frozen=True)
 class RemoteOutput:
-    """How an answer ended, as the server says."""
+    """The final output of a remote answer."""
 
     messages: list[Message]
     finish_reason: str
 
 
 class OpenAIClient:
-    """Talks to the server at `api_base`, such as http://127.0.0.1:8000/v1.
+    """Client of the server at `api_base`, such as http://127.0.0.1:8000/v1.
 
-    api_key is sent as the bearer token, and is in no message of this class. timeout: seconds that the
-    server may be silent. Raises `InputError` for an address that is none.
+    api_key: sent as bearer token, never part of a message. timeout: seconds without data from the server.
+    Raises `InputError` for an invalid address, timeout or key.
     """
 
     def __init__(self, api_base: str, api_key: str | None = None, timeout: float = 300.0) -> None:
         try:
             self._url = httpx.URL(api_base.rstrip("/"))
         except httpx.InvalidURL as error:
-            raise InputError(f"--api_base {api_base!r} is no address ({error})") from error
+            raise InputError(f"--api_base {api_base!r} is not a URL ({error})") from error
         if self._url.scheme not in ("http", "https") or not self._url.host:
-            raise InputError(f"--api_base {api_base!r} is no address such as http://127.0.0.1:8000/v1")
+            raise InputError(f"--api_base {api_base!r} is not a URL such as http://127.0.0.1:8000/v1")
         if timeout <= 0:
             raise InputError(f"timeout {timeout}: expected a number of seconds above 0")
         if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
-            raise InputError("the API key holds characters that no HTTP header can hold")
+            raise InputError("the API key contains characters that are invalid in an HTTP header")
         self._key, self._timeout = api_key, timeout
         self._http = httpx.Client(
             headers={"Authorization": f"Bearer {api_key}"} if api_key else None,
@@ -94,7 +94,7 @@ class OpenAIClient:
         self._http.close()
 
     def models(self) -> list[str]:
-        """The names of the server's models. Raises `ServerError`."""
+        """Names of the server's models. Raises `ServerError`."""
         with self._translate_errors():
             response = self._http.get(f"{self._url}/models")
             self._raise_for_status(response)
@@ -162,7 +162,7 @@ class OpenAIClient:
         raise ServerError(text, status)
 
     def _error_message(self, body: Any) -> str:
-        """The message of an error's body; servers repeat keys there, and these are taken out."""
+        """The message in an error body, with the API key masked."""
         error = body.get("error", body) if isinstance(body, dict) else body
         text = error.get("message", error) if isinstance(error, dict) else error
         line = " ".join(str(text).split())
@@ -170,7 +170,7 @@ class OpenAIClient:
 
     @contextmanager
     def _translate_errors(self) -> Iterator[None]:
-        """What goes wrong on the way, as one line each."""
+        """Turn httpx's exceptions into `ServerError` with a one-line message."""
         try:
             yield
         except httpx.ConnectTimeout as error:
@@ -190,9 +190,9 @@ class OpenAIClient:
 
 
 class RemoteSession:
-    """A conversation with a server's model; `paddle_glm.generation.Session` says what it does.
+    """A `paddle_glm.generation.Session` with a server's model.
 
-    fields: of the request beside its messages, such as those of `request_fields`.
+    fields: further fields of each request, such as those of `request_fields`.
     """
 
     def __init__(self, client: OpenAIClient, model: str, fields: Mapping[str, Any] | None = None) -> None:
@@ -216,9 +216,9 @@ class RemoteSession:
 
 
 def choose_model(client: OpenAIClient, name: str | None) -> str:
-    """`name` after a look at the server's list, or the only model there is.
+    """`name`, checked against the server's models, or its only model.
 
-    Raises `ServerError` where the server cannot be reached, or has other models.
+    Raises `ServerError` if the server cannot be reached or has no such model.
     """
     try:
         known = client.models()
@@ -236,7 +236,7 @@ def choose_model(client: OpenAIClient, name: str | None) -> str:
     return name
 
 
-# Fields of GenerationParams that the protocol has, and under which name; then those that most servers add.
+# Fields of GenerationParams -> names in the protocol; then extensions that most servers have.
 _OPENAI_FIELDS = {
     "temperature": "temperature",
     "top_p": "top_p",
@@ -247,9 +247,9 @@ _EXTENSIONS = ("top_k", "repetition_penalty")
 
 
 def request_fields(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Generation parameters that a user gave -> fields of a request; the server's defaults rule the others.
+    """Explicitly given generation parameters -> request fields; the server's defaults apply to the rest.
 
-    Without sampling the temperature is 0. Raises `InputError` for what the protocol has no words for.
+    `do_sample=False` becomes temperature 0. Raises `InputError` for parameters that the protocol lacks.
     """
     for name, neutral in (("num_beams", 1), ("length_penalty", 1.0), ("early_stopping", False)):
         if given.get(name, neutral) != neutral:
@@ -267,17 +267,17 @@ def request_fields(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _delta(chunk: Mapping[str, Any]) -> tuple[str, str | None]:
-    """The text that a chunk adds, and why the answer ended where it did."""
+    """The text that a chunk adds, and the finish reason or None."""
     try:
         choices = chunk["choices"]
-        if not choices:  # the chunk that counts tokens
+        if not choices:  # the usage chunk
             return "", None
         piece, reason = choices[0]["delta"].get("content"), choices[0].get("finish_reason")
         if isinstance(piece, str | None) and isinstance(reason, str | None):
             return piece or "", reason
     except (KeyError, IndexError, TypeError, AttributeError):
-        pass  # said below
-    raise ServerError(f"a chunk of the answer has another form: {json.dumps(chunk)[:_MAX_SHOWN_CHARACTERS]}")
+        pass  # raised below
+    raise ServerError(f"unexpected chunk in the stream: {json.dumps(chunk)[:_MAX_SHOWN_CHARACTERS]}")
 
 
 def _sse_data(chunks: Iterable[bytes]) -> Iterator[str]:
@@ -292,7 +292,7 @@ def _excerpt(response: httpx.Response) -> str:
 
 
 def _is_loopback(host: str) -> bool:
-    """Whether a host's name means this machine."""
+    """Whether `host` is a loopback address."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,4 +1,4 @@
-"""Runs an application on a socket until it is told to stop."""
+"""Run an ASGI application with uvicorn."""
 
 import ipaddress
 import socket
@@ -10,15 +10,15 @@ from paddle_glm.serving.address import server_url
 
 
 def serve(app: Any, bound: socket.socket, name: str, without_api_key: bool, shutdown_seconds: int) -> None:
-    """Answer until SIGINT or SIGTERM; then no more requests are taken, and those that run may end.
+    """Serve until SIGINT or SIGTERM, then let running requests finish for up to `shutdown_seconds`.
 
-    name: of the model; without_api_key: whether no key is asked for. Ctrl-C is how a server ends: no error.
+    name: the served model; without_api_key: warn if other machines can use the server without a key.
     """
     host = bound.getsockname()[0]
     if without_api_key and not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
-        print(f"warning: everyone who can reach {host} may use this model: --api_key asks for a key")
-    bound.listen(128)  # who connects from now on is answered
-    print(f"{name}: {server_url(bound)}/v1 (Ctrl-C ends)", flush=True)
+        print(f"warning: anyone who can reach {host} can use this model: set --api_key")
+    bound.listen(128)  # clients may connect from here on
+    print(f"{name}: {server_url(bound)}/v1 (Ctrl-C to stop)", flush=True)
     config = uvicorn.Config(
         app, log_level="info", timeout_graceful_shutdown=shutdown_seconds, server_header=False
     )

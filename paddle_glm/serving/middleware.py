@@ -1,4 +1,4 @@
-"""What every request passes before it is read: its key and its size."""
+"""Authentication and body size limit, checked before a request is read."""
 
 import hmac
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -16,7 +16,7 @@ UNAUTHENTICATED_PATHS = ("/health",)
 
 
 class AuthAndBodySizeMiddleware:
-    """ASGI middleware: requests without the key are refused, and bodies above a size are never buffered."""
+    """ASGI middleware: reject requests without the API key (401) and too large bodies (413)."""
 
     def __init__(self, app: Any, api_key: str | None, max_body_bytes: int) -> None:
         self.app, self.max_body_bytes = app, max_body_bytes
@@ -55,7 +55,7 @@ class AuthAndBodySizeMiddleware:
     async def _read_body(
         self, content_length: bytes, receive: Receive
     ) -> list[MutableMapping[str, Any]] | None:
-        """The messages that hold the body; None as soon as it is known to be too large."""
+        """The ASGI messages of the body; None as soon as it exceeds the limit, without buffering it."""
         if content_length.isdigit() and int(content_length) > self.max_body_bytes:
             return None
         messages, size, more = [], 0, True

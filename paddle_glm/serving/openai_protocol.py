@@ -1,4 +1,4 @@
-"""OpenAI's chat completions protocol: requests -> messages and parameters, replies -> JSON values."""
+"""OpenAI's chat completions protocol: requests -> messages and parameters, outputs -> JSON."""
 
 import difflib
 import time
@@ -24,7 +24,7 @@ from paddle_glm.serving.tool_calls import (
 
 MAX_STOP_STRINGS = 16
 
-# Fields of the protocol that would change the answer and are not offered: the values that ask for nothing.
+# Unsupported fields of the protocol -> the neutral values that are accepted.
 _UNSUPPORTED_FIELD_DEFAULTS: Mapping[str, tuple[Any, ...]] = {
     "n": (1,),
     "presence_penalty": (0,),
@@ -39,7 +39,7 @@ _UNSUPPORTED_FIELD_DEFAULTS: Mapping[str, tuple[Any, ...]] = {
 
 
 class TextPart(BaseModel):
-    """A piece of a message's content."""
+    """A text part of a message's content."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -48,7 +48,7 @@ class TextPart(BaseModel):
 
 
 class ChatMessage(BaseModel):
-    """A message of the conversation; `name` and `tool_call_id` are accepted and have no meaning here."""
+    """A message of the conversation; `name` and `tool_call_id` are accepted and ignored."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -59,7 +59,7 @@ class ChatMessage(BaseModel):
     tool_call_id: str | None = None
 
     def to_messages(self) -> list[Message]:
-        """One message, or a remark and the calls of tools behind it."""
+        """One message, or its text followed by its tool calls. Raises `InputError` for an empty message."""
         parts = self.content
         if parts is None and not self.tool_calls:
             raise InputError(f"a message of the role {self.role!r} has no content: expected text")
@@ -76,7 +76,7 @@ class StreamOptions(BaseModel):
 
 
 class ChatRequest(BaseModel):
-    """The body of /v1/chat/completions; `top_k` and `repetition_penalty` are extensions that vLLM has too."""
+    """Body of /v1/chat/completions; `top_k` and `repetition_penalty` are extensions, as in vLLM."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
@@ -92,7 +92,7 @@ class ChatRequest(BaseModel):
     max_completion_tokens: int | None = None
     seed: int | None = None
     stop: str | list[str] | None = None
-    # Accepted where they ask for nothing: see _UNSUPPORTED_FIELD_DEFAULTS.
+    # Accepted with neutral values only: see _UNSUPPORTED_FIELD_DEFAULTS.
     n: int | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
@@ -103,7 +103,7 @@ class ChatRequest(BaseModel):
     tool_choice: Any = None
     response_format: dict[str, Any] | None = None
     modalities: list[str] | None = None
-    # They do not touch the answer.
+    # Without effect on the answer.
     parallel_tool_calls: bool | None = None
     user: str | None = None
     metadata: Any = None
@@ -113,13 +113,13 @@ class ChatRequest(BaseModel):
     prompt_cache_key: str | None = None
 
     def check(self) -> None:
-        """Raise `InputError` naming a field that asks for what is not offered."""
+        """Raise `InputError` naming an unsupported or invalid field."""
         for name, neutral in _UNSUPPORTED_FIELD_DEFAULTS.items():
             value = getattr(self, name)
             if value is not None and value not in neutral:
-                raise InputError(f"{name} is {value!r}: this server offers {neutral[0]!r} alone")
+                raise InputError(f"{name} is {value!r}: this server supports only {neutral[0]!r}")
         if self.temperature is not None and self.temperature < 0:
-            raise InputError(f"temperature is {self.temperature}: expected 0 (the most likely token) or more")
+            raise InputError(f"temperature is {self.temperature}: expected 0 (greedy decoding) or more")
         stop_strings = self.stop_strings()
         if len(stop_strings) > MAX_STOP_STRINGS or not all(stop_strings):
             raise InputError(f"stop is {self.stop!r}: expected at most {MAX_STOP_STRINGS} texts, none empty")
@@ -129,11 +129,11 @@ class ChatRequest(BaseModel):
 
     @property
     def tool_calls_enabled(self) -> bool:
-        """Whether the answer may be the call of a tool."""
+        """Whether the answer may be a tool call."""
         return bool(self.tools) and self.tool_choice != "none"
 
     def to_messages(self, template: ChatTemplate) -> list[Message]:
-        """The conversation, with the tools that may be called. Raises `InputError`."""
+        """The conversation with its tool declarations. Raises `InputError` for invalid messages."""
         messages = [one for message in self.messages for one in message.to_messages()]
         return (
             add_tool_declarations(messages, self.tools, template)
@@ -147,7 +147,7 @@ class ChatRequest(BaseModel):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
     def to_params(self, defaults: GenerationParams) -> GenerationParams:
-        """`defaults` with what the request gives; a temperature of 0 takes the most likely token.
+        """`defaults` updated with the request's values; temperature 0 means greedy decoding.
 
         Raises `InputError` for invalid values.
         """
@@ -155,7 +155,7 @@ class ChatRequest(BaseModel):
         values = {
             "temperature": self.temperature,
             "top_p": self.top_p,
-            "top_k": 0 if self.top_k == -1 else self.top_k,  # vLLM's way to turn it off
+            "top_k": 0 if self.top_k == -1 else self.top_k,  # -1 turns it off in vLLM
             "repetition_penalty": self.repetition_penalty,
             "max_new_tokens": most,
             "seed": self.seed,
@@ -166,7 +166,7 @@ class ChatRequest(BaseModel):
 
 @dataclass(frozen=True)
 class ChatCompletionBuilder:
-    """The identity of one answer, in all of its JSON values."""
+    """Builds the JSON objects of one answer, which share id, time and model."""
 
     model: str
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
@@ -189,18 +189,18 @@ class ChatCompletionBuilder:
         return self._chunk({"content": text})
 
     def final_chunks(self, reply: GenerationOutput) -> Iterator[dict[str, Any]]:
-        """What follows the text: the call of a tool, if there is one, and why the answer ended."""
+        """The chunks after the text: the tool call, if any, and the finish reason."""
         reason = reply.finish_reason
         if self.tool_calls_enabled and reply.messages[-1].get("metadata"):
             if calls := extract_tool_calls(reply.messages):
                 yield self._chunk({"tool_calls": [{"index": 0, **calls[0]}]})
                 reason = "tool_calls"
-            else:  # held back for what looked like a call
+            else:  # withheld because it looked like a tool call
                 yield self.text_chunk(visible_text(reply.messages[-1:]))
         yield self._chunk({}, reason)
 
     def usage_chunk(self, reply: GenerationOutput) -> dict[str, Any]:
-        """The chunk that `stream_options: {"include_usage": true}` asks for."""
+        """The chunk requested by `stream_options: {"include_usage": true}`."""
         return {**self._common_fields("chat.completion.chunk"), "choices": [], "usage": usage(reply)}
 
     def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
@@ -224,12 +224,12 @@ def error_body(message: str, kind: str, code: str | None = None, param: str | No
 
 
 def validation_message(errors: Sequence[Mapping[str, Any]], known: Sequence[str]) -> tuple[str, str | None]:
-    """One of pydantic's errors as one line that names the value, and the field it is about.
+    """The most specific of pydantic's errors as (one line that names the value, field).
 
-    known: the fields of the request, one of which an unknown field may have meant.
+    known: all fields of the request, for suggesting the nearest one.
     """
-    first = max(errors, key=lambda error: len(error["loc"]))  # of a union's kinds, the one it came nearest
-    # FastAPI puts "body" in front; a union puts the kinds it tried behind the field.
+    first = max(errors, key=lambda error: len(error["loc"]))  # of a union's alternatives, the closest
+    # FastAPI prepends "body"; a union appends the alternatives it tried.
     place = [part for part in first["loc"] if part != "body"]
     names = [str(part) for part in place if isinstance(part, int) or (part.isidentifier() and part != "str")]
     param = ".".join(names) or None

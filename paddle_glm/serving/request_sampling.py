@@ -1,11 +1,11 @@
-"""How requests and sliders say what is sampled."""
+"""Sampling values of requests and sliders -> `GenerationParams` fields."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
 def sampling_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values as `GenerationParams` has them: a temperature of 0 turns sampling off, others turn it on."""
+    """Set `do_sample`: off for temperature 0, on for any other temperature, top_p or top_k."""
     values = dict(values)
     if values.get("temperature") == 0:
         del values["temperature"]

@@ -1,4 +1,4 @@
-"""A local model as many conversations at once: text that arrives while the scheduler generates."""
+"""Concurrent conversations with a local model: text streamed from the scheduler."""
 
 import queue
 from collections.abc import Callable, Iterator, Sequence
@@ -10,12 +10,12 @@ from paddle_glm.generation.session import with_special_token_ids
 from paddle_glm.serving.scheduler import GenerationRequest, Scheduler
 
 StreamEvent = str | GenerationOutput | Exception
-"""A piece of the answer; how it ended; or why it failed. The last two come once, at the end."""
+"""A piece of text, or, once at the end, the output or the exception."""
 
 
 @dataclass
 class StreamListener:
-    """Turns a request's tokens into events; `emit` is called on the scheduler's thread."""
+    """Decode a request's tokens into events; `emit` is called on the scheduler's thread."""
 
     decoder: StreamDecoder
     emit: Callable[[StreamEvent], None]
@@ -43,7 +43,7 @@ def submit_chat(
     stop_strings: Sequence[str] = (),
     hide_tool_calls: bool = False,
 ) -> GenerationRequest:
-    """Begin an answer to `messages`; its events go to `emit`.
+    """Submit a conversation; its events go to `emit`, on the scheduler's thread.
 
     stop_strings, hide_tool_calls: as for `StreamDecoder`. Raises what rendering and `Scheduler.submit` raise.
     """
@@ -58,7 +58,7 @@ def submit_chat(
 
 
 class LocalSession:
-    """One conversation of several over a scheduler; `paddle_glm.generation.Session` says what it does."""
+    """A `paddle_glm.generation.Session` over a scheduler, concurrent with others."""
 
     def __init__(self, scheduler: Scheduler, params: GenerationParams | None = None) -> None:
         self.scheduler = scheduler
@@ -66,7 +66,7 @@ class LocalSession:
         self.reply: GenerationOutput | None = None
 
     def stream(self, messages: Sequence[Message]) -> Iterator[str]:
-        """See `Session.stream`; leaving the iterator early ends the answer."""
+        """See `Session.stream`; closing the iterator early cancels generation."""
         self.reply = None
         events: queue.SimpleQueue[StreamEvent] = queue.SimpleQueue()
         request = submit_chat(self.scheduler, messages, self.params, events.put)

@@ -1,4 +1,4 @@
-"""The protocol of THUDM's api.py: POST / with prompt and history."""
+"""Protocol of THUDM's api.py: POST / with prompt and history."""
 
 from datetime import datetime
 from typing import Any
@@ -12,9 +12,9 @@ from paddle_glm.serving.request_sampling import sampling_values
 
 
 class THUDMRequest(BaseModel):
-    """The defaults are api.py's, also for null; other fields are left alone, as there.
+    """Request body. null means api.py's default; unknown fields are ignored, as in api.py.
 
-    history: (question, answer) pairs, or ChatGLM3's messages, as the last response gave it.
+    history: (question, answer) pairs, or ChatGLM3's messages, as returned by the previous response.
     """
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
@@ -29,7 +29,9 @@ class THUDMRequest(BaseModel):
         return messages_from_history(self.prompt, self.history)
 
     def to_params(self, defaults: GenerationParams) -> GenerationParams:
-        """defaults: those of the folder, for what api.py leaves open. A temperature of 0 turns sampling off.
+        """Parameters of the request; `defaults` (the folder's) for fields that api.py does not have.
+
+        A temperature of 0 turns sampling off.
 
         Raises `InputError` for invalid values.
         """

@@ -1,4 +1,4 @@
-"""Tools in OpenAI's protocol, for a model that calls them (ChatGLM3): declarations, calls and results."""
+"""Tool calls in OpenAI's protocol, for ChatGLM3: declarations, calls and results."""
 
 import json
 import uuid
@@ -11,7 +11,7 @@ from paddle_glm.chat_template import ChatTemplate, Message, RoleTemplate
 from paddle_glm.errors import InputError
 from paddle_glm.generation.response_parser import parse_tool_call
 
-# What the model was trained with in front of the declarations (THUDM's openai_api.py of ChatGLM3).
+# System prompt before the tool declarations, as in training (THUDM's openai_api.py of ChatGLM3).
 TOOLS_PREAMBLE = "Answer the following questions as best as you can. You have access to the following tools:"
 TOOL_RESULT_ROLE = "observation"
 
@@ -39,7 +39,7 @@ class FunctionCall(BaseModel):
 
 
 class ToolCall(BaseModel):
-    """A call that an earlier answer held, as the client gives it back."""
+    """A tool call of an earlier answer, returned by the client."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
@@ -48,7 +48,7 @@ class ToolCall(BaseModel):
     function: FunctionCall
 
     def to_message(self) -> Message:
-        """The call as the model wrote it. Raises `InputError` for arguments that are no JSON object."""
+        """The call in the model's format. Raises `InputError` if the arguments are not a JSON object."""
         try:
             values = json.loads(self.function.arguments)
         except ValueError:
@@ -63,9 +63,9 @@ class ToolCall(BaseModel):
 def add_tool_declarations(
     messages: list[Message], tools: Sequence[Tool], template: ChatTemplate
 ) -> list[Message]:
-    """The conversation with the tools in its system message.
+    """Add the tool declarations to the system message.
 
-    Raises `InputError` for a template without tools.
+    Raises `InputError` for a chat template without tools.
     """
     if not isinstance(template, RoleTemplate) or TOOL_RESULT_ROLE not in dict(template.roles):
         raise InputError(f"tools: {template.name} was not trained to call any (ChatGLM3 was)")
@@ -77,7 +77,7 @@ def add_tool_declarations(
 
 
 def extract_tool_calls(messages: Sequence[Message]) -> list[dict[str, Any]] | None:
-    """The calls in an answer, in the protocol's form; None where it ends without one that can be read."""
+    """Tool calls of an answer in OpenAI's format; None if it does not end with a valid call."""
     if not messages[-1].get("metadata"):
         return None
     call = parse_tool_call(messages[-1])

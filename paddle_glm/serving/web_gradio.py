@@ -1,4 +1,4 @@
-"""The web page on gradio."""
+"""Chat page with gradio."""
 
 import logging
 import os
@@ -6,7 +6,7 @@ import signal
 from collections.abc import Iterator
 from typing import Any
 
-# Before the import: gradio would report each start to its makers.
+# Set before the import, which otherwise sends telemetry.
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import gradio as gr
@@ -17,17 +17,17 @@ from paddle_glm.generation.response_parser import visible_text
 from paddle_glm.serving.chat_provider import ChatProvider
 from paddle_glm.serving.scheduler import QueueFullError, SchedulerClosedError
 
-# The system's own: gradio's default theme fetches fonts from another company's server.
+# System fonts: gradio's default theme downloads fonts from a CDN.
 FONTS = ("system-ui", "Noto Sans CJK SC", "Microsoft YaHei", "sans-serif")
 
 
 def create_page(provider: ChatProvider, initial_messages: list[Message]) -> gr.Blocks:
-    """The page; `initial_messages` stands in front of every conversation."""
+    """The page; every conversation starts with `initial_messages`."""
 
     def answer(
         question: str, messages: list[Message], temperature: float, top_p: float, max_new_tokens: int
     ) -> Iterator[tuple[list[dict[str, Any]], list[Message], str]]:
-        """(what is shown, the conversation, what is left in the text box), while the answer grows."""
+        """Yield (shown messages, conversation, text box content) while the answer grows."""
         before = messages or initial_messages
         if not question.strip():
             yield to_gradio_messages(before), before, ""
@@ -40,7 +40,7 @@ def create_page(provider: ChatProvider, initial_messages: list[Message]) -> gr.B
             )
             for piece in session.stream(asked):
                 text += piece
-                # Kept as it is where the visitor stops the answer.
+                # Kept if the visitor stops the answer.
                 so_far: list[Message] = [*asked, {"role": "assistant", "content": text}]
                 yield to_gradio_messages(so_far), so_far, ""
         except (InputError, QueueFullError, SchedulerClosedError) as error:
@@ -93,7 +93,7 @@ def create_page(provider: ChatProvider, initial_messages: list[Message]) -> gr.B
 
 
 def to_gradio_messages(messages: list[Message]) -> list[dict[str, Any]]:
-    """The conversation for gradio: system messages are not part of what is said."""
+    """The conversation in gradio's format, without system messages."""
     return [
         {"role": message["role"], "content": visible_text([message])}
         for message in messages
@@ -104,10 +104,10 @@ def to_gradio_messages(messages: list[Message]) -> list[dict[str, Any]]:
 def run(
     provider: ChatProvider, initial_messages: list[Message], host: str, port: int | None, max_concurrency: int
 ) -> None:
-    """Serve the page until Ctrl-C or SIGTERM, in the main thread. Raises OSError where the port is taken."""
+    """Serve until Ctrl-C or SIGTERM, in the main thread. Raises OSError if the port is in use."""
     page = create_page(provider, initial_messages)
     page.queue(default_concurrency_limit=max_concurrency)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # gradio calls its own address when it starts
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # gradio requests its own URL at start
     _, address, _ = page.launch(
         server_name=host,
         server_port=port,
@@ -118,6 +118,6 @@ def run(
         theme=gr.themes.Default(font=list(FONTS), font_mono=["monospace"]),
         prevent_thread_lock=True,
     )
-    print(f"{provider.title}: {address} (Ctrl-C ends)", flush=True)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: Paddle reports a crash else
+    print(f"{provider.title}: {address} (Ctrl-C to stop)", flush=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C; otherwise Paddle reports a crash
     page.block_thread()

@@ -1,4 +1,4 @@
-"""The web page on streamlit, which runs `show` anew at every click."""
+"""Chat page with streamlit, which reruns `show` at every interaction."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,7 @@ _page_arguments: tuple[ChatProvider, list[Message]] | None = None
 
 
 def run(provider: ChatProvider, initial_messages: list[Message], host: str, port: int) -> None:
-    """Serve the page until Ctrl-C."""
+    """Serve until Ctrl-C."""
     from streamlit.web import cli
 
     global _page_arguments
@@ -32,20 +32,20 @@ def run(provider: ChatProvider, initial_messages: list[Message], host: str, port
 
 
 def show_configured_page() -> None:
-    """The page of `run`, in its process."""
-    assert _page_arguments is not None, "streamlit_script.py runs below web_streamlit.run"
+    """Show the page configured by `run`, in its process."""
+    assert _page_arguments is not None, "streamlit_script.py is started by web_streamlit.run"
     show(*_page_arguments)
 
 
 def is_running() -> bool:
-    """Whether streamlit runs this process's script."""
+    """Whether this process is a script run by streamlit."""
     return st.runtime.exists()
 
 
 def show_cached_page(
     open_provider: Callable[[], ChatProvider], key: str, initial_messages: list[Message]
 ) -> None:
-    """The page of a script that streamlit runs itself; what is opened is kept for all runs of that `key`."""
+    """Show the page of a script run by `streamlit run`; the provider is cached per `key`."""
 
     @st.cache_resource
     def cached_provider(key: str) -> ChatProvider:
@@ -60,7 +60,7 @@ def show_cached_page(
 
 
 def show(provider: ChatProvider, initial_messages: list[Message]) -> None:
-    """Draw the page: the conversation so far, and the answer to what was just asked."""
+    """Draw the page: the conversation so far and the answer to a new question."""
     st.set_page_config(page_title=provider.title)
     st.title(provider.title)
     slider = st.sidebar.slider
@@ -86,7 +86,7 @@ def show(provider: ChatProvider, initial_messages: list[Message]) -> None:
             session = provider.open(values)
             with st.chat_message("assistant"):
                 st.write_stream(session.stream(asked))
-        except (InputError, QueueFullError, SchedulerClosedError) as error:  # that round is left out
+        except (InputError, QueueFullError, SchedulerClosedError) as error:  # the failed round is not kept
             st.error(str(error))
         else:
             assert session.reply is not None

@@ -37,7 +37,7 @@ def start_server(folder: Path, *flags: str) -> tuple[subprocess.Popen[str], str]
     )
     assert process.stdout is not None
     for line in process.stdout:
-        if "/v1 (Ctrl-C ends)" in line:
+        if "/v1 (Ctrl-C to stop)" in line:
             return process, line.split()[1].removesuffix("/v1")
     raise AssertionError(f"the server ended with {process.wait()}")
 

@@ -99,8 +99,8 @@ def test_an_answer_without_done_is_whole_when_its_reason_was_given(remote):
 @pytest.mark.parametrize(
     ("pieces", "message"),
     [([b"data: {oops\n\n"], "an event that is not JSON: '{oops'"), ([b"data: [1]\n\n"], "that is no object"),
-     ([chunk("a"), b'data: {"choices": [{"text": "b"}]}\n\n'], "has another form"),
-     ([b'data: {"choices": [{"delta": {"content": 5}}]}\n\n'], "has another form"),
+     ([chunk("a"), b'data: {"choices": [{"text": "b"}]}\n\n'], "unexpected chunk"),
+     ([b'data: {"choices": [{"delta": {"content": 5}}]}\n\n'], "unexpected chunk"),
      ([chunk("a")], "before the answer was complete"), ([], "before the answer was complete"),
      ([b"data: \xff\xfe\n\n"], "not UTF-8"),
      ([chunk("a"), b'data: {"error": {"message": "out of memory"}}\n\n'], "ended the answer: out of memory")],

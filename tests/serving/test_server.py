@@ -274,9 +274,9 @@ def test_a_defect_says_nothing_of_the_inside(serve_slow_model):
     request = asking("你好", max_tokens=4)
     failed = httpx.post(address + PATH, json=request)
     assert failed.status_code == 500
-    assert failed.json()["error"]["message"] == "the answer failed: see the server's log"
+    assert failed.json()["error"]["message"] == "generation failed: see the server's log"
     streamed = httpx.post(address + PATH, json={**request, "stream": True}).text
-    assert "the answer failed" in streamed and "[DONE]" not in streamed
+    assert "generation failed" in streamed and "[DONE]" not in streamed
     del scheduler.engine.backend.run
     assert httpx.post(address + PATH, json=request).status_code == 200
 
