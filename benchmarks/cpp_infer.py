@@ -30,7 +30,7 @@ PYTHON_PROGRAM = """
 import sys, time
 start = time.perf_counter()
 from paddle_glm.backends import EngineOptions
-from paddle_glm.backends.folder import open_engine
+from paddle_glm.auto.engine import open_engine
 from paddle_glm.chat_template import render
 from paddle_glm.generation import GenerationParams
 from paddle_glm.generation.loop import generate
@@ -52,11 +52,11 @@ print(ready - start, (ended - first) / (len(tokens) - 1), *tokens)
 
 
 def make_model(folder: Path, args: argparse.Namespace) -> Path:
+    from paddle_glm.auto.model import AutoModel
+    from paddle_glm.auto.tokenizer import AutoTokenizer
     from paddle_glm.export import export_model
-    from paddle_glm.models.auto import AutoModel
     from paddle_glm.tiny.checkpoint import write_checkpoint
     from paddle_glm.tiny.grammar import make_rows
-    from paddle_glm.tokenizers import AutoTokenizer
 
     texts = [text for row in make_rows(300) for text in row.values()]
     sizes = {"num_layers": args.num_layers, "hidden_size": args.hidden_size, "num_attention_heads": 8}

@@ -28,12 +28,12 @@ METRICS = ("ready", "prompt", "step", "memory")
 
 def make_exports(folder: Path, args: argparse.Namespace) -> dict[str, Path]:
     """Name of each engine -> the folder that it reads."""
+    from paddle_glm.auto.model import AutoModel
+    from paddle_glm.auto.tokenizer import AutoTokenizer
     from paddle_glm.backends import BACKENDS_BY_FORMAT
     from paddle_glm.export import export_model
-    from paddle_glm.models.auto import AutoModel
     from paddle_glm.tiny.checkpoint import write_checkpoint
     from paddle_glm.tiny.grammar import make_rows
-    from paddle_glm.tokenizers import AutoTokenizer
 
     texts = [text for row in make_rows(300) for text in row.values()]
     sizes = {"num_layers": args.num_layers, "hidden_size": args.hidden_size, "num_attention_heads": 8}
@@ -58,8 +58,8 @@ def make_exports(folder: Path, args: argparse.Namespace) -> dict[str, Path]:
 def run_child(name: str, folder: str, batch: int, tokens: int, threads: int) -> None:
     """What a child process does; prints its numbers and tokens as one line of JSON."""
     started = time.perf_counter()
+    from paddle_glm.auto.engine import open_engine
     from paddle_glm.backends import EngineOptions
-    from paddle_glm.backends.folder import open_engine
     from paddle_glm.chat_template import render
     from paddle_glm.generation import GenerationParams
     from paddle_glm.generation.loop import generate

@@ -15,8 +15,8 @@ import numpy as np
 import paddle
 from paddlenlp.transformers import ChatGLMv2Config, ChatGLMv2ForCausalLM
 
+from paddle_glm.auto.model import AutoModel
 from paddle_glm.config import ModelConfig
-from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.base import CausalLM
 
 VOCAB = 4000

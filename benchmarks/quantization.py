@@ -77,7 +77,7 @@ def measure_in_process(folder: str, batch: int, length: int, new_tokens: int) ->
     """Memory of loading, and tokens per second of one prefill and of the decoding behind it."""
     import paddle
 
-    from paddle_glm.models.auto import AutoModel
+    from paddle_glm.auto.model import AutoModel
     from paddle_glm.models.dygraph import DygraphBackend
 
     paddle.ones([10]).sum()

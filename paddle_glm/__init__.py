@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from paddle_glm.version import __version__
 
 if TYPE_CHECKING:
-    from paddle_glm.auto_config import AutoConfig
+    from paddle_glm.auto.config import AutoConfig
+    from paddle_glm.auto.model import AutoModel
+    from paddle_glm.auto.model import AutoModel as AutoModelForCausalLM
+    from paddle_glm.auto.model import AutoModel as AutoModelForSeq2SeqLM
+    from paddle_glm.auto.multi_gpu import load_model_on_gpus
+    from paddle_glm.auto.tokenizer import AutoTokenizer
     from paddle_glm.checkpoint.state_dict import load_state_dict
-    from paddle_glm.models.auto import AutoModel
-    from paddle_glm.models.auto import AutoModel as AutoModelForCausalLM
-    from paddle_glm.models.auto import AutoModel as AutoModelForSeq2SeqLM
-    from paddle_glm.models.multi_gpu import load_model_on_gpus
-    from paddle_glm.tokenizers import AutoTokenizer
 
 __all__ = [
     "AutoConfig",
@@ -30,13 +30,13 @@ __all__ = [
 ]
 
 _LAZY_IMPORTS = {
-    "AutoConfig": ("paddle_glm.auto_config", "AutoConfig"),
-    "AutoModel": ("paddle_glm.models.auto", "AutoModel"),
+    "AutoConfig": ("paddle_glm.auto.config", "AutoConfig"),
+    "AutoModel": ("paddle_glm.auto.model", "AutoModel"),
     # Guides use these names for the same thing.
-    "AutoModelForCausalLM": ("paddle_glm.models.auto", "AutoModel"),
-    "AutoModelForSeq2SeqLM": ("paddle_glm.models.auto", "AutoModel"),
-    "AutoTokenizer": ("paddle_glm.tokenizers", "AutoTokenizer"),
-    "load_model_on_gpus": ("paddle_glm.models.multi_gpu", "load_model_on_gpus"),
+    "AutoModelForCausalLM": ("paddle_glm.auto.model", "AutoModel"),
+    "AutoModelForSeq2SeqLM": ("paddle_glm.auto.model", "AutoModel"),
+    "AutoTokenizer": ("paddle_glm.auto.tokenizer", "AutoTokenizer"),
+    "load_model_on_gpus": ("paddle_glm.auto.multi_gpu", "load_model_on_gpus"),
     "load_state_dict": ("paddle_glm.checkpoint.state_dict", "load_state_dict"),
 }
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from paddle_glm.models.auto import AutoModel
+from paddle_glm.auto.model import AutoModel
 from paddle_glm.models.base import CausalLM
 from paddle_glm.quantization import dequantize
 

@@ -6,15 +6,16 @@ import shutil
 import numpy as np
 import pytest
 
-from paddle_glm.backends import EngineOptions, open_backend
+from paddle_glm.auto.backend import open_backend
+from paddle_glm.auto.model import AutoModel
+from paddle_glm.auto.tokenizer import AutoTokenizer
+from paddle_glm.backends import EngineOptions
 from paddle_glm.backends.generation_meta import META_FILE_NAME, GenerationMeta
 from paddle_glm.chat_template import CHATGLM2
 from paddle_glm.errors import InputError
 from paddle_glm.export import export_model
 from paddle_glm.generation import ChatSession, GenerationParams, generate_batch
-from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.dygraph import DygraphBackend
-from paddle_glm.tokenizers import AutoTokenizer
 from tests.paths import reference
 
 PROMPTS = [[5, 6, 7, 8, 9], [10, 11], [300]]

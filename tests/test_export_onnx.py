@@ -10,6 +10,8 @@ import onnx
 import paddle
 import pytest
 
+from paddle_glm.auto.model import AutoModel
+from paddle_glm.auto.tokenizer import AutoTokenizer
 from paddle_glm.backends.generation_meta import GenerationMeta
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
@@ -17,9 +19,7 @@ from paddle_glm.export import export_model
 from paddle_glm.export.onnx_export import check_onnx_limits
 from paddle_glm.layers.activation import gelu_tanh
 from paddle_glm.main import main
-from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.family import family_of
-from paddle_glm.tokenizers import AutoTokenizer
 
 
 @pytest.fixture(scope="module", params=["float32", "float16"])

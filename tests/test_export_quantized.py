@@ -5,16 +5,16 @@ import math
 import numpy as np
 import pytest
 
-from paddle_glm.backends import open_backend
+from paddle_glm.auto.backend import open_backend
+from paddle_glm.auto.model import AutoModel
+from paddle_glm.auto.tokenizer import AutoTokenizer
 from paddle_glm.export import export_model
 from paddle_glm.generation import GenerationParams, generate_batch
 from paddle_glm.main import main
-from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.dygraph import DygraphBackend
 from paddle_glm.peft.lora import attach_lora, load_lora
 from paddle_glm.peft.lora_config import LoraConfig
 from paddle_glm.peft.prefix import attach_prefix
-from paddle_glm.tokenizers import AutoTokenizer
 
 PROMPTS = [[5, 6, 7, 8, 9], [10, 11], [300]]
 GREEDY = GenerationParams(max_new_tokens=12, do_sample=False)

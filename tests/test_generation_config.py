@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from paddle_glm.backends.folder import open_engine
+from paddle_glm.auto.engine import open_engine
+from paddle_glm.auto.model import AutoModel
+from paddle_glm.auto.tokenizer import AutoTokenizer
 from paddle_glm.backends.generation_defaults import (
     CHAT_OVERRIDES,
     default_generation_params,
@@ -22,8 +24,6 @@ from paddle_glm.export import export_model
 from paddle_glm.generation import GenerationParams
 from paddle_glm.generation_keys import RULES
 from paddle_glm.key_rules import Ignored, Mapped
-from paddle_glm.models.auto import AutoModel
-from paddle_glm.tokenizers import AutoTokenizer
 
 # Other values than the defaults.
 OTHER = {

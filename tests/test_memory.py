@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from paddle_glm.auto.model import AutoModel
 from paddle_glm.checkpoint.reshard import reshard
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
@@ -23,7 +24,6 @@ from paddle_glm.load_memory import (
     select_dtype,
     weight_bytes,
 )
-from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.family import family_of
 
 GB = 10**9
@@ -148,7 +148,7 @@ def small_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_auto_model_looks_before_it_reads(tiny_checkpoint: Path, small_machine, monkeypatch) -> None:
-    monkeypatch.setattr("paddle_glm.models.auto._build_model", lambda *_: pytest.fail("a model was made"))
+    monkeypatch.setattr("paddle_glm.auto.model._build_model", lambda *_: pytest.fail("a model was made"))
     with pytest.raises(InsufficientMemoryError, match=r"0\.6 MB are free"):
         AutoModel.from_pretrained(tiny_checkpoint)
 

@@ -55,13 +55,13 @@ print(json.dumps({{"before": before, "peak": memory("VmHWM"), "stays": memory("V
 """
 DYGRAPH = """
 import paddle
-from paddle_glm.models.auto import AutoModel
+from paddle_glm.auto.model import AutoModel
 paddle.ones([10]).sum()
 """
 OPEN = "model = AutoModel.from_pretrained(sys.argv[1], dtype='float16', **json.loads(sys.argv[2]))"
 INFERENCE = """
 from paddle_glm.backends import EngineOptions
-from paddle_glm.backends.folder import open_engine
+from paddle_glm.auto.engine import open_engine
 """
 OPEN_GRAPH = "engine = open_engine(sys.argv[1], EngineOptions(device='cpu'))"
 EXPORT = """

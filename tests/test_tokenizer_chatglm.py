@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from paddle_glm.auto.tokenizer import AutoTokenizer
 from paddle_glm.errors import InputError
 from paddle_glm.models.chatglm.tokenizer import ChatGLMTokenizer
 from paddle_glm.tiny.grammar import make_rows
 from paddle_glm.tiny.tokenizer import train_tokenizer
-from paddle_glm.tokenizers import AutoTokenizer
 from tests.paths import data, reference
 from tests.tiny_sentencepiece import write_tiny_model
 from tests.tokenizer_goldens import test_pairs, test_texts  # noqa: F401

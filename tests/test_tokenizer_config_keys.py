@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from paddle_glm.auto.tokenizer import AutoTokenizer
 from paddle_glm.errors import InputError
 from paddle_glm.key_rules import Ignored, Mapped
 from paddle_glm.tiny.checkpoint import write_checkpoint
-from paddle_glm.tokenizers import AutoTokenizer
 from paddle_glm.tokenizers.tokenizer_config_keys import RULES
 
 TEXT = "类型#裙*  Hello"

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from paddle_glm.auto.tokenizer import AutoTokenizer
 from paddle_glm.chat_template import render
 from paddle_glm.errors import InputError
 from paddle_glm.models.chatglm2.tokenizer import ChatGLM2Tokenizer
 from paddle_glm.models.chatglm3.tokenizer import ChatGLM3Tokenizer
-from paddle_glm.tokenizers import AutoTokenizer
 from paddle_glm.tokenizers.base import Tokenizer
 from tests.paths import data, reference
 from tests.tiny_sentencepiece import write_tiny_model

@@ -4,7 +4,6 @@ import os
 import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -81,11 +80,6 @@ class Backend(ABC):
         self.config = config
         self.family = family_of(config)
         self._ids = self._mask = np.zeros((0, 0), dtype=np.int64)
-
-    @classmethod
-    @abstractmethod
-    def open(cls, folder: Path, options: EngineOptions) -> "Backend":
-        """Load a folder; raises `InputError` where it is no folder for this backend."""
 
     @property
     def max_length(self) -> int | None:

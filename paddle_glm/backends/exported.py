@@ -164,10 +164,6 @@ class OnnxBackend(ExportedBackend, KVCacheBackend):
         self._past: list[np.ndarray] = []
         self._inputs = [one.name for one in self.meta.inputs]
 
-    @classmethod
-    def open(cls, folder: Path, options: EngineOptions) -> "OnnxBackend":
-        return cls(folder, options)
-
     def reset(self, batch: int) -> None:
         self._past = [
             np.repeat(array.astype(one.dtype), batch, axis=0)

@@ -40,10 +40,6 @@ class PaddleInferenceBackend(ExportedBackend, PaddleKVCacheBackend):
             for array, one in zip(self.prefix_cache, self.meta.cache_inputs, strict=True)
         ]
 
-    @classmethod
-    def open(cls, folder: Path, options: EngineOptions) -> "PaddleInferenceBackend":
-        return cls(folder, options)
-
     def reset(self, batch: int) -> None:
         self._past = [tensor.expand([batch, -1, -1, -1]).contiguous() for tensor in self._initial_past]
 

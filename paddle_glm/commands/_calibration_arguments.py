@@ -52,9 +52,9 @@ def uses_calibration(args: argparse.Namespace) -> bool:
 
 def calibration_batches(args: argparse.Namespace) -> list[dict[str, Array]]:
     """The rows as the model sees them in training, question and answer, padded on the right."""
+    from paddle_glm.auto.tokenizer import AutoTokenizer
     from paddle_glm.data.data_files import load_examples
     from paddle_glm.data.datasets import Collator, SupervisedDataset
-    from paddle_glm.tokenizers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path, args.family)
     examples = load_examples(args.calibration_file, columns_from_args(args), limit=args.calibration_rows)
@@ -71,7 +71,7 @@ def quantize_with_calibration(
     """Write the folder; returns what `reshard` does."""
     from tqdm import tqdm
 
-    from paddle_glm.models.calibration import gptq_quantize_folder
+    from paddle_glm.quantization.calibration import gptq_quantize_folder
 
     batches = calibration_batches(args)
     use_device(args.device)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from paddle_glm.backends import BACKENDS, EngineOptions
+from paddle_glm.auto.backend import BACKENDS
+from paddle_glm.backends import EngineOptions
 from paddle_glm.backends.base import FASTDEPLOY_ENGINES
 from paddle_glm.commands._model_arguments import (
     add_device_argument,
@@ -22,7 +23,7 @@ from paddle_glm.hardware import parse_device
 from paddle_glm.models.registry import family_names
 
 if TYPE_CHECKING:
-    from paddle_glm.backends.folder import Engine
+    from paddle_glm.auto.engine import Engine
     from paddle_glm.serving.client import RemoteSession
 
 API_KEY_VARIABLE = "OPENAI_API_KEY"
@@ -79,7 +80,7 @@ def check_backend_flags(args: argparse.Namespace) -> None:
 
 def open_engine_from_args(args: argparse.Namespace) -> "Engine":
     """What `add_engine_arguments` describes; raises `InputError` where it cannot be opened."""
-    from paddle_glm.backends.folder import open_engine
+    from paddle_glm.auto.engine import open_engine
     from paddle_glm.peft.adapter_folder import check_is_model_folder
 
     check_backend_flags(args)

@@ -179,11 +179,11 @@ def examples_from_args(
 
 def open_model(args: argparse.Namespace) -> "tuple[DygraphBackend, Tokenizer]":
     """The model over all processes that the launcher started (one without it), and its tokenizer."""
-    from paddle_glm.models.auto import AutoModel
+    from paddle_glm.auto.model import AutoModel
+    from paddle_glm.auto.tokenizer import AutoTokenizer
     from paddle_glm.models.dygraph import DygraphBackend
     from paddle_glm.parallel import init_parallel
     from paddle_glm.peft.adapter_folder import check_is_model_folder
-    from paddle_glm.tokenizers import AutoTokenizer
 
     use_device(args.device)
     check_is_model_folder(args.model_name_or_path)

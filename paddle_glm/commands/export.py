@@ -65,12 +65,12 @@ def run(args: argparse.Namespace) -> None:
     # Paddle warns that a graph's arange writes into no given tensor, which nobody asked it to.
     os.environ.setdefault("GLOG_minloglevel", "2")
 
+    from paddle_glm.auto.model import AutoModel
+    from paddle_glm.auto.tokenizer import AutoTokenizer
     from paddle_glm.checkpoint import open_checkpoint
     from paddle_glm.export import export_model
-    from paddle_glm.models.auto import AutoModel
     from paddle_glm.peft.adapter_folder import check_is_model_folder
     from paddle_glm.peft.lora import merge_and_unload
-    from paddle_glm.tokenizers import AutoTokenizer
 
     folder, prefix = parse_output_path(args.output_path, args.model_prefix)
     sources = (args.model_name_or_path, args.ptuning_checkpoint, args.lora_path)

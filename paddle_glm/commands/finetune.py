@@ -68,6 +68,8 @@ def _finetune(
     args: "FinetuneArguments",
     generation_params: GenerationParams,
 ) -> None:
+    from paddle_glm.auto.model import AutoModel
+    from paddle_glm.auto.tokenizer import AutoTokenizer
     from paddle_glm.backends.generation_defaults import default_generation_params
     from paddle_glm.checkpoint.save import FORMATS, check_format
     from paddle_glm.config import ModelConfig
@@ -76,9 +78,7 @@ def _finetune(
     from paddle_glm.evaluation.generation_metrics import GenerationMetrics
     from paddle_glm.evaluation.metrics import check_requested_metrics
     from paddle_glm.load_memory import InsufficientMemoryError
-    from paddle_glm.models.auto import AutoModel
     from paddle_glm.peft.adapter_folder import check_is_model_folder
-    from paddle_glm.tokenizers import AutoTokenizer
     from paddle_glm.training import run_datasets
     from paddle_glm.training.adapter_setup import create_adapter
     from paddle_glm.training.output_dir import RunFolder

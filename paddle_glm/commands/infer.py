@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from paddle_glm.backends import BACKENDS, EngineOptions
+from paddle_glm.auto.backend import BACKENDS
+from paddle_glm.backends import EngineOptions
 from paddle_glm.checkpoint.output_checks import check_output_file
 from paddle_glm.commands._engine_arguments import add_backend_arguments, check_backend_flags
 from paddle_glm.commands._model_arguments import add_column_arguments, examples_from_args
@@ -21,7 +22,7 @@ from paddle_glm.commands._sampling_arguments import (
 from paddle_glm.errors import InputError
 
 if TYPE_CHECKING:
-    from paddle_glm.backends.folder import Engine
+    from paddle_glm.auto.engine import Engine
     from paddle_glm.data.data_files import Example
     from paddle_glm.generation import GenerationParams
 
@@ -46,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from paddle_glm.backends.folder import open_engine
+    from paddle_glm.auto.engine import open_engine
 
     for name in ("batch_size", "src_length", "tgt_length", "max_length"):
         if getattr(args, name) < 1:

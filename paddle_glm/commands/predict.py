@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from paddle_glm.backends import BACKENDS, EngineOptions
+from paddle_glm.auto.backend import BACKENDS
+from paddle_glm.backends import EngineOptions
 from paddle_glm.chat_template import with_source_prefix
 from paddle_glm.checkpoint.output_checks import check_output_file
 from paddle_glm.checkpoint.reshard import check_target, reshard
@@ -92,7 +93,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _open_backend(args: argparse.Namespace) -> "tuple[Backend, Tokenizer]":
     """The model over all processes, or an exported folder in this one."""
-    from paddle_glm.backends.folder import is_exported, open_engine
+    from paddle_glm.auto.engine import is_exported, open_engine
 
     if not args.backend and not is_exported(args.model_name_or_path):
         return model_arguments.open_model(args)

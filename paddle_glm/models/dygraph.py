@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import paddle
 
-from paddle_glm.backends.base import EngineOptions
-from paddle_glm.backends.device import set_device
 from paddle_glm.backends.paddle_kv_cache import PaddleKVCacheBackend
 from paddle_glm.errors import InputError
 from paddle_glm.models.past_key_values import PastKeyValues
@@ -35,22 +32,6 @@ class DygraphBackend(PaddleKVCacheBackend):
         )
         self._cache_shape = (local[0] // config.head_dim, 0, config.head_dim)
         self._past: list[paddle.Tensor] = []
-
-    @classmethod
-    def open(cls, folder: Path, options: EngineOptions) -> DygraphBackend:
-        from paddle_glm.models.auto import AutoModel  # models answer through this backend
-
-        set_device(options)
-        model = AutoModel.from_pretrained(
-            folder,
-            dtype=options.dtype,
-            family=options.family,
-            ptuning_checkpoint=options.ptuning_checkpoint,
-            lora_path=options.lora_path,
-            quantization_bit=options.quantization_bit,
-            quantization_group_size=options.quantization_group_size,
-        )
-        return cls(model)
 
     @property
     def is_leader(self) -> bool:

@@ -18,7 +18,7 @@ from paddle_glm.generation.loop import GenerationState
 from paddle_glm.generation.session import pad_left
 
 if TYPE_CHECKING:
-    from paddle_glm.backends.folder import Engine
+    from paddle_glm.auto.engine import Engine
 
 log = logging.getLogger(__name__)
 

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from paddle_glm.backends import BACKENDS_BY_FORMAT, Backend, EngineOptions, open_backend
+from paddle_glm.auto.backend import open_backend
+from paddle_glm.auto.model import AutoModel
+from paddle_glm.auto.tokenizer import AutoTokenizer
+from paddle_glm.backends import BACKENDS_BY_FORMAT, Backend, EngineOptions
 from paddle_glm.chat_template import render
 from paddle_glm.export import export_model
 from paddle_glm.generation import GenerationParams, generate_batch
-from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.base import CausalLM
 from paddle_glm.models.dygraph import DygraphBackend
 from paddle_glm.peft.lora import attach_lora
@@ -23,7 +25,6 @@ from paddle_glm.peft.lora_config import LoraConfig
 from paddle_glm.peft.prefix import attach_prefix
 from paddle_glm.tiny.checkpoint import write_checkpoint
 from paddle_glm.tiny.grammar import Row
-from paddle_glm.tokenizers import AutoTokenizer
 from tests.backends import fastdeploy_standin
 
 QUESTIONS = ("类型#裤*版型#宽松", "你好", "类型#上衣*颜色#白色*风格#简约*图案#条纹")

@@ -8,16 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from paddle_glm.backends import BACKENDS_BY_FORMAT, Backend, EngineOptions, open_backend
+from paddle_glm.auto.backend import open_backend
+from paddle_glm.auto.engine import open_engine
+from paddle_glm.auto.model import AutoModel
+from paddle_glm.auto.tokenizer import AutoTokenizer
+from paddle_glm.backends import BACKENDS_BY_FORMAT, Backend, EngineOptions
 from paddle_glm.backends.base import FASTDEPLOY_ENGINES
-from paddle_glm.backends.folder import open_engine
 from paddle_glm.config import ModelConfig
 from paddle_glm.export import export_model
 from paddle_glm.generation import GenerationParams, generate_batch
 from paddle_glm.generation.backend_protocol import ContinuousBatchingBackend
-from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.dygraph import DygraphBackend
-from paddle_glm.tokenizers import AutoTokenizer
 from tests.backends.conftest import Case
 from tests.paths import ROOT
 
@@ -120,7 +121,8 @@ MEMORY = """
 import sys
 from pathlib import Path
 import numpy as np
-from paddle_glm.backends import EngineOptions, open_backend
+from paddle_glm.auto.backend import open_backend
+from paddle_glm.backends import EngineOptions
 import onnxruntime, openvino, paddle
 def resident():
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -10,8 +10,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from paddle_glm.backends import EngineOptions, onnx_runtime, open_backend
-from paddle_glm.backends.folder import open_engine
+from paddle_glm.auto.backend import open_backend
+from paddle_glm.auto.engine import open_engine
+from paddle_glm.backends import EngineOptions, onnx_runtime
 from paddle_glm.backends.generation_meta import META_FILE_NAME
 from paddle_glm.errors import InputError
 from tests.paths import ROOT

@@ -1,6 +1,7 @@
 import pytest
 
-from paddle_glm.backends import EngineOptions, open_backend
+from paddle_glm.auto.backend import open_backend
+from paddle_glm.backends import EngineOptions
 from paddle_glm.errors import InputError
 
 

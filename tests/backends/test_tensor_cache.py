@@ -4,15 +4,15 @@ import numpy as np
 import paddle
 import pytest
 
-from paddle_glm.backends import open_backend
+from paddle_glm.auto.backend import open_backend
+from paddle_glm.auto.model import AutoModel
+from paddle_glm.auto.tokenizer import AutoTokenizer
 from paddle_glm.errors import InputError
 from paddle_glm.export import export_model
 from paddle_glm.generation import ContinuousBatchingBackend, GenerationParams, generate_batch
-from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.dygraph import DygraphBackend
 from paddle_glm.peft.prefix import attach_prefix
 from paddle_glm.tiny.checkpoint import write_checkpoint
-from paddle_glm.tokenizers import AutoTokenizer
 
 LENGTHS = (5, 2, 9)
 ANSWER = 10

@@ -26,7 +26,7 @@ from paddle_glm.checkpoint import open_checkpoint
 folder, how = sys.argv[1:]
 if how == "model":
     import paddle
-    from paddle_glm.models.auto import AutoModel
+    from paddle_glm.auto.model import AutoModel
     from paddle_glm.parallel import ProcessGroup
     paddle.ones([10]).sum()
 before = peak = anonymous_bytes(os.getpid())

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from paddle_glm.auto.model import AutoModel
 from paddle_glm.checkpoint import open_checkpoint
 from paddle_glm.checkpoint.lazy_tensor import SAFETENSORS_FLOAT_NAMES, as_lazy
 from paddle_glm.checkpoint.pdparams_file import write_pdparams
 from paddle_glm.checkpoint.reshard import reshard
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
-from paddle_glm.models.auto import AutoModel
 
 nlp = pytest.importorskip("tests.checkpoint.paddlenlp_models", reason="paddlenlp is not installed")
 import paddle  # noqa: E402

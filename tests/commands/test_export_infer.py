@@ -244,7 +244,7 @@ class Recorder(ChatSession):
 
 
 def test_a_round_that_failed_is_left_out(tiny_checkpoint, monkeypatch, capsys):
-    from paddle_glm.backends.folder import open_engine
+    from paddle_glm.auto.engine import open_engine
 
     engine = open_engine(tiny_checkpoint)
     session = Recorder(engine.backend, engine.tokenizer, GenerationParams(do_sample=False, max_length=60))

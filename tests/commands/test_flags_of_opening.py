@@ -9,8 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from paddle_glm.auto.model import AutoModel
 from paddle_glm.main import main
-from paddle_glm.models.auto import AutoModel
 from paddle_glm.peft.prefix import attach_prefix
 from paddle_glm.serving.address import bind
 from tests.paths import ROOT

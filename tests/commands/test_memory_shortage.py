@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from paddle_glm import hardware
-from paddle_glm.backends.folder import open_engine
+from paddle_glm.auto.engine import open_engine
+from paddle_glm.auto.model import AutoModel
 from paddle_glm.config import ModelConfig
 from paddle_glm.load_memory import MemoryBudget, needed_bytes, upcast_bytes
 from paddle_glm.main import main
-from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.family import family_of
 from paddle_glm.serving.scheduler import Scheduler
 from paddle_glm.tiny.checkpoint import write_checkpoint

@@ -40,8 +40,8 @@ def run(tiny_checkpoint, tiny_rows, tmp_path, monkeypatch, capfd):
     def opened(*_, **__):
         raise AssertionError("the model was opened before the target was looked at")
 
-    monkeypatch.setattr("paddle_glm.models.auto.AutoModel.from_pretrained", opened)
-    monkeypatch.setattr("paddle_glm.backends.folder.open_engine", opened)
+    monkeypatch.setattr("paddle_glm.auto.model.AutoModel.from_pretrained", opened)
+    monkeypatch.setattr("paddle_glm.auto.engine.open_engine", opened)
     monkeypatch.setattr("paddle_glm.checkpoint.reshard.save_model", opened)
 
     def start(command: str, target: Path) -> str:

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from paddle_glm.auto.model import AutoModel
 from paddle_glm.checkpoint import open_checkpoint
 from paddle_glm.checkpoint.reshard import reshard
 from paddle_glm.checkpoint.verify import verify
 from paddle_glm.main import main
-from paddle_glm.models.auto import AutoModel
 from tests.paths import ROOT
 
 

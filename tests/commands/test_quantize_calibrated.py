@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from paddle_glm.auto.model import AutoModel
 from paddle_glm.checkpoint import open_checkpoint
 from paddle_glm.main import main
-from paddle_glm.models.auto import AutoModel
 
 
 @pytest.fixture

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from paddle_glm.backends import open_backend
+from paddle_glm.auto.backend import open_backend
+from paddle_glm.auto.model import AutoModel
+from paddle_glm.auto.tokenizer import AutoTokenizer
 from paddle_glm.backends.base import Backend
 from paddle_glm.chat_template import Message, render
 from paddle_glm.export import export_model
@@ -18,10 +20,9 @@ from paddle_glm.generation import ChatSession, GenerationParams, generate_batch
 from paddle_glm.generation.response_parser import parse_messages, visible_text
 from paddle_glm.generation.session import with_special_token_ids
 from paddle_glm.main import main
-from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.base import CausalLM
 from paddle_glm.tiny.checkpoint import write_checkpoint
-from paddle_glm.tokenizers import AutoTokenizer, Tokenizer
+from paddle_glm.tokenizers import Tokenizer
 from tests.cpp.build import build, checked, run
 from tests.tiny_sentencepiece import write_tiny_model
 

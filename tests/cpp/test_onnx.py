@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from paddle_glm.backends import open_backend
+from paddle_glm.auto.backend import open_backend
 from paddle_glm.export import export_model
 from tests.cpp.build import build, run
 from tests.cpp.test_infer import (

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from paddle_glm.backends import open_backend
+from paddle_glm.auto.backend import open_backend
+from paddle_glm.auto.model import AutoModel
+from paddle_glm.auto.tokenizer import AutoTokenizer
 from paddle_glm.export import export_model
-from paddle_glm.models.auto import AutoModel
 from paddle_glm.tiny.checkpoint import write_checkpoint
-from paddle_glm.tokenizers import AutoTokenizer
 from tests.cpp.build import build, run
 from tests.cpp.test_infer import ASK, WAYS, Exported, python_ids, rows_of, tiny_model
 

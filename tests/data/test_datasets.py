@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paddle_glm import AutoModel
+from paddle_glm.auto.tokenizer import AutoTokenizer
 from paddle_glm.chat_template import CHATGLM2, CHATGLM3
 from paddle_glm.data.data_files import Example, load_examples
 from paddle_glm.data.datasets import (
@@ -27,7 +28,6 @@ from paddle_glm.models.chatglm.tokenizer import ChatGLMTokenizer
 from paddle_glm.models.chatglm2.tokenizer import ChatGLM2Tokenizer
 from paddle_glm.models.chatglm3.tokenizer import ChatGLM3Tokenizer
 from paddle_glm.tiny.checkpoint import write_checkpoint
-from paddle_glm.tokenizers import AutoTokenizer
 from tests.paths import data, reference
 from tests.tiny_sentencepiece import write_tiny_model
 

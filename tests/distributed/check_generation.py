@@ -5,9 +5,9 @@ import sys
 
 import numpy as np
 
+from paddle_glm.auto.model import AutoModel
 from paddle_glm.config import ModelConfig
 from paddle_glm.generation import GenerationParams, generate
-from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.dygraph import DygraphBackend
 from paddle_glm.parallel import init_parallel
 from paddle_glm.parallel.shutdown import exit_all_ranks

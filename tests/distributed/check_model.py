@@ -12,8 +12,8 @@ import numpy as np
 import paddle
 import paddle.distributed as dist
 
+from paddle_glm.auto.model import AutoModel
 from paddle_glm.config import ModelConfig
-from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.family import family_of
 from paddle_glm.parallel import init_parallel
 from paddle_glm.parallel.collectives import all_reduce

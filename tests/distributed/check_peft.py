@@ -11,9 +11,9 @@ import numpy as np
 import paddle.distributed as dist
 from check_model import FAMILY_SIZES, SIZES, batch, max_difference
 
+from paddle_glm.auto.model import AutoModel
 from paddle_glm.checkpoint.safetensors_file import open_safetensors
 from paddle_glm.config import ModelConfig
-from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.dygraph import DygraphBackend
 from paddle_glm.parallel import SINGLE_PROCESS, init_parallel
 from paddle_glm.parallel.collectives import all_reduce

@@ -12,8 +12,8 @@ import paddle.distributed as dist
 from check_model import FAMILY_SIZES, SIZES, batch, max_difference
 from check_peft import attach
 
+from paddle_glm.auto.model import AutoModel
 from paddle_glm.config import ModelConfig
-from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.dygraph import DygraphBackend
 from paddle_glm.parallel import init_parallel
 from tests.quantized import dequantized

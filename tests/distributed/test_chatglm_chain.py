@@ -5,9 +5,9 @@ import json
 
 import pytest
 
+from paddle_glm.auto.tokenizer import AutoTokenizer
 from paddle_glm.checkpoint import open_checkpoint
 from paddle_glm.main import main
-from paddle_glm.tokenizers import AutoTokenizer
 from tests.distributed.launch import launch
 from tests.distributed.test_finetune_parallel import SCRIPT, SHORT, assert_equal_runs
 from tests.training.finetune_helpers import finetune, losses, max_parameter_difference

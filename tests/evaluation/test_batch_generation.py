@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from paddle_glm.auto.tokenizer import AutoTokenizer
 from paddle_glm.evaluation.batch_generation import generate_all, generate_in_batches
 from paddle_glm.generation.params import GenerationParams
-from paddle_glm.tokenizers import AutoTokenizer
 
 
 class Echo:

@@ -1,10 +1,8 @@
 """A real, if tiny, language model in numpy: one attention layer with a cache, behind the Backend contract."""
 
-from pathlib import Path
-
 import numpy as np
 
-from paddle_glm.backends.base import Backend, EngineOptions
+from paddle_glm.backends.base import Backend
 from paddle_glm.config import ModelConfig
 
 
@@ -21,10 +19,6 @@ class NumpyBackend(Backend):
         self.query, self.key, self.value = random.standard_normal((3, width, width)) / np.sqrt(width)
         self.head = random.standard_normal((width, vocab)) * logit_scale
         self.steps: list[tuple[int, int]] = []  # (rows, tokens) of each step
-
-    @classmethod
-    def open(cls, folder: Path, options: EngineOptions) -> "NumpyBackend":
-        raise NotImplementedError
 
     def reset(self, batch: int) -> None:
         self.cache = np.zeros((batch, 0, self.word_embeddings.shape[1]))

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from paddle_glm.backends.base import Backend, EngineOptions
+from paddle_glm.backends.base import Backend
 from paddle_glm.chat_template import CHATGLM, CHATGLM2, CHATGLM3, render
 from paddle_glm.config import ModelConfig
 from paddle_glm.data.data_files import load_examples
@@ -156,10 +156,6 @@ class ToyBackend(Backend):
     def __init__(self, vocab: int, limit: int) -> None:
         super().__init__(ModelConfig(vocab_size=vocab, max_sequence_length=limit))
         self.state: list[int] = []
-
-    @classmethod
-    def open(cls, folder: Path, options: EngineOptions) -> "ToyBackend":
-        raise NotImplementedError
 
     def reset(self, batch: int) -> None:
         self.state = [14695981039346656037] * batch

@@ -4,11 +4,11 @@ import numpy as np
 import paddle
 import pytest
 
+from paddle_glm.auto.model import AutoModel
 from paddle_glm.config import ModelConfig
 from paddle_glm.layers.attention import additive_mask, boolean_mask, causal_mask, grouped_query_attention
 from paddle_glm.layers.norm import LayerNorm
 from paddle_glm.layers.rotary import apply_rotary_interleaved, rotary_cos_sin, rotary_table
-from paddle_glm.models.auto import AutoModel
 from paddle_glm.parallel import SINGLE_PROCESS
 from paddle_glm.parallel.layers import linear
 

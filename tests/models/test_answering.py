@@ -6,9 +6,9 @@ import numpy as np
 import paddle
 import pytest
 
+from paddle_glm.auto.model import AutoModel
+from paddle_glm.auto.tokenizer import AutoTokenizer
 from paddle_glm.errors import InputError
-from paddle_glm.models.auto import AutoModel
-from paddle_glm.tokenizers import AutoTokenizer
 
 GREEDY = {"do_sample": False, "max_new_tokens": 12}
 

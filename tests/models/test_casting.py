@@ -7,9 +7,9 @@ import numpy as np
 import paddle
 import pytest
 
+from paddle_glm.auto.model import AutoModel
 from paddle_glm.checkpoint import open_checkpoint
 from paddle_glm.errors import InputError
-from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.base import CausalLM
 from paddle_glm.numpy_interop import paddle_dtype_name, to_numpy
 from paddle_glm.peft.lora import attach_lora

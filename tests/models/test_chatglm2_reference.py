@@ -6,10 +6,10 @@ import numpy as np
 import paddle
 import pytest
 
+from paddle_glm.auto.model import AutoModel
 from paddle_glm.checkpoint import open_checkpoint
 from paddle_glm.layers.norm import RMSNorm
 from paddle_glm.layers.rotary import apply_rotary_interleaved, rotary_cos_sin, rotary_table
-from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.base import CausalLM
 from tests.paths import reference
 

@@ -8,9 +8,9 @@ import numpy as np
 import paddle
 import pytest
 
+from paddle_glm.auto.model import AutoModel
 from paddle_glm.errors import InputError
 from paddle_glm.layers.rotary import cos_sin_table
-from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.base import CausalLM
 from paddle_glm.models.chatglm.modeling import RESIDUAL_SCALE, rotary_inv_freq
 from paddle_glm.models.chatglm.positions import positions, two_rows

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from paddle_glm.auto.model import AutoModel
 from paddle_glm.errors import InputError
 from paddle_glm.generation import GenerationParams, generate
-from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.dygraph import DygraphBackend
 from tests.paths import reference
 

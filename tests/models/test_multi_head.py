@@ -9,20 +9,20 @@ import numpy as np
 import paddle
 import pytest
 
-from paddle_glm.backends import open_backend
+from paddle_glm.auto.backend import open_backend
+from paddle_glm.auto.model import AutoModel
+from paddle_glm.auto.tokenizer import AutoTokenizer
 from paddle_glm.checkpoint import open_checkpoint
 from paddle_glm.checkpoint.reshard import reshard
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.export import export_model
-from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.base import CausalLM
-from paddle_glm.models.calibration import gptq_quantize_folder
 from paddle_glm.peft.lora import attach_lora, load_lora
 from paddle_glm.peft.lora_config import LoraConfig
 from paddle_glm.peft.merge import merge_lora
 from paddle_glm.peft.prefix import attach_prefix
-from paddle_glm.tokenizers import AutoTokenizer
+from paddle_glm.quantization.calibration import gptq_quantize_folder
 from tests.models import numpy_chatglm2
 from tests.paths import reference
 from tests.quantized import dequantized

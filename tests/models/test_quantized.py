@@ -8,10 +8,10 @@ import numpy as np
 import paddle
 import pytest
 
+from paddle_glm.auto.model import AutoModel
 from paddle_glm.checkpoint import open_checkpoint, save_checkpoint
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
-from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.dygraph import DygraphBackend
 from paddle_glm.models.family import family_of
 from paddle_glm.parallel import ProcessGroup

@@ -8,12 +8,12 @@ import numpy as np
 import paddle
 import pytest
 
+from paddle_glm.auto.model import AutoModel
 from paddle_glm.checkpoint import open_checkpoint
 from paddle_glm.checkpoint.reshard import reshard
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.layers.rotary import rotary_table
-from paddle_glm.models.auto import AutoModel
 from tests.models import numpy_chatglm2
 
 IDS = np.array([5, 9, 333, 60, 8, 21, 7, 400, 11])

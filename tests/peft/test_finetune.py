@@ -8,10 +8,10 @@ import numpy as np
 import paddle
 import pytest
 
+from paddle_glm.auto.model import AutoModel
 from paddle_glm.checkpoint import is_complete
 from paddle_glm.checkpoint.safetensors_file import open_safetensors
 from paddle_glm.main import main
-from paddle_glm.models.auto import AutoModel
 from tests.training.finetune_helpers import (
     finetune,
     losses,

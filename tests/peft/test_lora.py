@@ -7,11 +7,11 @@ import numpy as np
 import paddle
 import pytest
 
+from paddle_glm.auto.model import AutoModel
 from paddle_glm.checkpoint.lazy_tensor import as_lazy
 from paddle_glm.checkpoint.safetensors_file import open_safetensors
 from paddle_glm.checkpoint.torch_file import write_torch
 from paddle_glm.errors import InputError
-from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.base import CausalLM
 from paddle_glm.peft.lora import adapter_names, attach_lora, load_lora, merge_and_unload, use_lora
 from paddle_glm.peft.lora_config import LoraConfig

@@ -6,9 +6,9 @@ import numpy as np
 import paddle
 import pytest
 
+from paddle_glm.auto.model import AutoModel
 from paddle_glm.errors import InputError
 from paddle_glm.generation import GenerationParams, generate_batch
-from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.base import CausalLM
 from paddle_glm.models.dygraph import DygraphBackend
 from paddle_glm.peft.prefix import attach_prefix, load_prefix

@@ -8,16 +8,16 @@ import numpy as np
 import paddle
 import pytest
 
-from paddle_glm.backends import open_backend
+from paddle_glm.auto.backend import open_backend
+from paddle_glm.auto.model import AutoModel
+from paddle_glm.auto.tokenizer import AutoTokenizer
 from paddle_glm.checkpoint import open_checkpoint, save_checkpoint
 from paddle_glm.errors import InputError
 from paddle_glm.export import export_model
-from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.base import CausalLM
 from paddle_glm.models.dygraph import DygraphBackend
 from paddle_glm.models.prefix_encoder import PREFIX_ENCODER
 from paddle_glm.peft.prefix import load_prefix
-from paddle_glm.tokenizers import AutoTokenizer
 from tests.paths import reference
 
 FAMILIES = {

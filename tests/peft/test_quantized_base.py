@@ -7,9 +7,9 @@ import numpy as np
 import paddle
 import pytest
 
+from paddle_glm.auto.model import AutoModel
 from paddle_glm.checkpoint import open_checkpoint
 from paddle_glm.main import main
-from paddle_glm.models.auto import AutoModel
 from paddle_glm.peft.lora import attach_lora
 from paddle_glm.peft.lora_config import LoraConfig
 from paddle_glm.peft.prefix import attach_prefix

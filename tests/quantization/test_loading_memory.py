@@ -47,7 +47,7 @@ print(max(peak, anonymous_bytes(os.getpid())) - before, seconds)
 """
 LOADED = """
 import paddle
-from paddle_glm.models.auto import AutoModel
+from paddle_glm.auto.model import AutoModel
 paddle.ones([10]).sum()
 """
 LOAD = "model = AutoModel.from_pretrained(sys.argv[1], dtype='float16', quantization_bit=4)"

@@ -11,11 +11,11 @@ import numpy as np
 import paddle
 import pytest
 
+from paddle_glm.auto.model import AutoModel
 from paddle_glm.checkpoint import open_checkpoint, save_checkpoint
 from paddle_glm.checkpoint.reshard import reshard
 from paddle_glm.config import ModelConfig
 from paddle_glm.main import main
-from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.family import get_family
 from paddle_glm.models.initialization import initial_value
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import uvicorn
 
-from paddle_glm.backends.folder import Engine
+from paddle_glm.auto.engine import Engine
 from paddle_glm.generation import GenerationParams
 from paddle_glm.models.chatglm2.tokenizer import ChatGLM2Tokenizer
 from paddle_glm.serving.address import bind, server_url

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from paddle_glm.backends.folder import Engine, open_engine
+from paddle_glm.auto.engine import Engine, open_engine
 from paddle_glm.errors import InputError
 from paddle_glm.generation import ChatSession, GenerationParams, generate_batch
 from paddle_glm.serving.scheduler import QueueFullError, Scheduler, SchedulerClosedError

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from paddle_glm.backends.folder import open_engine
+from paddle_glm.auto.engine import open_engine
 from paddle_glm.generation import ChatSession, GenerationParams
 from paddle_glm.generation.response_parser import visible_text
 from paddle_glm.main import main

@@ -6,7 +6,7 @@ import httpx
 import numpy as np
 import pytest
 
-from paddle_glm.backends.folder import Engine
+from paddle_glm.auto.engine import Engine
 from paddle_glm.chat_template import render
 from paddle_glm.generation import GenerationParams
 from paddle_glm.models.chatglm3.tokenizer import ChatGLM3Tokenizer

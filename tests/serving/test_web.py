@@ -7,7 +7,7 @@ import time
 import httpx
 import pytest
 
-from paddle_glm.backends.folder import open_engine
+from paddle_glm.auto.engine import open_engine
 from paddle_glm.generation import ChatSession, GenerationParams
 from paddle_glm.main import main
 from paddle_glm.serving.address import bind

@@ -23,11 +23,11 @@ from paddle_glm import (
     load_model_on_gpus,
     load_state_dict,
 )
+from paddle_glm.auto import load_options, multi_gpu
 from paddle_glm.checkpoint import save_checkpoint
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.hardware import gpu_count
-from paddle_glm.models import load_options, multi_gpu
 from paddle_glm.models.base import CausalLM
 from paddle_glm.models.prefix_encoder import PREFIX_ENCODER
 from paddle_glm.peft.prefix import attach_prefix

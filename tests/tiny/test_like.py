@@ -8,6 +8,7 @@ from math import prod
 import numpy as np
 import pytest
 
+from paddle_glm.auto.tokenizer import AutoTokenizer
 from paddle_glm.checkpoint import open_checkpoint
 from paddle_glm.config import ModelConfig
 from paddle_glm.main import main
@@ -15,7 +16,6 @@ from paddle_glm.models.family import family_of
 from paddle_glm.models.initialization import initial_rows, initial_value
 from paddle_glm.quantization import quantize
 from paddle_glm.tiny.released_configs import RELEASED_CONFIGS
-from paddle_glm.tokenizers import AutoTokenizer
 
 SMALL = {
     "chatglm-6b": {"hidden_size": 64, "inner_hidden_size": 96, "num_attention_heads": 4, "vocab_size": 2048},

@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 
+from paddle_glm.auto.tokenizer import AutoTokenizer
 from paddle_glm.chat_template import render
 from paddle_glm.checkpoint import open_checkpoint
 from paddle_glm.errors import InputError
@@ -15,7 +16,6 @@ from paddle_glm.tiny.checkpoint import initial_weights, write_checkpoint
 from paddle_glm.tiny.grammar import make_rows, write_dataset
 from paddle_glm.tiny.phrases import PHRASES, TYPES
 from paddle_glm.tiny.tokenizer import train_tokenizer
-from paddle_glm.tokenizers import AutoTokenizer
 
 
 def test_rows_are_the_same_every_time_and_differ_by_seed():

@@ -5,9 +5,9 @@ import paddle
 import pytest
 from paddle.autograd import saved_tensors_hooks
 
+from paddle_glm.auto.model import AutoModel
 from paddle_glm.config import ModelConfig
 from paddle_glm.layers import norm
-from paddle_glm.models.auto import AutoModel
 from paddle_glm.parallel import layers
 from paddle_glm.peft.lora import attach_lora
 from paddle_glm.peft.lora_config import LoraConfig

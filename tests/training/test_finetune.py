@@ -93,11 +93,11 @@ def test_generated_answers_are_scored(run):
 
 def test_rows_with_answers_score_full_marks(tiny_checkpoint, folder):
     """A model that gives the reference back: what is generated is compared with the right row."""
+    from paddle_glm.auto.tokenizer import AutoTokenizer
     from paddle_glm.data.data_files import load_examples
     from paddle_glm.data.datasets import EvaluationDataset, GenerationDataset, SupervisedDataset
     from paddle_glm.evaluation import generation_metrics
     from paddle_glm.parallel import SINGLE_PROCESS
-    from paddle_glm.tokenizers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
     examples = load_examples(folder / "dev.json")

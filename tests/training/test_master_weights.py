@@ -7,11 +7,11 @@ import numpy as np
 import paddle
 import pytest
 
+from paddle_glm.auto.model import AutoModel
+from paddle_glm.auto.tokenizer import AutoTokenizer
 from paddle_glm.checkpoint.safetensors_file import open_safetensors
 from paddle_glm.data.datasets import Collator
-from paddle_glm.models.auto import AutoModel
 from paddle_glm.numpy_interop import paddle_dtype_name
-from paddle_glm.tokenizers import AutoTokenizer
 from paddle_glm.training import checkpointing
 from paddle_glm.training.arguments import FinetuneArguments
 from paddle_glm.training.command_line import parse_finetune_args

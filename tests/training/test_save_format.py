@@ -6,10 +6,10 @@ import numpy as np
 import paddle
 import pytest
 
+from paddle_glm.auto.model import AutoModel
+from paddle_glm.auto.tokenizer import AutoTokenizer as OurTokenizer
 from paddle_glm.checkpoint import is_complete, open_checkpoint
-from paddle_glm.models.auto import AutoModel
 from paddle_glm.tiny.grammar import Row
-from paddle_glm.tokenizers import AutoTokenizer as OurTokenizer
 from tests.training.finetune_helpers import finetune, max_parameter_difference, resumable_files, write_rows
 
 RUN = (

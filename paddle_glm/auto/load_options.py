@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from paddle_glm.auto_config import AutoConfig
+from paddle_glm.auto.config import AutoConfig
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.hardware import gpu_count

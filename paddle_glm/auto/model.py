@@ -6,6 +6,7 @@ from typing import Any
 import paddle
 
 from paddle_glm.array_types import Array
+from paddle_glm.auto.load_options import LoadOptions, to_model_config
 from paddle_glm.checkpoint import open_checkpoint
 from paddle_glm.checkpoint.quantize_on_load import quantize_on_load
 from paddle_glm.config import ModelConfig
@@ -17,7 +18,6 @@ from paddle_glm.models.device_mixin import canonical_device_name
 from paddle_glm.models.dtype_mixin import canonical_dtype_name
 from paddle_glm.models.family import family_of
 from paddle_glm.models.initialization import initial_value
-from paddle_glm.models.load_options import LoadOptions, to_model_config
 from paddle_glm.numpy_interop import writable_array
 from paddle_glm.parallel import SINGLE_PROCESS, ProcessGroup
 from paddle_glm.parallel.collectives import all_reduce
@@ -142,7 +142,7 @@ def memory_budget(group: ProcessGroup) -> MemoryBudget:
 
 
 def _build_model(config: ModelConfig, dtype: str, group: ProcessGroup) -> CausalLM:
-    model: Any = family_of(config).model_class()(config, dtype, group)
+    model: CausalLM = family_of(config).model_class()(config, dtype, group)
     model.eval()
     if config.pre_seq_len is not None:
         attach_prefix_encoder(model)

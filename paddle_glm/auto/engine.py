@@ -3,13 +3,15 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from paddle_glm.backends import BACKENDS_BY_FORMAT, Backend, EngineOptions, open_backend
+from paddle_glm.auto.backend import open_backend
+from paddle_glm.auto.tokenizer import AutoTokenizer
+from paddle_glm.backends import BACKENDS_BY_FORMAT, Backend, EngineOptions
 from paddle_glm.backends.generation_defaults import default_generation_params
 from paddle_glm.backends.generation_meta import META_FILE_NAME, GenerationMeta
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.generation import GenerationParams
-from paddle_glm.tokenizers import AutoTokenizer, Tokenizer
+from paddle_glm.tokenizers import Tokenizer
 
 
 @dataclass(frozen=True)

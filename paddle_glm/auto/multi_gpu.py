@@ -4,9 +4,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from paddle_glm.auto.model import AutoModel
 from paddle_glm.errors import InputError
 from paddle_glm.hardware import gpu_count
-from paddle_glm.models.auto import AutoModel
 from paddle_glm.models.base import CausalLM
 from paddle_glm.parallel import init_parallel, world_size
 

@@ -1,0 +1,1 @@
+"""Opens things by what their folder holds: configurations, tokenizers, models and backends."""
