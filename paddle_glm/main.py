@@ -8,7 +8,7 @@ import os
 import pkgutil
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -24,6 +24,12 @@ COMMAND_ORDER = (
     *("tiny", "convert", "finetune", "ptuning", "plot", "merge", "merge-lora", "quantize"),
     *("predict", "evaluate", "export", "infer", "chat", "serve", "web"),
 )
+
+# Earlier commands, and what to type instead.
+MOVED_COMMANDS = {
+    "quickstart": "it needs a checkout of the repository: run `bash tools/quickstart.sh` there, without bash "
+    "`python -m tools.quickstart`"
+}
 
 # What importing paddle and paddlenlp warns of, on every machine, and nobody here can act on.
 IGNORED_WARNINGS = ("No ccache found", "Setuptools is replacing distutils")
@@ -103,6 +109,8 @@ def help_text() -> str:
 def run_command(name: str, argv: Sequence[str]) -> int:
     """Runs one command on its own arguments; returns its exit code (0 where it returned None)."""
     names = command_names()
+    if name in MOVED_COMMANDS:
+        raise InputError(f"paddle-glm {name}: {MOVED_COMMANDS[name]}")
     if name not in names:
         raise InputError(f"unknown command {name!r}{did_you_mean(name, names)}; known: {', '.join(names)}")
     command = load_command(name)
@@ -125,26 +133,31 @@ def error_line(error: Exception) -> str:
     return str(error)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0 done, 2 something the user can mend, 130 interrupted.
+def dispatch(argv: Sequence[str]) -> int:
+    """Print the help or the version, or run the command that `argv` begins with; returns its exit code."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(help_text())
+        return 0
+    if argv[0] in ("-V", "--version"):
+        print(f"paddle-glm {__version__}")
+        return 0
+    return run_command(argv[0], argv[1:])
 
-    Any other exception is a defect of ours and keeps its traceback; PADDLE_GLM_DEBUG=1 shows the
-    traceback of the first two kinds too.
+
+def run_program(work: Callable[[], int]) -> int:
+    """Run `work` with console and logging set up; returns the process's exit code.
+
+    The code is `work`'s own, 2 for an error that the user can fix (one line on stderr), 130 when
+    interrupted. Any other exception is a bug and keeps its traceback; PADDLE_GLM_DEBUG=1 shows the
+    traceback of user errors too.
     """
-    argv = sys.argv[1:] if argv is None else list(argv)
     configure_console_encoding()
     for message in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # on stderr; before Paddle sets its own
     try:
-        if not argv or argv[0] in ("-h", "--help", "help"):
-            print(help_text())
-            return 0
-        if argv[0] in ("-V", "--version"):
-            print(f"paddle-glm {__version__}")
-            return 0
-        return run_command(argv[0], argv[1:])
-    except BrokenPipeError:  # the reader of our output went away, as in `paddle-glm ... | head`
+        return work()
+    except BrokenPipeError:  # the reader of our output closed it, as in `paddle-glm ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (InputError, OSError) as error:
@@ -155,6 +168,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("paddle-glm: interrupted", file=sys.stderr)
         return 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`paddle-glm` with these arguments (default: the process's own); returns an exit code."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    return run_program(lambda: dispatch(arguments))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ TOOLS = {  # what tools/NAME.py runs
     path.name: re.findall(r'main\(\["(\w+)"', path.read_text(encoding="utf-8"))[0]
     for path in (ROOT / "tools").glob("*.py")
 }
+QUICKSTART = "quickstart"  # what `parse_own_command` calls tools/quickstart.sh
 SHORT_LENGTHS = "--src_length 32 --tgt_length 8"
 TRAIN = "--max_steps 2 --logging_steps 1 --save_steps 2 --gradient_accumulation_steps 1"
 SMALL_FLAGS = {
@@ -78,8 +79,8 @@ def parse_own_command(words: list[str]) -> tuple[str, list[str]] | None:
         if word.startswith("tools/") and word.endswith(".py"):
             assert Path(word).name in TOOLS, f"{word} does not exist"
             return TOOLS[Path(word).name], words[place + 1 :]
-        if word == "tools/quickstart.sh":  # its flags go to the command
-            return "quickstart", words[place + 1 :]
+        if word == "tools/quickstart.sh":
+            return QUICKSTART, words[place + 1 :]
     return None
 
 
@@ -91,7 +92,7 @@ def output_paths(words: list[str]) -> list[str]:
         found = [yaml.safe_load((ROOT / arguments[0]).read_text(encoding="utf-8"))["output_dir"]]
     if name == "export":  # the last part may be the graph's name
         found = [path.removesuffix("/chatglm") for path in found]
-    return [] if name in ("", "tiny", "quickstart") else found
+    return [] if name in ("", "tiny", QUICKSTART) else found
 
 
 def with_small_sizes(words: list[str]) -> list[str]:
@@ -107,7 +108,7 @@ def with_small_sizes(words: list[str]) -> list[str]:
 def is_runnable_here(words: list[str]) -> bool:
     """Whether a command ends by itself, needs no network, and no program but Python."""
     name, arguments = parse_own_command(words) or ("", [])
-    waits = name in ("serve", "web", "quickstart") or "--api_base" in arguments
+    waits = name in ("serve", "web", QUICKSTART) or "--api_base" in arguments
     return name.islower() and not waits
 
 

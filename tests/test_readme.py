@@ -12,11 +12,16 @@ import pytest
 
 from paddle_glm.commands._hub_arguments import add_hub_arguments
 from paddle_glm.main import Parser, command_names, load_command
-from tests.pages import PAGES, blocks, commands, parse_own_command
+from tests.pages import PAGES, QUICKSTART, blocks, commands, parse_own_command
 from tests.paths import ROOT
+from tools.quickstart import cli as quickstart
 
 
 def known_flags(name: str) -> set[str]:
+    if name == QUICKSTART:
+        parser = Parser()
+        quickstart.add_arguments(parser)
+        return set(parser._option_string_actions)
     command = load_command(name)
     if hasattr(command, "run_argv"):
         from paddle_glm.training.command_line import known_flag_names
@@ -47,7 +52,7 @@ def test_command_can_be_typed(page, words):
     if found is None or not found[0].islower():  # `paddle-glm COMMAND`
         return
     name, arguments = found
-    assert name in command_names(), f"{page.name}: {' '.join(words)}"
+    assert name in (*command_names(), QUICKSTART), f"{page.name}: {' '.join(words)}"
     flags = {word.split("=")[0] for word in arguments if word.startswith("--")}
     assert flags <= known_flags(name) | {"--help"}, f"{page.name}: {' '.join(words)}"
 

@@ -9,4 +9,5 @@ set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 SECONDS=0
 bash "$root/tools/setup_env.sh" cpu,train
-exec "$root/.venv/bin/paddle-glm" quickstart --setup_seconds "$SECONDS" "$@"
+cd "$root"
+exec .venv/bin/python -m tools.quickstart --setup_seconds "$SECONDS" "$@"

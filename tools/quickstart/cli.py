@@ -1,6 +1,6 @@
-"""`paddle-glm quickstart`: every step of the chain once, on a small model, with what each one did.
+"""The quick start's flags, its run and its summary.
 
-Every step runs in a process of its own, by the command that is printed: the same one that a user types.
+Each step runs in a process of its own, as the command that is printed.
 """
 
 import argparse
@@ -10,16 +10,17 @@ import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from paddle_glm.commands import _quickstart_plan as quickstart_plan
-from paddle_glm.commands._quickstart_runner import format_command, run_step
 from paddle_glm.commands.evaluate import format_table
 from paddle_glm.errors import InputError
+from paddle_glm.main import Parser, run_program
 from paddle_glm.quantization.packing import BITS
 from paddle_glm.system import LINUX
+from tools.quickstart import plan as quickstart_plan
+from tools.quickstart.runner import format_command, run_step
 
 HELP = "run the whole chain once: data, training, merging, scores, export, answers"
 MARKER_FILE = ".paddle_glm_quickstart"
@@ -47,9 +48,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--setup_seconds", type=float, help=argparse.SUPPRESS)
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse `argv` and run; returns the exit codes of `paddle_glm.main.main`."""
+    parser = Parser(prog="tools/quickstart.sh", description=HELP)
+    add_arguments(parser)
+
+    def work() -> int:
+        run(parser.parse_args(argv))
+        return 0
+
+    return run_program(work)
+
+
 def run(args: argparse.Namespace) -> None:
-    if not (quickstart_plan.ROOT / quickstart_plan.CONFIG).is_file():
-        raise InputError("quickstart runs in a checkout of the repository: bash tools/quickstart.sh")
+    """Run all steps and write `summary.json`. Raises `InputError` where a step fails."""
     if args.data and not Path(args.data).is_dir():
         raise InputError(f"--data {args.data}: expected a folder with train.json and dev.json")
     # Python would end at once, and the step that runs would go on alone.

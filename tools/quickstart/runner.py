@@ -7,8 +7,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from paddle_glm.commands._quickstart_plan import NUM_PROCESSES, ROOT, QuickstartStep
 from paddle_glm.errors import InputError
+from tools.quickstart.plan import NUM_PROCESSES, ROOT, QuickstartStep
 
 
 def run_step(step: QuickstartStep, output: Path) -> float:

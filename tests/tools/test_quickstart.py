@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from paddle_glm.commands import _quickstart_plan as quickstart_plan
-from paddle_glm.commands import quickstart
-from paddle_glm.commands._quickstart_runner import format_command, run_step
 from paddle_glm.errors import InputError
-from paddle_glm.main import main
 from tests.cpp.build import INSTALL
+from tools.quickstart import cli as quickstart
+from tools.quickstart import plan as quickstart_plan
+from tools.quickstart.runner import format_command, run_step
 
 slow = pytest.mark.slow
 # What a method leaves under `trained`.
@@ -26,7 +25,7 @@ TRAINED = {
 def quick_start(out: Path, *flags: str) -> dict:
     """The summary of a quick start of two training steps; the real thing is tools/quickstart.sh."""
     short = ("--max_steps", "2", "--eval_rows", "4")
-    assert main(["quickstart", "--output_dir", str(out), *short, *flags]) == 0
+    assert quickstart.main(["--output_dir", str(out), *short, *flags]) == 0
     return json.loads((out / "summary.json").read_text(encoding="utf-8"))
 
 
@@ -137,7 +136,7 @@ def test_a_failing_link_shows_the_end_of_its_log(tmp_path, capfd):
 
 
 def test_data_that_is_not_there(tmp_path, capsys):
-    assert main(["quickstart", "--output_dir", str(tmp_path / "run"), "--data", "nowhere"]) == 2
+    assert quickstart.main(["--output_dir", str(tmp_path / "run"), "--data", "nowhere"]) == 2
     assert "--data nowhere" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 

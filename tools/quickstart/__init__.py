@@ -1,0 +1,1 @@
+"""The quick start: every command of the chain once, in a checkout of the repository."""
