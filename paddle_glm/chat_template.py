@@ -265,61 +265,6 @@ class RoleTemplate(ChatTemplate):
         )
 
 
-_REPLACEMENTS = (("[[训练时间]]", "2023年"),)
-
-CHATGLM = RoundTemplate(
-    name="chatglm",
-    prefix_tokens=(),
-    suffix_tokens=("[gMASK]", "<sop>"),
-    end_token="<eop>",
-    stop_tokens=("<eop>",),
-    replacements=_REPLACEMENTS,
-    # Its SentencePiece model makes these narrow.
-    wide_punctuation=((",", "，"), ("!", "！"), (":", "："), (";", "；"), ("?", "？")),
-    first_round=0,
-    question="[Round {round}]\n问：{query}\n答：",
-    answer="{response}\n",
-    lone_question="{query}",
-    source_reserved=1,
-    target_reserved=2,
-    trained_suffix=1,
-)
-
-CHATGLM2 = RoundTemplate(
-    name="chatglm2",
-    prefix_tokens=("[gMASK]", "sop"),
-    suffix_tokens=(),
-    end_token="<eos>",
-    stop_tokens=("<eos>",),
-    replacements=_REPLACEMENTS,
-    wide_punctuation=(),
-    first_round=1,
-    question="[Round {round}]\n\n问：{query}\n\n答：",
-    answer="{response}\n\n",
-    lone_question="[Round {round}]\n\n问：{query}\n\n答：",
-    source_reserved=2,
-    target_reserved=0,
-    trained_suffix=0,
-)
-
-CHATGLM3 = RoleTemplate(
-    name="chatglm3",
-    prefix_tokens=("[gMASK]", "sop"),
-    end_token="<eos>",
-    stop_tokens=("<eos>", "<|user|>", "<|observation|>"),
-    replacements=_REPLACEMENTS,
-    wide_punctuation=(),
-    roles=(
-        ("system", "<|system|>"),
-        ("user", "<|user|>"),
-        ("assistant", "<|assistant|>"),
-        ("observation", "<|observation|>"),
-    ),
-    header="{metadata}\n",
-    reply_role="assistant",
-)
-
-
 def render(
     template: ChatTemplate,
     tokenizer: PromptTokenizer,

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from paddle_glm import generation_keys, paddlenlp_config
-from paddle_glm.config_keys import CONFIG_FILE, CONFIG_SCHEMAS, DTYPES, FIELD_TYPES, ConfigSchema
+from paddle_glm import generation_keys
+from paddle_glm.config_keys import CONFIG_FILE, DTYPES, FIELD_TYPES, ConfigSchema
 from paddle_glm.errors import InputError
 from paddle_glm.key_rules import Alias, default_keys, read_fields
+from paddle_glm.models.registry import family_module, family_names
+from paddle_glm.paddlenlp_format import PaddleNLPFormat, written_by_paddlenlp
 
 __all__ = ["DTYPES", "FAMILY_KEY", "ModelConfig"]
 
@@ -87,10 +89,11 @@ class ModelConfig:
         What is made of each key is said in `config_keys`. Raises `InputError` for a missing key, a value that
         cannot be, or one that names another computation.
         """
-        if paddlenlp_config.is_paddlenlp(values):
-            values = paddlenlp_config.to_hub(values)
-        family = family or _family_of(values)
-        schema = _schema_of(family)
+        paddlenlp = _paddlenlp_format(values)
+        if paddlenlp is not None:
+            values = paddlenlp.hub_config(values)
+        family = family or _detect_family(values)
+        schema = config_schema(family)
         if missing := [key for key in schema.required if values.get(key) is None]:
             raise InputError(f"{CONFIG_FILE} lacks {', '.join(missing)}: is it a {schema.title} checkpoint?")
         if "dtype" in values:
@@ -116,28 +119,20 @@ class ModelConfig:
         if family is None and FAMILY_KEY not in values:
             tokenizer = path.with_name("tokenizer_config.json")
             text = tokenizer.read_text(encoding="utf-8") if tokenizer.is_file() else ""
-            # ChatGLM2 and ChatGLM3 share config keys; their tokenizer files tell them apart.
-            if "chatglm3" in text.lower() or "<|user|>" in text:
-                family = "chatglm3"
-            elif "chatglm2" in text.lower():
-                family = "chatglm2"
-        config, generation_path = (
-            cls.from_dict(values, family),
-            path.with_name(generation_keys.GENERATION_CONFIG_FILE),
-        )
-        return (
-            replace(config, generation_config=_read_json(generation_path))
-            if generation_path.is_file()
-            else config
-        )
+            family = _family_of_tokenizer(text.lower())
+        config = cls.from_dict(values, family)
+        generation_path = path.with_name(generation_keys.GENERATION_CONFIG_FILE)
+        if not generation_path.is_file():
+            return config
+        return replace(config, generation_config=_read_json(generation_path))
 
     def to_hub_dict(self) -> dict[str, Any]:
         """The keys of THUDM's `config.json`, with the original's other keys given back."""
-        schema = _schema_of(self.family)
+        schema = config_schema(self.family)
         own = {key: getattr(self, name) for name, key in schema.fields.items()}
         out = {
             "architectures": [schema.class_name],
-            "model_type": "chatglm",
+            "model_type": schema.model_type,
             **default_keys(schema.rules),
             **self.hub,
             **{key: value for key, value in own.items() if value is not None},
@@ -155,14 +150,34 @@ class ModelConfig:
 
     def save_for_paddlenlp(self, folder: str | Path, tensor_parallel_degree: int = 1) -> None:
         """Write `folder/config.json` with PaddleNLP's keys, beside shards of the given degree."""
-        values = paddlenlp_config.from_hub(self.to_hub_dict(), tensor_parallel_degree)
+        values = paddlenlp_format(self.family).paddlenlp_config(self.to_hub_dict(), tensor_parallel_degree)
         _write_json(Path(folder) / "config.json", values)
 
 
-def _schema_of(family: str) -> ConfigSchema:
-    if family not in CONFIG_SCHEMAS:
-        raise InputError(f"unknown model family {family!r}: expected one of {', '.join(CONFIG_SCHEMAS)}")
-    return CONFIG_SCHEMAS[family]
+def config_schema(family: str) -> ConfigSchema:
+    """How `config.json` of a family is read and written; raises `InputError` listing the known families."""
+    schema: ConfigSchema = family_module(family, "config").SCHEMA
+    return schema
+
+
+def paddlenlp_format(family: str) -> PaddleNLPFormat:
+    """How PaddleNLP stores models of a family; raises `InputError` where it has no class for them."""
+    found = config_schema(family).paddlenlp
+    if found is None:
+        raise InputError(f"PaddleNLP has no class for {family}: use safetensors or bin")
+    return found
+
+
+def paddlenlp_formats() -> list[PaddleNLPFormat]:
+    """The formats of all families."""
+    found = (config_schema(family).paddlenlp for family in family_names())
+    return [known for known in found if known is not None]
+
+
+def released_configs() -> dict[str, Mapping[str, Any]]:
+    """Name on the hub -> `config.json` of every released model."""
+    schemas = map(config_schema, family_names())
+    return {name: values for schema in schemas for name, values in schema.released.items()}
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -179,17 +194,47 @@ def _read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def _family_of(values: Mapping[str, Any]) -> str:
+def _paddlenlp_format(values: Mapping[str, Any]) -> PaddleNLPFormat | None:
+    """The format of a `config.json` that PaddleNLP wrote; None for the hub's."""
+    formats = paddlenlp_formats()
+    hub_types = {config_schema(family).model_type for family in family_names()}
+    for known in formats:
+        if known.model_type == values.get("model_type") and known.model_type not in hub_types:
+            return known
+    if not written_by_paddlenlp(values):
+        return None
+    return next((known for known in formats if known.own_keys & values.keys()), None)
+
+
+def _family_of_tokenizer(text: str) -> str | None:
+    """The family that the lower-case text of `tokenizer_config.json` names; None where it names none."""
+    for family in reversed(family_names()):
+        if any(mark in text for mark in config_schema(family).tokenizer_marks):
+            return family
+    return None
+
+
+def _detect_family(values: Mapping[str, Any]) -> str:
+    """The family of a hub's `config.json`: what our own key says, else its keys, then its name on the hub.
+
+    Raises `InputError` where no family fits, and for a key that the families which fit read differently.
+    """
     if FAMILY_KEY in values:
         return str(values[FAMILY_KEY])
-    if "inner_hidden_size" in values or "position_encoding_2d" in values:
-        return "chatglm"
+    schemas = {family: config_schema(family) for family in family_names()}
+    fitting = [family for family, schema in schemas.items() if schema.own_keys & values.keys()]
+    if not fitting:
+        titles = " or ".join(schema.title for schema in schemas.values())
+        raise InputError(f"{CONFIG_FILE} has no key of a known model: expected a checkpoint of {titles}")
     name = str(values.get("_name_or_path", "")).lower()
-    if "chatglm3" in name:
-        return "chatglm3"
-    if "chatglm2" not in name and values.get("rope_ratio", 1) not in (1, None):
-        raise InputError(
-            f"{CONFIG_FILE} says rope_ratio = {values['rope_ratio']!r}, which ChatGLM2 and ChatGLM3 read "
-            "differently, and no file says which of them this is: give --family chatglm2 or chatglm3"
-        )
-    return "chatglm2"
+    named = [family for family in fitting if any(mark in name for mark in schemas[family].tokenizer_marks)]
+    if named:
+        return named[-1]
+    titles = " and ".join(schemas[family].title for family in fitting)
+    for key, neutral in schemas[fitting[0]].ambiguous_keys.items():
+        if len(fitting) > 1 and values.get(key) not in (neutral, None):
+            raise InputError(
+                f"{CONFIG_FILE} says {key} = {values[key]!r}, which {titles} read differently, "
+                f"and no file says which of them this is: give --family {' or '.join(fitting)}"
+            )
+    return fitting[0]

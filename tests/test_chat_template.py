@@ -4,18 +4,13 @@ import json
 
 import pytest
 
-from paddle_glm.chat_template import (
-    CHATGLM,
-    CHATGLM2,
-    CHATGLM3,
-    messages_from_history,
-    parse_response,
-    render,
-    template_from_dict,
-)
+from paddle_glm.chat_template import messages_from_history, parse_response, render, template_from_dict
 from paddle_glm.errors import InputError
+from paddle_glm.models.chatglm.template import CHATGLM
 from paddle_glm.models.chatglm.tokenizer import ChatGLMTokenizer
+from paddle_glm.models.chatglm2.template import CHATGLM2
 from paddle_glm.models.chatglm2.tokenizer import ChatGLM2Tokenizer
+from paddle_glm.models.chatglm3.template import CHATGLM3
 from paddle_glm.models.chatglm3.tokenizer import ChatGLM3Tokenizer
 from tests.paths import data, reference
 from tests.tiny_sentencepiece import write_tiny_model

@@ -11,10 +11,10 @@ from paddle_glm.auto.model import AutoModel
 from paddle_glm.auto.tokenizer import AutoTokenizer
 from paddle_glm.backends import EngineOptions
 from paddle_glm.backends.generation_meta import META_FILE_NAME, GenerationMeta
-from paddle_glm.chat_template import CHATGLM2
 from paddle_glm.errors import InputError
 from paddle_glm.export import export_model
 from paddle_glm.generation import ChatSession, GenerationParams, generate_batch
+from paddle_glm.models.chatglm2.template import CHATGLM2
 from paddle_glm.models.dygraph import DygraphBackend
 from tests.paths import reference
 

@@ -21,8 +21,10 @@ PACKAGE = ROOT / "paddle_glm"
 FLOORS = (
     ("errors", "version", "system", "array_types"),
     ("allocator", "progress"),
-    ("paddlenlp_config", "key_rules", "hub", "hardware", "pretrained_kwargs"),
+    ("paddlenlp_format", "key_rules", "hub", "hardware", "pretrained_kwargs"),
     ("config_keys", "generation_keys", "models.registry"),
+    ("models.*.paddlenlp",),
+    ("models.*.config",),
     ("config", "sharding", "precision", "numpy_interop", "autograd"),
     ("chat_template", "quantization"),
     ("models.family", "models.prefix_encoder", "models.initialization"),
@@ -46,9 +48,10 @@ FLOORS = (
 ONLY = {"generation": {"errors", "array_types", "chat_template", "models.family"}}
 WITHOUT_PADDLE = (
     *("errors", "version", "system", "array_types", "allocator", "progress"),
-    *("paddlenlp_config", "config", "sharding", "auto.config", "auto.tokenizer"),
+    *("paddlenlp_format", "config", "sharding", "auto.config", "auto.tokenizer"),
     *("chat_template", "key_rules", "config_keys", "pretrained_kwargs"),
-    *("models.registry", "models.family", "models.*.*", "models.*.tokenizer"),
+    *("models.registry", "models.*.config", "models.*.paddlenlp"),
+    *("models.family", "models.*.*", "models.*.tokenizer"),
     *("quantization", "hub", "tokenizers", "checkpoint", "generation", "tiny", "data"),
 )
 # The tokenizers return Paddle tensors on request (return_tensors="pd"), in a function of its own.

@@ -18,10 +18,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from paddle_glm.config import config_schema
 from paddle_glm.hardware import free_memory
 from paddle_glm.load_memory import LOAD_PEAK_FACTOR
 from paddle_glm.main import main
-from paddle_glm.tiny.released_configs import RELEASED_CONFIGS
 from tests.cpp.build import build
 from tests.paths import ROOT
 
@@ -96,7 +96,8 @@ def like(folder: Path, *flags: str) -> Path:
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
     parent = tmp_path_factory.mktemp("small")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(RELEASED_CONFIGS, "chatglm2-6b", {**RELEASED_CONFIGS["chatglm2-6b"], **SMALL})
+        released = config_schema("chatglm2").released
+        patch.setitem(released, "chatglm2-6b", {**released["chatglm2-6b"], **SMALL})
         folders = {"float16": like(parent / "float16")}
         for bits in (4, 8):
             folders[f"int{bits}"] = like(parent / f"int{bits}", "--quantization_bit", str(bits))

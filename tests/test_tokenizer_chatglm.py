@@ -40,7 +40,7 @@ def golden(images):
 def model_file(tmp_path_factory) -> Path:
     texts = [text for row in make_rows(60) for text in row.values()]
     path = tmp_path_factory.mktemp("tiny") / "ice_text.model"
-    return train_tokenizer(texts, path, 600, layout="ice_text.model")
+    return train_tokenizer(texts, path, 600, ChatGLMTokenizer.sentencepiece)
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,13 @@ import pytest
 from paddle_glm.auto.tokenizer import AutoTokenizer
 from paddle_glm.errors import InputError
 from paddle_glm.key_rules import Ignored, Mapped
+from paddle_glm.models.registry import family_names
 from paddle_glm.tiny.checkpoint import write_checkpoint
-from paddle_glm.tokenizers.tokenizer_config_keys import RULES
 
 TEXT = "类型#裙*  Hello"
 
 
-@pytest.fixture(scope="module", params=RULES)
+@pytest.fixture(scope="module", params=family_names())
 def folder(request: pytest.FixtureRequest, tiny_rows: list, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("keys") / request.param
     texts = [text for row in tiny_rows for text in row.values()]
@@ -42,7 +42,7 @@ def say(folder: Path, tmp_path: Path):
 
 def test_a_key_is_refused_or_changes_nothing(folder: Path, say) -> None:
     plain = AutoTokenizer.from_pretrained(folder)
-    for key, rule in RULES[plain.family].items():
+    for key, rule in plain.config_rules.items():
         if isinstance(rule, Ignored):
             assert say(**{key: "anything"}).encode(TEXT) == plain.encode(TEXT) and rule.reason
             continue

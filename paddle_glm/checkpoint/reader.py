@@ -23,7 +23,7 @@ from paddle_glm.checkpoint.lazy_tensor import (
     transposed_blocks,
 )
 from paddle_glm.checkpoint.mapped_file import release_pages
-from paddle_glm.checkpoint.paddlenlp import detect_layout, tensors_to_hub
+from paddle_glm.checkpoint.paddlenlp import detect_format, tensors_to_hub
 from paddle_glm.checkpoint.pdparams_file import open_pdparams
 from paddle_glm.checkpoint.safetensors_file import open_safetensors
 from paddle_glm.checkpoint.torch_file import open_torch
@@ -49,7 +49,7 @@ def open_checkpoint(folder: Path | str, family: str | None = None) -> "Checkpoin
     shards = [_open_shard(folder, files) for files in found.shards]
     if found.index is not None and (absent := set(found.index) - shards[0].keys()):
         raise InputError(f"{folder}: the index names {summarize_names(absent)}, which its files do not hold")
-    layout = detect_layout(shards[0], found.shards[0][0].suffix == ".pdparams")
+    layout = detect_format(shards[0], found.shards[0][0].suffix == ".pdparams")
     if layout is None:
         return Checkpoint(folder, shards, family)
     return Checkpoint(folder, [tensors_to_hub(shard, layout) for shard in shards], family, is_paddlenlp=True)

@@ -12,9 +12,8 @@ from paddle_glm.checkpoint.pdparams_file import write_pdparams
 from paddle_glm.checkpoint.safetensors_file import write_safetensors
 from paddle_glm.checkpoint.torch_file import write_torch
 from paddle_glm.checkpoint.weight_files import WEIGHT_FILE_NAMES, tp_shard_name
-from paddle_glm.config import ModelConfig
+from paddle_glm.config import ModelConfig, paddlenlp_format
 from paddle_glm.errors import InputError
-from paddle_glm.paddlenlp_config import check_expressible
 from paddle_glm.progress import Progress
 
 _WRITERS = {"safetensors": write_safetensors, "bin": write_torch, "pdparams": write_pdparams}
@@ -79,7 +78,7 @@ def check_format(config: ModelConfig, degree: int, file_format: str) -> None:
     if config.quantization_bit and file_format == "pdparams":
         raise InputError("PaddleNLP has no such quantised weights: keep them as safetensors, or bin")
     if file_format == "pdparams":
-        check_expressible(config.to_hub_dict())
+        paddlenlp_format(config.family).check_expressible(config.to_hub_dict())
         if degree > 1:
             check_paddlenlp_degree(config, degree)
 

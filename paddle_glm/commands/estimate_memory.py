@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, NoReturn
 
+from paddle_glm.config import released_configs
 from paddle_glm.errors import InputError
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def _parser() -> _Parser:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--model", help="chatglm-6b, chatglm2-6b, chatglm3-6b, or a model folder; default: the recipe's"
+        "--model", help=f"{', '.join(released_configs())}, or a model folder; default: the recipe's"
     )
     parser.add_argument("--recipe", help="YAML or JSON file of arguments for paddle-glm finetune")
     parser.add_argument(

@@ -4,11 +4,10 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from paddle_glm.config import DTYPES, ModelConfig
+from paddle_glm.config import DTYPES, ModelConfig, released_configs
 from paddle_glm.errors import InputError
 from paddle_glm.models.registry import family_names
 from paddle_glm.quantization import BITS
-from paddle_glm.tiny.released_configs import RELEASED_CONFIGS
 
 HELP = "make a small data set, tokenizer and untrained model to try the chain with, offline"
 # The files that it makes where --data is not given.
@@ -40,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", help="folder or file of rows to train the tokenizer on, instead of making rows"
     )
     parser.add_argument(
-        "--family", choices=family_names(), help="whose layout and template (default: chatglm2)"
+        "--family", choices=family_names(), help=f"whose layout and template (default: {ModelConfig.family})"
     )
     parser.add_argument("--train_rows", type=int, default=6000, help="rows to make in train.json")
     parser.add_argument("--dev_rows", type=int, default=200, help="rows to make in dev.json")
@@ -48,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", type=int, help=f"{text} (default: {default})")
     parser.add_argument(
         "--like",
-        choices=RELEASED_CONFIGS,
+        choices=released_configs(),
         help="give the model the sizes of this released one, with random weights: up to 13 GB are written",
     )
     parser.add_argument("--dtype", choices=DTYPES, help="of the weights with --like (default: float16)")
@@ -120,7 +119,12 @@ def _write_model(args: argparse.Namespace, folder: Path, texts: list[str]) -> Mo
     if args.like is None:
         sizes = {name: _size(args, name) for name in SIZES}
         return write_checkpoint(
-            folder, texts, args.family or "chatglm2", **sizes, seed=args.seed, overwrite=args.overwrite
+            folder,
+            texts,
+            args.family or ModelConfig.family,
+            **sizes,
+            seed=args.seed,
+            overwrite=args.overwrite,
         )
     return write_checkpoint_like(
         folder,

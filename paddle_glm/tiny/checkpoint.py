@@ -14,13 +14,12 @@ from paddle_glm.checkpoint import LazyTensor, atomic_folder, save_checkpoint
 from paddle_glm.checkpoint.lazy_tensor import DTYPES, SAFETENSORS_FLOAT_NAMES, cast_chunks, copy_chunks
 from paddle_glm.checkpoint.quantize_on_load import QuantizingCheckpoint
 from paddle_glm.checkpoint.reshard import check_disk_space
-from paddle_glm.config import ModelConfig
+from paddle_glm.config import ModelConfig, released_configs
 from paddle_glm.errors import InputError
 from paddle_glm.models.family import family_of, get_family
 from paddle_glm.models.initialization import initial_rows, initial_value
 from paddle_glm.progress import progress_bar
 from paddle_glm.sharding import ParameterSpec
-from paddle_glm.tiny.released_configs import RELEASED_CONFIGS
 from paddle_glm.tiny.tokenizer import train_tokenizer
 from paddle_glm.tokenizers import Tokenizer
 
@@ -31,7 +30,7 @@ _VOCAB_DIVISIBLE_BY = 8
 def write_checkpoint(
     folder: str | Path,
     texts: Iterable[str],
-    family: str = "chatglm2",
+    family: str = ModelConfig.family,
     vocab_size: int = 1200,
     num_layers: int = 2,
     hidden_size: int = 128,
@@ -80,7 +79,7 @@ def write_checkpoint_like(
     seed: int = 0,
     overwrite: bool = False,
 ) -> ModelConfig:
-    """Writes a folder with the sizes of a released model, one of `RELEASED_CONFIGS`; returns its
+    """Writes a folder with the sizes of a released model, one of `released_configs()`; returns its
     configuration.
 
     The weights are random and written as they are made, some MiB at a time. The tokenizer is one of
@@ -88,11 +87,12 @@ def write_checkpoint_like(
     model has. quantization_bit: 4 or 8 writes integers, as `paddle-glm quantize` would.
     Raises InputError for an unknown name or dtype, and where the disk has too little room.
     """
-    if name not in RELEASED_CONFIGS:
-        raise InputError(f"{name!r} is unknown: expected one of {', '.join(RELEASED_CONFIGS)}")
+    released = released_configs()
+    if name not in released:
+        raise InputError(f"{name!r} is unknown: expected one of {', '.join(released)}")
     if dtype not in SAFETENSORS_FLOAT_NAMES:
         raise InputError(f"dtype {dtype!r} is unknown: expected one of {', '.join(SAFETENSORS_FLOAT_NAMES)}")
-    config = ModelConfig.from_dict(RELEASED_CONFIGS[name])
+    config = ModelConfig.from_dict(released[name])
     config = replace(config, dtype=dtype, num_layers=num_layers or config.num_layers)
     check_disk_space(Path(folder), _weight_source(folder, config, seed, quantization_bit)[1])
     with atomic_folder(folder, overwrite=overwrite) as target:
@@ -160,7 +160,9 @@ def _write_tokenizer(folder: Path, texts: Iterable[str], family: str, vocab_size
     tokenizer_class = get_family(family).tokenizer_class()
     name = tokenizer_class.vocab_file
     with tempfile.TemporaryDirectory() as scratch:
-        model_file = train_tokenizer(_with_prompt_texts(texts), Path(scratch) / name, vocab_size, layout=name)
+        model_file = train_tokenizer(
+            _with_prompt_texts(texts), Path(scratch) / name, vocab_size, tokenizer_class.sentencepiece
+        )
         tokenizer: Tokenizer = tokenizer_class.from_pretrained(model_file)
         tokenizer.save_pretrained(folder)
     return tokenizer

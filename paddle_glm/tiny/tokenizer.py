@@ -3,64 +3,23 @@
 import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from paddle_glm.errors import InputError
-from paddle_glm.models.chatglm import tokenizer as chatglm
-
-_NUM_BYTE_PIECES = 256
-
-
-@dataclass(frozen=True)
-class SentencePieceSettings:
-    """What the SentencePiece models of a family have in common: BPE, a dummy prefix, bytes for unknown
-    characters, `<unk>` 0, `<s>` 1, `</s>` 2, and what is given here.
-
-    symbols: pieces found in texts as they are; controls: pieces that texts cannot spell.
-    """
-
-    normalization: str
-    keep_whitespace: bool
-    pad_id: int = -1
-    symbols: tuple[str, ...] = ()
-    controls: tuple[str, ...] = ()
-
-    @property
-    def num_reserved(self) -> int:
-        """Pieces that are not learnt."""
-        return 3 + (self.pad_id >= 0) + len(self.symbols) + len(self.controls) + _NUM_BYTE_PIECES
-
-
-# By the file's name. The tokenizers of tokenizer.model append special tokens behind the pieces;
-# ice_text.model holds them, and pieces for line breaks, tabs and runs of blanks.
-SENTENCEPIECE_SETTINGS = {
-    "tokenizer.model": SentencePieceSettings(normalization="identity", keep_whitespace=True),
-    "ice_text.model": SentencePieceSettings(
-        normalization="nmt_nfkc",
-        keep_whitespace=False,
-        pad_id=3,
-        symbols=(
-            *(chatglm.LINE_BREAK, chatglm.TAB),
-            *(chatglm.blank_token(length) for length in range(2, chatglm.MAX_BLANK_LENGTH + 1)),
-        ),
-        controls=chatglm.COMMAND_TOKENS,
-    ),
-}
+from paddle_glm.tokenizers.sentencepiece_settings import SentencePieceSettings
 
 
 def train_tokenizer(
-    texts: Iterable[str], path: str | Path, vocab_size: int = 1200, layout: str = "tokenizer.model"
+    texts: Iterable[str], path: str | Path, vocab_size: int, settings: SentencePieceSettings
 ) -> Path:
     """Writes a SentencePiece model of at most `vocab_size` pieces, learnt from `texts`, to `path`.
 
-    layout: one of SENTENCEPIECE_SETTINGS. The same texts give the same file.
+    settings: those of the family's tokenizer class. The same texts give the same file.
 
     Raises InputError where the texts cannot fill the vocabulary.
     """
     import sentencepiece
 
-    settings = SENTENCEPIECE_SETTINGS[layout]
     if vocab_size <= settings.num_reserved:
         raise InputError(
             f"vocab_size {vocab_size} leaves nothing to learn: ask for more than {settings.num_reserved}"

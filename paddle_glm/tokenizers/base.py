@@ -19,7 +19,9 @@ from sentencepiece import SentencePieceProcessor
 from paddle_glm.chat_template import ChatTemplate, Message, RoundTemplate, render
 from paddle_glm.config import FAMILY_KEY
 from paddle_glm.errors import InputError
+from paddle_glm.key_rules import Rules
 from paddle_glm.tokenizers.encoding import BatchEncoding, as_tensors, padded_length, truncate
+from paddle_glm.tokenizers.sentencepiece_settings import SentencePieceSettings
 
 CONFIG_FILE = "tokenizer_config.json"
 
@@ -31,6 +33,10 @@ class Tokenizer(ABC):
     family: ClassVar[str]
     template: ClassVar[ChatTemplate]
     hub_config: ClassVar[dict[str, Any]]
+    """`tokenizer_config.json` of the released model, for folders that were made here."""
+    config_rules: ClassVar[Rules]
+    """What is made of each key of `tokenizer_config.json`."""
+    sentencepiece: ClassVar[SentencePieceSettings]
     command_tokens: ClassVar[tuple[str, ...]]
     """Special tokens which `encode_special_tokens` finds in a text."""
     padding_side: ClassVar[str] = "left"

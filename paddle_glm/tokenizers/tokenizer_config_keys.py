@@ -1,57 +1,30 @@
-"""Every key of `tokenizer_config.json` that the originals' tokenizers read, and what is made of it here.
+"""Checks `tokenizer_config.json` and its companions against a tokenizer.
 
-A special token that the files add is one of the family's, under its own id, or refused.
+Each tokenizer class says what is made of each key that its original reads (`config_rules`). A special token
+that the files add must be one of the family's under its own id.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from paddle_glm.errors import InputError
-from paddle_glm.key_rules import TOKEN_ID, Ignored, Mapped, Restricted, Rule, Rules, read_fields
+from paddle_glm.key_rules import Ignored, Restricted, Rule, read_fields
 
 if TYPE_CHECKING:
     from paddle_glm.tokenizers.base import Tokenizer
 
 CONFIG_FILE = "tokenizer_config.json"
 
-_COMMON_RULES: dict[str, Rule] = {
+COMMON_RULES: dict[str, Rule] = {
     "padding_side": Ignored("what is to be answered is padded on the left, always"),
     "truncation_side": Restricted(("right",)),
     "tokenizer_class": Ignored("the model's family says which class"),
     "model_max_length": Ignored("a warning there; truncation names its own length here"),
     "chat_template": Ignored("chat of the originals builds its prompts itself"),
     "split_special_tokens": Ignored("special tokens that are spelled in a text are text here, always"),
-}
-_FIXED_TOKEN_REASON = "the original keeps its own token, whatever the file says"
-_CHATGLM2_RULES: Rules = {
-    **_COMMON_RULES,
-    "clean_up_tokenization_spaces": Restricted((False,)),
-    "encode_special_tokens": Ignored("read by ChatGLM3 alone"),
-    "do_lower_case": Ignored("not read by this family's original"),
-    "remove_space": Ignored("not read by this family's original"),
-    **{f"{name}_token": Ignored(_FIXED_TOKEN_REASON) for name in ("bos", "eos", "pad", "unk")},
-}
-_CHATGLM_RULES: Rules = {
-    **_COMMON_RULES,
-    "num_image_tokens": Mapped("num_image_tokens", TOKEN_ID),
-    "do_lower_case": Restricted((False,)),
-    "remove_space": Restricted((False,)),
-    "clean_up_tokenization_spaces": Ignored("this family's original decodes without it"),
-    "bos_token": Restricted(("<sop>",)),
-    "eos_token": Restricted(("<eop>", "</s>")),  # the first releases' name, whose answers end with <eop> too
-    "end_token": Restricted(("</s>",)),
-    "mask_token": Restricted(("[MASK]",)),
-    "gmask_token": Restricted(("[gMASK]",)),
-    "pad_token": Restricted(("<pad>",)),
-    "unk_token": Restricted(("<unk>",)),
-}
-RULES: Mapping[str, Rules] = {
-    "chatglm": _CHATGLM_RULES,
-    "chatglm2": _CHATGLM2_RULES,
-    "chatglm3": {**_CHATGLM2_RULES, "encode_special_tokens": Restricted((False,))},
 }
 
 
@@ -62,7 +35,7 @@ def check_tokenizer_config(tokenizer: Tokenizer) -> None:
         key: _token_text(value) if key.endswith("_token") else value
         for key, value in tokenizer.config.items()
     }
-    read_fields(RULES[tokenizer.family], given, CONFIG_FILE)
+    read_fields(tokenizer.config_rules, given, CONFIG_FILE)
     for source, token, index in _added_tokens(tokenizer):
         known = tokenizer.special_tokens.get(token, tokenizer.sp_model.piece_to_id(token))
         unknown = token not in tokenizer.special_tokens and known == tokenizer.sp_model.unk_id() != index

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
-from paddle_glm.config import ModelConfig
+from paddle_glm.config import ModelConfig, released_configs
 from paddle_glm.data.datasets import max_sample_length
 from paddle_glm.errors import InputError
 from paddle_glm.models.family import family_of
@@ -24,20 +24,6 @@ from paddle_glm.training.activation_memory import MicroBatchSpec, activation_byt
 from paddle_glm.training.arguments import ModelArguments, parameter_dtype, parse_sharding_stage
 from paddle_glm.training.sharded_optimizer import assign_owners
 
-_CHATGLM_6B = ModelConfig(
-    family="chatglm",
-    num_key_value_heads=32,
-    ffn_hidden_size=16384,
-    vocab_size=130528,
-    max_sequence_length=2048,
-    position_encoding_2d=True,
-)
-# Sizes of the released models, by their names on the hub.
-RELEASED_CONFIGS = {
-    "chatglm-6b": _CHATGLM_6B,
-    "chatglm2-6b": ModelConfig(),
-    "chatglm3-6b": ModelConfig(family="chatglm3", max_sequence_length=8192),
-}
 _DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 
 
@@ -91,11 +77,10 @@ def resolve_config(model: str) -> ModelConfig:
     if (Path(model) / "config.json").is_file():
         return ModelConfig.from_pretrained(model)
     name = Path(model).name.lower()
-    if name not in RELEASED_CONFIGS:
-        raise InputError(
-            f"{model}: expected a model folder with config.json, or {', '.join(RELEASED_CONFIGS)}"
-        )
-    return RELEASED_CONFIGS[name]
+    released = released_configs()
+    if name not in released:
+        raise InputError(f"{model}: expected a model folder with config.json, or {', '.join(released)}")
+    return ModelConfig.from_dict(released[name])
 
 
 def plan_from_flags(

@@ -50,7 +50,7 @@ def replay(folder: Path, tokenizers: dict[str, Any], model: Path) -> None:
 @pytest.mark.parametrize("images", [0, 20000])
 def test_chatglm_text(images, tmp_path):
     texts = [text for row in make_rows(60) for text in row.values()]
-    model = train_tokenizer(texts, tmp_path / "ice_text.model", 600, layout="ice_text.model")
+    model = train_tokenizer(texts, tmp_path / "ice_text.model", 600, ChatGLMTokenizer.sentencepiece)
     replay(tmp_path, {"chatglm": ChatGLMTokenizer(model, {"num_image_tokens": images})}, model)
 
 

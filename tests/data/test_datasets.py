@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from paddle_glm import AutoModel
 from paddle_glm.auto.tokenizer import AutoTokenizer
-from paddle_glm.chat_template import CHATGLM2, CHATGLM3
 from paddle_glm.data.data_files import Example, load_examples
 from paddle_glm.data.datasets import (
     IGNORE_INDEX,
@@ -25,7 +24,9 @@ from paddle_glm.data.datasets import (
 from paddle_glm.errors import InputError
 from paddle_glm.layers.attention import boolean_mask
 from paddle_glm.models.chatglm.tokenizer import ChatGLMTokenizer
+from paddle_glm.models.chatglm2.template import CHATGLM2
 from paddle_glm.models.chatglm2.tokenizer import ChatGLM2Tokenizer
+from paddle_glm.models.chatglm3.template import CHATGLM3
 from paddle_glm.models.chatglm3.tokenizer import ChatGLM3Tokenizer
 from paddle_glm.tiny.checkpoint import write_checkpoint
 from tests.paths import data, reference

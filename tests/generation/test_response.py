@@ -1,13 +1,15 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paddle_glm.chat_template import CHATGLM, CHATGLM2, CHATGLM3
 from paddle_glm.generation.response_parser import (
     StreamingResponseParser,
     parse_messages,
     parse_tool_call,
     visible_text,
 )
+from paddle_glm.models.chatglm.template import CHATGLM
+from paddle_glm.models.chatglm2.template import CHATGLM2
+from paddle_glm.models.chatglm3.template import CHATGLM3
 
 
 def streamed(template, pieces):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from paddle_glm.backends.base import Backend
-from paddle_glm.chat_template import CHATGLM, CHATGLM2, CHATGLM3, render
+from paddle_glm.chat_template import render
 from paddle_glm.config import ModelConfig
 from paddle_glm.data.data_files import load_examples
 from paddle_glm.data.row_formats import KNOWN_COLUMNS, Columns
@@ -27,6 +27,9 @@ from paddle_glm.generation.loop import generate
 from paddle_glm.generation.response_parser import StreamingResponseParser
 from paddle_glm.generation.sampling import apply_repetition_penalty, sample_token, top_k_top_p_filter
 from paddle_glm.generation.session import pad_left
+from paddle_glm.models.chatglm.template import CHATGLM
+from paddle_glm.models.chatglm2.template import CHATGLM2
+from paddle_glm.models.chatglm3.template import CHATGLM3
 from paddle_glm.models.family import get_family
 from paddle_glm.tokenizers import Tokenizer
 

@@ -10,12 +10,11 @@ import pytest
 
 from paddle_glm.auto.tokenizer import AutoTokenizer
 from paddle_glm.checkpoint import open_checkpoint
-from paddle_glm.config import ModelConfig
+from paddle_glm.config import ModelConfig, config_schema, released_configs
 from paddle_glm.main import main
 from paddle_glm.models.family import family_of
 from paddle_glm.models.initialization import initial_rows, initial_value
 from paddle_glm.quantization import quantize
-from paddle_glm.tiny.released_configs import RELEASED_CONFIGS
 
 SMALL = {
     "chatglm-6b": {"hidden_size": 64, "inner_hidden_size": 96, "num_attention_heads": 4, "vocab_size": 2048},
@@ -31,7 +30,8 @@ COUNTS = {"chatglm-6b": 6173286400, "chatglm2-6b": 6243584000, "chatglm3-6b": 62
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The released models' configurations, a thousand times smaller."""
     for name, sizes in SMALL.items():
-        monkeypatch.setitem(RELEASED_CONFIGS, name, {**RELEASED_CONFIGS[name], **sizes})
+        released = config_schema(name.removesuffix("-6b")).released
+        monkeypatch.setitem(released, name, {**released[name], **sizes})
 
 
 def like(folder, name: str, *flags: str) -> int:
@@ -39,20 +39,20 @@ def like(folder, name: str, *flags: str) -> int:
     return main(["tiny", "--output_dir", str(folder), "--like", name, *rows, *flags])
 
 
-@pytest.mark.parametrize("name", RELEASED_CONFIGS)
+@pytest.mark.parametrize("name", released_configs())
 def test_sizes_are_those_of_the_released_model(name):
-    config = ModelConfig.from_dict(RELEASED_CONFIGS[name])
+    config = ModelConfig.from_dict(released_configs()[name])
     assert sum(prod(spec.shape) for spec in family_of(config).parameters(config).values()) == COUNTS[name]
 
 
-@pytest.mark.parametrize("name", RELEASED_CONFIGS)
+@pytest.mark.parametrize("name", released_configs())
 def test_folder_has_the_released_configuration(tmp_path, small, name):
     assert like(tmp_path, name, "--num_layers", "2") == 0
     checkpoint = open_checkpoint(tmp_path / "model")
     checkpoint.validate()
     assert (checkpoint.config.num_layers, checkpoint.config.dtype) == (2, "float16")
     assert {checkpoint.dtype(tensor) for tensor in checkpoint.names()} == {"F16"}
-    released = ModelConfig.from_dict(RELEASED_CONFIGS[name])
+    released = ModelConfig.from_dict(released_configs()[name])
     assert checkpoint.config.max_sequence_length == released.max_sequence_length
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
     assert tokenizer.family == checkpoint.config.family == name.removesuffix("-6b")

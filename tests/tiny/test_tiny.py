@@ -11,11 +11,14 @@ from paddle_glm.chat_template import render
 from paddle_glm.checkpoint import open_checkpoint
 from paddle_glm.errors import InputError
 from paddle_glm.main import main
+from paddle_glm.models.chatglm2.tokenizer import ChatGLM2Tokenizer
 from paddle_glm.models.registry import family_names
 from paddle_glm.tiny.checkpoint import initial_weights, write_checkpoint
 from paddle_glm.tiny.grammar import make_rows, write_dataset
 from paddle_glm.tiny.phrases import PHRASES, TYPES
 from paddle_glm.tiny.tokenizer import train_tokenizer
+
+SETTINGS = ChatGLM2Tokenizer.sentencepiece
 
 
 def test_rows_are_the_same_every_time_and_differ_by_seed():
@@ -94,14 +97,14 @@ def test_tokenizer_keeps_every_character(tiny_checkpoint, text):
 
 def test_tokenizer_is_the_same_every_time(tmp_path, tiny_rows):
     texts = [row["summary"] for row in tiny_rows]
-    first, second = (train_tokenizer(texts, tmp_path / name, 400).read_bytes() for name in "ab")
+    first, second = (train_tokenizer(texts, tmp_path / name, 400, SETTINGS).read_bytes() for name in "ab")
     assert first == second
 
 
 @pytest.mark.parametrize("vocab_size", [100, 260, 50_000])
 def test_vocabulary_that_cannot_be_learnt(tmp_path, tiny_rows, vocab_size):
     with pytest.raises(InputError, match=f"{vocab_size}"):
-        train_tokenizer([row["summary"] for row in tiny_rows], tmp_path / "t.model", vocab_size)
+        train_tokenizer([row["summary"] for row in tiny_rows], tmp_path / "t.model", vocab_size, SETTINGS)
 
 
 def test_checkpoint_is_whole_and_valid(tiny_checkpoint):

@@ -2,8 +2,11 @@
 
 import pytest
 
-from paddle_glm.chat_template import CHATGLM, CHATGLM2, CHATGLM3, with_source_prefix
+from paddle_glm.chat_template import with_source_prefix
 from paddle_glm.errors import InputError
+from paddle_glm.models.chatglm.template import CHATGLM
+from paddle_glm.models.chatglm2.template import CHATGLM2
+from paddle_glm.models.chatglm3.template import CHATGLM3
 from paddle_glm.training.command_line import ALIASES, known_flag_names, parse_finetune_args
 from paddle_glm.training.flag_requirements import ALWAYS_EFFECTIVE, FLAG_REQUIREMENTS, UNSUPPORTED_FLAGS
 

@@ -15,7 +15,7 @@ from paddle_glm.peft.lora_config import LoraConfig
 from paddle_glm.peft.prefix import attach_prefix
 from paddle_glm.tiny.checkpoint import write_checkpoint
 from paddle_glm.training.checkpointing import optimizer_tensors
-from paddle_glm.training.memory_estimate import RELEASED_CONFIGS, TrainingPlan, estimate_training_memory
+from paddle_glm.training.memory_estimate import TrainingPlan, estimate_training_memory, resolve_config
 from tests.paths import ROOT
 from tests.training.finetune_helpers import write_rows
 from tests.training.test_activations import FAMILY_SIZES, make
@@ -87,7 +87,7 @@ def test_tensor_parallelism_cuts_what_it_cuts(family, degree):
 
 def test_stages_share_out():
     plan = TrainingPlan(
-        RELEASED_CONFIGS["chatglm2-6b"], dtype="float16", half=True, seq_length=64, data_degree=4
+        resolve_config("chatglm2-6b"), dtype="float16", half=True, seq_length=64, data_degree=4
     )
     whole, first, second = (estimate_training_memory(replace(plan, stage=stage)) for stage in (0, 1, 2))
     assert first.optimizer == pytest.approx(whole.optimizer / 4, rel=0.01)
@@ -97,7 +97,7 @@ def test_stages_share_out():
 
 
 def test_recomputing_and_half_precision_need_less():
-    plan = TrainingPlan(RELEASED_CONFIGS["chatglm-6b"], batch_size=4, seq_length=193)
+    plan = TrainingPlan(resolve_config("chatglm-6b"), batch_size=4, seq_length=193)
     half = replace(plan, dtype="float16", half=True)
     assert (
         estimate_training_memory(replace(plan, recompute=True)).activations

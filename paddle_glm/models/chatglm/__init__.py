@@ -1,8 +1,8 @@
 """ChatGLM-6B: post-residual blocks, two rotary positions per token, a prompt that attends both ways."""
 
-from paddle_glm.chat_template import CHATGLM
 from paddle_glm.models.chatglm.parameters import parameters
 from paddle_glm.models.chatglm.positions import position_rule, position_shape, positions
+from paddle_glm.models.chatglm.template import CHATGLM
 from paddle_glm.models.family import Family
 
 FAMILY = Family(

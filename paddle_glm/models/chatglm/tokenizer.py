@@ -10,11 +10,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from paddle_glm.chat_template import CHATGLM, ChatTemplate
+from paddle_glm.chat_template import ChatTemplate
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
+from paddle_glm.key_rules import TOKEN_ID, Ignored, Mapped, Restricted, Rules
 from paddle_glm.models.chatglm.positions import two_rows
+from paddle_glm.models.chatglm.template import CHATGLM
 from paddle_glm.tokenizers.base import Tokenizer, check_text, read_config
+from paddle_glm.tokenizers.sentencepiece_settings import SentencePieceSettings
+from paddle_glm.tokenizers.tokenizer_config_keys import COMMON_RULES
 
 COMMAND_TOKENS = ("[MASK]", "[gMASK]", "[sMASK]", "<unused_0>", "<sop>", "<eop>", "<ENC>", "<dBLOCK>")
 LINE_BREAK, TAB = "<n>", "<|tab|>"
@@ -53,7 +57,29 @@ class ChatGLMTokenizer(Tokenizer):
         "do_lower_case": False,
         "tokenizer_class": "ChatGLMTokenizer",
     }
+    config_rules: ClassVar[Rules] = {
+        **COMMON_RULES,
+        IMAGE_KEY: Mapped(IMAGE_KEY, TOKEN_ID),
+        "do_lower_case": Restricted((False,)),
+        "remove_space": Restricted((False,)),
+        "clean_up_tokenization_spaces": Ignored("this family's original decodes without it"),
+        "bos_token": Restricted(("<sop>",)),
+        # "</s>" is what the first releases call it; their answers end with <eop> too.
+        "eos_token": Restricted(("<eop>", "</s>")),
+        "end_token": Restricted(("</s>",)),
+        "mask_token": Restricted(("[MASK]",)),
+        "gmask_token": Restricted(("[gMASK]",)),
+        "pad_token": Restricted(("<pad>",)),
+        "unk_token": Restricted(("<unk>",)),
+    }
     command_tokens: ClassVar[tuple[str, ...]] = COMMAND_TOKENS
+    sentencepiece = SentencePieceSettings(
+        normalization="nmt_nfkc",
+        keep_whitespace=False,
+        pad_id=3,
+        symbols=(LINE_BREAK, TAB, *(blank_token(length) for length in range(2, MAX_BLANK_LENGTH + 1))),
+        controls=COMMAND_TOKENS,
+    )
 
     def __init__(self, model_file: str | Path, config: Mapping[str, Any] | None = None) -> None:
         super().__init__(model_file, {IMAGE_KEY: 0, **(config or {})})

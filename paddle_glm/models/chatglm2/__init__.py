@@ -1,8 +1,8 @@
 """ChatGLM2-6B: pre-norm blocks with RMSNorm, grouped-query attention and SwiGLU."""
 
-from paddle_glm.chat_template import CHATGLM2
 from paddle_glm.models.chatglm2.parameters import parameters
 from paddle_glm.models.chatglm2.positions import positions
+from paddle_glm.models.chatglm2.template import CHATGLM2
 from paddle_glm.models.family import Family
 
 FAMILY = Family(

@@ -7,9 +7,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from paddle_glm.chat_template import CHATGLM2, ChatTemplate
+from paddle_glm.chat_template import ChatTemplate
 from paddle_glm.errors import InputError
+from paddle_glm.key_rules import Ignored, Restricted, Rules
+from paddle_glm.models.chatglm2.template import CHATGLM2
 from paddle_glm.tokenizers.base import Tokenizer, check_text
+from paddle_glm.tokenizers.sentencepiece_settings import SentencePieceSettings
+from paddle_glm.tokenizers.tokenizer_config_keys import COMMON_RULES
 
 COMMAND_TOKENS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")
 
@@ -26,7 +30,19 @@ class ChatGLM2Tokenizer(Tokenizer):
         "do_lower_case": False,
         "tokenizer_class": "ChatGLMTokenizer",
     }
+    config_rules: ClassVar[Rules] = {
+        **COMMON_RULES,
+        "clean_up_tokenization_spaces": Restricted((False,)),
+        "encode_special_tokens": Ignored("read by ChatGLM3 alone"),
+        "do_lower_case": Ignored("not read by this family's original"),
+        "remove_space": Ignored("not read by this family's original"),
+        **dict.fromkeys(
+            ("bos_token", "eos_token", "pad_token", "unk_token"),
+            Ignored("the original keeps its own token, whatever the file says"),
+        ),
+    }
     command_tokens: ClassVar[tuple[str, ...]] = COMMAND_TOKENS
+    sentencepiece = SentencePieceSettings(normalization="identity", keep_whitespace=True)
 
     def __init__(self, model_file: str | Path, config: Mapping[str, Any] | None = None) -> None:
         super().__init__(model_file, config)

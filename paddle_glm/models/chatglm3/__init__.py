@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from paddle_glm.chat_template import CHATGLM3
 from paddle_glm.models.chatglm2 import FAMILY as CHATGLM2_FAMILY
+from paddle_glm.models.chatglm3.template import CHATGLM3
 
 FAMILY = replace(
     CHATGLM2_FAMILY,

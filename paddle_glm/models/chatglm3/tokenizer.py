@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from paddle_glm.chat_template import (
-    CHATGLM3,
     ChatTemplate,
     Message,
     RoleTemplate,
     messages_from_history,
     render,
 )
+from paddle_glm.key_rules import Restricted, Rules
 from paddle_glm.models.chatglm2.tokenizer import COMMAND_TOKENS, ChatGLM2Tokenizer
+from paddle_glm.models.chatglm3.template import CHATGLM3
 from paddle_glm.tokenizers.encoding import BatchEncoding, as_tensors
 
 ROLE_TOKENS = ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
@@ -27,6 +28,10 @@ class ChatGLM3Tokenizer(ChatGLM2Tokenizer):
     hub_config: ClassVar[dict[str, Any]] = {
         **ChatGLM2Tokenizer.hub_config,
         "name_or_path": "THUDM/chatglm3-6b",
+    }
+    config_rules: ClassVar[Rules] = {
+        **ChatGLM2Tokenizer.config_rules,
+        "encode_special_tokens": Restricted((False,)),
     }
     command_tokens = COMMAND_TOKENS + ROLE_TOKENS
 
