@@ -1,9 +1,8 @@
-"""Folders that are there whole or not at all.
+"""Atomic folders: complete or absent.
 
-A writer fills a hidden folder beside the target, then `commit_atomic_save` flushes it to disk, writes a
-manifest and
-renames. A crash at any byte leaves the old folder as it was, and a hidden one that the next writer of
-the same target removes. Several processes may fill one folder: one begins and finishes it.
+A writer fills a hidden temporary folder next to the target; `AtomicSave.commit` flushes it to disk, writes
+a manifest and renames it. A crash at any point leaves the old folder unchanged, and a temporary one that
+the next writer of the same target removes. Several processes may fill one folder; one begins and commits.
 """
 
 import ctypes
@@ -24,121 +23,115 @@ from paddle_glm.system import c_library, flush, release_lock, remove_tree, retry
 MANIFEST = "manifest.json"
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
-# Temporary folder -> descriptor of its lock; the kernel drops the lock when the process dies.
-_locks: dict[Path, int] = {}
 
 
-def begin_atomic_save(target: Path | str, overwrite: bool = False) -> Path:
-    """Make the temporary folder for `target` and return its path, always the same for one target.
+class AtomicSave:
+    """One save of a folder: fill the temporary folder `path`, then rename it to `target`.
 
-    Leftovers of a writer that died are removed. Raises InputError where the target holds files and
-    `overwrite` is not given, where it is not a folder of ours, or where another process writes it.
+    `begin`, `commit` and `rollback` are for one process; others that add files need `path` alone, which is
+    the same everywhere.
     """
-    target = Path(os.path.realpath(target))
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise InputError(f"{target.parent} is a file, expected a folder") from None
-    temporary = temporary_path(target)
-    lock = _acquire_folder_lock(_lock_path(target), target)
-    try:
-        if _backup_path(target).exists():  # a writer died between two renames
-            remove_tree(_backup_path(target)) if target.exists() else os.rename(_backup_path(target), target)
-        check_overwritable(target, overwrite)
-        if temporary.exists():
-            remove_tree(temporary)
-        temporary.mkdir()
-    except BaseException:
-        release_lock(lock, _lock_path(target))
-        raise
-    _locks[temporary] = lock
-    return temporary
 
+    def __init__(self, target: Path | str) -> None:
+        self.target = Path(os.path.realpath(target))
+        self.path = self.target.with_name(f".{self.target.name}.incomplete")
+        self._lock: int | None = None  # the kernel releases it when the process dies
 
-def commit_atomic_save(temporary: Path, target: Path | str) -> None:
-    """Write the manifest, flush everything to disk and put the folder in the place of `target`."""
-    target = Path(os.path.realpath(target))
-    write_manifest(temporary)
-    for folder, _, names in os.walk(temporary):
-        for name in names:
-            flush(Path(folder, name))
-        flush(Path(folder))
-    if target.exists():
+    def begin(self, overwrite: bool = False) -> None:
+        """Lock the target and make an empty temporary folder.
+
+        Leftovers of a writer that died are removed. Raises InputError if the target contains files and
+        `overwrite` is not set, if it is not a folder written by this package, or if another process is
+        writing it.
+        """
         try:
-            _swap_folders(temporary, target)
-        except PermissionError as error:
-            raise _folder_in_use_error(temporary, target) from error
-        flush(target.parent)
-        remove_tree(temporary)
-    else:
-        retry_while_in_use(os.rename, temporary, target)
-        flush(target.parent)
-    _release_folder_lock(temporary, target)
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise InputError(f"{self.target.parent} is a file, expected a folder") from None
+        self._lock = _acquire_folder_lock(self.target)
+        try:
+            backup = _backup_path(self.target)
+            if backup.exists():  # a writer died between two renames
+                remove_tree(backup) if self.target.exists() else os.rename(backup, self.target)
+            check_overwritable(self.target, overwrite)
+            if self.path.exists():
+                remove_tree(self.path)
+            self.path.mkdir()
+        except BaseException:
+            self._release_lock()
+            raise
 
+    def commit(self) -> None:
+        """Write the manifest, flush everything to disk and replace `target` with the folder."""
+        write_manifest(self.path)
+        for folder, _, names in os.walk(self.path):
+            for name in names:
+                flush(Path(folder, name))
+            flush(Path(folder))
+        if self.target.exists():
+            try:
+                _swap_folders(self.path, self.target)
+            except PermissionError as error:
+                raise _folder_in_use_error(self.path, self.target) from error
+            flush(self.target.parent)
+            remove_tree(self.path)
+        else:
+            retry_while_in_use(os.rename, self.path, self.target)
+            flush(self.target.parent)
+        self._release_lock()
 
-def rollback_atomic_save(temporary: Path, target: Path | str) -> None:
-    """Remove the temporary folder; the target stays as it was."""
-    with suppress(OSError):
-        remove_tree(temporary)
-    _release_folder_lock(temporary, Path(os.path.realpath(target)))
+    def rollback(self) -> None:
+        """Remove the temporary folder; the target stays as it was."""
+        with suppress(OSError):
+            remove_tree(self.path)
+        self._release_lock()
+
+    def _release_lock(self) -> None:
+        if self._lock is not None:
+            release_lock(self._lock, _lock_path(self.target))
+            self._lock = None
 
 
 @contextmanager
 def atomic_folder(target: Path | str, overwrite: bool = False) -> Iterator[Path]:
-    """A temporary folder that becomes `target` where the block succeeds, and vanishes where it does not."""
-    temporary = begin_atomic_save(target, overwrite)
+    """Yield a temporary folder: renamed to `target` if the block succeeds, removed if it raises."""
+    save = AtomicSave(target)
+    save.begin(overwrite)
     try:
-        yield temporary
-        commit_atomic_save(temporary, target)
+        yield save.path
+        save.commit()
     except BaseException:
-        rollback_atomic_save(temporary, target)
+        save.rollback()
         raise
 
 
-def temporary_path(target: Path | str) -> Path:
-    """Where `begin_atomic_save(target)` puts files: ranks that did not call it write there too."""
-    target = Path(os.path.realpath(target))
-    return target.with_name(f".{target.name}.incomplete")
-
-
 def remove_folder_atomically(target: Path | str) -> None:
-    """Remove a folder that `commit_atomic_save` made, in one step: a crash leaves it whole, or as a leftover.
+    """Remove a folder written by `AtomicSave`; a crash leaves it complete, or as a leftover.
 
-    Raises InputError where another process writes it.
+    Raises InputError if another process is writing it.
     """
-    target = Path(os.path.realpath(target))
-    temporary = temporary_path(target)
-    lock = _acquire_folder_lock(_lock_path(target), target)
-    try:
-        if temporary.exists():
-            remove_tree(temporary)
-        retry_while_in_use(os.rename, target, temporary)
-        remove_tree(temporary)
-    finally:
-        release_lock(lock, _lock_path(target))
+    save = AtomicSave(target)
+    with _folder_lock(save.target):
+        if save.path.exists():
+            remove_tree(save.path)
+        retry_while_in_use(os.rename, save.target, save.path)
+        remove_tree(save.path)
 
 
 def remove_leftovers(parent: Path | str, names: str = "*") -> None:
-    """Remove the temporary folders in `parent` of writers that died; those in use are left alone.
+    """Remove temporary folders in `parent` whose writer died; those in use stay.
 
-    names: a pattern of the targets' names.
+    names: glob pattern of the targets' names.
     """
     for temporary in Path(parent).glob(f".{names}.incomplete"):
-        if not temporary.is_dir():
-            continue
         target = temporary.with_name(temporary.name[1:].removesuffix(".incomplete"))
-        try:
-            lock = _acquire_folder_lock(_lock_path(target), target)
-        except InputError:
-            continue
-        try:
-            remove_tree(temporary)
-        finally:
-            release_lock(lock, _lock_path(target))
+        if temporary.is_dir():
+            with suppress(InputError), _folder_lock(target):
+                remove_tree(temporary)
 
 
 def write_manifest(folder: Path) -> None:
-    """Record size and xxh3_128 digest of every file below `folder` in its manifest.json."""
+    """Record size and xxh3_128 digest of every file below `folder` in `folder/manifest.json`."""
     files = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and not path.name.endswith(SIDECAR_SUFFIX) and path.name != MANIFEST:
@@ -148,7 +141,7 @@ def write_manifest(folder: Path) -> None:
 
 
 def read_manifest(folder: Path | str) -> dict[str, dict[str, Any]] | None:
-    """{relative path: {"size", "xxh3_128"}} of a folder, None where it has no readable manifest."""
+    """{relative path: {"size", "xxh3_128"}} from a folder's manifest; None if it has no readable one."""
     try:
         files = json.loads((Path(folder) / MANIFEST).read_text(encoding="utf-8"))["files"]
         return files if all(isinstance(record, dict) for record in files.values()) else None
@@ -157,7 +150,7 @@ def read_manifest(folder: Path | str) -> dict[str, dict[str, Any]] | None:
 
 
 def is_complete(folder: Path | str) -> bool:
-    """Whether a manifest is there and every file in it has its size; digests are not computed."""
+    """Whether the folder has a manifest and every listed file has its size; digests are not checked."""
     files = read_manifest(folder)
     if files is None:
         return False
@@ -168,7 +161,7 @@ def is_complete(folder: Path | str) -> bool:
 
 
 def files_not_in_manifest(folder: Path | str) -> list[str]:
-    """Files below `folder` that its manifest does not name: what came into it after it was written."""
+    """Files below `folder` that its manifest does not list: those added after it was written."""
     folder = Path(folder)
     known = {MANIFEST, *(read_manifest(folder) or ())}
     names = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if not path.is_dir())
@@ -176,7 +169,7 @@ def files_not_in_manifest(folder: Path | str) -> list[str]:
 
 
 def check_file_sizes(folder: Path | str) -> None:
-    """Raise InputError naming the first file that is missing or not as long as the manifest says.
+    """Raise InputError for the first file that is missing or whose size differs from the manifest.
 
     A folder without a manifest, such as a hub download, passes.
     """
@@ -185,29 +178,30 @@ def check_file_sizes(folder: Path | str) -> None:
         return
     files = read_manifest(folder)
     if files is None:
-        raise InputError(f"{folder / MANIFEST} is damaged: it names no files; the copy is not complete")
+        raise InputError(f"{folder / MANIFEST} is damaged: it lists no files; the copy is not complete")
     for name, record in files.items():
         path = folder / name
         size = path.stat().st_size if path.is_file() else None
         if size != record.get("size"):
-            found = "missing" if size is None else f"{size} bytes long"
+            actual = "missing" if size is None else f"{size} bytes long"
             raise InputError(
-                f"{path} is {found}, {MANIFEST} says {record.get('size')}: the copy is not complete"
+                f"{path} is {actual}, {MANIFEST} says {record.get('size')}: the copy is not complete"
             )
 
 
-def latest_complete(parent: Path | str, prefix: str = "checkpoint-") -> Path | None:
-    """The complete folder `parent/prefixN` with the greatest N, None where there is none."""
-    pattern = re.compile(re.escape(prefix) + r"(\d+)")
-    found = []
-    for path in Path(parent).glob(f"{prefix}*"):
-        if (match := pattern.fullmatch(path.name)) and is_complete(path):
-            found.append((int(match[1]), path))
-    return max(found)[1] if found else None
+def latest_complete(parent: Path | str, stem: str = "checkpoint-") -> Path | None:
+    """The complete folder `parent/stemN` with the greatest number N; None if there is none."""
+    pattern = re.compile(re.escape(stem) + r"(\d+)")
+    complete = [
+        (int(match[1]), path)
+        for path in Path(parent).glob(f"{stem}*")
+        if (match := pattern.fullmatch(path.name)) and is_complete(path)
+    ]
+    return max(complete)[1] if complete else None
 
 
 def check_overwritable(target: Path, overwrite: bool) -> None:
-    """Raise InputError where `begin_atomic_save` would refuse: not overwritable, or no folder."""
+    """Raise InputError if `target` is a file, or a folder that `AtomicSave.begin` may not replace."""
     if not target.exists():
         return
     if not target.is_dir():
@@ -218,12 +212,12 @@ def check_overwritable(target: Path, overwrite: bool) -> None:
         raise InputError(f"{target} exists and is not empty: choose another folder or pass --overwrite")
     if not (target / MANIFEST).is_file():
         raise InputError(
-            f"{target} has no {MANIFEST}, so it is not replaced: remove it yourself, or choose another"
+            f"{target} has no {MANIFEST}, so it is not replaced: remove it yourself or choose another folder"
         )
     if inner := sorted(path.parent for path in target.glob(f"*/{MANIFEST}")):
         raise InputError(
-            f"{target} is not replaced: it holds {inner[0].name}, which has a {MANIFEST} of its own; move "
-            "it, or choose another folder"
+            f"{target} is not replaced: it contains {inner[0].name}, which has its own {MANIFEST}; move "
+            "it or choose another folder"
         )
 
 
@@ -235,7 +229,17 @@ def _backup_path(target: Path) -> Path:
     return target.with_name(f".{target.name}.previous")
 
 
-def _acquire_folder_lock(path: Path, target: Path) -> int:
+@contextmanager
+def _folder_lock(target: Path) -> Iterator[None]:
+    lock = _acquire_folder_lock(target)
+    try:
+        yield
+    finally:
+        release_lock(lock, _lock_path(target))
+
+
+def _acquire_folder_lock(target: Path) -> int:
+    path = _lock_path(target)
     while True:
         try:
             lock = retry_while_in_use(os.open, path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -250,14 +254,8 @@ def _acquire_folder_lock(path: Path, target: Path) -> int:
         os.close(lock)
 
 
-def _release_folder_lock(temporary: Path, target: Path) -> None:
-    lock = _locks.pop(temporary, None)
-    if lock is not None:
-        release_lock(lock, _lock_path(target))
-
-
 def _swap_folders(first: Path, second: Path) -> None:
-    """Swap two folders in one step, so that at no moment neither is there."""
+    """Swap two folders atomically, so that both names always exist."""
     renameat2 = getattr(c_library(), "renameat2", None)
     arguments = (_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE)
     if renameat2 is not None and renameat2(*arguments) == 0:
@@ -265,8 +263,8 @@ def _swap_folders(first: Path, second: Path) -> None:
     code = ctypes.get_errno() if renameat2 is not None else errno.ENOSYS
     if code not in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
         raise OSError(code, os.strerror(code), str(second))
-    # Other systems and some network file systems cannot swap. A crash between these renames is mended by
-    # the next `begin_atomic_save`.
+    # Other systems and some network file systems cannot swap. The next `AtomicSave.begin` recovers from a
+    # crash between these renames.
     backup = _backup_path(second)
     retry_while_in_use(os.rename, second, backup)
     try:
@@ -278,14 +276,11 @@ def _swap_folders(first: Path, second: Path) -> None:
 
 
 def _folder_in_use_error(temporary: Path, target: Path) -> InputError:
-    """Give the finished folder a name of its own, since the work in it may have been long."""
-    backup = next(path for n in itertools.count(1) if not (path := _alternative_path(target, n)).exists())
-    os.rename(temporary, backup)
+    """Rename the finished folder to an unused name: writing it may have taken long."""
+    names = (target.with_name(f"{target.name}.new{'' if n == 1 else n}") for n in itertools.count(1))
+    finished = next(path for path in names if not path.exists())
+    os.rename(temporary, finished)
     return InputError(
-        f"{target} cannot be replaced: another program, or this one, has a file in it open. It stays as "
-        f"it was, and the new one is whole in {backup}: close what uses {target}, then rename it"
+        f"{target} cannot be replaced: a program (maybe this one) has a file in it open. It is unchanged, "
+        f"and the new folder is complete in {finished}: close what uses {target}, then rename it"
     )
-
-
-def _alternative_path(target: Path, number: int) -> Path:
-    return target.with_name(f"{target.name}.new{'' if number == 1 else number}")

@@ -1,4 +1,4 @@
-"""Files that are hashed while they are written, so that a manifest needs no second pass over them."""
+"""Files hashed while they are written, so that a manifest needs no second pass over them."""
 
 import io
 import json
@@ -15,10 +15,10 @@ SIDECAR_SUFFIX = ".xxh3-of"
 
 
 class HashedFile:
-    """A new file, written once from start to end.
+    """A new file, written sequentially.
 
-    Closing leaves a small sidecar with size and digest beside it. `commit_atomic_save` collects the sidecars
-    of all processes into the manifest and removes them.
+    Closing writes a small sidecar file with size and digest. `AtomicSave.commit` moves the sidecars of all
+    processes into the manifest.
     """
 
     def __init__(self, path: Path) -> None:
@@ -28,7 +28,7 @@ class HashedFile:
         self._file = io.FileIO(path, "w")
 
     def write(self, data: Any) -> int:
-        """Write all bytes of a buffer; returns their number. An OSError names the file."""
+        """Write all bytes of a buffer; return their number. An OSError names the file."""
         view = memoryview(data).cast("B")
         for start in range(0, len(view), CHUNK_BYTES):
             block = view[start : start + CHUNK_BYTES]
@@ -36,7 +36,7 @@ class HashedFile:
             try:
                 while block:
                     block = block[self._file.write(block) :]
-            except OSError as error:  # a full disk, which does not say where it is
+            except OSError as error:  # a full disk: the system's error has no path
                 raise OSError(error.errno, error.strerror, str(self.path)) from error
         self._size += len(view)
         return len(view)
@@ -45,7 +45,7 @@ class HashedFile:
         return self._size
 
     def flush(self) -> None:
-        """Nothing is buffered here; zipfile asks for it."""
+        """No-op, required by zipfile: nothing is buffered."""
 
     def close(self) -> None:
         self._file.close()
@@ -67,7 +67,7 @@ def sidecar_path(path: Path) -> Path:
 
 
 def file_digest(path: Path) -> str:
-    """xxh3_128 of a file's bytes, in hexadecimal."""
+    """xxh3_128 digest of a file, in hexadecimal."""
     digest = xxhash.xxh3_128()
     with open(path, "rb", buffering=0) as file:
         while block := file.read(CHUNK_BYTES):
@@ -76,7 +76,7 @@ def file_digest(path: Path) -> str:
 
 
 def pop_file_record(path: Path) -> dict[str, Any]:
-    """Size and digest of a finished file: from its sidecar, which is removed, or by reading the file."""
+    """{"size", "xxh3_128"} of a finished file, from its sidecar (then removed) or by reading the file."""
     size = os.path.getsize(path)
     sidecar = sidecar_path(path)
     if sidecar.exists():

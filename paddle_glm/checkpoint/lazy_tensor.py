@@ -1,4 +1,4 @@
-"""Dtypes by their safetensors names, and tensors that are made piece by piece while they are written."""
+"""Dtypes by safetensors name, and tensors produced chunk by chunk while they are written."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,18 +25,18 @@ DTYPES: dict[str, DType] = {
     "BOOL": np.dtype(np.bool_),
 }
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
-# What configs and command lines call the dtypes that weights are cast between.
+# Names in configs and on command lines -> safetensors names, for the dtypes that weights are cast to.
 SAFETENSORS_FLOAT_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-# Large enough for fast writes, small enough to stay in the cache between copying, hashing and writing.
+# Large enough for fast writes, small enough to stay in the CPU cache while copied, hashed and written.
 CHUNK_BYTES = 4 << 20
-# Turning rows into columns reads a strip of every row: wider strips read longer runs. Square tiles stay in
-# the cache: twice as fast as numpy's own copy of a transpose.
+# Transposing reads a strip of every row: wider strips give longer sequential reads. Square tiles stay in
+# the CPU cache: twice as fast as numpy's copy of a transpose.
 _TRANSPOSE_BUFFER_BYTES = 32 << 20
 _TILE = 64
 
 
 def safetensors_dtype_name(dtype: Any) -> str:
-    """The safetensors name of a numpy dtype; raises InputError for one that files cannot hold."""
+    """The safetensors name of a numpy dtype; raises InputError for an unsupported one."""
     name = DTYPE_NAMES.get(np.dtype(dtype))
     if name is None:
         raise InputError(f"dtype {dtype} cannot be saved: expected one of {', '.join(map(str, DTYPE_NAMES))}")
@@ -45,11 +45,11 @@ def safetensors_dtype_name(dtype: Any) -> str:
 
 @dataclass(frozen=True)
 class LazyTensor:
-    """A tensor whose bytes are made when they are written.
+    """A tensor whose values are produced when it is written.
 
-    `chunks` gives arrays of `dtype` whose elements, one after another in C order, make up the tensor.
-    A chunk is valid until the next one is asked for, so that a producer may reuse its buffer.
-    `transposed_chunks` does the same for the transpose, where its maker can do that without the whole.
+    chunks: yields arrays of `dtype` that, concatenated in C order, are the tensor. A chunk is valid until
+    the next one is requested, so that a producer may reuse its buffer.
+    transposed_chunks: the same for the transpose, if it can be produced without the full tensor in memory.
     """
 
     dtype: DType
@@ -63,9 +63,9 @@ class LazyTensor:
 
 
 class ConcatenatedRows:
-    """Arrays one below another, which files keep apart; joined where they are read.
+    """Arrays from different files concatenated along axis 0, copied only when read.
 
-    Stands in for an array of the same shape wherever rows are taken.
+    Behaves as an array of that shape for row slices.
     """
 
     def __init__(self, pieces: Sequence[Array]) -> None:
@@ -75,27 +75,27 @@ class ConcatenatedRows:
         self.shape = (sum(piece.shape[0] for piece in self.pieces), *self.pieces[0].shape[1:])
         if any((piece.dtype, piece.shape[1:]) != (self.dtype, self.shape[1:]) for piece in self.pieces):
             shapes = ", ".join(f"{piece.dtype} {piece.shape}" for piece in self.pieces)
-            raise InputError(f"parts of one tensor do not fit together: {shapes}")
+            raise InputError(f"pieces of one tensor do not match: {shapes}")
 
     def __getitem__(self, rows: slice | tuple[slice]) -> Array:
-        """Rows start to stop: a view where they lie in one piece."""
+        """Rows start to stop; a view if one piece has them all."""
         start, stop, _ = (rows[0] if isinstance(rows, tuple) else rows).indices(self.shape[0])
-        found = []
+        blocks = []
         for piece in self.pieces:
             if start < len(piece) and stop > 0:
-                found.append(piece[max(start, 0) : stop])
+                blocks.append(piece[max(start, 0) : stop])
             start, stop = start - len(piece), stop - len(piece)
-        if not found:
+        if not blocks:
             return self.pieces[0][:0]
-        return found[0] if len(found) == 1 else np.concatenate(found)
+        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
 
-# What a checkpoint keeps of a tensor.
+# A tensor of a checkpoint file: usually a view of the mapped file.
 StoredTensor = Array | ConcatenatedRows
 
 
 def row_blocks(stored: StoredTensor) -> Iterator[Array]:
-    """The rows of a tensor in turn, a few MiB at a time, so that a file is never in memory whole."""
+    """Blocks of rows of a few MiB, in order, so that a file is never in memory as a whole."""
     if isinstance(stored, ConcatenatedRows):
         for piece in stored.pieces:
             yield from row_blocks(piece)
@@ -113,7 +113,7 @@ def row_blocks(stored: StoredTensor) -> Iterator[Array]:
 
 
 def transposed_blocks(pieces: Sequence[Array]) -> Iterator[Array]:
-    """The transpose of two-dimensional arrays one below another, some rows at a time in one buffer."""
+    """The transpose of 2-D arrays concatenated along axis 0, as blocks of rows in one reused buffer."""
     width, length = sum(len(piece) for piece in pieces), pieces[0].shape[1]
     rows = max(1, _TRANSPOSE_BUFFER_BYTES // max(1, width * pieces[0].itemsize))
     buffer = np.empty((min(rows, length), width), pieces[0].dtype)
@@ -135,7 +135,7 @@ def _transpose_into(source: Array, target: Array) -> None:
 
 
 def as_lazy(tensor: Any) -> LazyTensor:
-    """A `LazyTensor` as it is; anything numpy understands as an array, wrapped."""
+    """Wrap anything that numpy accepts as an array; a `LazyTensor` is returned unchanged."""
     if isinstance(tensor, LazyTensor):
         return tensor
     array = np.asarray(tensor)
@@ -143,20 +143,20 @@ def as_lazy(tensor: Any) -> LazyTensor:
 
 
 def transposed(tensor: LazyTensor) -> LazyTensor:
-    """The transpose of a two-dimensional tensor; where need be, writing it holds the tensor."""
+    """The transpose of a 2-D tensor; without `transposed_chunks`, writing it holds the full tensor."""
     chunks = tensor.transposed_chunks or (lambda: transposed_blocks([_materialize(tensor)]))
     return LazyTensor(tensor.dtype, tensor.shape[::-1], chunks)
 
 
 def _materialize(tensor: LazyTensor) -> Array:
     """All chunks of a tensor as one array."""
-    whole = np.empty(tensor.shape, tensor.dtype)
-    copy_chunks(tensor.chunks(), whole)
-    return whole
+    array = np.empty(tensor.shape, tensor.dtype)
+    copy_chunks(tensor.chunks(), array)
+    return array
 
 
 def copy_chunks(chunks: Iterable[Array], out: Array) -> None:
-    """Fill a C-contiguous array with chunks in turn; raises ValueError where they do not fill it."""
+    """Copy chunks in order into a C-contiguous array; raises ValueError if they are too few to fill it."""
     flat, filled = out.reshape(-1), 0
     for chunk in chunks:
         flat[filled : filled + chunk.size] = chunk.reshape(-1)
@@ -166,14 +166,14 @@ def copy_chunks(chunks: Iterable[Array], out: Array) -> None:
 
 
 def raw_bytes(array: Array) -> memoryview:
-    """The bytes of an array in C order; no copy where it is contiguous."""
+    """The bytes of an array in C order; no copy if it is contiguous."""
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def cast_chunks(chunks: Iterable[Array], dtype: DType, name: str) -> Iterable[Array]:
     """Chunks cast to `dtype`, a few MiB at a time.
 
-    Raises InputError where a finite value does not fit into float16.
+    Raises InputError if a finite value overflows float16.
     """
     for chunk in chunks:
         flat = np.ascontiguousarray(chunk).reshape(-1)
@@ -182,14 +182,14 @@ def cast_chunks(chunks: Iterable[Array], dtype: DType, name: str) -> Iterable[Ar
             piece = flat[start : start + step]
             with np.errstate(over="ignore"):
                 cast = piece.astype(dtype)
-            # Only float16 has a smaller range than the others.
+            # Only float16 has a smaller range than the other float dtypes.
             if dtype == np.float16 and not np.isfinite(cast).all():
                 _check_overflow(piece, cast, name)
             yield cast
 
 
 def _check_overflow(before: Array, after: Array, name: str) -> None:
-    lost = np.isfinite(before.astype(np.float32)) & ~np.isfinite(after)
-    if lost.any():
-        value = float(before[lost][0])
-        raise InputError(f"{name} holds {value:g}, which float16 cannot (at most 65504): use bfloat16")
+    overflowed = np.isfinite(before.astype(np.float32)) & ~np.isfinite(after)
+    if overflowed.any():
+        value = float(before[overflowed][0])
+        raise InputError(f"{name} contains {value:g}, which overflows float16 (at most 65504): use bfloat16")

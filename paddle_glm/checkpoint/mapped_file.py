@@ -1,4 +1,4 @@
-"""Files read by way of the page cache."""
+"""Memory-mapped files."""
 
 import mmap
 from pathlib import Path
@@ -11,23 +11,23 @@ from paddle_glm.errors import InputError
 
 
 def map_file(path: Path) -> Array:
-    """The bytes of a file as a read-only uint8 array backed by the page cache."""
+    """A file as a read-only uint8 array backed by the page cache; raises InputError if it is empty."""
     with open(path, "rb") as file:
         try:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except ValueError as error:
             raise InputError(f"{path} is empty: the download or save was cut off") from error
-    # Tensors are read from start to end: doubles the kernel's read-ahead.
+    # Tensors are read sequentially: this doubles the kernel's read-ahead.
     if hasattr(mmap, "MADV_SEQUENTIAL"):  # not on Windows
         mapped.madvise(mmap.MADV_SEQUENTIAL)
     return np.frombuffer(mapped, np.uint8)
 
 
 def release_pages(array: Array) -> None:
-    """Give back what this process has read of the file that `array` is a view of.
+    """Unmap the resident pages of the file that `array` is a view of; a no-op for other arrays.
 
-    The page cache still has it, and so has the array; it only no longer counts as this process's memory.
-    Other arrays are left alone.
+    The data stay in the page cache and readable through the array, but no longer count as this process's
+    resident memory.
     """
     base: Any = array
     while isinstance(base, np.ndarray | memoryview):

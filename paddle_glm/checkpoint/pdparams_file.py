@@ -1,8 +1,8 @@
-"""Paddle's `.pdparams` files without Paddle: memory-mapped in, streamed out.
+"""Paddle's `.pdparams` files without Paddle: memory-mapped reading, streaming writing.
 
 paddle.save writes one pickle (protocol 4 by default): a dict of numpy arrays, each as
-`numpy.core.multiarray._reconstruct` and a state (version, shape, dtype, Fortran order, bytes); bfloat16
-as the uint16 of its bits. https://github.com/PaddlePaddle/Paddle/blob/v3.3.1/python/paddle/framework/io.py
+`numpy.core.multiarray._reconstruct` and a state (version, shape, dtype, Fortran order, bytes). bfloat16 is
+stored as uint16. https://github.com/PaddlePaddle/Paddle/blob/v3.3.1/python/paddle/framework/io.py
 """
 
 import struct
@@ -16,12 +16,19 @@ from paddle_glm.array_types import Array
 from paddle_glm.checkpoint.hashed_file import HashedFile
 from paddle_glm.checkpoint.lazy_tensor import DTYPES, LazyTensor, safetensors_dtype_name
 from paddle_glm.checkpoint.mapped_file import map_file
-from paddle_glm.checkpoint.safe_pickle import Globals, StatefulObject, UnsafePickleError, describe, safe_loads
+from paddle_glm.checkpoint.safe_pickle import (
+    Globals,
+    StatefulObject,
+    UnsafePickleError,
+    describe,
+    pickle_str,
+    safe_loads,
+)
 from paddle_glm.checkpoint.safetensors_file import write_chunks
 from paddle_glm.errors import InputError
 from paddle_glm.progress import Progress
 
-# numpy's names of the dtypes, and ours; Paddle has no unsigned 16-bit tensors, so u2 is bfloat16.
+# numpy codes -> safetensors names; Paddle has no unsigned 16-bit tensors, so u2 is bfloat16.
 _DTYPES = {
     "f8": "F64", "f4": "F32", "f2": "F16", "u2": "BF16", "i8": "I64", "i4": "I32", "i2": "I16",
     "i1": "I8", "u1": "U8", "b1": "BOOL",
@@ -30,19 +37,19 @@ _NUMPY_CODES = {name: code for code, name in _DTYPES.items()}
 _NAME_TABLE_KEY = "StructuredToParameterName@@"
 _SLICED_TENSORS_KEY = "UnpackBigParamInfor@@"
 _RESAVE_HINT = (
-    "is written with pickle protocol {}, which stores tensors as text or in slices: if you trust it, save "
-    "it again with Paddle, paddle.save(paddle.load(FILE), FILE, protocol=4)"
+    "has pickle protocol {}, which stores tensors as text or in slices: if you trust it, save it again "
+    "with Paddle, paddle.save(paddle.load(FILE), FILE, protocol=4)"
 )
 
 
 def open_pdparams(path: Path) -> dict[str, Array]:
     """Read-only views of every tensor in a `.pdparams` file; only names and shapes are read.
 
-    Raises InputError where the file is no pickle of named arrays, is damaged, or names anything else.
+    Raises InputError if the file is damaged or not a pickle of a dict of named arrays alone.
     """
     data = map_file(path)
     if data[0] != 0x80:
-        raise InputError(f"{path} is not a .pdparams file of paddle.save: it does not begin as a pickle")
+        raise InputError(f"{path} is not a .pdparams file of paddle.save: it does not start as a pickle")
 
     def encode(*_: Any) -> None:
         raise InputError(f"{path} {_RESAVE_HINT.format(2)}")
@@ -63,7 +70,7 @@ def open_pdparams(path: Path) -> dict[str, Array]:
 
 
 def write_pdparams(path: Path, tensors: Mapping[str, LazyTensor], progress: Progress | None = None) -> None:
-    """Write a `.pdparams` file that paddle.load reads, tensor by tensor, hashing on the way."""
+    """Write and hash a `.pdparams` file for paddle.load, tensor by tensor."""
     with HashedFile(path) as file:
         file.write(b"\x80\x04}")
         for name, tensor in tensors.items():
@@ -74,28 +81,24 @@ def write_pdparams(path: Path, tensors: Mapping[str, LazyTensor], progress: Prog
 
 
 def _array_pickle_header(name: str, tensor: LazyTensor) -> bytes:
-    """The pickle of a name and an array up to the array's bytes; `tbs` follows them."""
-    code = _NUMPY_CODES[safetensors_dtype_name(tensor.dtype)].encode()
+    """The pickle of a name and an array, up to the array's bytes, which are followed by `tbs`."""
+    code = _NUMPY_CODES[safetensors_dtype_name(tensor.dtype)]
     shape = b"".join(b"\x8a\x08" + struct.pack("<q", length) for length in tensor.shape)
-    order = b"|" if tensor.dtype.itemsize == 1 else b"<"
+    order = "|" if tensor.dtype.itemsize == 1 else "<"
     return b"".join(
         [
-            _pickle_str(name.encode("utf-8")),
+            pickle_str(name),
             b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85C\x01btR",
             b"(K\x01(" + shape + b"t",
-            b"cnumpy\ndtype\n(" + _pickle_str(code) + b"\x89\x88tR",
-            b"(K\x03" + _pickle_str(order) + b"NNN" + b"J\xff\xff\xff\xff" * 2 + b"K\x00tb",
+            b"cnumpy\ndtype\n(" + pickle_str(code) + b"\x89\x88tR",
+            b"(K\x03" + pickle_str(order) + b"NNN" + b"J\xff\xff\xff\xff" * 2 + b"K\x00tb",
             b"\x89\x8e" + struct.pack("<Q", tensor.nbytes),
         ]
     )
 
 
-def _pickle_str(encoded: bytes) -> bytes:
-    return b"X" + struct.pack("<I", len(encoded)) + encoded
-
-
 class _Dtype(StatefulObject):
-    """numpy.dtype, of little-endian numbers alone."""
+    """Stands for numpy.dtype: little-endian numbers only."""
 
     def __init__(self, code: Any) -> None:
         if type(code) is not str or code not in _DTYPES:
@@ -108,7 +111,7 @@ class _Dtype(StatefulObject):
 
 
 class _Array(StatefulObject):
-    """numpy.ndarray, filled with a view of the file."""
+    """Stands for numpy.ndarray: a view of the file once its state is set."""
 
     def __init__(self) -> None:
         self.array: Array | None = None
@@ -118,15 +121,15 @@ class _Array(StatefulObject):
             raise UnsafePickleError("an array without its five fields")
         _, shape, dtype, fortran, data = state
         if type(shape) is not tuple or not all(type(length) is int and length >= 0 for length in shape):
-            raise UnsafePickleError("an array whose shape is no tuple of numbers")
+            raise UnsafePickleError("an array whose shape is not a tuple of numbers >= 0")
         if not isinstance(dtype, _Dtype) or type(data) is not memoryview:
-            raise UnsafePickleError("an array of something else than plain numbers")
+            raise UnsafePickleError("an array of something other than plain numbers")
         flat = np.frombuffer(data, dtype.dtype) if data.nbytes else np.empty(0, dtype.dtype)
         self.array = flat.reshape(shape[::-1]).T if fortran is True else flat.reshape(shape)
 
 
 def _reconstruct(kind: Any, shape: Any, code: Any) -> _Array:
-    """numpy.core.multiarray._reconstruct: an array that its state will fill."""
+    """numpy.core.multiarray._reconstruct: an array whose state follows."""
     if kind is not _NDARRAY:
         raise UnsafePickleError("an array of an unknown class")
     return _Array()
@@ -137,14 +140,14 @@ def _new_dtype(code: Any, align: Any = False, copy: Any = True) -> _Dtype:
 
 
 def _named_tensor(*arguments: Any) -> _Array:
-    """tuple((name, array)), which paddle.save makes of a tensor in some dicts: the array."""
+    """tuple((name, array)), as paddle.save writes a tensor in some dicts: return the array."""
     pair = arguments[0] if len(arguments) == 1 else None
     if type(pair) is not tuple or len(pair) != 2 or not isinstance(pair[1], _Array):
         raise UnsafePickleError("a tuple that is not a tensor and its name")
     return pair[1]
 
 
-# Named in pickles as a class, only to be handed to _reconstruct.
+# The class that pickles pass to _reconstruct.
 _NDARRAY = object()
 _RECONSTRUCTORS: dict[tuple[str, str], Callable[..., Any]] = {
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,

@@ -1,4 +1,4 @@
-"""A float checkpoint seen as a quantised one: integers and scales are made as they are read."""
+"""Quantise a float checkpoint while it is read."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,14 +17,14 @@ from paddle_glm.sharding import ParameterSpec
 
 
 class FloatCheckpoint(Protocol):
-    """What is needed of a float model: `Checkpoint`, or what makes its numbers otherwise."""
+    """The part of `Checkpoint` that quantisation reads."""
 
     @property
     def folder(self) -> Path: ...
     @property
     def config(self) -> ModelConfig: ...
     @property
-    def table(self) -> dict[str, ParameterSpec]: ...
+    def parameter_specs(self) -> dict[str, ParameterSpec]: ...
     def read_into(self, out: Array, name: str, rank: int = 0, degree: int = 1) -> None: ...
     def read_lazy(
         self, name: str, rank: int = 0, degree: int = 1, dtype: DType | None = None
@@ -34,9 +34,9 @@ class FloatCheckpoint(Protocol):
 def quantize_on_load(
     checkpoint: Checkpoint, bits: int | None, group_size: int | None = None, embeddings: bool = False
 ) -> "Checkpoint | QuantizingCheckpoint":
-    """The checkpoint as it is where `bits` is None or it is quantised so already, else seen as quantised.
+    """Wrap a float checkpoint to be quantised; return it unchanged if `bits` is None or it already matches.
 
-    Raises `InputError` where it is quantised otherwise.
+    Raises `InputError` if it is already quantised in another way, or if options are given without `bits`.
     """
     if not bits:
         if group_size is not None or embeddings:
@@ -50,48 +50,47 @@ def quantize_on_load(
     if existing.satisfies(bits, group_size, embeddings):
         return checkpoint
     raise InputError(
-        f"{checkpoint.folder} is quantised to {existing.bits} bits already "
-        f"(group_size {existing.group_size or 0}): "
-        "give its float model to have it otherwise, or leave the flags out"
+        f"{checkpoint.folder} is already quantised to {existing.bits} bits "
+        f"(group_size {existing.group_size or 0}): pass its float model to quantise it differently, or omit "
+        "the quantization flags"
     )
 
 
 class QuantizingCheckpoint:
-    """What `Checkpoint` gives, for the model quantised so.
+    """A `Checkpoint` of the quantised model, made from a float one.
 
-    Weights are read, quantised and handed on some rows at a time, so that no more of the float model than
-    that is ever in memory.
+    Weights are read and quantised in blocks of rows, so no full float weight is ever in memory.
     """
 
     def __init__(
         self, source: FloatCheckpoint, bits: int, group_size: int | None = None, embeddings: bool = False
     ) -> None:
-        """The options of `Family.quantized_config`; raises `InputError` where they do not fit."""
+        """Options as in `Family.quantized_config`, which raises `InputError` for invalid ones."""
         family = family_of(source.config)
         self.source, self.folder = source, Path(source.folder)
         self.config = family.quantized_config(source.config, bits, group_size, embeddings)
-        self.table = family.parameters(self.config)
+        self.parameter_specs = family.parameters(self.config)
         quantization = quantization_of(self.config)
         assert quantization is not None
         self._quantization = quantization
-        # A scale, from where its weight has just been read: whoever wants one wants the other.
+        # (name, rank, degree) -> the scale of the weight read last: it is usually read next.
         self._cached_scale: dict[tuple[str, int, int], Array] = {}
 
     def names(self) -> list[str]:
-        """Names of all tensors, without those of the source that the model ignores."""
-        return list(self.table)
+        """Names of all parameters; tensors of the source that the model ignores are left out."""
+        return list(self.parameter_specs)
 
     def read(self, name: str, rank: int = 0, degree: int = 1) -> Array:
-        """What tensor-parallel rank `rank` of `degree` holds of a tensor of the quantised model."""
+        """The shard of a quantised tensor for tensor-parallel rank `rank` of `degree`."""
         tensor = self.read_lazy(name, rank, degree)
         values = np.empty(tensor.shape, tensor.dtype)
         self.read_into(values, name, rank, degree)
         return values
 
     def read_into(self, out: Array, name: str, rank: int = 0, degree: int = 1) -> None:
-        """Like `read`, into a C-contiguous array; floats that stay floats are cast to its dtype."""
-        if (kept := self._cached_scale.pop((name, rank, degree), None)) is not None:
-            out[...] = kept
+        """Like `read`, into a C-contiguous array; unquantised floats are cast to its dtype."""
+        if (cached := self._cached_scale.pop((name, rank, degree), None)) is not None:
+            out[...] = cached
             return
         weight = weight_name(name)
         if not self._is_quantized(weight):
@@ -108,34 +107,34 @@ class QuantizingCheckpoint:
             self._cached_scale = {(scale_name(weight), rank, degree): scale}
 
     def read_lazy(self, name: str, rank: int = 0, degree: int = 1, dtype: DType | None = None) -> LazyTensor:
-        """Like `read`, in pieces for writing; floats that stay floats are cast to `dtype`."""
+        """Like `read`, as chunks; unquantised floats are cast to `dtype`."""
         weight = weight_name(name)
         if not self._is_quantized(weight):
             return self.source.read_lazy(name, rank, degree, dtype)
-        spec = self.table[name]
+        spec = self.parameter_specs[name]
         shape = spec.sharding.local_shape(spec.shape, rank, degree)
-        part = QuantizedWeight._fields.index("values" if name == weight else "scale")
+        field = QuantizedWeight._fields.index("values" if name == weight else "scale")
         return LazyTensor(
-            np.dtype(spec.dtype), shape, lambda: (block[part] for block in self._blocks(weight, rank, degree))
+            np.dtype(spec.dtype),
+            shape,
+            lambda: (block[field] for block in self._blocks(weight, rank, degree)),
         )
 
     def _is_quantized(self, name: str) -> bool:
-        return name in self.source.table and self._quantization.applies_to(self.source.table[name])
+        return name in self.source.parameter_specs and self._quantization.applies_to(
+            self.source.parameter_specs[name]
+        )
 
     def _empty(self, name: str, rank: int, degree: int) -> Array:
-        spec = self.table[name]
+        spec = self.parameter_specs[name]
         return np.empty(spec.sharding.local_shape(spec.shape, rank, degree), spec.dtype)
 
     def _blocks(self, name: str, rank: int, degree: int) -> Iterator[QuantizedWeight]:
-        """The rows of a weight in turn, quantised, as `rank` of `degree` holds them."""
-        sharding = self.table[name].sharding
-        # A scale is that of whole rows, whoever holds what part of them.
+        """Quantised blocks of rows of the shard for `rank` of `degree`, in order."""
+        sharding = self.parameter_specs[name].sharding
+        # Scales belong to full rows, so row-parallel weights are quantised before they are sharded.
         is_row_parallel = sharding.axis == 1
-        floats = (
-            self.source.read_lazy(name, 0, 1)
-            if is_row_parallel
-            else self.source.read_lazy(name, rank, degree)
-        )
+        floats = self.source.read_lazy(name, *((0, 1) if is_row_parallel else (rank, degree)))
         for rows in floats.chunks():
             values, scale = self._quantized(name, rows)
             yield QuantizedWeight(sharding.split(values, rank, degree) if is_row_parallel else values, scale)

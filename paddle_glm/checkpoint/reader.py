@@ -1,4 +1,4 @@
-"""Opening checkpoints of every layout, and reading from them what one rank needs."""
+"""Open checkpoints of every format and read any tensor-parallel shard of them."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -33,35 +33,42 @@ from paddle_glm.errors import InputError
 from paddle_glm.models.family import family_of
 from paddle_glm.sharding import REPLICATED, CopyStep, ParameterSpec, Sharding, apply_copy, axis_slice
 
+FILE_READERS = {
+    ".safetensors": open_safetensors,
+    ".bin": open_torch,
+    ".pt": open_torch,
+    ".pth": open_torch,
+    ".pdparams": open_pdparams,
+}
+
 
 def open_checkpoint(folder: Path | str, family: str | None = None) -> "Checkpoint":
-    """Open a folder of the hub's, of PaddleNLP's or of tensor-parallel shards, whatever its files.
+    """Open a hub folder, a PaddleNLP folder or a folder of tensor-parallel shards, in any file format.
 
-    Only headers are read. Where a folder has several formats, safetensors are taken before `.bin`, and
-    `.bin` before `.pdparams`. Raises InputError where no weights are found, files are missing or damaged,
-    the folder's manifest says that they are not whole, or it holds shards beside full weights.
+    Only headers are read. Of several formats in one folder, safetensors is preferred to `.bin`, and `.bin`
+    to `.pdparams`. Raises InputError if no weights are found, files are missing, damaged or incomplete by
+    the folder's manifest, or if the folder has both shards and full weights.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder: expected one with weights and config.json")
     check_file_sizes(folder)
-    found = find_weight_files(folder)
-    shards = [_open_shard(folder, files) for files in found.shards]
-    if found.index is not None and (absent := set(found.index) - shards[0].keys()):
-        raise InputError(f"{folder}: the index names {summarize_names(absent)}, which its files do not hold")
-    layout = detect_format(shards[0], found.shards[0][0].suffix == ".pdparams")
+    weight_files = find_weight_files(folder)
+    shards = [_open_shard(folder, files) for files in weight_files.shards]
+    if weight_files.index is not None and (missing := set(weight_files.index) - shards[0].keys()):
+        raise InputError(f"{folder}: the index lists {summarize_names(missing)}, absent from its files")
+    layout = detect_format(shards[0], weight_files.shards[0][0].suffix == ".pdparams")
     if layout is None:
         return Checkpoint(folder, shards, family)
     return Checkpoint(folder, [tensors_to_hub(shard, layout) for shard in shards], family, is_paddlenlp=True)
 
 
 def _open_shard(folder: Path, files: list[Path]) -> dict[str, Array]:
-    openers = {".safetensors": open_safetensors, ".bin": open_torch, ".pdparams": open_pdparams}
     tensors: dict[str, Array] = {}
     for path in files:
-        opened = openers[path.suffix](path)
-        if twice := opened.keys() & tensors.keys():
-            raise InputError(f"{folder}: {summarize_names(twice)} in more than one file")
+        opened = FILE_READERS[path.suffix](path)
+        if duplicates := opened.keys() & tensors.keys():
+            raise InputError(f"{folder}: {summarize_names(duplicates)} in more than one file")
         tensors.update(opened)
     return tensors
 
@@ -69,7 +76,7 @@ def _open_shard(folder: Path, files: list[Path]) -> dict[str, Array]:
 class Checkpoint:
     """Weights of a folder under their hub names, whatever its format and tensor-parallel degree.
 
-    is_paddlenlp: the files have PaddleNLP's names and layout, undone here.
+    is_paddlenlp: the files have PaddleNLP's names and layout; the tensors here have the hub's.
     """
 
     def __init__(
@@ -86,21 +93,21 @@ class Checkpoint:
 
     @property
     def tensor_parallel_degree(self) -> int:
-        """How many ranks' files the folder holds; 1 for a hub folder."""
+        """Number of tensor-parallel shards in the folder; 1 for full weights."""
         return len(self._shards)
 
     @cached_property
     def config(self) -> ModelConfig:
-        """The architecture, read from the folder's config.json when it is first needed."""
+        """The architecture, from the folder's config.json (read on first use)."""
         return ModelConfig.from_pretrained(self.folder, self._family_name)
 
     @cached_property
-    def table(self) -> dict[str, ParameterSpec]:
-        """Every parameter of the family by name."""
+    def parameter_specs(self) -> dict[str, ParameterSpec]:
+        """Full shape, sharding and dtype of every parameter of the model, by hub name."""
         return family_of(self.config).parameters(self.config)
 
     def names(self) -> list[str]:
-        """Names of all stored tensors, those that the model ignores included."""
+        """Names of all stored tensors, including those that the model ignores."""
         return list(self._shards[0])
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -108,43 +115,43 @@ class Checkpoint:
         stored = self._stored(name)[0]
         if len(self._shards) == 1 or self._sharding(name).axis is None:
             return stored.shape
-        return self.table[name].shape
+        return self.parameter_specs[name].shape
 
-    def dtype(self, name: str) -> str:
+    def safetensors_dtype(self, name: str) -> str:
         """The stored dtype by its safetensors name: "F32", "F16", "BF16", ..."""
         return safetensors_dtype_name(self._stored(name)[0].dtype)
 
     @property
     def float_dtype(self) -> str:
-        """What weights that are no integers are stored in, as configurations call it."""
-        first = next(name for name, spec in self.table.items() if spec.dtype is None)
-        tag = self.dtype(first)
-        return next((name for name, stored in SAFETENSORS_FLOAT_NAMES.items() if stored == tag), "float32")
+        """The dtype of the float weights, by its name in configs ("float32", "float16", "bfloat16")."""
+        first = next(name for name, spec in self.parameter_specs.items() if spec.dtype is None)
+        stored = self.safetensors_dtype(first)
+        return next((name for name, tag in SAFETENSORS_FLOAT_NAMES.items() if tag == stored), "float32")
 
     def read(self, name: str, rank: int = 0, degree: int = 1) -> Array:
-        """What tensor-parallel rank `rank` of `degree` holds of a tensor, in hub layout.
+        """The shard of a tensor for tensor-parallel rank `rank` of `degree`, in hub layout.
 
-        Read-only and memory-mapped where that is one stretch of one file, otherwise a new array.
-        Touches only the bytes that are needed. Padding of the vocabulary is zeros.
+        A read-only view of the mapped file if the shard is contiguous in one file, otherwise a new array.
+        Only the needed bytes are read. Vocabulary padding is zeros.
         """
-        whole = self._unsliced(name, rank, degree)
-        if whole is not None:
-            return whole[:] if isinstance(whole, ConcatenatedRows) else whole
+        stored = self._stored_shard(name, rank, degree)
+        if stored is not None:
+            return stored[:] if isinstance(stored, ConcatenatedRows) else stored
         sharding = self._sharding(name)
         shape, sources, steps = self._copy_plan(name, sharding, rank, degree)
         axis = sharding.axis or 0
         if len(steps) == 1 and axis == 0 and _num_rows(steps[0]) == shape[0]:
-            part: Array = sources[steps[0].source_rank][steps[0].source_start : steps[0].source_stop]
-            return part
+            view: Array = sources[steps[0].source_rank][steps[0].source_start : steps[0].source_stop]
+            return view
         result = np.zeros(shape, sources[0].dtype)
         for step in steps:
             apply_copy(step, axis, sources[step.source_rank], result)
         return result
 
     def read_into(self, out: Array, name: str, rank: int = 0, degree: int = 1) -> None:
-        """Like `read`, into a C-contiguous array, some MiB at a time; floats are cast to its dtype.
+        """Like `read`, into a C-contiguous array, a few MiB at a time; floats are cast to its dtype.
 
-        Raises InputError where the shape is another one, or a value does not fit into float16.
+        Raises InputError if the shapes differ or a value overflows float16.
         """
         tensor = self.read_lazy(name, rank, degree, out.dtype)
         if tensor.shape != out.shape:
@@ -152,31 +159,27 @@ class Checkpoint:
         copy_chunks(tensor.chunks(), out)
 
     def read_lazy(self, name: str, rank: int = 0, degree: int = 1, dtype: DType | None = None) -> LazyTensor:
-        """Like `read`, in pieces of some MiB for writing; floating point values are cast to `dtype`."""
-        stored = self._stored(name)[0].dtype
+        """Like `read`, as chunks of a few MiB; float values are cast to `dtype`."""
+        stored_dtype = self._stored(name)[0].dtype
         sharding = self._sharding(name) if degree > 1 or len(self._shards) > 1 else REPLICATED
         shape = sharding.local_shape(self.shape(name), rank, degree)
-        kept = (
-            dtype is None
-            or dtype == stored
-            or safetensors_dtype_name(stored) not in ("F64", "F32", "F16", "BF16")
-        )
-        target = stored if dtype is None or kept else dtype
+        is_float = safetensors_dtype_name(stored_dtype) in ("F64", "F32", "F16", "BF16")
+        target_dtype = dtype if dtype is not None and is_float else stored_dtype
 
         def cast_if_needed(chunks: Iterator[Array]) -> Iterable[Array]:
-            return chunks if kept else cast_chunks(chunks, target, name)
+            return chunks if target_dtype == stored_dtype else cast_chunks(chunks, target_dtype, name)
 
         return LazyTensor(
-            target,
+            target_dtype,
             shape,
             lambda: cast_if_needed(self._chunks(name, rank, degree)),
             lambda: cast_if_needed(self._transposed_chunks(name, rank, degree)),
         )
 
     def validate(self) -> None:
-        """Compare names, shapes and dtypes of all shards with the family's table.
+        """Check names, shapes and dtypes of all shards against `parameter_specs`.
 
-        Raises one InputError that lists what is missing, unexpected or of a wrong shape.
+        Raises one InputError that lists missing, unexpected and wrongly shaped or typed tensors.
         """
         keys_to_ignore = family_of(self.config).keys_to_ignore
         first = self._shards[0]
@@ -184,54 +187,55 @@ class Checkpoint:
         unexpected: set[str] = set()
         wrong: set[str] = set()
         for rank, shard in enumerate(self._shards):
-            missing |= self.table.keys() - shard.keys()
+            missing |= self.parameter_specs.keys() - shard.keys()
             for name, tensor in shard.items():
-                if name in self.table:
+                if name in self.parameter_specs:
                     expected = self._local_shape(name, rank)
                     if tensor.shape != expected:
                         wrong.add(f"{name} {tensor.shape}, expected {expected}")
                     elif name in first and tensor.dtype != first[name].dtype:
                         wrong.add(f"{name} {tensor.dtype} in shard {rank}, {first[name].dtype} in shard 0")
-                    elif (tensor.dtype == np.int8) != (self.table[name].dtype == "int8"):
+                    elif (tensor.dtype == np.int8) != (self.parameter_specs[name].dtype == "int8"):
                         bits = self.config.quantization_bit
                         wrong.add(f"{name} {tensor.dtype}, while config.json says quantization_bit = {bits}")
                 elif not any(re.fullmatch(pattern, name) for pattern in keys_to_ignore):
                     unexpected.add(name)
-        found = {"missing": missing, "unexpected": unexpected, "wrong shape or dtype": wrong}
-        if any(found.values()):
-            lines = [
-                f"{len(names)} {what}: {summarize_names(names)}" for what, names in found.items() if names
-            ]
+        problems = {"missing": missing, "unexpected": unexpected, "wrong shape or dtype": wrong}
+        if lines := [
+            f"{len(names)} {problem}: {summarize_names(names)}"
+            for problem, names in problems.items()
+            if names
+        ]:
             raise InputError(
-                f"{self.folder} does not fit its config.json ({self.config.family}): {'; '.join(lines)}"
+                f"{self.folder} does not match its config.json ({self.config.family}): {'; '.join(lines)}"
             )
 
     def _local_shape(self, name: str, rank: int) -> tuple[int, ...]:
-        """What the shard of `rank` should hold."""
-        spec, degree = self.table[name], len(self._shards)
+        """Expected shape of a tensor in the shard of `rank`."""
+        spec, degree = self.parameter_specs[name], len(self._shards)
         try:
             return spec.sharding.local_shape(spec.shape, rank, degree)
         except InputError as error:
-            message = f"{self.folder} holds {degree} shards, but {error}: are some missing?"
+            message = f"{self.folder} has {degree} shards, but {error}: are some missing?"
             raise InputError(message) from error
 
     def _stored(self, name: str) -> list[StoredTensor]:
         try:
             return [shard[name] for shard in self._shards]
         except KeyError:
-            raise InputError(f"{self.folder} has no tensor {name!r} (or not in every shard)") from None
+            raise InputError(f"{self.folder} has no tensor {name!r}, or not in every shard") from None
 
     def _sharding(self, name: str) -> Sharding:
-        if name in self.table:
-            return self.table[name].sharding
+        if name in self.parameter_specs:
+            return self.parameter_specs[name].sharding
         if any(re.fullmatch(pattern, name) for pattern in family_of(self.config).keys_to_ignore):
             return REPLICATED
         raise InputError(
-            f"{self.folder}: tensor {name!r} is not one of {self.config.family}, so it cannot be cut"
+            f"{self.folder}: {self.config.family} has no tensor {name!r}, so its sharding is unknown"
         )
 
-    def _unsliced(self, name: str, rank: int, degree: int) -> StoredTensor | None:
-        """The stored array where it already is what is asked for."""
+    def _stored_shard(self, name: str, rank: int, degree: int) -> StoredTensor | None:
+        """The stored array if it is the requested shard as it is, otherwise None."""
         stored = self._stored(name)
         if degree == len(stored) and 0 <= rank < degree:
             return stored[rank]
@@ -240,9 +244,9 @@ class Checkpoint:
     def _copy_plan(
         self, name: str, sharding: Sharding, rank: int, degree: int
     ) -> tuple[tuple[int, ...], list[Any], list[CopyStep]]:
-        """Shape of the result, what each rank holds (arrays, or what stands in for them), and the copies."""
+        """Shape of the requested shard, the stored shards, and the copies that assemble it from them."""
         sources = self._stored(name)
-        full = self.table[name].shape
+        full = self.parameter_specs[name].shape
         for source_rank, source in enumerate(sources):
             expected = sharding.local_shape(full, source_rank, len(sources))
             if source.shape != expected:
@@ -254,9 +258,9 @@ class Checkpoint:
         )
 
     def _chunks(self, name: str, rank: int, degree: int) -> Iterator[Array]:
-        whole = self._unsliced(name, rank, degree)
-        if whole is not None:
-            yield from row_blocks(whole)
+        stored = self._stored_shard(name, rank, degree)
+        if stored is not None:
+            yield from row_blocks(stored)
             return
         sharding = self._sharding(name)
         shape, sources, steps = self._copy_plan(name, sharding, rank, degree)
@@ -267,7 +271,7 @@ class Checkpoint:
             if padding:
                 yield np.zeros((padding, *shape[1:]), sources[0].dtype)
             return
-        # Rows of a row-parallel weight are spread over the shards: assemble a block of them at a time.
+        # Each row of a row-parallel weight is spread over the shards: assemble a block of rows at a time.
         row_bytes = sources[0].itemsize * int(np.prod(shape[1:]))
         rows = max(1, CHUNK_BYTES // row_bytes)
         buffer = np.zeros((min(rows, shape[0]), *shape[1:]), sources[0].dtype)
@@ -280,10 +284,10 @@ class Checkpoint:
             yield block
 
     def _transposed_chunks(self, name: str, rank: int, degree: int) -> Iterator[Array]:
-        """The transpose of a two-dimensional tensor, some rows at a time."""
-        whole = self._unsliced(name, rank, degree)
-        if whole is not None:
-            yield from transposed_blocks(whole.pieces if isinstance(whole, ConcatenatedRows) else [whole])
+        """The transpose of a 2-D tensor, as blocks of rows."""
+        stored = self._stored_shard(name, rank, degree)
+        if stored is not None:
+            yield from transposed_blocks(stored.pieces if isinstance(stored, ConcatenatedRows) else [stored])
             return
         sharding = self._sharding(name)
         shape, sources, steps = self._copy_plan(name, sharding, rank, degree)
@@ -291,7 +295,7 @@ class Checkpoint:
         slices = [
             sources[step.source_rank][axis_slice(axis, step.source_start, step.source_stop)] for step in steps
         ]
-        if axis == 1:  # the transpose of what lies side by side lies one below another
+        if axis == 1:  # pieces concatenated along axis 1 become consecutive rows of the transpose
             for piece in slices:
                 yield from transposed_blocks([piece])
             return

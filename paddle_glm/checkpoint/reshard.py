@@ -1,6 +1,6 @@
-"""From a folder of any format and tensor-parallel degree to any other, streaming.
+"""Convert a model folder of any format and tensor-parallel degree to any other, streaming.
 
-Weights are memory-mapped and written in pieces of a few MiB, so that memory does not grow with the model.
+Weights are memory-mapped and written in chunks of a few MiB, so memory does not grow with the model.
 """
 
 import os
@@ -15,7 +15,7 @@ import numpy as np
 from paddle_glm.array_types import DType
 from paddle_glm.checkpoint.atomic_save import atomic_folder
 from paddle_glm.checkpoint.lazy_tensor import DTYPES, SAFETENSORS_FLOAT_NAMES, LazyTensor
-from paddle_glm.checkpoint.output_checks import check_output_folder
+from paddle_glm.checkpoint.output_checks import check_output_folder, check_sources_outside_output
 from paddle_glm.checkpoint.paddlenlp import set_tokenizer_class
 from paddle_glm.checkpoint.quantize_on_load import QuantizingCheckpoint
 from paddle_glm.checkpoint.reader import Checkpoint, open_checkpoint
@@ -23,7 +23,7 @@ from paddle_glm.checkpoint.save import DEFAULT_SHARD_SIZE, check_format, save_mo
 from paddle_glm.errors import InputError
 from paddle_glm.progress import progress_bar
 
-# What belongs to the model beside its weights; a trainer's own state stays behind.
+# Files copied along with the weights; trainer state is not.
 AUXILIARY_FILES = (
     "generation_config.json",
     "tokenizer_config.json",
@@ -33,24 +33,22 @@ AUXILIARY_FILES = (
     "ice_text.model",
     "*.py",
 )
-
-
-# What `Family.quantized_config` takes: bits, group_size, embeddings.
+# (bits, group_size, embeddings), the arguments of `Family.quantized_config`.
 QuantizeOptions = tuple[int, int | None, bool]
-# (source, name, rank, degree, what would be written) -> what is written.
+# (source, name, rank, degree, tensor) -> the tensor to write instead.
 TensorTransform = Callable[[Checkpoint, str, int, int, LazyTensor], LazyTensor]
 
 
 @dataclass(frozen=True)
 class ConversionResult:
-    """What was written: bytes of weights, and seconds until they were safely on disk."""
+    """Bytes of weights written, and seconds until they were flushed to disk."""
 
-    bytes: int
+    num_bytes: int
     seconds: float
 
     def __str__(self) -> str:
-        speed = self.bytes / max(self.seconds, 1e-9) / 1e9
-        return f"{self.bytes / 1e9:.3g} GB in {self.seconds:.1f} s ({speed:.2f} GB/s)"
+        speed = self.num_bytes / max(self.seconds, 1e-9) / 1e9
+        return f"{self.num_bytes / 1e9:.3g} GB in {self.seconds:.1f} s ({speed:.2f} GB/s)"
 
 
 def reshard(
@@ -68,35 +66,36 @@ def reshard(
     """Write the model in `source` (any folder that `open_checkpoint` reads) to the new folder `target`.
 
     degree: 1 for full tensors, otherwise one file per tensor-parallel rank.
-    file_format: "safetensors" and "bin" have the hub's names and layout, "pdparams" PaddleNLP's.
-    dtype: "float32", "float16" or "bfloat16" to cast floating point weights to; None keeps every bit.
-    transform: gives what is written in place of a tensor. quantize: write integers in place of float weights.
-    Raises InputError where the source does not fit its config.json, or where the target is in use.
+    file_format: "safetensors" or "bin" with the hub's names and layout, "pdparams" with PaddleNLP's.
+    dtype: "float32", "float16" or "bfloat16" to cast float weights to; None keeps every bit.
+    transform: applied to each tensor before it is written. quantize: quantise the weights on the way.
+    Raises InputError if the source does not match its config.json, if the target cannot be replaced or is
+    being written, or if the disk is too small.
     """
     checkpoint = open_checkpoint(source, family)
     checkpoint.validate()
-    _check_source_not_inside_target(checkpoint.folder, Path(target))
-    cast = _float_dtype(dtype)
-    written = checkpoint if quantize is None else QuantizingCheckpoint(checkpoint, *quantize)
-    config = written.config if dtype is None else replace(written.config, dtype=dtype)
+    check_sources_outside_output(target, "target", [checkpoint.folder], in_place=True)
+    float_dtype = _float_dtype(dtype)
+    output = checkpoint if quantize is None else QuantizingCheckpoint(checkpoint, *quantize)
+    config = output.config if dtype is None else replace(output.config, dtype=dtype)
     check_format(config, degree, file_format)
     start = time.perf_counter()
-    ranks = [
+    shards = [
         {
-            name: written.read_lazy(name, rank, degree, _target_dtype(written, name, cast))
-            for name in written.names()
+            name: output.read_lazy(name, rank, degree, _target_dtype(output, name, float_dtype))
+            for name in output.names()
         }
         for rank in range(degree)
     ]
     if transform is not None:
-        for rank, tensors in enumerate(ranks):
+        for rank, tensors in enumerate(shards):
             for name, tensor in tensors.items():
                 tensors[name] = transform(checkpoint, name, rank, degree, tensor)
-    total = sum(tensor.nbytes for tensors in ranks for tensor in tensors.values())
+    total = sum(tensor.nbytes for tensors in shards for tensor in tensors.values())
     check_disk_space(Path(target), total)
     with atomic_folder(target, overwrite) as folder:
         with progress_bar(f"writing {target}", total) as progress:
-            for rank, tensors in enumerate(ranks):
+            for rank, tensors in enumerate(shards):
                 save_model(
                     folder, config, tensors.items(), rank, degree, file_format, max_shard_size, progress
                 )
@@ -106,22 +105,22 @@ def reshard(
             set_tokenizer_class(folder, config.family, for_paddlenlp)
         elif config == checkpoint.config and not for_paddlenlp:
             shutil.copyfile(checkpoint.folder / "config.json", folder / "config.json")
-        del checkpoint, written, ranks, tensors  # Windows replaces no folder whose files are mapped
+        del checkpoint, output, shards, tensors  # Windows cannot replace a folder whose files are mapped
     return ConversionResult(total, time.perf_counter() - start)
 
 
 def check_target(source: Path | str, target: Path | str, flag: str, overwrite: bool = False) -> None:
-    """Raise InputError where `reshard` could not write `target`, which `flag` names; nothing is changed."""
+    """Raise InputError if `reshard` could not write `target`, the value of `flag`; nothing is changed."""
     check_output_folder(target, flag, overwrite)
-    _check_source_not_inside_target(Path(source), Path(target))
+    check_sources_outside_output(target, flag, [source], in_place=True)
 
 
 def _target_dtype(
-    checkpoint: Checkpoint | QuantizingCheckpoint, name: str, cast: DType | None
+    checkpoint: Checkpoint | QuantizingCheckpoint, name: str, float_dtype: DType | None
 ) -> DType | None:
-    """What a tensor is cast to where floats are cast: scales of quantised weights stay float32."""
-    own = checkpoint.table[name].dtype if name in checkpoint.table else None
-    return cast if cast is None or own is None else np.dtype(own)
+    """The dtype to cast a tensor to; parameters with a dtype of their own (float32 scales) keep it."""
+    spec = checkpoint.parameter_specs.get(name)
+    return float_dtype if float_dtype is None or spec is None or spec.dtype is None else np.dtype(spec.dtype)
 
 
 def _float_dtype(name: str | None) -> DType | None:
@@ -132,15 +131,8 @@ def _float_dtype(name: str | None) -> DType | None:
     return DTYPES[SAFETENSORS_FLOAT_NAMES[name]]
 
 
-def _check_source_not_inside_target(source: Path, target: Path) -> None:
-    """Replacing the target would remove a source that lies inside it."""
-    inner, outer = Path(os.path.realpath(source)), Path(os.path.realpath(target))
-    if outer in inner.parents:
-        raise InputError(f"{target} holds the source {source}: choose a folder beside it")
-
-
 def check_disk_space(target: Path, needed: int) -> None:
-    """Raise `InputError` where `target` needs more bytes than the disk has free."""
+    """Raise InputError if the disk of `target` has less than `needed` bytes free."""
     existing = next(parent for parent in Path(os.path.realpath(target)).parents if parent.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:

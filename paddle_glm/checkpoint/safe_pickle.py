@@ -1,9 +1,9 @@
-"""A pickle machine that can only build data.
+"""An unpickler that can only build data.
 
-Python's own unpickler runs whatever a file names. This one interprets the few opcodes that checkpoints
-use (protocols 2 to 4), and resolves a global name only in the table that it is given; nothing is ever
-imported. Bytes are handed out as views of the file, so that tensors stay where they are mapped. Memory
-beside them is bounded whatever the file claims: numbers, texts and the count of operations have limits.
+Python's unpickler calls whatever a file refers to. This one interprets the few opcodes that checkpoints
+use (protocols 2 to 4) and resolves globals only in a given table; it never imports anything. Bytes are
+returned as views of the file, so that tensors stay memory-mapped. Other memory is bounded whatever the
+file claims: numbers, strings and the number of operations have limits.
 """
 
 import pickletools
@@ -41,11 +41,11 @@ _PROTO, _FRAME, _LONG1, _MEMOIZE, _STOP = 0x80, 0x95, 0x8A, 0x94, ord(".")
 
 
 class UnsafePickleError(Exception):
-    """What a pickle holds is not data of the expected kind."""
+    """A pickle contains something other than the expected data; the message says what."""
 
 
 class StatefulObject:
-    """An object that a pickle makes empty and then fills with a state; subclasses check the state."""
+    """An object that a pickle creates empty and then gives a state, which subclasses validate."""
 
     def set_state(self, state: Any) -> None:
         raise NotImplementedError
@@ -72,7 +72,7 @@ class _Unpickler:
     def take(self, count: int) -> memoryview:
         """The next bytes of the file."""
         if count > len(self.data) - self.position:
-            raise UnsafePickleError("an end in the middle of it: it is truncated")
+            raise UnsafePickleError("an unexpected end: it is truncated")
         self.position += count
         return self.data[self.position - count : self.position]
 
@@ -80,7 +80,7 @@ class _Unpickler:
         return int.from_bytes(self.take(size), "little")
 
     def push(self, opcode: int) -> bool:
-        """Operations that put something on the stack; False for another one."""
+        """Run an operation that only pushes a value on the stack; False if `opcode` is another one."""
         if opcode in _CONSTANTS:
             self.stack.append(_CONSTANTS[opcode]())
         elif opcode in _NUMBERS:
@@ -107,7 +107,7 @@ class _Unpickler:
         return True
 
     def build(self, opcode: int) -> None:
-        """Operations on what is on the stack."""
+        """Run an operation that uses values on the stack."""
         if opcode in _MEMO_PUTS:
             self.memo[self.number(_MEMO_PUTS[opcode])] = self.top()
         elif opcode == _MEMOIZE:
@@ -137,7 +137,7 @@ class _Unpickler:
             items = [self.pop()] if opcode == ord("a") else self.pop_mark()
             target = self.top()
             if type(target) is not list:
-                raise UnsafePickleError("an append to something that is no list")
+                raise UnsafePickleError("an append to something that is not a list")
             target.extend(items)
         elif opcode == ord("b"):
             self.set_state(self.pop())
@@ -150,7 +150,7 @@ class _Unpickler:
             raise UnsafePickleError(f"the pickle operation {name}, which tensors do not need")
 
     def line(self) -> str:
-        """A text up to the end of a line: the names of a global."""
+        """The rest of a line: module or name of a global."""
         start = self.position
         head = bytes(self.data[start : start + 256])
         end = head.find(b"\n")
@@ -180,9 +180,9 @@ class _Unpickler:
     def set_items(self, items: list[Any]) -> None:
         target = self.top()
         if type(target) not in (dict, OrderedDict) or len(items) % 2:
-            raise UnsafePickleError("an item for something that is no dict")
+            raise UnsafePickleError("an item for something that is not a dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            # Hashing a deeply nested tuple would overflow the stack of the interpreter.
+            # Hashing a deeply nested tuple would overflow the interpreter's stack.
             if type(key) not in (str, int):
                 raise UnsafePickleError(f"a key that is a {type(key).__name__}")
             target[key] = value
@@ -191,20 +191,20 @@ class _Unpickler:
         target = self.top()
         if isinstance(target, StatefulObject):
             target.set_state(state)
-        # torch keeps layer versions as attributes of a state dict; they say nothing about weights.
+        # torch saves layer versions as attributes of a state dict; they are not needed.
         elif type(target) is not OrderedDict:
             raise UnsafePickleError("a state for an object that is neither a tensor nor an OrderedDict")
 
     def resolve(self, module: Any, name: Any) -> Any:
         if type(module) is not str or type(name) is not str:
-            raise UnsafePickleError("a name that is no text")
+            raise UnsafePickleError("a name that is not a string")
         if (module, name) not in self.allowed:
             raise UnsafePickleError(f"the name {ascii(f'{module}.{name}'[:200])[1:-1]}")
         return self.allowed[module, name]
 
     def call(self, function: Any, arguments: Any) -> Any:
         if not any(function is known for known in self.allowed.values()) or not callable(function):
-            raise UnsafePickleError("a call of something that is no known function")
+            raise UnsafePickleError("a call of an unknown function")
         if type(arguments) is not tuple:
             raise UnsafePickleError("a call without a tuple of arguments")
         return function(*arguments)
@@ -216,10 +216,10 @@ def safe_loads(
     allowed: Globals,
     persistent_load: Callable[[Any], Any] | None = None,
 ) -> Any:
-    """Build the object of a pickle from data and the `allowed` {(module, name): object} alone.
+    """Unpickle `data`, resolving globals only in `allowed` {(module, name): object}.
 
-    Bytes in the pickle come out as memoryviews of `data`. `source` names the file in errors. Raises
-    InputError naming what was refused, without having executed or imported anything.
+    Bytes in the pickle are returned as memoryviews of `data`. source: the file's name, for errors. Raises
+    InputError with what was refused; nothing is executed or imported.
     """
 
     def no_persistent(identifier: Any) -> Any:
@@ -229,28 +229,26 @@ def safe_loads(
         return _Unpickler(memoryview(data), allowed, persistent_load or no_persistent).run()
     except UnsafePickleError as error:
         raise InputError(
-            f"{source} is refused: it holds {error}; only tensors are read, nothing is executed"
+            f"{source} is refused: it contains {error}; only tensors are read, nothing is executed"
         ) from error
     except InputError:
         raise
-    except (
-        ValueError,
-        TypeError,
-        KeyError,
-        IndexError,
-        AttributeError,
-        OverflowError,
-        RecursionError,
-    ) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
         raise InputError(
             f"{source} is not a valid checkpoint ({describe(error)}): it is damaged or truncated"
         ) from error
 
 
-def describe(value: Any) -> str:
-    """A short text for a message about something from a file.
+def pickle_str(text: str) -> bytes:
+    """The opcode that pushes a string (BINUNICODE)."""
+    encoded = text.encode("utf-8")
+    return b"X" + struct.pack("<I", len(encoded)) + encoded
 
-    Containers are named by their type alone: printing one that refers to itself many times takes forever.
+
+def describe(value: Any) -> str:
+    """Short text of a value from a file, for error messages.
+
+    Containers are described by type alone: printing one that contains itself many times takes forever.
     """
     if isinstance(value, BaseException):
         return f"{type(value).__name__}: {value}"[:200]

@@ -1,7 +1,7 @@
-"""Safetensors files: memory-mapped in, streamed out.
+"""Safetensors files: memory-mapped reading, streaming writing.
 
-Format: 8 bytes little-endian header length, a JSON header {name: {dtype, shape, data_offsets}}, then the
-tensors' bytes without holes (https://github.com/huggingface/safetensors#format).
+Format: header length (8 bytes, little-endian), a JSON header {name: {dtype, shape, data_offsets}}, then the
+tensors' bytes without gaps (https://github.com/huggingface/safetensors#format).
 """
 
 import json
@@ -25,10 +25,10 @@ _READ = {**DTYPES, "U16": np.dtype(np.uint16)}
 
 
 def open_safetensors(path: Path) -> dict[str, Array]:
-    """Read-only views of every tensor in a file; nothing but the header is read.
+    """Read-only views of every tensor in a file; only the header is read.
 
-    Raises InputError naming the file, and the tensor, where the header is not valid, sizes do not
-    match shapes, or offsets overlap, leave holes or reach beyond the file.
+    Raises InputError with the file and the tensor if the header is invalid, sizes do not match shapes, or
+    offsets overlap, leave gaps or extend beyond the file.
     """
     data = map_file(path)
     if data.size < 8:
@@ -57,9 +57,9 @@ def open_safetensors(path: Path) -> dict[str, Array]:
 def write_safetensors(
     path: Path, tensors: Mapping[str, LazyTensor], progress: Progress | None = None
 ) -> None:
-    """Write a file tensor by tensor, hashing on the way; `progress` is called with bytes written.
+    """Write and hash a file tensor by tensor; `progress` is called with the bytes of each chunk.
 
-    Tensors of wide dtypes come first, so that every one is aligned to its own size.
+    Tensors with larger elements come first, so that each is aligned to its element size.
     """
     ordered = sorted(tensors.items(), key=lambda item: -item[1].dtype.itemsize)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
@@ -82,7 +82,7 @@ def write_safetensors(
 
 
 def write_chunks(file: Any, name: str, tensor: LazyTensor, progress: Progress | None) -> None:
-    """Write a tensor's chunks to a file object, checking dtype and number of bytes."""
+    """Write a tensor's chunks to a file object; raises ValueError if dtype or number of bytes is wrong."""
     written = 0
     for chunk in tensor.chunks():
         if chunk.dtype != tensor.dtype:
@@ -96,10 +96,10 @@ def write_chunks(file: Any, name: str, tensor: LazyTensor, progress: Progress | 
 
 def _parse_header(path: Path, text: bytes) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            raise ValueError("a name occurs twice")
-        return found
+        header = dict(pairs)
+        if len(header) != len(pairs):
+            raise ValueError("a duplicate name")
+        return header
 
     try:
         header = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
@@ -131,7 +131,7 @@ def _checked_entry(path: Path, name: str, entry: Any, available: int) -> tuple[i
     start, stop = offsets
     if stop > available:
         raise InputError(
-            f"{where} ends at byte {stop} of {available}: {path.name} is truncated, fetch it again"
+            f"{where} ends at byte {stop} of {available}: {path.name} is truncated, download it again"
         )
     if stop - start != prod(shape) * dtype.itemsize:
         needed = prod(shape) * dtype.itemsize
@@ -140,11 +140,11 @@ def _checked_entry(path: Path, name: str, entry: Any, available: int) -> tuple[i
 
 
 def _check_spans(path: Path, spans: list[tuple[int, int, str]], available: int) -> None:
-    reached = 0
+    end = 0
     for start, stop, name in sorted(spans):
-        if start != reached:
-            what = "overlaps another tensor" if start < reached else "leaves a hole before it"
-            raise InputError(f"{path}: tensor {name!a:.200} at bytes {start} to {stop} {what}")
-        reached = stop
-    if reached != available:
-        raise InputError(f"{path}: {available - reached} bytes after the last tensor belong to none")
+        if start != end:
+            problem = "overlaps another tensor" if start < end else "leaves a gap before it"
+            raise InputError(f"{path}: tensor {name!a:.200} at bytes {start} to {stop} {problem}")
+        end = stop
+    if end != available:
+        raise InputError(f"{path}: {available - end} bytes after the last tensor belong to no tensor")

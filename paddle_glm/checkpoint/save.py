@@ -1,4 +1,4 @@
-"""Writing weights: full ones of any format, and tensor-parallel shards."""
+"""Write weights: full checkpoints in any format, and tensor-parallel shards."""
 
 import json
 import re
@@ -18,7 +18,6 @@ from paddle_glm.progress import Progress
 
 _WRITERS = {"safetensors": write_safetensors, "bin": write_torch, "pdparams": write_pdparams}
 FORMATS = tuple(_WRITERS)
-# What command lines say of the formats.
 SAVE_FORMAT_HELP = (
     "safetensors: the hub's names and layout; bin: the same as a torch pickle; "
     "pdparams: PaddleNLP's names and layout, with its config.json"
@@ -29,7 +28,7 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
 
 
 def parse_size(size: str | int) -> int:
-    """Bytes of "5GB" (powers of 1000), "5GiB" (powers of 1024) or a plain number."""
+    """Bytes in "5GB" (powers of 1000), "5GiB" (powers of 1024) or a plain number; else InputError."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(size))
     if match is None or match[2].upper() not in _UNITS or float(match[1]) <= 0:
         raise InputError(
@@ -48,11 +47,10 @@ def save_model(
     max_shard_size: str | int = DEFAULT_SHARD_SIZE,
     progress: Progress | None = None,
 ) -> None:
-    """Write what one rank of a model holds into `folder`; the first rank writes config.json too.
+    """Write the shard of one rank into `folder`; rank 0 also writes config.json.
 
-    tensors: (hub name, array or LazyTensor), already cut for `rank` of `degree`. "pdparams" gives them
-    PaddleNLP's names and layout. Raises InputError for shards in "bin", or shards that PaddleNLP cannot
-    load.
+    tensors: (hub name, array or LazyTensor), already sharded for `rank` of `degree`. "pdparams" converts
+    them to PaddleNLP's names and layout. Raises InputError as `check_format` does.
     """
     check_format(config, degree, file_format)
     if file_format == "pdparams":
@@ -68,15 +66,15 @@ def save_model(
 
 
 def check_format(config: ModelConfig, degree: int, file_format: str) -> None:
-    """Raise InputError where a model cannot be written so, before the work."""
+    """Raise InputError if a model cannot be saved in this format and degree."""
     if file_format not in FORMATS:
         raise InputError(f"format {file_format!r} is unknown: expected one of {', '.join(FORMATS)}")
     if degree < 1 or (degree > 1 and file_format == "bin"):
         raise InputError(
-            f"tensor_parallel_degree {degree} as {file_format}: expected 1, or more in another format"
+            f"tensor_parallel_degree {degree} as {file_format}: expected 1, or another format for shards"
         )
     if config.quantization_bit and file_format == "pdparams":
-        raise InputError("PaddleNLP has no such quantised weights: keep them as safetensors, or bin")
+        raise InputError("PaddleNLP cannot load these quantised weights: save as safetensors or bin")
     if file_format == "pdparams":
         paddlenlp_format(config.family).check_expressible(config.to_hub_dict())
         if degree > 1:
@@ -90,10 +88,11 @@ def save_checkpoint(
     file_format: str = "safetensors",
     progress: Progress | None = None,
 ) -> None:
-    """Write full tensors into `folder` (a temporary one of `atomic_folder`) under the names given.
+    """Write full tensors into `folder` (usually a temporary one of `atomic_folder`).
 
-    tensors: (name, array or LazyTensor); lazy ones are made one at a time while they are written.
-    One file, or numbered files of at most `max_shard_size` and an index; a larger tensor has its own.
+    tensors: (name, array or LazyTensor); lazy tensors are produced one at a time while they are written.
+    Writes one file, or numbered files of at most `max_shard_size` each (a larger tensor has one to itself)
+    and an index.
     """
     if file_format not in FORMATS:
         raise InputError(f"format {file_format!r} is unknown: expected one of {', '.join(FORMATS)}")
@@ -122,7 +121,7 @@ def save_tp_shard(
     progress: Progress | None = None,
     file_format: str = "safetensors",
 ) -> Path:
-    """Write what `rank` of `degree` holds, already cut, into `folder`; returns the file."""
+    """Write tensors already sharded for `rank` of `degree` into `folder`; return the file."""
     if not 0 <= rank < degree:
         raise InputError(
             f"rank {rank} is outside tensor_parallel_degree {degree}: expected 0 to {degree - 1}"
@@ -136,13 +135,13 @@ def _as_lazy_tensors(tensors: Iterable[tuple[str, Any]]) -> dict[str, LazyTensor
     lazy_tensors: dict[str, LazyTensor] = {}
     for name, tensor in tensors:
         if name in lazy_tensors:
-            raise InputError(f"tensor {name!r} is given twice")
+            raise InputError(f"duplicate tensor {name!r}")
         lazy_tensors[name] = as_lazy(tensor)
     return lazy_tensors
 
 
 def _split_into_shards(tensors: dict[str, LazyTensor], limit: int) -> list[dict[str, LazyTensor]]:
-    """Neighbouring tensors packed into groups of at most `limit` bytes; at least one group."""
+    """Consecutive tensors in groups of at most `limit` bytes; at least one group."""
     groups: list[dict[str, LazyTensor]] = [{}]
     size = 0
     for name, tensor in tensors.items():

@@ -1,7 +1,7 @@
-"""Torch `.bin` files without torch: memory-mapped in, streamed out.
+"""Torch `.bin` files without torch: memory-mapped reading, streaming writing.
 
-torch.save writes an uncompressed zip: `data.pkl` (the pickled dict, tensors as views of storages that it
-names by persistent ids) and one entry `data/KEY` per storage, aligned to 64 bytes.
+torch.save writes an uncompressed zip: `data.pkl` (the pickled dict, whose tensors are views of storages
+referenced by persistent ids) and one entry `data/KEY` per storage, aligned to 64 bytes.
 """
 
 import struct
@@ -18,7 +18,7 @@ from paddle_glm.array_types import Array, DType
 from paddle_glm.checkpoint.hashed_file import HashedFile
 from paddle_glm.checkpoint.lazy_tensor import DTYPES, LazyTensor, safetensors_dtype_name
 from paddle_glm.checkpoint.mapped_file import map_file
-from paddle_glm.checkpoint.safe_pickle import describe, safe_loads
+from paddle_glm.checkpoint.safe_pickle import describe, pickle_str, safe_loads
 from paddle_glm.checkpoint.safetensors_file import write_chunks
 from paddle_glm.checkpoint.zip_file import LOCAL_HEADER, zip_entries
 from paddle_glm.errors import InputError
@@ -43,8 +43,8 @@ _ALIGNMENT = 64
 _ZIP64_EXTRA = 20
 
 
-class _Storage(NamedTuple):
-    """The class of a storage: its elements' dtype."""
+class _StorageClass(NamedTuple):
+    """Stands for torch.FloatStorage and the like: the dtype of the elements."""
 
     dtype: DType
 
@@ -52,8 +52,8 @@ class _Storage(NamedTuple):
 def open_torch(path: Path) -> dict[str, Array]:
     """Read-only views of every tensor in a `.bin` file; only the pickled names and shapes are read.
 
-    Raises InputError where the file is not a zip of torch's, is damaged, compressed, or its pickle
-    names anything but tensors.
+    Raises InputError if the file is not torch's zip format, is damaged or compressed, or if its pickle
+    refers to anything but tensors.
     """
     data = map_file(path)
     if data[:2].tobytes() == b"\x80\x02":
@@ -65,8 +65,8 @@ def open_torch(path: Path) -> dict[str, Array]:
     roots = [name for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(roots) != 1:
         raise InputError(f"{path} is not a torch checkpoint: the zip has {len(roots)} data.pkl, expected one")
-    prefix = roots[0].removesuffix("data.pkl")
-    if (order := entries.get(prefix + "byteorder")) is not None and order[:16].tobytes() != b"little":
+    root = roots[0].removesuffix("data.pkl")
+    if (order := entries.get(root + "byteorder")) is not None and order[:16].tobytes() != b"little":
         raise InputError(f"{path} has byte order {order[:16].tobytes()!r}: only little-endian is read")
     pickled = entries[roots[0]]
     if pickled.size > _MAX_PICKLE_BYTES:
@@ -76,10 +76,10 @@ def open_torch(path: Path) -> dict[str, Array]:
         if type(identifier) is not tuple or len(identifier) != 5:
             raise InputError(f"{path} holds an unknown kind of storage: {describe(identifier)}")
         kind, storage_class, key, _, numel = identifier
-        known = kind == "storage" and isinstance(storage_class, _Storage)
+        known = kind == "storage" and isinstance(storage_class, _StorageClass)
         if not known or type(key) is not str or type(numel) is not int:
             raise InputError(f"{path} holds an unknown kind of storage: {describe(kind)}")
-        raw = entries.get(f"{prefix}data/{key}")
+        raw = entries.get(f"{root}data/{key}")
         if raw is None or raw.size != numel * storage_class.dtype.itemsize:
             size = "missing" if raw is None else f"{raw.size} bytes long"
             raise InputError(f"{path}: storage {key!a} of {numel} elements is {size}: the file is damaged")
@@ -95,9 +95,9 @@ def open_torch(path: Path) -> dict[str, Array]:
 
 
 def write_torch(path: Path, tensors: Mapping[str, LazyTensor], progress: Progress | None = None) -> None:
-    """Write a `.bin` file that torch.load(weights_only=True) reads, tensor by tensor, hashing on the way."""
+    """Write and hash a `.bin` file for torch.load(weights_only=True), tensor by tensor."""
     root = path.stem
-    # HashedFile cannot seek, so zipfile puts sizes and checksums behind each entry, as torch does.
+    # HashedFile cannot seek, so zipfile writes sizes and checksums after each entry, as torch does.
     with HashedFile(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         _write_entry(archive, file, f"{root}/data.pkl", pickled_dict(tensors))
         _write_entry(archive, file, f"{root}/byteorder", b"little")
@@ -109,30 +109,16 @@ def write_torch(path: Path, tensors: Mapping[str, LazyTensor], progress: Progres
 
 
 def pickled_dict(tensors: Mapping[str, LazyTensor]) -> bytes:
-    """The pickle (protocol 2) of a dict of contiguous tensors, storage i belonging to the i-th tensor."""
+    """The pickle (protocol 2) of a dict of contiguous tensors; tensor i has storage key "i"."""
     out = [b"\x80\x02}("]
     for key, (name, tensor) in enumerate(tensors.items()):
-        storage = _STORAGE_OF[safetensors_dtype_name(tensor.dtype)].encode()
+        storage_class = _STORAGE_OF[safetensors_dtype_name(tensor.dtype)].encode()
         strides = [prod(tensor.shape[axis + 1 :]) for axis in range(len(tensor.shape))]
-        out += [_pickle_str(name), b"ctorch._utils\n_rebuild_tensor_v2\n("]
-        out += [
-            b"(",
-            _pickle_str("storage"),
-            b"ctorch\n",
-            storage,
-            b"\n",
-            _pickle_str(str(key)),
-            _pickle_str("cpu"),
-        ]
-        out += [_pickle_int(prod(tensor.shape)), b"tQ"]
-        out += [
-            _pickle_int(0),
-            b"(",
-            *map(_pickle_int, tensor.shape),
-            b"t(",
-            *map(_pickle_int, strides),
-            b"t",
-        ]
+        out += [pickle_str(name), b"ctorch._utils\n_rebuild_tensor_v2\n("]
+        out += [b"(", pickle_str("storage"), b"ctorch\n" + storage_class + b"\n"]
+        out += [pickle_str(str(key)), pickle_str("cpu"), _pickle_int(prod(tensor.shape)), b"tQ"]
+        out += [_pickle_int(0), b"(", *map(_pickle_int, tensor.shape)]
+        out += [b"t(", *map(_pickle_int, strides), b"t"]
         out += [b"\x89ccollections\nOrderedDict\n)RtR"]
     return b"".join([*out, b"u."])
 
@@ -151,11 +137,11 @@ def _rebuild_tensor(
         raise TypeError("a tensor without a storage, size or stride")
     numbers = (offset, *size, *stride)
     if len(size) != len(stride) or not all(type(number) is int and number >= 0 for number in numbers):
-        raise ValueError("a tensor whose offset, size or stride are no such numbers")
+        raise ValueError("a tensor whose offset, size or stride is invalid")
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
     if prod(size) == 0:
         return np.empty(size, storage.dtype)
-    # The second condition keeps a stride of 0 from claiming more memory than the file has bytes.
+    # The second condition rejects a stride of 0 that claims more elements than the storage has.
     if last >= storage.size or prod(size) > storage.size:
         raise ValueError(
             f"a tensor of size {size}, stride {stride}, offset {offset} in {storage.size} elements"
@@ -181,12 +167,12 @@ _ALLOWED: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
     ("collections", "OrderedDict"): _ordered_dict,
-    **{("torch", name): _Storage(DTYPES[dtype]) for name, dtype in _STORAGES.items()},
+    **{("torch", name): _StorageClass(DTYPES[dtype]) for name, dtype in _STORAGES.items()},
 }
 
 
 def _entry_info(file: HashedFile, name: str) -> zipfile.ZipInfo:
-    """An entry whose data begin at a multiple of 64: torch pads with the extra field "FB" in the same way."""
+    """An entry whose data start at a multiple of 64, padded like torch's with the extra field "FB"."""
     info = zipfile.ZipInfo(name)
     unpadded = file.tell() + LOCAL_HEADER.size + len(name.encode()) + _ZIP64_EXTRA + 4
     padding = -unpadded % _ALIGNMENT
@@ -197,11 +183,6 @@ def _entry_info(file: HashedFile, name: str) -> zipfile.ZipInfo:
 def _write_entry(archive: zipfile.ZipFile, file: HashedFile, name: str, data: bytes) -> None:
     with archive.open(_entry_info(file, name), "w", force_zip64=True) as entry:
         entry.write(data)
-
-
-def _pickle_str(text: str) -> bytes:
-    encoded = text.encode("utf-8")
-    return b"X" + struct.pack("<I", len(encoded)) + encoded
 
 
 def _pickle_int(number: int) -> bytes:

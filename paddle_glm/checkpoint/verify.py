@@ -1,4 +1,4 @@
-"""Is a folder whole, and does it hold the model that its config.json describes?"""
+"""Check that a folder is complete and contains the model that its config.json describes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from paddle_glm.checkpoint.lazy_tensor import CHUNK_BYTES
 from paddle_glm.checkpoint.reader import Checkpoint, open_checkpoint
 from paddle_glm.errors import InputError
 
-# An exported model has no weights of the hub's names; its files' digests say all.
+# Marks an exported model, which has no weights under hub names: only its files are checked.
 _EXPORT_META_FILE = "generation_meta.json"
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One line of the table: what was looked at, what was found, and whether that is right."""
+    """One line of the report: what was checked, the result as text, and whether it is correct."""
 
     subject: str
     text: str
@@ -29,16 +29,16 @@ class CheckResult:
 def verify(
     folder: Path | str, checksums: bool = True, nan: bool = False, family: str | None = None
 ) -> Iterator[CheckResult]:
-    """Look at the manifest's sizes and digests, names and shapes of weights, and, with `nan`, every number.
+    """Check file sizes, with `checksums` digests, names and shapes of weights, with `nan` every value.
 
-    Raises InputError only where `folder` is not a folder: whatever is wrong inside is a finding.
+    Raises InputError only if `folder` is not a folder: problems inside are results.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder: expected one with weights or an exported model")
     yield from _check_files(folder, checksums)
     if (folder / _EXPORT_META_FILE).is_file():
-        yield CheckResult("weights", "an exported model: its files are all there is to look at")
+        yield CheckResult("weights", "an exported model: only its files are checked")
         return
     try:
         checkpoint = open_checkpoint(folder, family)
@@ -53,11 +53,11 @@ def verify(
 
 def _check_files(folder: Path, checksums: bool) -> Iterator[CheckResult]:
     if not (folder / MANIFEST).is_file():
-        yield CheckResult(MANIFEST, "not there (a download has none): sizes and checksums are not known")
+        yield CheckResult(MANIFEST, "missing (downloads have none): sizes and checksums are unknown")
         return
     files = read_manifest(folder)
     if files is None:
-        yield CheckResult(MANIFEST, "damaged: it names no files", ok=False)
+        yield CheckResult(MANIFEST, "damaged: it lists no files", ok=False)
         return
     for name, record in files.items():
         yield _check_file(folder, name, record, checksums)
@@ -69,7 +69,7 @@ def _check_files(folder: Path, checksums: bool) -> Iterator[CheckResult]:
 def _check_file(folder: Path, name: str, record: dict[str, Any], checksums: bool) -> CheckResult:
     path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()):
-        return CheckResult(name, "outside the folder: the manifest is not ours", ok=False)
+        return CheckResult(name, "outside the folder: the manifest is not valid", ok=False)
     if not path.is_file():
         return CheckResult(name, "missing", ok=False)
     size = path.stat().st_size
@@ -79,33 +79,32 @@ def _check_file(folder: Path, name: str, record: dict[str, Any], checksums: bool
         return CheckResult(name, f"{size} bytes")
     if file_digest(path) != record.get("xxh3_128"):
         return CheckResult(
-            name, f"{size} bytes, but others than were written: the checksum differs", ok=False
+            name, f"{size} bytes, changed since it was written: the checksum differs", ok=False
         )
-    return CheckResult(name, f"{size} bytes, checksum right")
+    return CheckResult(name, f"{size} bytes, checksum correct")
 
 
 def _summary(checkpoint: Checkpoint) -> str:
-    dtypes = {checkpoint.dtype(name) for name in checkpoint.table}
-    shards = checkpoint.tensor_parallel_degree
-    cut = f" in {shards} shards" if shards > 1 else ""
+    dtypes = {checkpoint.safetensors_dtype(name) for name in checkpoint.parameter_specs}
+    degree = checkpoint.tensor_parallel_degree
+    in_shards = f" in {degree} shards" if degree > 1 else ""
     return (
-        f"{checkpoint.config.family}, {len(checkpoint.table)} tensors{cut} of {', '.join(sorted(dtypes))}: "
-        "names and shapes fit config.json"
+        f"{checkpoint.config.family}, {len(checkpoint.parameter_specs)} tensors{in_shards} of "
+        f"{', '.join(sorted(dtypes))}: names and shapes match config.json"
     )
 
 
 def _check_finite(checkpoint: Checkpoint) -> CheckResult:
-    """Tensors with numbers that are not finite."""
-    bad = []
+    non_finite = []
     degree = checkpoint.tensor_parallel_degree
-    for name in checkpoint.table:
+    for name in checkpoint.parameter_specs:
         count = sum(_count_non_finite(checkpoint, name, rank, degree) for rank in range(degree))
         if count:
-            bad.append(f"{name} ({count})")
-    if bad:
-        more = f" and {len(bad) - 5} tensors more" if len(bad) > 5 else ""
-        return CheckResult("numbers", f"NaN or Inf in {', '.join(bad[:5])}{more}", ok=False)
-    return CheckResult("numbers", "all finite")
+            non_finite.append(f"{name} ({count})")
+    if non_finite:
+        more = f" and {len(non_finite) - 5} more tensors" if len(non_finite) > 5 else ""
+        return CheckResult("values", f"NaN or Inf in {', '.join(non_finite[:5])}{more}", ok=False)
+    return CheckResult("values", "all finite")
 
 
 def _count_non_finite(checkpoint: Checkpoint, name: str, rank: int, degree: int) -> int:

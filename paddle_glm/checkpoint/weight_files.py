@@ -1,4 +1,4 @@
-"""Which files of a folder hold the weights, and what files are called."""
+"""Find the weight files of a folder; file names of every format."""
 
 import json
 import re
@@ -10,13 +10,13 @@ from typing import Any
 
 from paddle_glm.errors import InputError
 
-# Format -> beginning and suffix of a full checkpoint's files, in the order in which they are looked for.
+# Format -> (stem, suffix) of a full checkpoint's files, in order of preference.
 WEIGHT_FILE_NAMES = {
     "safetensors": ("model", ".safetensors"),
     "bin": ("pytorch_model", ".bin"),
     "pdparams": ("model_state", ".pdparams"),
 }
-# An index or a header of more bytes than this is no checkpoint's; parsing takes some twenty times as much.
+# No real index or header is larger; parsing takes some twenty times as much memory.
 MAX_JSON_BYTES = 16 << 20
 _TP_NAME = re.compile(r"model-tp(\d+)-of-(\d+)\.safetensors")
 _PADDLE_TP_NAME = re.compile(r"(?:model_state|model)\.tp(\d+)(-\d+-of-\d+)?\.(?:pdparams|safetensors)")
@@ -27,21 +27,21 @@ _MAX_LISTED = 10
 
 @dataclass(frozen=True)
 class WeightFiles:
-    """Weight files, rank by rank (one entry for full weights), and the {name: file} of an index."""
+    """Weight files by rank (one entry for full weights), and the {tensor: file} of an index."""
 
     shards: list[list[Path]]
     index: dict[str, str] | None = None
 
 
 def tp_shard_name(rank: int, degree: int, file_format: str = "safetensors") -> str:
-    """The file of one rank: ours, or PaddleNLP's for "pdparams"."""
+    """File name of one rank's shard; for "pdparams" PaddleNLP's name."""
     if file_format == "pdparams":
         return f"model_state.tp{rank:02d}.pdparams"
     return f"model-tp{rank:02d}-of-{degree:02d}.safetensors"
 
 
 def is_weight_file(name: str) -> bool:
-    """Whether a file of this name holds weights, or says which files do."""
+    """Whether a file name is that of a weight file or of a weight index."""
     patterns = (_FULL_NAME, _TP_NAME, _PADDLE_TP_NAME)
     return any(pattern.fullmatch(name.removesuffix(".index.json")) for pattern in patterns)
 
@@ -49,50 +49,49 @@ def is_weight_file(name: str) -> bool:
 def find_weight_files(folder: Path) -> WeightFiles:
     """The weight files of a folder.
 
-    Raises InputError where there are none, where some are missing, or where shards lie beside full
-    weights.
+    Raises InputError if there are none, some are missing, or there are both shards and full weights.
     """
-    ranks = _tp_files(folder) or _paddle_tp_files(folder)
-    if not ranks:
+    shards = _tp_files(folder) or _paddle_tp_files(folder)
+    if not shards:
         return _unsharded_files(folder)
-    if beside := [path.name for path in folder.iterdir() if _FULL_NAME.fullmatch(path.name)]:
+    if full := [path.name for path in folder.iterdir() if _FULL_NAME.fullmatch(path.name)]:
         raise InputError(
-            f"{folder} holds tensor-parallel shards beside {summarize_names(beside)}: keep one of them"
+            f"{folder} has both tensor-parallel shards and {summarize_names(full)}: keep one of them"
         )
-    return WeightFiles(ranks)
+    return WeightFiles(shards)
 
 
 def summarize_names(names: Iterable[str]) -> str:
-    """The first names in order, and how many more there are."""
+    """The first names in alphabetical order, and the number of others."""
     ordered = sorted(names)
     more = f" and {len(ordered) - _MAX_LISTED} more" if len(ordered) > _MAX_LISTED else ""
     return ", ".join(ordered[:_MAX_LISTED]) + more
 
 
 def _tp_files(folder: Path) -> list[list[Path]]:
-    """All ranks' files in order, an empty list where the folder holds none."""
-    found = {}
+    """The shards of all ranks in order; empty if the folder has none."""
+    shards = {}
     for path in folder.iterdir():
         if match := _TP_NAME.fullmatch(path.name):
-            found[int(match[1]), int(match[2])] = path
-    degrees = {degree for _, degree in found}
+            shards[int(match[1]), int(match[2])] = path
+    degrees = {degree for _, degree in shards}
     if len(degrees) > 1:
-        raise InputError(f"{folder} holds shards of different tensor-parallel degrees {sorted(degrees)}")
+        raise InputError(f"{folder} has shards of different tensor-parallel degrees {sorted(degrees)}")
     if not degrees:
         return []
     degree = degrees.pop()
-    absent = [tp_shard_name(rank, degree) for rank in range(degree) if (rank, degree) not in found]
-    if absent:
+    missing = [tp_shard_name(rank, degree) for rank in range(degree) if (rank, degree) not in shards]
+    if missing:
         raise InputError(
-            f"{folder} lacks {summarize_names(absent)}: copy the shards of all ranks into one folder"
+            f"{folder} lacks {summarize_names(missing)}: copy the shards of all ranks into one folder"
         )
-    return [[found[rank, degree]] for rank in range(degree)]
+    return [[shards[rank, degree]] for rank in range(degree)]
 
 
 def _paddle_tp_files(folder: Path) -> list[list[Path]]:
-    """PaddleNLP's shards, which do not say how many they are: `model_state.tp00.pdparams`, ...
+    """PaddleNLP's shards, whose names lack the degree: `model_state.tp00.pdparams`, ...
 
-    A rank's own shard may be numbered files: `model_state.tp00-00001-of-00002.pdparams`.
+    A rank may have several numbered files: `model_state.tp00-00001-of-00002.pdparams`.
     """
     ranks: dict[int, list[Path]] = defaultdict(list)
     for path in sorted(folder.iterdir()):
@@ -115,9 +114,9 @@ def _unsharded_files(folder: Path) -> WeightFiles:
         if index_path.is_file():
             index = _read_index(index_path, suffix)
             files = [folder / name for name in sorted(set(index.values()))]
-            if absent := [path.name for path in files if not path.is_file()]:
+            if missing := [path.name for path in files if not path.is_file()]:
                 raise InputError(
-                    f"{folder} lacks {summarize_names(absent)}, which {index_path.name} names: download again"
+                    f"{folder} lacks {summarize_names(missing)}, listed in {index_path.name}: download again"
                 )
             return WeightFiles([files], index)
         if (folder / f"{stem}{suffix}").is_file():
@@ -127,7 +126,7 @@ def _unsharded_files(folder: Path) -> WeightFiles:
             _check_all_shards_present(folder, numbered)
             return WeightFiles([numbered])
     raise InputError(
-        f"{folder} holds no weights: expected model.safetensors, pytorch_model.bin, model_state.pdparams, "
+        f"{folder} has no weights: expected model.safetensors, pytorch_model.bin, model_state.pdparams, "
         f"numbered files of these, {tp_shard_name(0, 2)} or {tp_shard_name(0, 2, 'pdparams')}"
     )
 
@@ -137,9 +136,7 @@ def _check_all_shards_present(folder: Path, numbered: list[Path]) -> None:
     present = sorted((int(match[1]), int(match[2])) for match in matches)
     total = present[-1][1] if present else 0
     if present != [(number + 1, total) for number in range(total)]:
-        raise InputError(
-            f"{folder} holds {len(numbered)} numbered weight files of {total}: download the rest"
-        )
+        raise InputError(f"{folder} has {len(numbered)} of {total} numbered weight files: download the rest")
 
 
 def _read_index(path: Path, suffix: str) -> dict[str, str]:
@@ -153,6 +150,6 @@ def _read_index(path: Path, suffix: str) -> dict[str, str]:
     for name, file in entries:
         if not isinstance(file, str) or Path(file).name != file or not file.endswith(suffix):
             raise InputError(
-                f"{path}: {name!a:.100} is said to be in {file!a:.100}, expected a {suffix} file beside it"
+                f"{path}: {name!a:.100} is mapped to {file!a:.100}, expected a {suffix} file of this folder"
             )
     return index

@@ -1,7 +1,7 @@
 """Uncompressed zip archives as views of a mapped file.
 
-The standard library reads a directory of any size into objects, and believes every number in it; here
-both are bounded. Format: https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT
+The standard library reads a directory of any size into objects and trusts every number in it; here both
+are bounded. Format: https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT
 """
 
 import struct
@@ -11,7 +11,7 @@ from typing import Any
 from paddle_glm.array_types import Array
 from paddle_glm.errors import InputError
 
-# A checkpoint has an entry per tensor, each with a name: a few hundred kB.
+# A checkpoint has one entry with a name per tensor: a few hundred kB.
 MAX_DIRECTORY_BYTES = 16 << 20
 LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _END = struct.Struct("<4s4H2IH")
@@ -23,10 +23,10 @@ _ZIP64 = 1
 
 
 def zip_entries(path: Path, data: Array) -> dict[str, Array]:
-    """The bytes of every entry of an uncompressed zip, as views of `data` (uint8).
+    """{name: view of `data` (uint8)} of every entry of an uncompressed zip.
 
-    Raises InputError where the archive is damaged or truncated, where entries are compressed, encrypted
-    or there twice, or where the directory is larger than any checkpoint's.
+    Raises InputError if the archive is damaged or truncated, if entries are compressed, encrypted or
+    duplicated, or if the directory is larger than any checkpoint's.
     """
     directory = _directory(path, data)
     entries: dict[str, Array] = {}
@@ -42,7 +42,7 @@ def zip_entries(path: Path, data: Array) -> dict[str, Array]:
         if fields[0] != b"PK\x01\x02" or position > len(directory):
             raise InputError(f"{path} has a damaged directory: download it again")
         if method or flags & 1 or name in entries:
-            raise InputError(f"{path}: entry {name!a} is compressed, encrypted or there twice: refused")
+            raise InputError(f"{path}: entry {name!a} is compressed, encrypted or duplicated: refused")
         # size, compressed size, offset
         size, compressed_size, offset = _resolve_zip64(extra, [fields[9], fields[8], fields[16]])
         entries[name] = _entry_bytes(path, data, name, offset, size, compressed_size)
@@ -53,11 +53,11 @@ def _directory(path: Path, data: Array) -> bytes:
     """The central directory, found from the record at the end of the file."""
     tail_start = max(0, data.size - _END.size - 0xFFFF)
     tail = data[tail_start:].tobytes()
-    found = tail.rfind(b"PK\x05\x06")
-    if found < 0:
-        raise InputError(f"{path} is not a torch checkpoint, or truncated (no zip directory): get it again")
-    *_, size, offset, _ = _unpack(_END, path, tail, found)
-    locator_at = tail_start + found - _LOCATOR.size
+    end_at = tail.rfind(b"PK\x05\x06")
+    if end_at < 0:
+        raise InputError(f"{path} is not a torch checkpoint, or truncated (no zip directory): download again")
+    *_, size, offset, _ = _unpack(_END, path, tail, end_at)
+    locator_at = tail_start + end_at - _LOCATOR.size
     if locator_at >= 0 and data[locator_at : locator_at + 4].tobytes() == b"PK\x06\x07":
         locator = _unpack(_LOCATOR, path, data[locator_at:].tobytes(), 0)
         start = locator[2]
@@ -67,14 +67,16 @@ def _directory(path: Path, data: Array) -> bytes:
         if signature != b"PK\x06\x06":
             raise InputError(f"{path} has a damaged directory: download it again")
     if size > MAX_DIRECTORY_BYTES:
-        raise InputError(f"{path}: the zip directory has {size} bytes, far more than tensors need: refused")
+        raise InputError(
+            f"{path}: the zip directory has {size} bytes, far more than a checkpoint needs: refused"
+        )
     if offset + size > data.size:
-        raise InputError(f"{path} is not a torch checkpoint, or truncated: its directory lies outside")
+        raise InputError(f"{path} is not a torch checkpoint, or truncated: its directory is beyond the end")
     return data[offset : offset + size].tobytes()
 
 
 def _resolve_zip64(extra: bytes, values: list[int]) -> list[int]:
-    """Sizes and offset, from the 64-bit extra field where the 32-bit ones are full."""
+    """The values, with those that overflow 32 bits taken from the zip64 extra field."""
     position = 0
     while position + 4 <= len(extra):
         kind, length = struct.unpack_from("<2H", extra, position)
@@ -94,7 +96,7 @@ def _entry_bytes(path: Path, data: Array, name: str, offset: int, size: int, com
     *_, name_length, extra_length = LOCAL_HEADER.unpack(header)
     start = offset + LOCAL_HEADER.size + name_length + extra_length
     if size != compressed_size or start + size > data.size:
-        raise InputError(f"{path}: entry {name!a} reaches beyond the file: it is damaged")
+        raise InputError(f"{path}: entry {name!a} extends beyond the file: the file is damaged")
     return data[start : start + size]
 
 

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from paddle_glm.backends.generation_meta import GRAPH_SUFFIXES
-from paddle_glm.checkpoint.output_checks import check_output_folder, check_output_outside_sources
+from paddle_glm.checkpoint.output_checks import check_output_folder, check_sources_outside_output
 from paddle_glm.commands._model_arguments import add_device_argument, add_loading_arguments, loading_options
 from paddle_glm.config import DTYPES, ModelConfig
 from paddle_glm.errors import InputError
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
 
     folder, prefix = parse_output_path(args.output_path, args.model_prefix)
     sources = (args.model_name_or_path, args.ptuning_checkpoint, args.lora_path)
-    check_output_outside_sources(folder, "--output_path", sources)
+    check_sources_outside_output(folder, "--output_path", sources)
     check_output_folder(folder, "--output_path", args.overwrite)
     check_is_model_folder(args.model_name_or_path)
     dtype = args.dtype

@@ -2,7 +2,7 @@
 
 import argparse
 
-from paddle_glm.checkpoint.output_checks import check_output_outside_sources
+from paddle_glm.checkpoint.output_checks import check_sources_outside_output
 from paddle_glm.checkpoint.save import FORMATS, SAVE_FORMAT_HELP
 from paddle_glm.commands.merge import add_common_arguments, common_options
 from paddle_glm.peft.merge import merge_lora
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    check_output_outside_sources(args.merge_model_path, "--merge_model_path", [args.lora_path])
+    check_sources_outside_output(args.merge_model_path, "--merge_model_path", [args.lora_path])
     written = merge_lora(
         args.model_name_or_path,
         args.lora_path,

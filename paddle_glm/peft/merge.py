@@ -31,7 +31,7 @@ def merge_lora(
         module = name.removesuffix(".weight")
         if module not in weights.pairs or module == name:
             return tensor
-        specs = lora_specs(module, checkpoint.table, weights.config.lora_rank_of(module))
+        specs = lora_specs(module, checkpoint.parameter_specs, weights.config.lora_rank_of(module))
 
         def chunks() -> Iterable[Array]:
             pieces = []

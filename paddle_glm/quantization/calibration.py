@@ -57,7 +57,7 @@ def gptq_quantize_folder(
     table, quantization = family.parameters(config), quantization_of(config)
     assert quantization is not None
     layers = replace(quantization, embeddings=False)
-    calibrated = {name for name, spec in checkpoint.table.items() if layers.applies_to(spec)}
+    calibrated = {name for name, spec in checkpoint.parameter_specs.items() if layers.applies_to(spec)}
 
     @cache
     def calibrated_weights() -> dict[str, QuantizedWeight]:

@@ -102,7 +102,7 @@ def with_quantization(
     check_bits(bits)
     if config.quantization_bit:
         raise InputError(
-            f"the model is quantised to {config.quantization_bit} bits already: start from its float weights"
+            f"the model is already quantised to {config.quantization_bit} bits: start from its float weights"
         )
     chosen = Quantization(bits, None, embeddings)
     if group_size is None:

@@ -102,7 +102,7 @@ def write_checkpoint_like(
         cast = DTYPES[SAFETENSORS_FLOAT_NAMES[dtype]]
         tensors = (
             (name, source.read_lazy(name, dtype=cast if spec.dtype is None else None))
-            for name, spec in source.table.items()
+            for name, spec in source.parameter_specs.items()
         )
         with progress_bar(f"writing {folder}", total) as progress:
             save_checkpoint(target, tensors, progress=progress)
@@ -124,7 +124,7 @@ class RandomCheckpoint:
     seed: int
 
     @property
-    def table(self) -> dict[str, ParameterSpec]:
+    def parameter_specs(self) -> dict[str, ParameterSpec]:
         return family_of(self.config).float_parameters(self.config)
 
     def read_into(self, out: Array, name: str, rank: int = 0, degree: int = 1) -> None:
@@ -134,7 +134,7 @@ class RandomCheckpoint:
     def read_lazy(self, name: str, rank: int = 0, degree: int = 1, dtype: DType | None = None) -> LazyTensor:
         """A whole parameter, some rows at a time, cast to `dtype`."""
         assert degree == 1, "a random model is written whole"
-        shape, target = self.table[name].shape, dtype or np.dtype(np.float32)
+        shape, target = self.parameter_specs[name].shape, dtype or np.dtype(np.float32)
         rows = partial(initial_rows, name, shape, self.seed)
         if target == np.float32:
             return LazyTensor(target, shape, rows)
@@ -151,7 +151,7 @@ def _weight_source(
         prod(spec.shape) * DTYPES[SAFETENSORS_FLOAT_NAMES[config.dtype]].itemsize
         if spec.dtype is None
         else prod(spec.shape) * np.dtype(spec.dtype).itemsize
-        for spec in source.table.values()
+        for spec in source.parameter_specs.values()
     )
     return source, sum(sizes)
 

@@ -19,13 +19,7 @@ from paddle.base import framework
 from paddlenlp.trainer.trainer_callback import TrainerState
 
 from paddle_glm.array_types import Array
-from paddle_glm.checkpoint import (
-    begin_atomic_save,
-    commit_atomic_save,
-    open_checkpoint,
-    save_model,
-    temporary_path,
-)
+from paddle_glm.checkpoint import AtomicSave, open_checkpoint, save_model
 from paddle_glm.checkpoint.paddlenlp import set_tokenizer_class
 from paddle_glm.checkpoint.safetensors_file import open_safetensors, write_safetensors
 from paddle_glm.errors import InputError
@@ -91,20 +85,20 @@ def save_final_model(
     Files are written aside and moved in one by one, the manifest last: without it the folder is not
     complete. Files that no run wrote are left alone.
     """
-    staging = output_dir / STAGING_FOLDER
-    temporary = _begin_on_all_ranks(staging)
+    save = _begin_save_on_all_ranks(output_dir / STAGING_FOLDER)
     if mesh.data.rank == 0:
-        save_weights(temporary, model, tokenizer, adapter, file_format)
+        save_weights(save.path, model, tokenizer, adapter, file_format)
     barrier()
     if dist.get_rank() == 0:
-        commit_atomic_save(temporary, staging)
+        save.commit()
         publish_final_model(output_dir)
     barrier()
 
 
 def save_training_checkpoint(folder: Path, trainer: Any) -> None:
     """Write a whole checkpoint together with the other processes; `trainer` is a `FinetuneTrainer`."""
-    temporary = _begin_on_all_ranks(folder)
+    save = _begin_save_on_all_ranks(folder)
+    temporary = save.path
     mesh: Mesh = trainer.args.mesh
     if mesh.data.rank == 0:
         save_weights(temporary, trainer.model, trainer.tokenizer, trainer.adapter)
@@ -120,7 +114,7 @@ def save_training_checkpoint(folder: Path, trainer: Any) -> None:
         _write_json(temporary / "training_args.json", trainer.args.to_sanitized_dict())
     barrier()
     if dist.get_rank() == 0:
-        commit_atomic_save(temporary, folder)
+        save.commit()
     barrier()
 
 
@@ -189,14 +183,15 @@ def _parameter_name(state: str) -> str:
     return state.rpartition("/")[0]
 
 
-def _begin_on_all_ranks(folder: Path) -> Path:
-    """The temporary folder for `folder`, made by the first process, known to all."""
+def _begin_save_on_all_ranks(folder: Path) -> AtomicSave:
+    """The save of `folder`: rank 0 makes its temporary folder, every rank may add files."""
+    save = AtomicSave(folder)
     if dist.get_rank() == 0:
         if folder.is_dir():
             rename_obstructing(folder)
-        begin_atomic_save(folder, overwrite=True)
+        save.begin(overwrite=True)
     barrier()
-    return temporary_path(folder)
+    return save
 
 
 def _optimizer_stem(mesh: Mesh) -> str:

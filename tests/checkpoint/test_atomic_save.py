@@ -13,17 +13,14 @@ import pytest
 from paddle_glm.checkpoint import atomic_save as folders
 from paddle_glm.checkpoint.atomic_save import (
     MANIFEST,
+    AtomicSave,
     atomic_folder,
-    begin_atomic_save,
     check_file_sizes,
-    commit_atomic_save,
     is_complete,
     latest_complete,
     read_manifest,
     remove_folder_atomically,
     remove_leftovers,
-    rollback_atomic_save,
-    temporary_path,
 )
 from paddle_glm.checkpoint.hashed_file import file_digest
 from paddle_glm.errors import InputError
@@ -103,22 +100,23 @@ def test_without_exchange_two_renames_do(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_several_writers_fill_one_folder(tmp_path: Path) -> None:
     target = tmp_path / "checkpoint-5"
-    temporary = begin_atomic_save(target)
-    assert temporary == temporary_path(target)
+    save = AtomicSave(target)
+    save.begin()
     for rank in range(3):
-        (temporary_path(target) / f"rank{rank}").write_text("x")
-    commit_atomic_save(temporary, target)
+        (AtomicSave(target).path / f"rank{rank}").write_text("x")
+    save.commit()
     assert is_complete(target)
     assert set(read_manifest(target) or {}) == {"rank0", "rank1", "rank2"}
 
 
 def test_two_writers_of_one_target(tmp_path: Path) -> None:
-    temporary = begin_atomic_save(tmp_path / "model")
+    save = AtomicSave(tmp_path / "model")
+    save.begin()
     with pytest.raises(InputError, match="is being written by another process"):
-        begin_atomic_save(tmp_path / "model")
+        AtomicSave(tmp_path / "model").begin()
     remove_leftovers(tmp_path)
-    assert temporary.exists(), "a folder in use is no leftover"
-    rollback_atomic_save(temporary, tmp_path / "model")
+    assert save.path.exists(), "a folder in use is no leftover"
+    save.rollback()
     fill(tmp_path / "model", "new")
 
 
@@ -186,15 +184,15 @@ def test_a_killed_writer_leaves_the_old_folder_whole(tmp_path: Path, delay: floa
     assert is_complete(target)
     assert read_manifest(target) == before
     assert all(file_digest(target / name) == record["xxh3_128"] for name, record in (before or {}).items())
-    assert temporary_path(target).exists()
-    assert not is_complete(temporary_path(target))
+    assert AtomicSave(target).path.exists()
+    assert not is_complete(AtomicSave(target).path)
     fill(target, "new", overwrite=True)
     assert (target / "weights").read_text() == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_leftovers_of_dead_writers_are_removed(tmp_path: Path) -> None:
-    temporary_path(tmp_path / "checkpoint-5").mkdir()
+    AtomicSave(tmp_path / "checkpoint-5").path.mkdir()
     fill(tmp_path / "checkpoint-10", "abc")
     remove_leftovers(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-10"]
@@ -212,8 +210,8 @@ def test_a_folder_that_holds_others_is_not_replaced(tmp_path: Path) -> None:
     """Such as the output_dir of a run, with its checkpoints."""
     fill(tmp_path / "out", "old")
     fill(tmp_path / "out" / "checkpoint-1", "mine")
-    with pytest.raises(InputError, match=r"holds checkpoint-1, which has a manifest\.json of its own"):
-        begin_atomic_save(tmp_path / "out", overwrite=True)
+    with pytest.raises(InputError, match=r"contains checkpoint-1, which has its own manifest\.json"):
+        AtomicSave(tmp_path / "out").begin(overwrite=True)
     (tmp_path / "out" / "checkpoint-1").rename(tmp_path / "checkpoint-1")
     fill(tmp_path / "out", "new", overwrite=True)
     assert (tmp_path / "out" / "weights").read_text() == "new"

@@ -155,28 +155,28 @@ NESTED = b"\x80\x04})" + b"\x85" * 100_000
         (LAUGHS + b"h\x00.", "holds a tuple, expected a dict"),
         (LAUGHS + b"\x8c\x01wh\x00s.", "'w' is a tuple, expected a name and a tensor"),
         (NESTED + b"Ns.", "a key that is a tuple"),
-        (NESTED + b"NR.", "a call of something that is no known function"),
-        (NESTED + NESTED[3:] + b"\x93.", "a name that is no text"),
+        (NESTED + b"NR.", "a call of an unknown function"),
+        (NESTED + NESTED[3:] + b"\x93.", "a name that is not a string"),
         (array(b"K\x03\x85", b"C\x08" + bytes(8)), "not a valid checkpoint"),
         (array(b"\x8a\x08" + b"\xff" * 7 + b"\x7f\x85", b"C\x08" + bytes(8)), "not a valid checkpoint"),
-        (array(b"J\xff\xff\xff\xff\x85", b"C\x08" + bytes(8)), "whose shape is no tuple of numbers"),
-        (array(b"\x88\x85", b"C\x04" + bytes(4)), "whose shape is no tuple of numbers"),
-        (array(b"]", b"C\x04" + bytes(4)), "whose shape is no tuple of numbers"),
+        (array(b"J\xff\xff\xff\xff\x85", b"C\x08" + bytes(8)), "whose shape is not a tuple of numbers >= 0"),
+        (array(b"\x88\x85", b"C\x04" + bytes(4)), "whose shape is not a tuple of numbers >= 0"),
+        (array(b"]", b"C\x04" + bytes(4)), "whose shape is not a tuple of numbers >= 0"),
         (array(b"(" + b"K\x01" * 70 + b"t", b"C\x04" + bytes(4)), "not a valid checkpoint"),
-        (array(b"K\x02\x85", b"X\x08\x00\x00\x00" + b"a" * 8), "of something else than plain numbers"),
+        (array(b"K\x02\x85", b"X\x08\x00\x00\x00" + b"a" * 8), "of something other than plain numbers"),
         (array(b"K\x02\x85", b"C\x08" + bytes(8), dtype=b"O"), "the dtype 'O'"),
         (array(b"K\x02\x85", b"C\x08" + bytes(8), dtype=b"V4"), "the dtype 'V4'"),
         (array(b"K\x02\x85", b"C\x08" + bytes(8), order=b">"), "a dtype that is not little-endian"),
         (b"\x80\x04}\x8c\x01wcnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85C\x01btRs.",
          "'w' is a _Array, expected a name and a tensor"),
         (b"\x80\x04}\x8c\x01wcnumpy\nndarray\ns.", "expected a name and a tensor"),
-        (b"\x80\x04cnumpy\nndarray\n)R.", "a call of something that is no known function"),
+        (b"\x80\x04cnumpy\nndarray\n)R.", "a call of an unknown function"),
         (b"\x80\x04cnumpy.core.multiarray\nscalar\n.", "the name numpy.core.multiarray.scalar"),
         (b"\x80\x04c" + b"a" * 300, "a name without an end"),
         (b"\x80\x04", "truncated"),
-        (b"PK\x03\x04 a zip", "does not begin as a pickle"),
-        (b"\x7fELF", "does not begin as a pickle"),
-        (b"version https://git-lfs.github.com/spec/v1", "does not begin as a pickle"),
+        (b"PK\x03\x04 a zip", "does not start as a pickle"),
+        (b"\x7fELF", "does not start as a pickle"),
+        (b"version https://git-lfs.github.com/spec/v1", "does not start as a pickle"),
         (b"", "is empty"),
     ],
 )  # fmt: skip
@@ -194,14 +194,14 @@ def test_claims_and_bombs(tmp_path: Path, pickled: bytes, message: str) -> None:
 def test_zip_bombs(tmp_path: Path) -> None:
     bomb = zipped(tmp_path / "a.bin", bytes(100 << 20), compression=zipfile.ZIP_DEFLATED)
     assert bomb.stat().st_size < 1 << 20
-    assert "compressed, encrypted or there twice" in str(refused(bomb))
+    assert "compressed, encrypted or duplicated" in str(refused(bomb))
     # A directory of very many small entries, which the standard library would read into objects.
     entry = b"PK\x01\x02" + bytes(24) + struct.pack("<H", 6) + bytes(16)
     size = 400_000
     names = b"".join(entry + f"{number:06d}".encode() for number in range(size))
     end = b"PK\x05\x06" + struct.pack("<4H2IH", 0, 0, 0xFFFF, 0xFFFF, len(names), 0, 0)
     tmp_path.joinpath("b.bin").write_bytes(names + end)
-    assert "far more than tensors need" in str(refused(tmp_path / "b.bin"))
+    assert "far more than a checkpoint needs" in str(refused(tmp_path / "b.bin"))
     # Sizes that reach beyond the file, or overlap in a storage that many tensors share.
     good = zipped(tmp_path / "c.bin", b"\x80\x02}.").read_bytes()
     assert open_torch(tmp_path / "c.bin") == {}
@@ -242,7 +242,7 @@ def test_a_hostile_folder_is_refused_as_a_whole(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not valid JSON"):
         open_checkpoint(tmp_path).validate()
     (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"w": "../../etc/passwd"}}')
-    with pytest.raises(InputError, match=r"expected a \.safetensors file beside it"):
+    with pytest.raises(InputError, match=r"expected a \.safetensors file of this folder"):
         open_checkpoint(tmp_path)
     (tmp_path / "model.safetensors.index.json").write_bytes(b" " * (17 << 20))
     with pytest.raises(InputError, match="is not a weight index"):

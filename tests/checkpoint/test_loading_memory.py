@@ -45,12 +45,12 @@ if how == "model":
     model = AutoModel.from_pretrained(folder, dtype="float16", group=ProcessGroup(1, 4))
     part = sum(2 * parameter.size for parameter in model.parameters())
 else:
-    kept = [np.array(checkpoint.read(name, 1, 4)) for name in checkpoint.table]
+    kept = [np.array(checkpoint.read(name, 1, 4)) for name in checkpoint.parameter_specs]
     part = sum(array.nbytes for array in kept)
 done.set()
 thread.join()
 peak = max(peak, anonymous_bytes(os.getpid()))
-print(part, max(checkpoint.read(name).nbytes for name in checkpoint.table), peak - before)
+print(part, max(checkpoint.read(name).nbytes for name in checkpoint.parameter_specs), peak - before)
 """
 
 

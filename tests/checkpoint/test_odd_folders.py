@@ -66,12 +66,12 @@ def test_any_tensors(
     try:
         checkpoint = open_checkpoint(folder)
         for name in checkpoint.names():
-            checkpoint.shape(name), checkpoint.dtype(name)
+            checkpoint.shape(name), checkpoint.safetensors_dtype(name)
         checkpoint.validate()
     except InputError:
         return
     reshard(folder, folder.with_name("out"))
-    assert len(checkpoint.table) == len(HUB)
+    assert len(checkpoint.parameter_specs) == len(HUB)
 
 
 def test_a_tensor_that_the_first_shard_lacks(tmp_path: Path) -> None:

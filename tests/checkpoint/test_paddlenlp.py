@@ -90,7 +90,7 @@ def test_every_kind_of_folder_gives_its_logits(folders: dict[str, Path], model: 
 @pytest.mark.parametrize("kind", ["pdparams", "two shards", "four shards"])
 def test_a_rank_reads_its_slice_of_any_folder(folders: dict[str, Path], kind: str, degree: int) -> None:
     whole, opened = open_checkpoint(folders["safetensors"]), open_checkpoint(folders[kind])
-    for name, spec in whole.table.items():
+    for name, spec in whole.parameter_specs.items():
         for rank in range(degree):
             expected = spec.sharding.split(whole.read(name), rank, degree)
             np.testing.assert_array_equal(opened.read(name, rank, degree), expected)
@@ -141,7 +141,9 @@ def test_half_precision_both_ways(tmp_path: Path, family: str, dtype: str) -> No
         nlp.WRITERS[kind](half, tmp_path / kind)
         opened = open_checkpoint(tmp_path / kind)
         assert opened.config.dtype == dtype
-        assert {opened.dtype(name) for name in opened.table} == {SAFETENSORS_FLOAT_NAMES[dtype]}
+        assert {opened.safetensors_dtype(name) for name in opened.parameter_specs} == {
+            SAFETENSORS_FLOAT_NAMES[dtype]
+        }
     reshard(tmp_path / "safetensors", tmp_path / "ours", file_format="pdparams")
     # Its own loading in half precision needs kernels that a CPU has not.
     loaded = paddle.load(str(tmp_path / "ours" / "model_state.pdparams"))
@@ -225,7 +227,7 @@ def test_a_shard_that_is_missing(tmp_path: Path, folders: dict[str, Path]) -> No
     for path in folders["four shards"].iterdir():
         (shards / path.name).write_bytes(path.read_bytes())
     (shards / "model_state.tp03.pdparams").unlink()
-    with pytest.raises(InputError, match=r"holds 3 shards, but .*degree 3 cannot share .*: are some missing"):
+    with pytest.raises(InputError, match=r"has 3 shards, but .*degree 3 cannot share .*: are some missing"):
         open_checkpoint(shards).validate()
     (shards / "model_state.tp01.pdparams").unlink()
     with pytest.raises(InputError, match=r"lacks the shard of rank 1, model_state\.tp01\.pdparams"):

@@ -72,7 +72,7 @@ def test_a_cast_is_written_to_the_config(tmp_path: Path, four: Path) -> None:
     reshard(four, tmp_path / "out", dtype="float32")
     opened = open_checkpoint(tmp_path / "out")
     assert opened.config.dtype == "float32"
-    assert {opened.dtype(name) for name in opened.names()} == {"F32"}
+    assert {opened.safetensors_dtype(name) for name in opened.names()} == {"F32"}
     for name in opened.names():
         np.testing.assert_array_equal(opened.read(name), open_checkpoint(four).read(name).astype(np.float32))
     reshard(tmp_path / "out", tmp_path / "back", degree=4, dtype="float16")
@@ -90,7 +90,7 @@ def test_in_place(tmp_path: Path, four: Path) -> None:
 def test_refusals(tmp_path: Path, four: Path) -> None:
     with pytest.raises(InputError, match="exists and is not empty"):
         reshard(four, four)
-    with pytest.raises(InputError, match="holds the source"):
+    with pytest.raises(InputError, match="contains, the source"):
         reshard(four, tmp_path, overwrite=True)
     with pytest.raises(InputError, match="dtype 'int7' is unknown"):
         reshard(four, tmp_path / "out", dtype="int7")
@@ -131,7 +131,7 @@ print(sorted({{"paddle", "paddlenlp", "torch", "sentencepiece", "jieba"}} & set(
     assert "--overwrite" in done.stderr and "Traceback" not in done.stderr
     assert_equal(open_checkpoint(tmp_path / "merged"), open_checkpoint(four))
     converted = open_checkpoint(tmp_path / "bin")
-    assert {converted.dtype(name) for name in converted.names()} == {"BF16"}
+    assert {converted.safetensors_dtype(name) for name in converted.names()} == {"BF16"}
 
 
 def test_memory_stays_below_the_largest_tensor(tmp_path: Path) -> None:

@@ -143,8 +143,8 @@ def test_hostile_pickles_are_refused_without_executing(tmp_path: Path, number: i
             b"ctorch._utils\n_rebuild_tensor_v2.__globals__\n.",
             "the name torch._utils._rebuild_tensor_v2.__globals__",
         ),
-        (b"X\x02\x00\x00\x00os)R.", "a call of something that is no known function"),
-        (b"ctorch\nFloatStorage\n)R.", "a call of something that is no known function"),
+        (b"X\x02\x00\x00\x00os)R.", "a call of an unknown function"),
+        (b"ctorch\nFloatStorage\n)R.", "a call of an unknown function"),
         (b"ccollections\nOrderedDict\nNR.", "a call without a tuple"),
         (b"ctorch._utils\n_rebuild_tensor_v2\n)R.", "not a valid checkpoint"),
         (b"(i__main__\nEvil\n.", "the pickle operation INST"),
@@ -159,8 +159,8 @@ def test_hostile_pickles_are_refused_without_executing(tmp_path: Path, number: i
         (b"]}a.", "expected a dict of tensors"),
         (b"}X\x01\x00\x00\x00aK\x01s.", "'a' is 1, expected a name and a tensor"),
         (b"}]Ns.", "a key that is a list"),
-        (b"}(NNNu.", "an item for something that is no dict"),
-        (b"K\x01Na.", "an append to something that is no list"),
+        (b"}(NNNu.", "an item for something that is not a dict"),
+        (b"K\x01Na.", "an append to something that is not a list"),
     ],
 )
 def test_odd_pickles_say_what_was_met(tmp_path: Path, pickled: bytes, message: str) -> None:
@@ -195,7 +195,7 @@ def test_damaged_archives(tmp_path: Path) -> None:
         open_torch(zipped(tmp_path / "a.bin", good))
     with pytest.raises(InputError, match="storage '0' of 2 elements is 4 bytes long"):
         open_torch(zipped(tmp_path / "a.bin", good, {"0": bytes(4)}))
-    with pytest.raises(InputError, match="compressed, encrypted or there twice"):
+    with pytest.raises(InputError, match="compressed, encrypted or duplicated"):
         open_torch(zipped(tmp_path / "a.bin", good, {"0": bytes(8)}, compression=zipfile.ZIP_DEFLATED))
     whole = zipped(tmp_path / "a.bin", good, {"0": bytes(8)}).read_bytes()
     assert open_torch(tmp_path / "a.bin")["w"].shape == (2,)

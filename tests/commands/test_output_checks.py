@@ -99,18 +99,18 @@ def test_what_is_read_is_not_replaced(tiny_checkpoint, tmp_path: Path, capfd, na
     read = f"--model_name_or_path {model} --lora_path {adapters} --overwrite"
     target = tmp_path / name if name else model
     assert main(f"export {read} --output_path {target}".split()) == 2
-    assert "is what is read, or holds it" in capfd.readouterr().err
+    assert "is, or contains, the source" in capfd.readouterr().err
     assert main(f"merge-lora {read} --merge_model_path {adapters}".split()) == 2
-    assert "is what is read, or holds it" in capfd.readouterr().err
+    assert "is, or contains, the source" in capfd.readouterr().err
     assert (model / "model.safetensors").is_file() and adapters.is_dir()
 
 
 def test_permissions_are_asked(tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(InputError, match=r"--output_dir .*new: .* cannot be written into"):
+    with pytest.raises(InputError, match=r"--output_dir .*new: .* is not writable"):
         check_output_folder(tmp_path / "new", "--output_dir", allow_existing=True)
-    with pytest.raises(InputError, match=r"--output_file .*file cannot be written"):
+    with pytest.raises(InputError, match=r"--output_file .*file is not writable"):
         check_output_file(tmp_path / "file", "--output_file")
 
 

@@ -33,9 +33,9 @@ def test_rows_of_a_file_calibrate(tiny_checkpoint, rows_file, tmp_path, capsys):
     ours, theirs = open_checkpoint(calibrated), open_checkpoint(plain)
     ours.validate()
     assert ours.config == theirs.config
-    differing = {name for name in ours.table if (ours.read(name) != theirs.read(name)).any()}
-    packed = {name for name, spec in ours.table.items() if spec.dtype == "int8"}
-    assert packed <= differing <= {name for name in ours.table if ours.table[name].dtype}
+    differing = {name for name in ours.parameter_specs if (ours.read(name) != theirs.read(name)).any()}
+    packed = {name for name, spec in ours.parameter_specs.items() if spec.dtype == "int8"}
+    assert packed <= differing <= {name for name in ours.parameter_specs if ours.parameter_specs[name].dtype}
     assert AutoModel.from_pretrained(calibrated).config.quantization_group_size == 32
 
 

@@ -32,8 +32,8 @@ def output(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -
 def test_a_whole_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = output(capsys, str(folder), "--nan")
     assert "WRONG" not in table
-    assert "model.safetensors" in table and "checksum right" in table
-    assert "chatglm2, 17 tensors of F32: names and shapes fit config.json" in table
+    assert "model.safetensors" in table and "checksum correct" in table
+    assert "chatglm2, 17 tensors of F32: names and shapes match config.json" in table
     assert "all finite" in table and "all is as it should be" in table
 
 
@@ -50,7 +50,7 @@ def test_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str], file_format:
 
 def test_a_download_has_no_manifest(capsys: pytest.CaptureFixture[str]) -> None:
     table = output(capsys, str(reference("chatglm2_6b_tiny_seed0") / "hf_fp16_sharded"), "--nan")
-    assert "sizes and checksums are not known" in table
+    assert "sizes and checksums are unknown" in table
 
 
 def flip(folder: Path) -> None:
@@ -91,7 +91,7 @@ def escape(folder: Path) -> None:
         (flip, "the checksum differs"),
         (lambda folder: (folder / "config.json").write_text("{}"), "2 bytes, expected"),
         (lambda folder: (folder / "model.safetensors").unlink(), "missing"),
-        (lambda folder: (folder / "manifest.json").write_text("{}"), "it names no files"),
+        (lambda folder: (folder / "manifest.json").write_text("{}"), "it lists no files"),
         (edit_config, "7 missing: transformer.encoder.layers.1."),
         (spoil, "NaN or Inf in transformer.output_layer.weight (3)"),
         (escape, "outside the folder"),

@@ -142,7 +142,7 @@ def test_what_was_written_is_kept_where_the_target_is_in_use(monkeypatch, tmp_pa
     target = tmp_path / "model"
     make_folder(target, "old")
     monkeypatch.setattr(folders, "_swap_folders", refuse)
-    with pytest.raises(InputError, match=r"model cannot be replaced.* whole in .*model\.new:"):
+    with pytest.raises(InputError, match=r"model cannot be replaced.* complete in .*model\.new:"):
         make_folder(target, "new")
     assert (target / "weights").read_text() == "old" and is_complete(target)
     assert (tmp_path / "model.new" / "weights").read_text() == "new" and is_complete(tmp_path / "model.new")

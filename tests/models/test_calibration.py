@@ -51,7 +51,7 @@ def test_a_calibrated_model_is_nearer_to_the_float_one(folder):
     done = []
     found = calibrate(checkpoint, QUANTIZATION, [inputs], progress=lambda *counts: done.append(counts))
     assert done == [(1, 2), (2, 2)]
-    linear = {name for name, spec in checkpoint.table.items() if QUANTIZATION.applies_to(spec)}
+    linear = {name for name, spec in checkpoint.parameter_specs.items() if QUANTIZATION.applies_to(spec)}
     assert found.keys() == linear
     calibrated = {name: dequantize(*weight, 4) for name, weight in found.items()}
     plain = {name: dequantize(*quantize(checkpoint.read(name), 4, 32), 4) for name in linear}
@@ -79,17 +79,19 @@ def test_folders_hold_what_was_calibrated(folder, tmp_path, degree):
     written = open_checkpoint(tmp_path / "int4")
     written.validate()
     assert written.tensor_parallel_degree == degree
-    for name in written.table:
+    for name in written.parameter_specs:
         if (weight := weight_name(name)) in found:
             expected = found[weight].values if name == weight else found[weight].scale
             assert (written.read(name) == expected).all(), name
-        elif name == weight and written.table[name].dtype == "int8":  # embedding and head are rounded
+        elif (
+            name == weight and written.parameter_specs[name].dtype == "int8"
+        ):  # embedding and head are rounded
             assert (written.read(name) == quantize(checkpoint.read(name), 4, 32).values).all(), name
 
 
 def test_a_quantised_model_is_refused(folder, tmp_path):
     AutoModel.from_pretrained(folder).quantize(8).save_pretrained(tmp_path / "int8")
-    with pytest.raises(InputError, match="quantised to 8 bits already"):
+    with pytest.raises(InputError, match="already quantised to 8 bits"):
         gptq_quantize_folder(tmp_path / "int8", tmp_path / "int4", [], 4)
 
 

@@ -43,7 +43,9 @@ def test_casting_is_loading_in_that_dtype(folder: Path, method: str, dtype: str,
     model.save_pretrained(tmp_path / "saved")
     assert json.loads((tmp_path / "saved" / "config.json").read_text())["torch_dtype"] == dtype
     stored = open_checkpoint(tmp_path / "saved")
-    assert {stored.dtype(name) for name in stored.names()} == {{"float16": "F16"}.get(dtype, "BF16")}
+    assert {stored.safetensors_dtype(name) for name in stored.names()} == {
+        {"float16": "F16"}.get(dtype, "BF16")
+    }
     # Back again: rounded weights, exact positions.
     assert_same(model.float(), AutoModel.from_pretrained(tmp_path / "saved", dtype="float32"))
 
@@ -90,7 +92,7 @@ def test_quantising_to_what_it_is_changes_nothing(folder: Path) -> None:
     before = model(ids).logits
     assert model.quantize(4) is model
     assert (model(ids).logits == before).all()
-    with pytest.raises(InputError, match="quantised to 4 bits already"):
+    with pytest.raises(InputError, match="already quantised to 4 bits"):
         model.quantize(8)
 
 

@@ -49,7 +49,7 @@ def folder(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 def weights_of(folder: Path) -> dict[str, np.ndarray]:
     checkpoint = open_checkpoint(folder)
-    return {name: checkpoint.read(name) for name in checkpoint.table}
+    return {name: checkpoint.read(name) for name in checkpoint.parameter_specs}
 
 
 def expected(weights: dict[str, np.ndarray], folder: Path, prefix: np.ndarray | None = None) -> np.ndarray:

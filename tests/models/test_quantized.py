@@ -106,7 +106,7 @@ def test_every_way_gives_the_same_integers(folder, way, tmp_path):
         assert found.keys() == expected.keys()
         assert all((found[name] == values).all() for name, values in expected.items())
         assert other.config == model.config
-    assert open_checkpoint(tmp_path / "saved").dtype(next(iter(expected))) in ("F32", "I8")
+    assert open_checkpoint(tmp_path / "saved").safetensors_dtype(next(iter(expected))) in ("F32", "I8")
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -140,10 +140,10 @@ def test_a_quantised_folder_asked_for_as_it_is(folder, tmp_path):
         {"quantization_bit": 4, "quantization_group_size": 0},
         {"quantization_bit": 4, "quantization_embeddings": True},
     ):
-        with pytest.raises(InputError, match=r"quantised to 4 bits already \(group_size 16\)"):
+        with pytest.raises(InputError, match=r"already quantised to 4 bits \(group_size 16\)"):
             AutoModel.from_pretrained(tmp_path / "saved", **options)
     assert model.quantize(4, 16) is model
-    with pytest.raises(InputError, match="quantised to 4 bits already"):
+    with pytest.raises(InputError, match="already quantised to 4 bits"):
         model.quantize(4, 32)
 
 

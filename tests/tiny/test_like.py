@@ -51,7 +51,7 @@ def test_folder_has_the_released_configuration(tmp_path, small, name):
     checkpoint = open_checkpoint(tmp_path / "model")
     checkpoint.validate()
     assert (checkpoint.config.num_layers, checkpoint.config.dtype) == (2, "float16")
-    assert {checkpoint.dtype(tensor) for tensor in checkpoint.names()} == {"F16"}
+    assert {checkpoint.safetensors_dtype(tensor) for tensor in checkpoint.names()} == {"F16"}
     released = ModelConfig.from_dict(released_configs()[name])
     assert checkpoint.config.max_sequence_length == released.max_sequence_length
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
@@ -63,7 +63,7 @@ def test_folder_has_the_released_configuration(tmp_path, small, name):
 def test_weights_are_those_of_an_untrained_model(tmp_path, small):
     assert like(tmp_path, "chatglm2-6b", "--num_layers", "1", "--dtype", "float32", "--seed", "3") == 0
     checkpoint = open_checkpoint(tmp_path / "model")
-    for name, spec in checkpoint.table.items():
+    for name, spec in checkpoint.parameter_specs.items():
         np.testing.assert_array_equal(checkpoint.read(name), initial_value(name, spec.shape, 3))
 
 
@@ -87,7 +87,7 @@ def test_integers_are_written_at_once(tmp_path, small, bits):
     expected = quantize(initial_value(name, (192, 64), 0), bits, checkpoint.config.quantization_group_size)
     np.testing.assert_array_equal(checkpoint.read(name), expected.values)
     np.testing.assert_array_equal(checkpoint.read(name + "_scale"), expected.scale)
-    assert checkpoint.dtype("transformer.embedding.word_embeddings.weight") == "F16"
+    assert checkpoint.safetensors_dtype("transformer.embedding.word_embeddings.weight") == "F16"
 
 
 def test_too_little_disk_is_said_before_anything_is_written(tmp_path, monkeypatch, capsys):

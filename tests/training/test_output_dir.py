@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from paddle_glm.checkpoint import is_complete
-from paddle_glm.checkpoint.atomic_save import write_manifest
+from paddle_glm.checkpoint.atomic_save import AtomicSave, write_manifest
 from paddle_glm.errors import InputError
 from paddle_glm.tiny.grammar import Row
-from paddle_glm.training import checkpointing, output_dir
+from paddle_glm.training import output_dir
 from paddle_glm.training.output_dir import STAGING_FOLDER, RunFolder, list_checkpoints, publish_final_model
 from tests.training.finetune_helpers import finetune, losses, write_rows
 
@@ -114,7 +114,7 @@ def test_stopped_in_its_first_save_the_old_run_goes_on(words: Words, out: Path, 
     """Twice; then without the flag the earlier run continues, with its own log."""
     before = tree(out)
     with monkeypatch.context() as patch:
-        patch.setattr(checkpointing, "commit_atomic_save", stopped)
+        patch.setattr(AtomicSave, "commit", stopped)
         for _ in range(2):
             assert finetune(f"{FLAGS} --max_steps 3 {ANEW}", *words, "--output_dir", out) == 2
             after = tree(out)
