@@ -1,0 +1,190 @@
+"""`KVCache`, for tensors of any library, and the layer that concatenates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol, overload
+
+import numpy as np
+
+from paddle_glm.kv_cache.arrays import ArrayLibrary
+
+KeyValue = tuple[Any, Any]
+
+
+class LayerCache(Protocol):
+    """Keys and values of one layer: what its attention updates."""
+
+    library: ArrayLibrary
+
+    @property
+    def length(self) -> int:
+        """Columns in use; 0 before the first update."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are allocated, unused columns included."""
+
+    @property
+    def key_value(self) -> KeyValue:
+        """The columns in use, [batch, key/value heads, length, head_dim] each."""
+
+    def update(self, key: Any, value: Any) -> KeyValue:
+        """Append [batch, key/value heads, tokens, head_dim]; returns what the tokens attend to.
+
+        That may have unused columns behind those in use, `spare(tokens)` of them before the call; they hold
+        finite numbers, and attention has to mask them.
+        """
+
+    def spare(self, tokens: int) -> int:
+        """Unused columns of what the next `update`, with so many tokens, returns."""
+
+    def replace(self, key: Any, value: Any) -> None:
+        """Hold these columns instead."""
+
+    def select(self, rows: np.ndarray) -> None:
+        """As `KVCache.select`."""
+
+
+class ConcatLayer:
+    """Each update makes new tensors, one longer than the last: differentiable and traceable."""
+
+    def __init__(self, library: ArrayLibrary, key: Any = None, value: Any = None) -> None:
+        """key, value: the columns to begin with; None for none."""
+        self.library = library
+        self._key, self._value = key, value
+
+    @property
+    def length(self) -> int:
+        return 0 if self._key is None else self._key.shape[2]
+
+    @property
+    def nbytes(self) -> int:
+        return 0 if self._key is None else sum(map(self.library.nbytes, self.key_value))
+
+    @property
+    def key_value(self) -> KeyValue:
+        return self._key, self._value
+
+    def update(self, key: Any, value: Any) -> KeyValue:
+        if self._key is not None:
+            key = self.library.concat([self._key, key], 2)
+            value = self.library.concat([self._value, value], 2)
+        self._key, self._value = key, value
+        return key, value
+
+    def spare(self, tokens: int) -> int:
+        return 0
+
+    def replace(self, key: Any, value: Any) -> None:
+        self._key, self._value = key, value
+
+    def select(self, rows: np.ndarray) -> None:
+        self._key = self.library.take(self._key, rows)
+        self._value = self.library.take(self._value, rows)
+
+
+class KVCache(Sequence[KeyValue]):
+    """Keys and values of every layer. `cache[layer]` is the (key, value) of its columns in use.
+
+    layers: what the layers' attention updates. prefix_length: the first columns, which are no tokens of the
+    rows (a trained prefix, left out by positions and attention masks); the others are the rows' own. Rows are
+    changed layer by layer, so that one layer at a time is held twice.
+    """
+
+    def __init__(self, layers: Sequence[LayerCache], prefix_length: int = 0) -> None:
+        self.layers = layers
+        self.prefix_length = prefix_length
+
+    @classmethod
+    def of(cls, tensors: Sequence[Any], library: ArrayLibrary, prefix_length: int = 0) -> KVCache:
+        """From key and value of each layer in turn, as a graph takes and gives them; see `tensors`."""
+        pairs = zip(tensors[::2], tensors[1::2], strict=True)
+        return cls([ConcatLayer(library, *pair) for pair in pairs], prefix_length)
+
+    @property
+    def tensors(self) -> list[Any]:
+        """Key and value of each layer in turn, the columns in use."""
+        return [tensor for pair in self for tensor in pair]
+
+    @overload
+    def __getitem__(self, layer: int) -> KeyValue: ...
+
+    @overload
+    def __getitem__(self, layer: slice) -> list[KeyValue]: ...
+
+    def __getitem__(self, layer: int | slice) -> KeyValue | list[KeyValue]:
+        if isinstance(layer, slice):
+            return [one.key_value for one in self.layers[layer]]
+        return self.layers[layer].key_value
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    @property
+    def length(self) -> int:
+        """Columns in use, the prefix included."""
+        return self.layers[0].length
+
+    @property
+    def own_length(self) -> int:
+        """Columns in use, the prefix left out: those that an attention mask has a column for."""
+        return self.length - self.prefix_length
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are allocated."""
+        return sum(layer.nbytes for layer in self.layers)
+
+    def spare(self, tokens: int) -> int:
+        """Unused columns behind those in use of what the next update, with so many tokens, returns."""
+        return self.layers[0].spare(tokens)
+
+    def select(self, rows: np.ndarray) -> None:
+        """Row i becomes what row `rows[i]` was, int64 [new batch]; rows may repeat or be left out."""
+        for layer in self.layers:
+            layer.select(rows)
+
+    def add_rows(self, other: KVCache) -> None:
+        """Append the rows of another cache with the same prefix length.
+
+        Rows of the shorter cache get zeros between their prefix and their own columns. Where it fails (out of
+        memory), the cache is as before.
+        """
+        rows, before, length = len(self[0][0]), self.length, max(self.length, other.length)
+        changed: list[LayerCache] = []
+        try:
+            for mine, theirs in zip(self.layers, other.layers, strict=True):
+                pairs = zip(mine.key_value, theirs.key_value, strict=True)
+                mine.replace(*(self._joined(pair, length, mine.library) for pair in pairs))
+                changed.append(mine)
+        except BaseException:
+            for layer in changed:
+                layer.select(np.arange(rows))
+                self._drop(layer, length - before)
+            raise
+
+    def drop_columns(self, count: int) -> None:
+        """Drop the first `count` of the rows' own columns."""
+        for layer in self.layers:
+            self._drop(layer, count)
+
+    def _drop(self, layer: LayerCache, count: int) -> None:
+        first = self.prefix_length
+        if count:
+            concat = layer.library.concat  # also of one part: a slice would keep all columns in memory
+            layer.replace(
+                *(concat([one[:, :, :first], one[:, :, first + count :]], 2) for one in layer.key_value)
+            )
+
+    def _joined(self, tensors: Iterable[Any], length: int, library: ArrayLibrary) -> Any:
+        """The tensors' rows, one behind the other, each `length` columns long."""
+        return library.concat([self._padded(tensor, length, library) for tensor in tensors], 0)
+
+    def _padded(self, tensor: Any, length: int, library: ArrayLibrary) -> Any:
+        batch, heads, held, size = tensor.shape
+        if held == length:
+            return tensor
+        first = self.prefix_length
+        zeros = library.zeros([batch, heads, length - held, size], tensor)
+        return library.concat([tensor[:, :, :first], zeros, tensor[:, :, first:]], 2)

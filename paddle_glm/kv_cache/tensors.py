@@ -1,0 +1,120 @@
+"""Caches of Paddle tensors: a layer whose buffers are written in place, and the mask that fits a cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import paddle
+from paddle import Tensor
+
+from paddle_glm.kv_cache.arrays import ArrayLibrary
+from paddle_glm.kv_cache.cache import KVCache
+
+BLOCK = 256  # columns by which a buffer grows: one copy of it every so many tokens
+
+
+def _take(tensor: Tensor, rows: np.ndarray) -> Tensor:
+    return paddle.index_select(tensor, paddle.to_tensor(rows), axis=0)
+
+
+def _concat(tensors: Sequence[Tensor], axis: int) -> Tensor:
+    return paddle.concat(list(tensors), axis=axis)
+
+
+def _zeros(shape: Sequence[int], like: Tensor) -> Tensor:
+    return paddle.zeros(list(shape), dtype=like.dtype)
+
+
+def _nbytes(tensor: Tensor) -> int:
+    return tensor.size * tensor.element_size()
+
+
+PADDLE = ArrayLibrary(_take, _concat, _zeros, _nbytes)
+
+
+class BufferLayer:
+    """Keys and values of one layer in buffers [batch, heads, capacity, head_dim] that are written in place.
+
+    For inference: it has no gradient. Attention reads the whole buffers, as a slice of their columns would be
+    copied by every matmul. A prompt gets buffers of its length; from the first token behind it on they grow
+    by blocks. Columns in use are never overwritten, so that `key_value` stays what it was when it was read.
+    """
+
+    library = PADDLE
+
+    def __init__(self, key: Tensor | None = None, value: Tensor | None = None, block: int = BLOCK) -> None:
+        """key, value: the columns to begin with, which are copied before anything is written."""
+        self._block = block
+        self._length = 0
+        self._key, self._value = key, value
+        if key is not None:
+            self._length = key.shape[2]
+
+    @property
+    def length(self) -> int:
+        return self._length
+
+    @property
+    def capacity(self) -> int:
+        """Columns of the buffers."""
+        return 0 if self._key is None else self._key.shape[2]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(_nbytes(one) for one in (self._key, self._value) if one is not None)
+
+    @property
+    def key_value(self) -> tuple[Tensor, Tensor]:
+        assert self._key is not None and self._value is not None
+        return self._used(self._key), self._used(self._value)
+
+    def update(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        tokens = key.shape[2]
+        if self._key is None or self._value is None:
+            # Copied where they are views of the whole projection, which would stay in memory.
+            self._key, self._value = key.contiguous(), value.contiguous()
+        elif self._length + tokens > self.capacity:
+            spare = self.spare(tokens)
+            self._key = self._grown(self._key, key, spare)
+            self._value = self._grown(self._value, value, spare)
+        else:
+            self._key[:, :, self._length : self._length + tokens] = key
+            self._value[:, :, self._length : self._length + tokens] = value
+        self._length += tokens
+        return self._key, self._value
+
+    def spare(self, tokens: int) -> int:
+        length = self._length + tokens
+        if length <= self.capacity:
+            return self.capacity - length
+        return -length % self._block if self._key is not None and tokens == 1 else 0
+
+    def replace(self, key: Tensor, value: Tensor) -> None:
+        self._key, self._value, self._length = key, value, key.shape[2]
+
+    def select(self, rows: np.ndarray) -> None:
+        assert self._key is not None and self._value is not None
+        self._key = _take(self._key, rows)
+        self._value = _take(self._value, rows)
+
+    def _used(self, buffer: Tensor) -> Tensor:
+        return buffer if buffer.shape[2] == self._length else buffer[:, :, : self._length]
+
+    def _grown(self, buffer: Tensor, new: Tensor, spare: int) -> Tensor:
+        # Assigning many columns to a slice is ten times slower than concatenation on a CPU (Paddle 3.3.1).
+        batch, heads, _, size = new.shape
+        return _concat([self._used(buffer), new, _zeros([batch, heads, spare, size], new)], 2)
+
+
+def masked_columns(mask: Tensor, cache: KVCache, masked: float) -> Tensor:
+    """The additive mask over all columns that the next update returns, from that over the rows' own.
+
+    mask: float32 [batch, 1, tokens, own columns + tokens]. The prefix is seen by all; unused columns get
+    `masked`.
+    """
+    front, behind = cache.prefix_length, cache.spare(mask.shape[2])
+    if not front and not behind:
+        return mask
+    shape = mask.shape[:3]
+    return paddle.concat([paddle.zeros([*shape, front]), mask, paddle.full([*shape, behind], masked)], axis=3)
