@@ -123,21 +123,8 @@ class Backend(ABC):
         """Whether this process is the one that `broadcast` takes the values of, and that writes files."""
         return True
 
-    @property
-    def prefix_length(self) -> int:
-        """How many tokens the cache holds before a prompt comes; a prefix is no part of `max_length`."""
-        return 0
-
-    @property
-    def prefix_mask(self) -> np.ndarray:
-        """int64 [prefix_length], 0 for those of them that no token may attend to."""
-        return np.ones(self.prefix_length, dtype=np.int64)
-
     def _step(self, tokens: int) -> np.ndarray:
-        inputs = self.family.step_inputs(self.config, self._ids, self._mask, tokens)
-        prefix_columns = np.broadcast_to(self.prefix_mask, (len(self._mask), self.prefix_length))
-        inputs["attention_mask"] = np.concatenate([prefix_columns, inputs["attention_mask"]], axis=1)
-        return self.run(inputs)
+        return self.run(self.family.step_inputs(self.config, self._ids, self._mask, tokens))
 
     @abstractmethod
     def reset(self, batch: int) -> None:
@@ -145,7 +132,10 @@ class Backend(ABC):
 
     @abstractmethod
     def run(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
-        """One step over the family's named inputs and the cache, which grows; float32 [batch, vocab]."""
+        """One step over the family's `step_inputs` and the cache, which grows; float32 [batch, vocab].
+
+        The attention mask is of the rows' own tokens, [batch, total]: a prefix in the cache has no column.
+        """
 
     @abstractmethod
     def select_cache(self, rows: np.ndarray) -> None:

@@ -2,24 +2,25 @@
 
 import logging
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from paddle_glm.backends import BACKENDS_BY_FORMAT
-from paddle_glm.backends.base import Backend, EngineOptions
+from paddle_glm.backends.base import EngineOptions
 from paddle_glm.backends.generation_meta import GenerationMeta
 from paddle_glm.backends.kv_cache import KVCacheBackend
 from paddle_glm.checkpoint.safetensors_file import open_safetensors
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.hardware import free_memory
+from paddle_glm.kv_cache import NUMPY, ArrayLibrary, KVCache
 from paddle_glm.load_memory import (
     LOAD_PEAK_FACTOR,
     MemoryBudget,
@@ -37,7 +38,7 @@ from paddle_glm.system import resident_bytes
 logger = logging.getLogger(__name__)
 
 
-class ExportedBackend(Backend):
+class ExportedBackend(KVCacheBackend):
     """A folder of `paddle-glm export`, and what its cache holds before a prompt.
 
     format: what of `meta.GRAPH_SUFFIXES` it reads. supports_empty_past: whether the engine takes a past of
@@ -47,6 +48,7 @@ class ExportedBackend(Backend):
     """
 
     format: ClassVar[str]
+    library: ClassVar[ArrayLibrary]  # of the cache's tensors
     supports_empty_past: ClassVar[bool] = True
     # Most that opening takes, of the weights in float32, by the dtype of the files; measured with 300 MB.
     loading_peak_factor: ClassVar[Mapping[str, float]]
@@ -66,14 +68,39 @@ class ExportedBackend(Backend):
         super().__init__(ModelConfig.from_pretrained(folder, self.meta.family))
         self.prefix_cache = self._read_prefix_cache(folder)
 
-    @property
-    def prefix_length(self) -> int:
-        return self.prefix_cache[0].shape[2]
+    def new_cache(self, batch: int) -> KVCache:
+        rows = np.zeros(batch, dtype=np.int64)
+        tensors = [
+            self.library.take(self.library.asarray(array, one.dtype), rows)
+            for array, one in zip(self.prefix_cache, self.meta.cache_inputs, strict=True)
+        ]
+        return self._cache_of(tensors)
+
+    def run(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        # To the graph, a prefix is columns like the rows' own: here they get their part of the mask.
+        prefix = np.broadcast_to(self.prefix_mask, (len(self._mask), len(self.prefix_mask)))
+        inputs = {**inputs, "attention_mask": np.concatenate([prefix, inputs["attention_mask"]], axis=1)}
+        steps = self.meta.inputs[: len(self.meta.inputs) - len(self.meta.cache_inputs)]
+        logits, present = self.run_graph([inputs[one.name] for one in steps], self._cache.tensors)
+        self._cache = self._cache_of(present)
+        return logits
+
+    @abstractmethod
+    def run_graph(self, steps: list[np.ndarray], past: list[Any]) -> tuple[np.ndarray, list[Any]]:
+        """Logits float32 [batch, vocab] and the longer cache, in the order of the graph's inputs.
+
+        steps: the inputs that are not the cache. past, and what is returned: tensors of `library`, key and
+        value of each layer in turn; the latter belong to the caller.
+        """
 
     @property
     def prefix_mask(self) -> np.ndarray:
+        """int64 [columns that the cache begins with], 0 for those that no token may attend to."""
         seen = self.meta.first_cache is not None
-        return np.full(self.prefix_length, int(seen), dtype=np.int64)
+        return np.full(self.prefix_cache[0].shape[2], int(seen), dtype=np.int64)
+
+    def _cache_of(self, tensors: list[Any]) -> KVCache:
+        return KVCache.of(tensors, self.library, self.prefix_cache[0].shape[2])
 
     @contextmanager
     def monitored_loading(self, folder: Path, device: str) -> Iterator[None]:
@@ -144,7 +171,7 @@ class ExportedBackend(Backend):
         return f"export it with {' or '.join(fitting)}{backend}"
 
     def _read_prefix_cache(self, folder: Path) -> list[np.ndarray]:
-        """float32 [1, heads, prefix_length, head_dim] of every cache input, in their order."""
+        """float32 [1, heads, length, head_dim] of every cache input, in their order."""
         if self.meta.first_cache is not None:
             stored = open_safetensors(folder / self.meta.first_cache.file)
             return [stored[one.name] for one in self.meta.cache_inputs]
@@ -154,36 +181,20 @@ class ExportedBackend(Backend):
         ]
 
 
-class OnnxBackend(ExportedBackend, KVCacheBackend):
-    """An ONNX graph on an engine that takes and gives numpy arrays; the cache is what it gave last."""
+class OnnxBackend(ExportedBackend):
+    """An ONNX graph on an engine that takes and gives numpy arrays."""
 
     format = "onnx"
+    library = NUMPY
 
-    def __init__(self, folder: Path, options: EngineOptions) -> None:
-        super().__init__(folder, options)
-        self._past: list[np.ndarray] = []
-        self._inputs = [one.name for one in self.meta.inputs]
-
-    def reset(self, batch: int) -> None:
-        self._past = [
-            np.repeat(array.astype(one.dtype), batch, axis=0)
-            for array, one in zip(self.prefix_cache, self.meta.cache_inputs, strict=True)
-        ]
-
-    def run(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
-        steps = [inputs[name] for name in self._inputs[: len(self._inputs) - len(self._past)]]
-        arrays = [np.ascontiguousarray(array) for array in steps + self._past]
-        logits, *self._past = self.infer(dict(zip(self._inputs, arrays, strict=True)))
-        return logits
-
-    def take(self, tensor: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        return tensor[rows]
-
-    def concat(self, tensors: Sequence[np.ndarray], axis: int) -> np.ndarray:
-        return np.concatenate(tensors, axis=axis)
-
-    def zeros(self, shape: Sequence[int], like: np.ndarray) -> np.ndarray:
-        return np.zeros(shape, like.dtype)
+    def run_graph(
+        self, steps: list[np.ndarray], past: list[np.ndarray]
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        arrays = [np.ascontiguousarray(array) for array in steps + past]
+        logits, *present = self.infer(
+            {one.name: array for one, array in zip(self.meta.inputs, arrays, strict=True)}
+        )
+        return logits, present
 
     @abstractmethod
     def infer(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:

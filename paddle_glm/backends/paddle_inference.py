@@ -12,15 +12,16 @@ from paddle_glm.backends.base import EngineOptions
 from paddle_glm.backends.device import set_device
 from paddle_glm.backends.exported import ExportedBackend
 from paddle_glm.backends.generation_meta import GenerationMeta
-from paddle_glm.backends.paddle_kv_cache import PaddleKVCacheBackend
+from paddle_glm.kv_cache.tensors import PADDLE
 
 _INITIAL_GPU_POOL_MB = 256  # the pool's first size; it grows
 
 
-class PaddleInferenceBackend(ExportedBackend, PaddleKVCacheBackend):
+class PaddleInferenceBackend(ExportedBackend):
     """Feeds a predictor step by step; the cache goes from its outputs to its inputs."""
 
     format = "paddle"
+    library = PADDLE
     loading_peak_factor: ClassVar = {"float32": 1.1}
     keeps_half_weights = True
 
@@ -34,22 +35,13 @@ class PaddleInferenceBackend(ExportedBackend, PaddleKVCacheBackend):
             keep_freed_memory()  # three times faster, for the floats that each step makes instead
         with self.monitored_loading(folder, device):
             self._predictor = inference.create_predictor(config)
-        self._past: list[paddle.Tensor] = []
-        self._initial_past = [
-            paddle.to_tensor(array).astype(getattr(paddle, one.dtype))
-            for array, one in zip(self.prefix_cache, self.meta.cache_inputs, strict=True)
-        ]
 
-    def reset(self, batch: int) -> None:
-        self._past = [tensor.expand([batch, -1, -1, -1]).contiguous() for tensor in self._initial_past]
-
-    def run(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
-        steps = self.meta.inputs[: len(self.meta.inputs) - len(self._past)]
-        tensors = [paddle.to_tensor(inputs[one.name]) for one in steps]
-        logits, *past = self._predictor.run(tensors + self._past)
+    def run_graph(
+        self, steps: list[np.ndarray], past: list[paddle.Tensor]
+    ) -> tuple[np.ndarray, list[paddle.Tensor]]:
+        logits, *present = self._predictor.run([paddle.to_tensor(array) for array in steps] + past)
         # The predictor's outputs share its memory, which the next step overwrites.
-        self._past = [tensor.clone() for tensor in past]
-        return logits.numpy()
+        return logits.numpy(), [tensor.clone() for tensor in present]
 
 
 def _inference_config(

@@ -9,6 +9,8 @@ from paddle import Tensor, nn
 from paddle.static import InputSpec
 
 from paddle_glm.backends.generation_meta import GRAPH_SUFFIXES, TensorMeta
+from paddle_glm.kv_cache import KVCache
+from paddle_glm.kv_cache.tensors import PADDLE
 from paddle_glm.models.base import CausalLM
 from paddle_glm.numpy_interop import tensor_nbytes
 from paddle_glm.precision import compute_dtype
@@ -16,7 +18,11 @@ from paddle_glm.progress import polled_progress
 
 
 class StepGraph(nn.Layer):
-    """The layer that is traced: `CausalLM.forward_with_cache`, left as Python so that tracing follows it."""
+    """The layer that is traced: `CausalLM.forward_with_cache`, left as Python so that tracing follows it.
+
+    Its cache is a list: key and value of each layer in turn, [batch, key_value_heads, past, head_dim] (past
+    may be 0). It gives the logits, then the longer list. In it, columns of a prefix are as all others.
+    """
 
     def __init__(self, model: CausalLM) -> None:
         super().__init__()
@@ -24,7 +30,10 @@ class StepGraph(nn.Layer):
 
         @paddle.jit.not_to_static
         def step(*inputs: Any) -> tuple[Tensor, ...]:
-            return model.forward_with_cache(*inputs)
+            input_ids, position_ids, attention_mask, past = inputs
+            cache = KVCache.of(past, PADDLE)
+            logits = model.forward_with_cache(input_ids, position_ids, attention_mask, cache)
+            return (logits, *cache.tensors)
 
         self.step: Callable[..., tuple[Tensor, ...]] = step
 

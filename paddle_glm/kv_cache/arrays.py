@@ -6,35 +6,42 @@ from typing import Any
 
 import numpy as np
 
+from paddle_glm.array_types import Array, IntArray
+
 
 @dataclass(frozen=True)
 class ArrayLibrary:
     """Operations on tensors of one library.
 
     take: rows (axis 0) by number, int64 [new batch]. concat: tensors of one dtype, along an axis. zeros: of a
-    shape, in the dtype of another tensor. nbytes: of a tensor.
+    shape, in the dtype of another tensor. nbytes: of a tensor. asarray: a numpy array in a dtype, by name.
     """
 
-    take: Callable[[Any, np.ndarray], Any]
+    take: Callable[[Any, Array], Any]
     concat: Callable[[Sequence[Any], int], Any]
     zeros: Callable[[Sequence[int], Any], Any]
     nbytes: Callable[[Any], int]
+    asarray: Callable[[Array, str], Any]
 
 
-def _take(tensor: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def _take(tensor: Array, rows: IntArray) -> Array:
     return tensor[rows]
 
 
-def _concat(tensors: Sequence[np.ndarray], axis: int) -> np.ndarray:
+def _concat(tensors: Sequence[Array], axis: int) -> Array:
     return np.concatenate(tensors, axis=axis)
 
 
-def _zeros(shape: Sequence[int], like: np.ndarray) -> np.ndarray:
+def _zeros(shape: Sequence[int], like: Array) -> Array:
     return np.zeros(shape, like.dtype)
 
 
-def _nbytes(tensor: np.ndarray) -> int:
+def _nbytes(tensor: Array) -> int:
     return tensor.nbytes
 
 
-NUMPY = ArrayLibrary(_take, _concat, _zeros, _nbytes)
+def _asarray(array: Array, dtype: str) -> Array:
+    return array.astype(dtype)
+
+
+NUMPY = ArrayLibrary(_take, _concat, _zeros, _nbytes, _asarray)

@@ -7,6 +7,7 @@ from typing import Any, Protocol, overload
 
 import numpy as np
 
+from paddle_glm.array_types import IntArray
 from paddle_glm.kv_cache.arrays import ArrayLibrary
 
 KeyValue = tuple[Any, Any]
@@ -42,7 +43,7 @@ class LayerCache(Protocol):
     def replace(self, key: Any, value: Any) -> None:
         """Hold these columns instead."""
 
-    def select(self, rows: np.ndarray) -> None:
+    def select(self, rows: IntArray) -> None:
         """As `KVCache.select`."""
 
 
@@ -79,7 +80,7 @@ class ConcatLayer:
     def replace(self, key: Any, value: Any) -> None:
         self._key, self._value = key, value
 
-    def select(self, rows: np.ndarray) -> None:
+    def select(self, rows: IntArray) -> None:
         self._key = self.library.take(self._key, rows)
         self._value = self.library.take(self._value, rows)
 
@@ -140,7 +141,7 @@ class KVCache(Sequence[KeyValue]):
         """Unused columns behind those in use of what the next update, with so many tokens, returns."""
         return self.layers[0].spare(tokens)
 
-    def select(self, rows: np.ndarray) -> None:
+    def select(self, rows: IntArray) -> None:
         """Row i becomes what row `rows[i]` was, int64 [new batch]; rows may repeat or be left out."""
         for layer in self.layers:
             layer.select(rows)

@@ -1,20 +1,20 @@
-"""Caches of Paddle tensors: a layer whose buffers are written in place, and the mask that fits a cache."""
+"""Caches of Paddle tensors: a layer whose buffers are written in place, and a trained prefix."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-import numpy as np
 import paddle
 from paddle import Tensor
 
+from paddle_glm.array_types import Array, IntArray
 from paddle_glm.kv_cache.arrays import ArrayLibrary
-from paddle_glm.kv_cache.cache import KVCache
 
 BLOCK = 256  # columns by which a buffer grows: one copy of it every so many tokens
 
 
-def _take(tensor: Tensor, rows: np.ndarray) -> Tensor:
+def _take(tensor: Tensor, rows: IntArray) -> Tensor:
     return paddle.index_select(tensor, paddle.to_tensor(rows), axis=0)
 
 
@@ -30,7 +30,11 @@ def _nbytes(tensor: Tensor) -> int:
     return tensor.size * tensor.element_size()
 
 
-PADDLE = ArrayLibrary(_take, _concat, _zeros, _nbytes)
+def _asarray(array: Array, dtype: str) -> Tensor:
+    return paddle.to_tensor(array).astype(getattr(paddle, dtype))
+
+
+PADDLE = ArrayLibrary(_take, _concat, _zeros, _nbytes, _asarray)
 
 
 class BufferLayer:
@@ -93,7 +97,7 @@ class BufferLayer:
     def replace(self, key: Tensor, value: Tensor) -> None:
         self._key, self._value, self._length = key, value, key.shape[2]
 
-    def select(self, rows: np.ndarray) -> None:
+    def select(self, rows: IntArray) -> None:
         assert self._key is not None and self._value is not None
         self._key = _take(self._key, rows)
         self._value = _take(self._value, rows)
@@ -107,14 +111,12 @@ class BufferLayer:
         return _concat([self._used(buffer), new, _zeros([batch, heads, spare, size], new)], 2)
 
 
-def masked_columns(mask: Tensor, cache: KVCache, masked: float) -> Tensor:
-    """The additive mask over all columns that the next update returns, from that over the rows' own.
+@dataclass(frozen=True)
+class PrefixCache:
+    """Keys and values of a trained prefix: a cache's first columns, visible to all, without positions.
 
-    mask: float32 [batch, 1, tokens, own columns + tokens]. The prefix is seen by all; unused columns get
-    `masked`.
+    key_values: batch -> for each layer (key, value), [batch, local key/value heads, length, head_dim].
     """
-    front, behind = cache.prefix_length, cache.spare(mask.shape[2])
-    if not front and not behind:
-        return mask
-    shape = mask.shape[:3]
-    return paddle.concat([paddle.zeros([*shape, front]), mask, paddle.full([*shape, behind], masked)], axis=3)
+
+    length: int
+    key_values: Callable[[int], tuple[tuple[Tensor, Tensor], ...]]

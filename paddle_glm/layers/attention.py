@@ -1,34 +1,19 @@
 """Grouped-query attention (arXiv:2305.13245) and its masks."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
+from paddle_glm.kv_cache import KVCache
 from paddle_glm.parallel.group import ProcessGroup
 from paddle_glm.parallel.rng import sharded_rng
 from paddle_glm.precision import autocast_disabled
 
 # Added to a masked score before the float32 softmax, where exp underflows to exactly 0.
 MASK_VALUE = -1e9
-
-
-@dataclass(frozen=True)
-class PrefixCache:
-    """Keys and values that stand in front of every row; they are seen by all, and positions skip them.
-
-    key_values: batch -> for each layer (key, value), [batch, local key/value heads, length, head_dim].
-    """
-
-    length: int
-    key_values: Callable[[int], tuple[tuple[Tensor, Tensor], ...]]
-
-    def prepend_to_mask(self, mask: Tensor) -> Tensor:
-        """The additive mask [batch, 1, tokens, total] of all, from that of the rows' own tokens."""
-        return F.pad(mask, [self.length, 0, 0, 0])
 
 
 def dim_size(tensor: Tensor, axis: int) -> int | Tensor:
@@ -83,6 +68,20 @@ def _query_columns(attention_mask: Tensor, tokens: int | Tensor) -> Tensor:
 def additive_mask(allowed: Tensor) -> Tensor:
     """bool mask, True where a query may attend -> float32, 0 there and -1e9 elsewhere."""
     return (1.0 - allowed.astype("float32")) * MASK_VALUE
+
+
+def cache_mask(mask: Tensor, cache: KVCache) -> Tensor:
+    """The additive mask over all columns that the cache's next update returns.
+
+    mask: float32 [batch, 1, tokens, own columns of the cache + tokens]. A prefix is visible to all, unused
+    columns to none.
+    """
+    prefix, unused = cache.prefix_length, cache.spare(mask.shape[2])
+    if not prefix and not unused:
+        return mask
+    shape = mask.shape[:3]
+    parts = [paddle.zeros([*shape, prefix]), mask, paddle.full([*shape, unused], MASK_VALUE)]
+    return paddle.concat(parts, axis=3)
 
 
 def split_qkv_per_head(fused: Tensor, head_dim: int) -> tuple[Tensor, Tensor, Tensor]:

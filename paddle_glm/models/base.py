@@ -1,6 +1,6 @@
 """What every family shares: calling, loading, saving, generating."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,9 @@ from paddle_glm.checkpoint import Checkpoint, LazyTensor, atomic_folder, save_mo
 from paddle_glm.checkpoint.quantize_on_load import QuantizingCheckpoint
 from paddle_glm.config import DTYPES, ModelConfig
 from paddle_glm.errors import InputError
-from paddle_glm.layers.attention import PrefixCache, additive_mask, causal_mask, dim_size
+from paddle_glm.kv_cache import ConcatLayer, KVCache
+from paddle_glm.kv_cache.tensors import PADDLE, BufferLayer, PrefixCache
+from paddle_glm.layers.attention import additive_mask, cache_mask, causal_mask, dim_size
 from paddle_glm.models.device_mixin import DeviceMixin
 from paddle_glm.models.dtype_mixin import DtypeMixin
 from paddle_glm.models.family import family_of
@@ -45,13 +47,14 @@ class CausalLMOutput:
     logits: float32 [batch, tokens, vocab]; None in training with labels above degree 1, where each
         process keeps its slice of the vocabulary.
     loss: float32 scalar, the mean over labels that are not -100.
-    past_key_values: per layer (key, value), each [batch, local key/value heads, length, head_dim].
+    past_key_values: a cache whose item of a layer is its (key, value), each [batch, local key/value heads,
+        length, head_dim].
     hidden_states: the embeddings, then every block's output: [batch, tokens, hidden].
     """
 
     logits: Tensor | None
     loss: Tensor | None = None
-    past_key_values: tuple[KeyValue, ...] | None = None
+    past_key_values: KVCache | None = None
     hidden_states: tuple[Tensor, ...] | None = None
 
 
@@ -59,7 +62,8 @@ class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
     """A decoder-only language model whose subclass names its parts.
 
     A subclass gives `embed`, `blocks`, `position_embeddings`, `final_norm` and `head`; a block maps
-    `(x, positions, mask, past)` to `(x, (key, value))`. `is_causal`: no token sees a later one.
+    `(x, positions, mask, cache)` to x, and updates its layer of the cache. `is_causal`: no token sees a later
+    one.
     """
 
     is_causal = True
@@ -116,7 +120,7 @@ class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
         input_ids: Tensor,
         position_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        past_key_values: tuple[KeyValue, ...] | None = None,
+        past_key_values: Sequence[KeyValue] | None = None,
         labels: Tensor | None = None,
         use_cache: bool = False,
         output_hidden_states: bool = False,
@@ -129,17 +133,17 @@ class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
             `default_positions` when absent.
         attention_mask: int [batch, past + tokens], 0 for padding, 1 for real tokens, 1, 2, ... for those
             of each sample in a packed sequence; or bool [batch, 1, tokens, past + tokens], True where a
-            query may attend. All real when absent. A first cache is not part of it: all see that.
+            query may attend. All real when absent. A prefix is not part of it: it is visible to all.
+        past_key_values: what an earlier call gave with `use_cache`, or (key, value) of each layer, a prefix
+            included; it is not changed, and gradients flow through it.
         labels: int64 [batch, tokens] aligned with input_ids; each is predicted from the tokens
             before it; -100 is left out.
         return_last_logit: logits of the last token alone, [batch, 1, vocab]; not with labels.
         """
         if return_last_logit and labels is not None:
             raise InputError("return_last_logit leaves the loss no logits: give labels or it")
-        first = self.prefix_cache
-        past = 0
-        if past_key_values is not None:
-            past = past_key_values[0][0].shape[2] - (0 if first is None else first.length)
+        cache = self._concat_cache(past_key_values, input_ids.shape[0], use_cache)
+        past = 0 if cache is None else cache.own_length
         if attention_mask is None:
             attention_mask = paddle.ones([input_ids.shape[0], past + input_ids.shape[1]], dtype="int64")
         if position_ids is None:
@@ -148,10 +152,9 @@ class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
             mask = additive_mask(attention_mask)
         else:
             mask = self.build_attention_mask(input_ids, position_ids, attention_mask)
-        if first is not None:
-            mask = first.prepend_to_mask(mask)
-            past_key_values = past_key_values or first.key_values(input_ids.shape[0])
-        x, present, hidden = self._run_blocks(input_ids, position_ids, mask, past_key_values, use_cache)
+        hidden: list[Tensor] | None = [] if output_hidden_states else None
+        recomputed = self.recompute and self.training and not use_cache
+        x = self._run_blocks(input_ids, position_ids, mask, cache, hidden, recomputed)
         local = self.head()(self.final_norm(x[:, -1:] if return_last_logit else x))
         loss = None if labels is None else causal_lm_loss(local, labels, self.group)
         whole = (
@@ -162,26 +165,47 @@ class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
         return CausalLMOutput(
             logits=None if whole is None else whole.astype("float32"),
             loss=loss,
-            past_key_values=tuple(present) if use_cache else None,
-            hidden_states=tuple(hidden) if output_hidden_states else None,
+            past_key_values=cache if use_cache else None,
+            hidden_states=None if hidden is None else tuple(hidden),
         )
 
+    def _concat_cache(self, past: Sequence[KeyValue] | None, batch: int, use_cache: bool) -> KVCache | None:
+        """A differentiable cache for one call: what it is given, else the prefix; None if none is needed."""
+        prefix = self.prefix_cache
+        if past is None and prefix is not None:
+            past = prefix.key_values(batch)
+        if past is not None:
+            length = 0 if prefix is None else prefix.length
+            return KVCache([ConcatLayer(PADDLE, *pair) for pair in past], length)
+        return KVCache([ConcatLayer(PADDLE) for _ in self.blocks()]) if use_cache else None
+
     def _run_blocks(
-        self, input_ids: Tensor, position_ids: Tensor, mask: Tensor, past: Any, use_cache: bool
-    ) -> tuple[Tensor, list[KeyValue], list[Tensor]]:
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        mask: Tensor,
+        cache: KVCache | None,
+        hidden: list[Tensor] | None = None,
+        recomputed: bool = False,
+    ) -> Tensor:
+        """The last block's output, [batch, tokens, hidden]; updates the cache, unless blocks are recomputed.
+
+        mask: additive, over the rows' own columns. hidden: gets the embeddings and every block's output.
+        """
         x = self.embed(input_ids)
         positions = self.position_embeddings(position_ids)
-        present: list[KeyValue] = []
-        hidden = [x]
+        if cache is not None:
+            mask = cache_mask(mask, cache)
         for index, block in enumerate(self.blocks()):
-            if self.recompute and self.training:
-                x = self._forward_recomputed(block, x, positions, mask, () if past is None else past[index])
+            if hidden is not None:
+                hidden.append(x)
+            if recomputed:
+                x = self._forward_recomputed(block, x, positions, mask, () if cache is None else cache[index])
             else:
-                x, key_value = block(x, positions, mask, None if past is None else past[index])
-                if use_cache:
-                    present.append(key_value)
+                x = block(x, positions, mask, None if cache is None else cache.layers[index])
+        if hidden is not None:
             hidden.append(x)
-        return x, present, hidden
+        return x
 
     def _forward_recomputed(
         self, block: nn.Layer, x: Tensor, positions: Any, mask: Tensor, past: tuple[Tensor, ...]
@@ -193,20 +217,24 @@ class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
             x.stop_gradient = False
         return recompute(_block_hidden_states, block, x, positions, mask, *past)
 
+    def new_cache(self, batch: int) -> KVCache:
+        """A cache for `forward_with_cache` that is written in place: empty, or the prefix in each row."""
+        if self.prefix_cache is None:
+            return KVCache([BufferLayer() for _ in self.blocks()])
+        pairs = self.prefix_cache.key_values(batch)
+        return KVCache([BufferLayer(*pair) for pair in pairs], self.prefix_cache.length)
+
     def forward_with_cache(
-        self, input_ids: Tensor, position_ids: Tensor, attention_mask: Tensor, past: list[Tensor]
-    ) -> tuple[Tensor, ...]:
+        self, input_ids: Tensor, position_ids: Tensor, attention_mask: Tensor, cache: KVCache
+    ) -> Tensor:
         """One prefill or decode step, the function that backends run and export traces.
 
-        input_ids, position_ids, attention_mask: the family's `step_inputs`; past: key and value of each
-        layer in turn, [batch, key_value_heads, past, head_dim] (past may be 0).
-        Returns the last position's logits, float32 [batch, vocab], and the grown caches.
+        input_ids, position_ids, attention_mask: the family's `step_inputs`. The cache is updated.
+        Returns the last position's logits, float32 [batch, vocab].
         """
-        pairs = [(past[i], past[i + 1]) for i in range(0, len(past), 2)]
         mask = self.build_attention_mask(input_ids, position_ids, attention_mask)
-        x, present, _ = self._run_blocks(input_ids, position_ids, mask, pairs, use_cache=True)
-        logits = self.head().gather(self.head()(self.final_norm(x[:, -1:])))
-        return (logits.astype("float32").squeeze(1), *(tensor for pair in present for tensor in pair))
+        x = self._run_blocks(input_ids, position_ids, mask, cache)
+        return self.head().gather(self.head()(self.final_norm(x[:, -1:]))).astype("float32").squeeze(1)
 
     def enable_recompute(self) -> None:
         """Keep only each block's input in training and compute the rest again in backward."""
@@ -297,7 +325,7 @@ def causal_lm_loss(logits: Tensor, labels: Tensor, group: ProcessGroup) -> Tenso
 def _block_hidden_states(block: nn.Layer, x: Tensor, positions: Any, mask: Tensor, *past: Tensor) -> Tensor:
     # Recomputing a function that takes or returns a nested tuple loses gradients or crashes in backward
     # (Paddle 3.3.1).
-    return block(x, positions, mask, past or None)[0]
+    return block(x, positions, mask, ConcatLayer(PADDLE, *past) if past else None)
 
 
 def lazy_tensors(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, LazyTensor]]:

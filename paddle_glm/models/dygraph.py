@@ -7,40 +7,27 @@ from typing import TYPE_CHECKING
 import numpy as np
 import paddle
 
-from paddle_glm.backends.paddle_kv_cache import PaddleKVCacheBackend
+from paddle_glm.backends.kv_cache import KVCacheBackend
 from paddle_glm.errors import InputError
+from paddle_glm.kv_cache import KVCache
 from paddle_glm.models.past_key_values import PastKeyValues
 from paddle_glm.parallel.collectives import broadcast_array
-from paddle_glm.precision import compute_dtype
-from paddle_glm.sharding import Segment, column_parallel
 
 if TYPE_CHECKING:
     from paddle_glm.models.base import CausalLM
 
 
-class DygraphBackend(PaddleKVCacheBackend):
+class DygraphBackend(KVCacheBackend):
     """Runs `model.forward_with_cache`. Above degree 1, every process of the group makes the same calls."""
 
     def __init__(self, model: CausalLM, past: PastKeyValues | None = None) -> None:
         """past: of a conversation whose tokens are not computed again where a prompt begins with them."""
         super().__init__(model.config)
         self.model, self._reused_past = model, past
-        config, group = model.config, model.group
-        rows = config.num_key_value_heads * config.head_dim
-        local = column_parallel(Segment(rows, config.num_key_value_heads)).local_shape(
-            (rows,), group.rank, group.degree
-        )
-        self._cache_shape = (local[0] // config.head_dim, 0, config.head_dim)
-        self._past: list[paddle.Tensor] = []
 
     @property
     def is_leader(self) -> bool:
         return self.model.group.rank == 0
-
-    @property
-    def prefix_length(self) -> int:
-        first = self.model.prefix_cache
-        return first.length if first is not None else 0
 
     def prefill(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
         resumed, self._reused_past = self._reused_past, None
@@ -51,33 +38,28 @@ class DygraphBackend(PaddleKVCacheBackend):
             return super().prefill(input_ids, attention_mask)
         self.check_ids(input_ids)
         self._check_mode()
-        self._past = resumed.cropped(self.prefix_length + shared)
+        self._cache = resumed.cache_of(shared)
         self._ids, self._mask = input_ids, attention_mask
         return self._step(input_ids.shape[1] - shared)
 
     @property
     def past(self) -> PastKeyValues:
         """Keys and values of the one row, whose last token may not be among them yet."""
-        return PastKeyValues.from_cache(self._past, self._ids[0], self.model)
+        return PastKeyValues.from_cache(self._cache, self._ids[0], self.model)
 
     def _check_mode(self) -> None:
         if self.model.training:
             raise InputError("the model is in training mode, where it drops out at random: call model.eval()")
 
-    def reset(self, batch: int) -> None:
+    @paddle.no_grad()
+    def new_cache(self, batch: int) -> KVCache:
         self._check_mode()
-        if (first := self.model.prefix_cache) is not None:
-            with paddle.no_grad():
-                self._past = [tensor for pair in first.key_values(batch) for tensor in pair]
-            return
-        empty = paddle.zeros([batch, *self._cache_shape], dtype=compute_dtype(self.model.weight_dtype))
-        self._past = [empty] * (2 * self.config.num_layers)
+        return self.model.new_cache(batch)
 
     def run(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
         tensors = {name: paddle.to_tensor(array) for name, array in inputs.items()}
         with paddle.no_grad():
-            logits, *self._past = self.model.forward_with_cache(**tensors, past=self._past)
-        return logits.numpy()
+            return self.model.forward_with_cache(**tensors, cache=self._cache).numpy()
 
     def broadcast(self, values: np.ndarray) -> np.ndarray:
         return broadcast_array(values, self.model.group)

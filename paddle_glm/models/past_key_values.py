@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from paddle import Tensor
 
 from paddle_glm.errors import InputError
+from paddle_glm.kv_cache import KVCache
+from paddle_glm.kv_cache.tensors import BufferLayer
 
 if TYPE_CHECKING:
     from paddle_glm.models.base import CausalLM
@@ -18,19 +18,21 @@ if TYPE_CHECKING:
 class PastKeyValues(tuple):
     """Per layer (key, value), [1, local key/value heads, prefix + tokens, head_dim], and what they are of.
 
-    input_ids: int64 [tokens]; model, weight_format: what computed them, and what its weights were kept in
-    then. The tuple alone is what a model takes and gives as `past_key_values`.
+    input_ids: int64 [tokens]; prefix_length: columns before theirs; model, weight_format: what computed them,
+    and what its weights were kept in then. A model takes it as `past_key_values`. What its cache is updated
+    with later does not change it.
     """
 
     input_ids: np.ndarray
+    prefix_length: int
     model: CausalLM
     weight_format: WeightFormat
 
     @classmethod
-    def from_cache(cls, cache: Sequence[Tensor], input_ids: np.ndarray, model: CausalLM) -> PastKeyValues:
-        """From key and value of each layer in turn."""
-        past = cls(zip(cache[::2], cache[1::2], strict=True))
-        past.input_ids, past.model, past.weight_format = input_ids, model, model.weight_format
+    def from_cache(cls, cache: KVCache, input_ids: np.ndarray, model: CausalLM) -> PastKeyValues:
+        past = cls(cache)
+        past.input_ids, past.prefix_length = input_ids, cache.prefix_length
+        past.model, past.weight_format = model, model.weight_format
         return past
 
     def belongs_to(self, model: CausalLM) -> bool:
@@ -43,9 +45,11 @@ class PastKeyValues(tuple):
         differ = np.flatnonzero(self.input_ids[:length] != input_ids[:length])
         return int(differ[0]) if differ.size else length
 
-    def cropped(self, length: int) -> list[Tensor]:
-        """Key and value of each layer in turn, of the first `length` columns, a prefix included."""
-        return [tensor[:, :, :length] for pair in self for tensor in pair]
+    def cache_of(self, tokens: int) -> KVCache:
+        """A cache that begins with the first `tokens` tokens and the prefix, and does not change these."""
+        stop = self.prefix_length + tokens
+        layers = [BufferLayer(key[:, :, :stop], value[:, :, :stop]) for key, value in self]
+        return KVCache(layers, self.prefix_length)
 
 
 def check_past_key_values(model: CausalLM, past: Any, return_past: bool, num_beams: int) -> None:

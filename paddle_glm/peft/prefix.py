@@ -18,7 +18,7 @@ from paddle_glm.checkpoint import open_checkpoint
 from paddle_glm.checkpoint.safetensors_file import open_safetensors
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
-from paddle_glm.layers.attention import PrefixCache
+from paddle_glm.kv_cache.tensors import PrefixCache
 from paddle_glm.models.family import family_of
 from paddle_glm.models.prefix_encoder import PREFIX_ENCODER
 from paddle_glm.parallel import ProcessGroup

@@ -109,7 +109,7 @@ def calibrate(
         for name, weight in _quantize_block(block, block_inputs, quantization, block_path):
             found[f"{block_path}{name}.weight"] = weight
         for block_input in block_inputs:
-            block_input.x, _ = block(block_input.x, block_input.positions, block_input.mask)
+            block_input.x = block(block_input.x, block_input.positions, block_input.mask)
         if progress is not None:
             progress(index + 1, checkpoint.config.num_layers)
     return found

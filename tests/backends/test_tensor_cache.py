@@ -82,7 +82,7 @@ def test_rows_join_and_leave(backend):
     assert answers == dict(enumerate(alone))
     # Columns of rows that left are gone: the last row has as many as its own tokens.
     assert backend._ids.shape[1] == len(prompts[2]) + ANSWER - 1
-    assert backend._past[0].shape[2] == backend.prefix_length + backend._ids.shape[1]
+    assert backend._cache.own_length == backend._ids.shape[1]
 
 
 def test_a_join_that_fails_leaves_the_others_as_they_were(backend):

@@ -73,7 +73,7 @@ def compare(kind, config, group, folder):
     dist.barrier()
     cut.save(folder)
     dist.barrier()
-    written = open_safetensors(folder / cut.file)
+    written = open_safetensors(folder / cut.weights_file)
     out["saved"] = max_difference(
         (written[whole.file_names[name]], value) for name, value in whole.parameters()
     )

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paddle_glm.kv_cache import NUMPY, ConcatLayer, KVCache
-from paddle_glm.kv_cache.tensors import PADDLE, BufferLayer, masked_columns
+from paddle_glm.kv_cache.tensors import PADDLE, BufferLayer
+from paddle_glm.layers.attention import MASK_VALUE, cache_mask
 
 LAYERS, HEADS, SIZE, BLOCK = 2, 2, 3, 4
 KINDS: dict[str, Callable[..., Any]] = {
@@ -193,8 +194,8 @@ def test_concatenation_has_gradients() -> None:
 def test_the_mask_covers_prefix_and_unused_columns() -> None:
     cache = KVCache([BufferLayer(*paddle.zeros([2, 1, HEADS, 5, SIZE]).unbind(), block=BLOCK)], 2)
     mask = paddle.to_tensor([[[[-9.0, 0.0, 0.0, 0.0]]]])
-    wide = masked_columns(mask, cache, -1.0)
-    assert wide.numpy().tolist() == [[[[0, 0, -9, 0, 0, 0, -1, -1]]]]
+    wide = cache_mask(mask, cache)
+    assert wide.numpy().tolist() == [[[[0, 0, -9, 0, 0, 0, MASK_VALUE, MASK_VALUE]]]]
     assert wide.shape[3] == cache.layers[0].update(*paddle.zeros([2, 1, HEADS, 1, SIZE]).unbind())[0].shape[2]
     empty = KVCache([BufferLayer()])
-    assert masked_columns(mask, empty, -1.0) is mask
+    assert cache_mask(mask, empty) is mask

@@ -81,9 +81,8 @@ def test_left_padded_batch(model: CausalLM, folder: Path) -> None:
 def test_every_decode_step(model: CausalLM, folder: Path, name: str) -> None:
     expected = np.load(folder / f"{name}.npz")
     steps = sum(key.endswith("_next") for key in expected.files)
-    groups, dim = model.config.num_key_value_heads, model.config.head_dim
     batch = expected["step0_input_ids"].shape[0]
-    past = [paddle.zeros([batch, groups, 0, dim]) for _ in range(2 * model.config.num_layers)]
+    cache = model.new_cache(batch)
     assert steps == 6
     for step in range(steps):
         ids = expected[f"step{step}_input_ids"]
@@ -91,17 +90,16 @@ def test_every_decode_step(model: CausalLM, folder: Path, name: str) -> None:
         mask = (
             expected[mask_name]
             if mask_name in expected
-            else np.ones((batch, past[0].shape[2] + ids.shape[1]), np.int64)
+            else np.ones((batch, cache.length + ids.shape[1]), np.int64)
         )
         known = expected["all_ids"][:, : mask.shape[1]]
         inputs = model.family.step_inputs(model.config, known, mask, ids.shape[1])
         np.testing.assert_array_equal(inputs["position_ids"], expected[f"step{step}_position_ids"])
         with paddle.no_grad():
-            logits, *past = model.forward_with_cache(*(paddle.to_tensor(v) for v in inputs.values()), past)
+            logits = model.forward_with_cache(*(paddle.to_tensor(v) for v in inputs.values()), cache)
         assert difference(logits.unsqueeze(1), expected[f"step{step}_logits"]) < LOGITS
         np.testing.assert_array_equal(logits.argmax(-1).numpy(), expected[f"step{step}_next"])
-    pairs = list(zip(past[::2], past[1::2], strict=True))
-    assert cache_difference(pairs, expected, "final_past") < RELATIVE
+    assert cache_difference(cache, expected, "final_past") < RELATIVE
 
 
 def test_prefill_in_two_chunks(model: CausalLM, folder: Path) -> None:

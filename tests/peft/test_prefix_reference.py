@@ -114,7 +114,7 @@ def test_decode_by_a_backend(model: CausalLM, expected: dict[str, np.ndarray]) -
         for offset, part in enumerate(("key", "value")):
             name = f"decode_final_past_{layer}_{part}"
             if name in expected:
-                ours = backend._past[2 * layer + offset].transpose([2, 0, 1, 3])
+                ours = backend._cache[layer][offset].transpose([2, 0, 1, 3])
                 real = np.pad(prompt_mask(model, ids), ((0, 0), (5, 5)), constant_values=1).T > 0
                 largest = float(np.abs(expected[name]).max())
                 assert difference(ours, expected[name], real) < RELATIVE * largest

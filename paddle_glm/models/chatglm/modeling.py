@@ -12,6 +12,7 @@ from paddle import Tensor, nn
 
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
+from paddle_glm.kv_cache import LayerCache
 from paddle_glm.layers.activation import gelu_tanh
 from paddle_glm.layers.attention import (
     bidirectional_context_mask,
@@ -20,7 +21,7 @@ from paddle_glm.layers.attention import (
 )
 from paddle_glm.layers.norm import LayerNorm
 from paddle_glm.layers.rotary import apply_rotary_halves, cos_sin_table, rotary_cos_sin_per_row
-from paddle_glm.models.base import CausalLM, KeyValue
+from paddle_glm.models.base import CausalLM
 from paddle_glm.models.chatglm.parameters import attention_output, ffn_input, ffn_output, query_key_value
 from paddle_glm.models.chatglm.positions import sop_token_id
 from paddle_glm.parallel import SINGLE_PROCESS, ProcessGroup
@@ -40,7 +41,7 @@ RESIDUAL_SCALE = math.sqrt(2 * 28)
 
 
 class SelfAttention(nn.Layer):
-    """x [batch, tokens, hidden] -> the same shape, and this layer's keys and values."""
+    """x [batch, tokens, hidden] -> the same shape."""
 
     def __init__(
         self, config: ModelConfig, group: ProcessGroup, weight_format: WeightFormat, index: int
@@ -56,17 +57,16 @@ class SelfAttention(nn.Layer):
         )
 
     def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, past: KeyValue | None = None
-    ) -> tuple[Tensor, KeyValue]:
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, cache: LayerCache | None = None
+    ) -> Tensor:
         query, key, value = split_qkv_per_head(self.query_key_value(x), self.head_dim)
         query, key = apply_rotary_halves(query, *rotary), apply_rotary_halves(key, *rotary)
-        if past is not None:
-            key = paddle.concat([past[0], key], axis=2)
-            value = paddle.concat([past[1], value], axis=2)
+        if cache is not None:
+            key, value = cache.update(key, value)
         attn_output = grouped_query_attention(
             query, key, value, mask, self.group, qk_layer_scaling=self.qk_layer_scaling
         )
-        return self.dense(attn_output), (key, value)
+        return self.dense(attn_output)
 
 
 class MLP(nn.Layer):
@@ -100,12 +100,12 @@ class Block(nn.Layer):
         self.mlp = MLP(config, group, weight_format)
 
     def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, past: KeyValue | None = None
-    ) -> tuple[Tensor, KeyValue]:
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, cache: LayerCache | None = None
+    ) -> Tensor:
         x = self.input_layernorm(x)
-        attn_output, present = self.attention(x, rotary, mask, past)
+        attn_output = self.attention(x, rotary, mask, cache)
         x = self.post_attention_layernorm(x * RESIDUAL_SCALE + attn_output)
-        return x * RESIDUAL_SCALE + self.mlp(x), present
+        return x * RESIDUAL_SCALE + self.mlp(x)
 
 
 class Transformer(nn.Layer):

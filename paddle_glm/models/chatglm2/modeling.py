@@ -12,11 +12,12 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from paddle_glm.config import ModelConfig
+from paddle_glm.kv_cache import LayerCache
 from paddle_glm.layers.activation import swiglu
 from paddle_glm.layers.attention import grouped_query_attention, split_qkv_blocks, split_qkv_per_head
 from paddle_glm.layers.norm import RMSNorm
 from paddle_glm.layers.rotary import apply_rotary_interleaved, rotary_cos_sin, rotary_table
-from paddle_glm.models.base import CausalLM, KeyValue
+from paddle_glm.models.base import CausalLM
 from paddle_glm.models.chatglm2.parameters import attention_output, ffn_output, gate_up, query_key_value
 from paddle_glm.parallel import SINGLE_PROCESS, ProcessGroup
 from paddle_glm.parallel.layers import (
@@ -32,7 +33,7 @@ from paddle_glm.sharding import vocab_parallel
 
 
 class SelfAttention(nn.Layer):
-    """x [batch, tokens, hidden] -> the same shape, and this layer's keys and values."""
+    """x [batch, tokens, hidden] -> the same shape."""
 
     def __init__(self, config: ModelConfig, group: ProcessGroup, weight_format: WeightFormat) -> None:
         super().__init__()
@@ -49,16 +50,15 @@ class SelfAttention(nn.Layer):
             self.split_qkv = partial(split_qkv_blocks, rows=rows, head_dim=config.head_dim)
 
     def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, past: KeyValue | None = None
-    ) -> tuple[Tensor, KeyValue]:
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, cache: LayerCache | None = None
+    ) -> Tensor:
         query, key, value = self.split_qkv(self.query_key_value(x))
         query, key = apply_rotary_interleaved(query, *rotary), apply_rotary_interleaved(key, *rotary)
-        if past is not None:
-            key = paddle.concat([past[0], key], axis=2)
-            value = paddle.concat([past[1], value], axis=2)
+        if cache is not None:
+            key, value = cache.update(key, value)
         dropout = self.dropout if self.training else 0.0
         attn_output = grouped_query_attention(query, key, value, mask, self.group, dropout)
-        return self.dense(attn_output), (key, value)
+        return self.dense(attn_output)
 
 
 class MLP(nn.Layer):
@@ -87,11 +87,11 @@ class Block(nn.Layer):
         self.mlp = MLP(config, group, weight_format)
 
     def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, past: KeyValue | None = None
-    ) -> tuple[Tensor, KeyValue]:
-        attn_output, present = self.self_attention(self.input_layernorm(x), rotary, mask, past)
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, cache: LayerCache | None = None
+    ) -> Tensor:
+        attn_output = self.self_attention(self.input_layernorm(x), rotary, mask, cache)
         x = x + self._hidden_dropout(attn_output)
-        return x + self._hidden_dropout(self.mlp(self.post_attention_layernorm(x))), present
+        return x + self._hidden_dropout(self.mlp(self.post_attention_layernorm(x)))
 
     def _hidden_dropout(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, training=self.training) if self.dropout else x
