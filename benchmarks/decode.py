@@ -30,8 +30,8 @@ def measure(args: argparse.Namespace, dtype: str) -> list[dict[str, float]]:
     """One row for each context, from this process."""
     import numpy as np
     import paddle
-    from paddle_glm.models.auto import AutoModel
 
+    from paddle_glm.auto.model import AutoModel
     from paddle_glm.config import ModelConfig
     from paddle_glm.models.dygraph import DygraphBackend
 
