@@ -26,15 +26,15 @@ def run_argv(argv: Sequence[str]) -> int:
     args, flags = _parser().parse_known_args(list(argv))
     if args.command == "ptuning":
         flags = _finetune_flags_from_ptuning(args, flags)
-    from paddle_glm.training.command_line import parse_without_setup
+    from paddle_glm.training.command_line import parse_finetune_args
     from paddle_glm.training.memory_estimate import estimate_training_memory, plan_from_flags, resolve_config
 
     recipe = [args.recipe] if args.recipe else []
     # What every run needs and no estimate does.
     needed = ["--output_dir", "-"] + (["--model_name_or_path", args.model] if args.model else [])
-    model_args, values = parse_without_setup([*recipe, *needed, *flags])
+    model_args, data_args, training_args = parse_finetune_args([*recipe, *needed, *flags])
     config = resolve_config(model_args.model_name_or_path)
-    plan = plan_from_flags(model_args, values, config, args.processes)
+    plan = plan_from_flags(model_args, data_args, training_args, config, args.processes)
     memory = estimate_training_memory(plan)
     if args.json:
         print(json.dumps({**asdict(memory), "total": memory.total}))

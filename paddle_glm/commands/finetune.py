@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from paddle_glm.config import ModelConfig
     from paddle_glm.data.datasets import EvaluationDataset
     from paddle_glm.evaluation.generation_metrics import GenerationMetrics
-    from paddle_glm.training.arguments import DataArguments, FinetuneArguments, ModelArguments
+    from paddle_glm.training.arguments import DataArguments
+    from paddle_glm.training.initialize import TrainerArguments
+    from paddle_glm.training.model_arguments import ModelArguments
     from paddle_glm.training.trainer import FinetuneTrainer
 
 MEMORY_HINT = (
@@ -23,9 +25,9 @@ HELP = "train a model on rows of questions and answers"
 
 def run_argv(argv: Sequence[str]) -> int:
     """Run `train`; under the launcher every process does, and ends in `exit_all_ranks`. Returns 0."""
+    train(argv)
     from paddle_glm.parallel.shutdown import exit_all_ranks
 
-    train(argv)
     exit_all_ranks(0)
     return 0
 
@@ -41,7 +43,11 @@ def train(argv: Sequence[str], generation_params: GenerationParams = GREEDY) -> 
     from paddle_glm.hub import resolve_model_folder
     from paddle_glm.training.command_line import parse_finetune_args
 
-    model_args, data_args, args = parse_finetune_args(argv)
+    model_args, data_args, finetune_args = parse_finetune_args(argv)
+
+    from paddle_glm.training.initialize import initialize_training
+
+    args = initialize_training(finetune_args)
     asked = model_args.model_name_or_path
     model_args.model_name_or_path = str(resolve_model_folder(asked, model_args.download, model_args.revision))
     if not (args.do_train or args.do_eval or args.do_predict):
@@ -65,7 +71,7 @@ def _generation_params(params: GenerationParams, data_args: "DataArguments", see
 def _finetune(
     model_args: "ModelArguments",
     data_args: "DataArguments",
-    args: "FinetuneArguments",
+    args: "TrainerArguments",
     generation_params: GenerationParams,
 ) -> None:
     from paddle_glm.auto.model import AutoModel

@@ -12,7 +12,7 @@ from paddle_glm.peft.lora import attach_lora, load_lora
 from paddle_glm.peft.lora_config import LoraConfig
 from paddle_glm.peft.lora_keys import DEFAULT_TARGET_MODULES
 from paddle_glm.peft.prefix import attach_prefix, load_prefix
-from paddle_glm.training.arguments import ModelArguments
+from paddle_glm.training.model_arguments import ModelArguments
 
 
 def create_adapter(model: CausalLM, model_args: ModelArguments, seed: int) -> Adapter | None:

@@ -1,29 +1,28 @@
-"""The command line of `finetune`: PaddleNLP's names, with THUDM's as aliases where its guides use them.
+"""The command line of `finetune`: PaddleNLP's names, and THUDM's as aliases.
 
-A YAML or JSON file may come first; what follows on the command line wins.
+A YAML or JSON file of arguments may come first; flags after it override its values.
 """
 
 import difflib
 import json
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import NoReturn
-
-from paddlenlp.trainer import PdArgumentParser
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 from paddle_glm.errors import InputError
 from paddle_glm.hardware import GPUS_HINT
-from paddle_glm.training.arguments import (
-    BATCH_SIZE_FLAGS,
-    LENGTH_FLAGS,
-    DataArguments,
-    FinetuneArguments,
-    ModelArguments,
-    check_positive,
+from paddle_glm.training.arguments import DataArguments, FinetuneArguments
+from paddle_glm.training.flag_fields import FLAG_GROUPS, FlagParser
+from paddle_glm.training.flag_requirements import (
+    UNSUPPORTED_FLAGS,
+    check_flag_requirements,
+    check_supported,
+    unmet_requirement,
 )
-from paddle_glm.training.flag_requirements import check_flag_requirements, unmet_requirement
+from paddle_glm.training.model_arguments import ModelArguments
 
 # THUDM's name -> ours.
 ALIASES = {
@@ -33,27 +32,31 @@ ALIASES = {
 }
 
 _CLASSES = (ModelArguments, DataArguments, FinetuneArguments)
+_Arguments = TypeVar("_Arguments", ModelArguments, DataArguments, FinetuneArguments)
 
 
-class _Parser(PdArgumentParser):
-    """PaddleNLP's parser, with errors as `InputError` and no abbreviated names."""
+def build_parser(
+    prog: str = "paddle-glm finetune",
+    usage: str = "%(prog)s [FILE.yaml|FILE.json] --model_name_or_path M --task_name_or_path D --output_dir O",
+    description: str = "Finetune a model. A YAML or JSON file of arguments may come first; flags override it",
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+) -> FlagParser:
+    """The parser of the supported flags, under the headings of `FLAG_GROUPS`.
 
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"finetune: {message}")
+    defaults: {flag: value} in the place of the dataclasses'.
+    """
+    names = {name: alias for alias, name in ALIASES.items()}
+    options = {"prog": prog, "usage": usage, "description": description}
+    return FlagParser(_CLASSES, FLAG_GROUPS, names, defaults, **options)
 
 
-def _parser() -> _Parser:
-    return _Parser(
-        _CLASSES,
-        prog="paddle-glm finetune",
-        usage="%(prog)s [FILE.yaml|FILE.json] --model_name_or_path M --task_name_or_path D --output_dir O",
-        description=__doc__,
-        allow_abbrev=False,
-    )
+def _supported_flag_names() -> set[str]:
+    return {item.name for cls in _CLASSES for item in fields(cls)}
 
 
 def known_flag_names() -> set[str]:
-    return {item.name for cls in _CLASSES for item in fields(cls) if item.init} | set(ALIASES)
+    """All flags that have a meaning, among them those that are refused (`UNSUPPORTED_FLAGS`)."""
+    return _supported_flag_names() | set(ALIASES) | set(UNSUPPORTED_FLAGS)
 
 
 def check_flag_name(name: str, where: str) -> None:
@@ -63,13 +66,13 @@ def check_flag_name(name: str, where: str) -> None:
         return
     if name == "gpus":
         raise InputError(f"{where}: {GPUS_HINT}")
-    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name, sorted(known - set(UNSUPPORTED_FLAGS)), n=1, cutoff=0.5)
     hint = f": did you mean {near[0]!r}?" if near else " (see `paddle-glm finetune --help`)"
     raise InputError(f"{where}: unknown argument {name!r}{hint}")
 
 
 def read_argument_file(path: str | Path) -> list[str]:
-    """A YAML or JSON file of arguments as command line words, names checked.
+    """A YAML or JSON file of arguments as `--name value ...`, names checked.
 
     Raises `InputError` where the file is missing, is no mapping, or has an unknown key.
     """
@@ -88,20 +91,20 @@ def read_argument_file(path: str | Path) -> list[str]:
         raise InputError(f"{path}: cannot be read: {error}") from error
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected a mapping of argument names to values")
-    words: list[str] = []
+    argv: list[str] = []
     for name, value in values.items():
         check_flag_name(str(name), str(path))
         if value is None:
             continue
         items = value if isinstance(value, list) else [value]
-        words += [f"--{name}", *(str(item) for item in items)]
-    return words
+        argv += [f"--{name}", *(str(item) for item in items)]
+    return argv
 
 
-def _normalize_flags(words: Sequence[str]) -> list[str]:
-    """Words with names checked and aliases resolved; a negative number is no name."""
+def _normalize_flags(argv: Sequence[str]) -> list[str]:
+    """`argv` with names checked, aliases resolved, and unsupported flags at their defaults left out."""
     result: list[str] = []
-    for word in words:
+    for word in argv:
         if not word.startswith("--"):
             result.append(word)
             continue
@@ -110,64 +113,57 @@ def _normalize_flags(words: Sequence[str]) -> list[str]:
         if name != "help":
             check_flag_name(name, "finetune")
         result.append(f"--{ALIASES.get(name, name)}{equals}{value}")
-    return result
+    return check_supported(result)
 
 
 def _split_argv(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words of a file that comes first, and those behind it.
+    """The arguments of a file that comes first, and those after it.
 
-    Raises `InputError` for names that are none and for stray words.
+    Raises `InputError` for unknown names and for values without a flag.
     """
-    words = list(argv)
-    recipe: list[str] = []
-    if words and words[0].endswith((".yaml", ".yml", ".json")):
-        recipe = _normalize_flags(read_argument_file(words.pop(0)))
-    typed = _normalize_flags(words)
-    _, rest = _parser().parse_known_args(recipe + typed)
+    flags = list(argv)
+    file_argv: list[str] = []
+    if flags and flags[0].endswith((".yaml", ".yml", ".json")):
+        file_argv = _normalize_flags(read_argument_file(flags.pop(0)))
+    cli_argv = _normalize_flags(flags)
+    _, rest = build_parser().parse_known_args(file_argv + cli_argv)
     if rest:
         raise InputError(f"finetune: {' '.join(rest)!r} belongs to no argument")
-    return recipe, typed
+    return file_argv, cli_argv
 
 
-def _flag_names(words: Sequence[str]) -> list[str]:
-    return [word[2:].partition("=")[0] for word in words if word.startswith("--")]
+def _flag_names(argv: Sequence[str]) -> list[str]:
+    """The flags of `argv`, but for `--no_NAME`, which turns one off and needs nothing."""
+    names = [word[2:].partition("=")[0] for word in argv if word.startswith("--")]
+    return [name for name in names if name in _supported_flag_names()]
 
 
-def _check_flag_requirements(recipe: list[str], typed: list[str]) -> None:
-    """Raise `InputError` for flags without an effect; a recipe's may lose theirs to the command line."""
-    known = {item.name for cls in _CLASSES for item in fields(cls)}  # the rest is --no_NAME, and off
-    values = _parser().parse_args(recipe + typed)
-    check_flag_requirements([name for name in _flag_names(typed) if name in known], values)
-    alone = _parser().parse_args(["--model_name_or_path", "-", "--output_dir", "-", *recipe])
-    left = [
-        name for name in _flag_names(recipe) if name in known and unmet_requirement(name, values) is not None
-    ]
-    check_flag_requirements(left, alone)
+def _check_flag_requirements(file_argv: list[str], cli_argv: list[str], values: Namespace) -> None:
+    """Raise `InputError` for flags without an effect; a file's may lose theirs to the command line."""
+    check_flag_requirements(_flag_names(cli_argv), values)
+    file_values = build_parser().parse_args(["--model_name_or_path", "-", "--output_dir", "-", *file_argv])
+    without_effect = [name for name in _flag_names(file_argv) if unmet_requirement(name, values) is not None]
+    check_flag_requirements(without_effect, file_values)
 
 
-def parse_without_setup(argv: Sequence[str]) -> tuple[ModelArguments, Namespace]:
-    """What `argv` says, for a look at it: no process is joined, no device chosen.
-
-    The namespace has all flags by name. Raises `InputError` as `parse_finetune_args` does for names and
-    values.
-    """
-    recipe, typed = _split_argv(argv)
-    values = _parser().parse_args(recipe + typed)
-    model = ModelArguments(**{item.name: getattr(values, item.name) for item in fields(ModelArguments)})
-    model.check()
-    check_positive(values, (*BATCH_SIZE_FLAGS, *LENGTH_FLAGS))
-    return model, values
+def _dataclass_of(cls: type[_Arguments], values: Namespace) -> _Arguments:
+    return cls(**{item.name: getattr(values, item.name) for item in fields(cls)})
 
 
 def parse_finetune_args(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, FinetuneArguments]:
     """Arguments of `paddle-glm finetune`; raises `InputError` for anything that cannot be used.
 
-    argv: words after the command; the first may be a YAML or JSON file, whose values the rest override.
+    Nothing is set up: `training.initialize.initialize_training` does that.
+
+    argv: what follows the command; the first may be a YAML or JSON file, whose values the rest override.
     """
-    recipe, typed = _split_argv(argv)
-    _check_flag_requirements(recipe, typed)
-    words = recipe + typed
-    model, data, training = _parser().parse_args_into_dataclasses(words, look_for_args_file=False)
+    file_argv, cli_argv = _split_argv(argv)
+    values = build_parser().parse_args(file_argv + cli_argv)
+    _check_flag_requirements(file_argv, cli_argv, values)
+    model = _dataclass_of(ModelArguments, values)
+    data = _dataclass_of(DataArguments, values)
+    training = _dataclass_of(FinetuneArguments, values)
     model.check()
     data.check()
+    training.check()
     return model, data, training

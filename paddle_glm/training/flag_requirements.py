@@ -1,15 +1,16 @@
 """Which flags of `finetune` have an effect, and what they need for it: an error rather than no effect."""
 
-from argparse import Namespace
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, fields
+import logging
+from argparse import ArgumentTypeError, Namespace
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
-
-from paddlenlp.trainer import TrainingArguments
-from paddlenlp.utils.log import logger
 
 from paddle_glm.errors import InputError
 from paddle_glm.peft.lora_config import read_lora_config
+from paddle_glm.training.flag_fields import parse_bool
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -147,35 +148,86 @@ ALWAYS_EFFECTIVE = (
     "metrics_output_path"
 )
 
-# What PaddleNLP's Trainer knows and this one does not do.
-UNSUPPORTED_FLAGS = (
-    "do_export prediction_loss_only eval_accumulation_steps log_on_each_node output_signal_dir no_cuda "
-    "save_on_each_node amp_master_grad bf16_full_eval fp16_full_eval sharding_degree "
-    "sharding_parallel_mesh_dimension sharding_comm_buffer_size_MB save_sharded_model load_sharded_model "
-    "pipeline_parallel_degree sep_parallel_degree split_inputs_sequence_dim context_parallel_degree "
-    "expert_parallel_degree expert_tensor_parallel_degree data_parallel_config sequence_parallel "
-    "fuse_sequence_parallel_allreduce sequence_parallel_config tensor_parallel_config "
-    "pipeline_parallel_config sharding_parallel_config hybrid_parallel_topo_order refined_recompute "
-    "local_rank past_index run_name remove_unused_columns label_names ignore_data_skip optim "
-    "ddp_find_unused_parameters wandb_api_key wandb_http_proxy auto_parallel_resume_form_hybrid_parallel "
-    "flatten_param_grads lazy_data_processing use_async_save ordered_save_group_size distributed_dataloader "
-    "unified_checkpoint to_static unified_checkpoint_config ckpt_quant_stage ignore_load_lr_and_optim "
-    "ignore_save_lr_and_optim force_reshard_pp enable_auto_parallel use_expert_parallel expert_max_capacity "
-    "expert_min_capacity release_grads skip_data_intervals offload_optim "
-    "save_sharding_stage1_model_include_freeze_params pdc_download_ckpt pdc_download_timeout "
-    "count_trained_tokens pad_token_id"
+# Flags of PaddleNLP's Trainer that are not supported, with the defaults that they may be given at.
+_UNSUPPORTED_BY_DEFAULT: tuple[tuple[Any, str], ...] = (
+    (
+        False,
+        "do_export prediction_loss_only no_cuda save_on_each_node amp_master_grad bf16_full_eval "
+        "fp16_full_eval save_sharded_model load_sharded_model sequence_parallel "
+        "fuse_sequence_parallel_allreduce ignore_data_skip auto_parallel_resume_form_hybrid_parallel "
+        "flatten_param_grads use_async_save distributed_dataloader unified_checkpoint to_static "
+        "ignore_load_lr_and_optim ignore_save_lr_and_optim force_reshard_pp enable_auto_parallel "
+        "use_expert_parallel release_grads offload_optim save_sharding_stage1_model_include_freeze_params "
+        "pdc_download_ckpt count_trained_tokens",
+    ),
+    (True, "log_on_each_node split_inputs_sequence_dim remove_unused_columns lazy_data_processing"),
+    (
+        None,
+        "eval_accumulation_steps output_signal_dir hybrid_parallel_topo_order run_name label_names "
+        "ddp_find_unused_parameters wandb_api_key wandb_http_proxy skip_data_intervals",
+    ),
+    (
+        -1,
+        "sharding_degree sharding_comm_buffer_size_MB pipeline_parallel_degree sep_parallel_degree "
+        "context_parallel_degree expert_parallel_degree expert_tensor_parallel_degree local_rank past_index",
+    ),
+    (
+        "",
+        "data_parallel_config sequence_parallel_config tensor_parallel_config pipeline_parallel_config "
+        "sharding_parallel_config refined_recompute unified_checkpoint_config",
+    ),
+    (0, "ordered_save_group_size pad_token_id"),
+    (1, "expert_min_capacity"),
+    (2**32, "expert_max_capacity"),
+    (300, "pdc_download_timeout"),
+    ("adamw", "optim"),
+    ("dp", "sharding_parallel_mesh_dimension"),
+    ("O0", "ckpt_quant_stage"),
 )
+UNSUPPORTED_FLAGS = {name: default for default, names in _UNSUPPORTED_BY_DEFAULT for name in names.split()}
 
 
-def check_supported(args: TrainingArguments) -> None:
-    """Raise `InputError` for an argument of `UNSUPPORTED_FLAGS` that is not at PaddleNLP's default."""
-    names = UNSUPPORTED_FLAGS.split()
-    for item in fields(TrainingArguments):
-        if item.name in names and getattr(args, item.name) != item.default:
+def check_supported(argv: Sequence[str]) -> list[str]:
+    """`argv` without the flags of `UNSUPPORTED_FLAGS`; raises `InputError` for one at another value
+    than its default.
+
+    argv: flags by their names, as `--name value`, `--name=value`, `--name` or `--no_name`.
+    """
+    supported: list[str] = []
+    for words in _split_by_flag(argv):
+        name, equals, value = words[0].removeprefix("--").partition("=")
+        given = " ".join([value] if equals else words[1:]) or "True"
+        if UNSUPPORTED_FLAGS.get(name.removeprefix("no_")) is True and name not in UNSUPPORTED_FLAGS:
+            name, given = name.removeprefix("no_"), "False"
+        if name not in UNSUPPORTED_FLAGS:
+            supported += words
+        elif not _is_default(given, UNSUPPORTED_FLAGS[name]):
             raise InputError(
-                f"--{item.name} {getattr(args, item.name)} is not supported: leave it out (finetune trains "
-                "with AdamW, and combines data parallelism with --tensor_parallel_degree)"
+                f"--{name} {given} is not supported: leave it out (finetune trains with AdamW, and combines "
+                "data parallelism with --tensor_parallel_degree)"
             )
+    return supported
+
+
+def _split_by_flag(argv: Sequence[str]) -> Iterator[list[str]]:
+    """Each flag with the values behind it; first the values that stand before any flag."""
+    words: list[str] = []
+    for word in argv:
+        if word.startswith("--") and words:
+            yield words
+            words = []
+        words.append(word)
+    if words:
+        yield words
+
+
+def _is_default(given: str, default: Any) -> bool:
+    if isinstance(default, bool):
+        try:
+            return parse_bool(given) == default
+        except ArgumentTypeError:
+            return False
+    return default is not None and given == str(default)
 
 
 def unmet_requirement(name: str, values: Namespace) -> Requirement | None:

@@ -5,7 +5,6 @@ activations by the formula of `training.activation_memory`. Not counted: the lib
 buckets of gradients on their way between processes.
 """
 
-from argparse import Namespace
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
@@ -21,7 +20,13 @@ from paddle_glm.peft.lora_config import LoraConfig, lora_specs
 from paddle_glm.peft.lora_keys import DEFAULT_TARGET_MODULES
 from paddle_glm.sharding import ParameterSpec, Sharding
 from paddle_glm.training.activation_memory import MicroBatchSpec, activation_bytes
-from paddle_glm.training.arguments import ModelArguments, parameter_dtype, parse_sharding_stage
+from paddle_glm.training.arguments import (
+    DataArguments,
+    FinetuneArguments,
+    parameter_dtype,
+    parse_sharding_stage,
+)
+from paddle_glm.training.model_arguments import ModelArguments
 from paddle_glm.training.sharded_optimizer import assign_owners
 
 _DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
@@ -84,11 +89,15 @@ def resolve_config(model: str) -> ModelConfig:
 
 
 def plan_from_flags(
-    model_args: ModelArguments, values: Namespace, config: ModelConfig, processes: int | None
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    args: FinetuneArguments,
+    config: ModelConfig,
+    processes: int | None,
 ) -> TrainingPlan:
     """The run that flags of `finetune` describe, of a model with this configuration.
 
-    model_args, values: of `parse_without_setup`. processes: as many as the flags ask for where it is None.
+    processes: of the run; None: as many as the flags ask for.
     Raises `InputError` for flags that do not go together, and for those whose folders would have to be read.
     """
     for flag in ("ptuning_checkpoint", "lora_path"):
@@ -96,9 +105,9 @@ def plan_from_flags(
             raise InputError(
                 f"--{flag}: say what is trained by --pre_seq_len or --lora True with --lora_rank"
             )
-    tensor_degree = max(values.tensor_parallel_degree, 1)
+    tensor_degree = max(args.tensor_parallel_degree, 1)
     if processes is None:
-        processes = tensor_degree * max(values.sharding_parallel_degree, 1)
+        processes = tensor_degree * max(args.sharding_parallel_degree, 1)
     check_degree(tensor_degree, processes)
     data_degree = processes // tensor_degree
     length = model_args.prefix_length
@@ -116,19 +125,19 @@ def plan_from_flags(
             f"quantization_bit {config.quantization_bit}: quantised weights are not trained: give "
             "--lora True or --pre_seq_len"
         )
-    half = values.device != "cpu" and (values.fp16 or values.bf16)
+    half = args.device != "cpu" and (args.fp16 or args.bf16)
     return TrainingPlan(
         config=config,
         lora=lora,
         prefix_tuning=length is not None,
-        dtype=parameter_dtype(values) if half else "float32",
+        dtype=parameter_dtype(args) if half else "float32",
         half=half,
-        batch_size=values.per_device_train_batch_size,
-        seq_length=max_sample_length(values.src_length, values.tgt_length),
-        recompute=values.recompute,
+        batch_size=args.per_device_train_batch_size,
+        seq_length=max_sample_length(data_args.src_length, data_args.tgt_length),
+        recompute=args.recompute,
         tensor_degree=tensor_degree,
         data_degree=data_degree,
-        stage=parse_sharding_stage(values.sharding, values.sharding_parallel_degree, data_degree),
+        stage=parse_sharding_stage(args.sharding, args.sharding_parallel_degree, data_degree),
     )
 
 

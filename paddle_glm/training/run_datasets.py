@@ -23,7 +23,8 @@ from paddle_glm.data.datasets import (
 )
 from paddle_glm.errors import InputError
 from paddle_glm.tokenizers.base import Tokenizer
-from paddle_glm.training.arguments import DataArguments, FinetuneArguments
+from paddle_glm.training.arguments import DataArguments
+from paddle_glm.training.initialize import TrainerArguments
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class RunDatasets:
     predict: EvaluationDataset | None = None
 
 
-def load_run_datasets(data: DataArguments, args: FinetuneArguments, tokenizer: Tokenizer) -> RunDatasets:
+def load_run_datasets(data: DataArguments, args: TrainerArguments, tokenizer: Tokenizer) -> RunDatasets:
     """Read, render and cut the rows of a run.
 
     Without a validation file, rows are held out of the training file. Raises `InputError` for files

@@ -1,21 +1,24 @@
-"""The flags of THUDM's ptuning/main.py, as train.sh and evaluate.sh give them, as those of `finetune`."""
+"""The flags of THUDM's ptuning/main.py, as train.sh and evaluate.sh give them, translated to `finetune`'s."""
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from paddlenlp.utils.log import logger
-
 from paddle_glm.errors import InputError
-from paddle_glm.training.command_line import check_flag_name
+from paddle_glm.training.command_line import build_parser, check_flag_name
+
+logger = logging.getLogger(__name__)
 
 Flags = dict[str, list[str]]
 
-# main.py's defaults where finetune has others.
-_DEFAULT_LENGTHS: Flags = {"max_source_length": ["1024"], "max_target_length": ["128"]}
-_DEFAULT_BATCH_SIZE = ["8"]
-_DEFAULT_EPOCHS = ["3"]
-# Rows are neither cached nor tokenized by other processes.
+# main.py's defaults where finetune has others: always, with --do_train, and with --do_eval or --do_predict.
+_DEFAULT_LENGTHS: Flags = {"src_length": ["1024"], "tgt_length": ["128"]}
+_DEFAULT_TRAIN_BATCH_SIZE: Flags = {"per_device_train_batch_size": ["8"]}
+_DEFAULT_EVAL_BATCH_SIZE: Flags = {"per_device_eval_batch_size": ["8"]}
+_DEFAULT_EPOCHS: Flags = {"num_train_epochs": ["3"]}
+_DEFAULT_EVALUATION: Flags = {"evaluation_strategy": ["no"]}  # at the end only
+# Accepted because the scripts give them: rows are neither cached nor tokenized in other processes.
 INEFFECTIVE_FLAGS = ("overwrite_cache", "preprocessing_num_workers")
 _PATH_FLAGS = (
     *("train_file", "validation_file", "test_file", "model_name_or_path", "ptuning_checkpoint"),
@@ -24,11 +27,28 @@ _PATH_FLAGS = (
 _ADAPTER_FLAGS = ("pre_seq_len", "prefix_tuning", "ptuning_checkpoint", "lora", "lora_path")
 
 
-def to_finetune_argv(argv: Sequence[str], on_gpu: bool) -> list[str]:
-    """Words for `finetune` that do what main.py does with `argv`.
+def format_help(usage: str, description: str) -> str:
+    """The text of `ptuning --help`: finetune's flags, with main.py's defaults."""
+    defaults = (
+        *(_DEFAULT_LENGTHS, _DEFAULT_TRAIN_BATCH_SIZE, _DEFAULT_EVAL_BATCH_SIZE),
+        *(_DEFAULT_EPOCHS, _DEFAULT_EVALUATION),
+    )
+    values = {name: value for flags in defaults for name, (value,) in flags.items()}
+    parser = build_parser("paddle-glm ptuning", usage, description, values)
+    section = parser.add_argument_group("accepted without effect")
+    for name in INEFFECTIVE_FLAGS:
+        section.add_argument(
+            f"--{name}", nargs="?", metavar="VALUE", help="rows are tokenized when they are read"
+        )
+    return parser.format_help()
 
-    on_gpu: whether it will run there, which decides the precision (`precision_defaults`). What the scripts
-    give without an effect is left out, and said. Raises `InputError` for flags that are none or do nothing.
+
+def to_finetune_argv(argv: Sequence[str], on_gpu: bool) -> list[str]:
+    """Arguments of `finetune` that do what main.py does with `argv`.
+
+    on_gpu: whether the run uses a GPU, which decides the precision (`precision_defaults`). Flags that the
+    scripts give without an effect are left out, with a message. Raises `InputError` for unknown flags and
+    where there is nothing to do.
     """
     flags = parse_thudm_flags(argv)
     training, evaluating, predicting = (
@@ -40,27 +60,25 @@ def to_finetune_argv(argv: Sequence[str], on_gpu: bool) -> list[str]:
         raise InputError(
             "--predict_with_generate False: --do_predict writes answers; --do_eval gives the loss alone"
         )
-    idle = [name for name in _ineffective_flags(training, evaluating, predicting) if name in flags]
-    if idle:
-        logger.info(f"without effect here: {', '.join(f'--{name}' for name in idle)}")
-    given = {name: values for name, values in flags.items() if name not in idle}
+    ineffective = [name for name in _ineffective_flags(training, evaluating, predicting) if name in flags]
+    if ineffective:
+        logger.info(f"without effect here: {', '.join(f'--{name}' for name in ineffective)}")
+    given = {name: values for name, values in flags.items() if name not in ineffective}
     defaults = dict(_DEFAULT_LENGTHS)
     if training:
-        defaults["per_device_train_batch_size"] = _DEFAULT_BATCH_SIZE
-        defaults |= {} if "max_steps" in flags else {"num_train_epochs": _DEFAULT_EPOCHS}
+        defaults |= _DEFAULT_TRAIN_BATCH_SIZE
+        defaults |= {} if "max_steps" in flags else _DEFAULT_EPOCHS
         defaults |= precision_defaults(on_gpu, flags)
     if evaluating or predicting:
-        defaults["per_device_eval_batch_size"] = _DEFAULT_BATCH_SIZE
+        defaults |= _DEFAULT_EVAL_BATCH_SIZE
     if evaluating:
-        defaults["evaluation_strategy"] = ["no"]  # at the end alone
+        defaults |= _DEFAULT_EVALUATION
     return [word for name, values in {**defaults, **given}.items() for word in (f"--{name}", *values)]
 
 
 def precision_defaults(on_gpu: bool, flags: Flags) -> Flags:
-    """What main.py does without being asked to: activations are recomputed, and a model that stays as it is
-    (a prefix or LoRA is trained beside it, in float32) is held in half precision.
-
-    On CPUs half precision has no kernels, and nothing is added.
+    """What main.py does on GPUs without a flag: it recomputes activations, and holds a frozen model (beside a
+    float32 prefix or LoRA) in half precision. On CPUs, which have no half-precision kernels, nothing.
     """
     if not on_gpu:
         return {}
@@ -74,7 +92,7 @@ def precision_defaults(on_gpu: bool, flags: Flags) -> Flags:
 
 
 def parse_thudm_flags(argv: Sequence[str]) -> Flags:
-    """{name: values}, with paths as this system writes them; raises `InputError` for unknown names."""
+    """{flag: values}, with paths in this system's notation; raises `InputError` for unknown flags."""
     flags: Flags = {}
     values: list[str] | None = None
     for word in argv:
@@ -94,12 +112,12 @@ def parse_thudm_flags(argv: Sequence[str]) -> Flags:
 
 
 def is_enabled(flags: Flags, name: str) -> bool:
-    """`--flag`, `--flag True` and `--flag False`."""
+    """Whether a switch is on: `--flag` or `--flag True`, not `--flag False`."""
     return name in flags and [value.lower() for value in flags[name]] not in (["false"], ["0"])
 
 
 def _ineffective_flags(training: bool, evaluating: bool, predicting: bool) -> Sequence[str]:
-    """What THUDM's scripts give although it changes nothing in what they do."""
+    """Flags that THUDM's scripts give although they change nothing."""
     names = list(INEFFECTIVE_FLAGS)
     if not evaluating:
         names.append("validation_file")
@@ -111,7 +129,7 @@ def _ineffective_flags(training: bool, evaluating: bool, predicting: bool) -> Se
 
 
 def _to_native_path(text: str) -> str:
-    """A path with backslashes, as on Windows, where no file has that very name."""
+    """`text` with Windows' backslashes as slashes, unless a file has that very name."""
     if os.sep == "/" and "\\" in text and not Path(text).exists():
         return text.replace("\\", "/")
     return text

@@ -26,9 +26,9 @@ from paddle_glm.parallel import SINGLE_PROCESS, ProcessGroup
 from paddle_glm.parallel.rng import seed_group
 from paddle_glm.peft.adapter import Adapter
 from paddle_glm.training import checkpointing
-from paddle_glm.training.arguments import FinetuneArguments
 from paddle_glm.training.callbacks import LogFileCallback, ThroughputCallback, VisualDLCallback
 from paddle_glm.training.gradients import HybridParallelClipGrad, HybridParallelGradScaler, average_gradients
+from paddle_glm.training.initialize import TrainerArguments
 from paddle_glm.training.loss_curve import LOG_FILE, read_log_records
 from paddle_glm.training.output_dir import CHECKPOINT_PREFIX, RunFolder
 from paddle_glm.training.sampler import EvalSampler, TrainSampler
@@ -48,14 +48,14 @@ class FinetuneTrainer(Trainer):
     run: output_dir, its checkpoints and what it starts from.
     """
 
-    args: FinetuneArguments
+    args: TrainerArguments
     model: CausalLM
     control: TrainerControl
 
     def __init__(
         self,
         model: CausalLM,
-        args: FinetuneArguments,
+        args: TrainerArguments,
         data_collator: Callable[[list[Any]], dict[str, Any]],
         tokenizer: Any,
         train_dataset: Any = None,
@@ -180,7 +180,7 @@ class FinetuneTrainer(Trainer):
     def _wrap_model(self, model: CausalLM, training: bool = True) -> CausalLM:
         return model  # it holds its slices and communicates by itself
 
-    def _wrap_amp_model(self, args: FinetuneArguments, model: CausalLM) -> None:
+    def _wrap_amp_model(self, args: TrainerArguments, model: CausalLM) -> None:
         """Half precision on a GPU: at O2 the model's weights are half and mind their own precision."""
         self.amp_dtype = "float16" if args.fp16 else "bfloat16"
         self.enable_autocast_context_manager = args.fp16_opt_level != "O2"

@@ -85,7 +85,8 @@ def test_what_was_trained_predicts_alike_when_it_is_opened_again(folder, flag, t
 
 def test_evaluation_alone(tmp_path, caplog):
     flags = f"{WITHOUT_TRAINING} {EVALUATE} --ptuning_checkpoint prefix --pre_seq_len 6 --max_eval_samples 3"
-    assert run(f"{flags} --overwrite_cache --overwrite_output_dir --output_dir {tmp_path}") == 0
+    with caplog.at_level("INFO"):
+        assert run(f"{flags} --overwrite_cache --overwrite_output_dir --output_dir {tmp_path}") == 0
     found = results(str(tmp_path), "eval")
     assert found["eval_samples"] == 3 and not any("rouge" in name for name in found)
     assert "without effect here: --overwrite_cache, --overwrite_output_dir" in caplog.text

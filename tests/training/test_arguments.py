@@ -1,11 +1,17 @@
 """The flags: the guides' commands as they stand, files, aliases, and errors that help."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
 from paddle_glm.errors import InputError
+from paddle_glm.training.arguments import DataArguments
 from paddle_glm.training.command_line import parse_finetune_args
+from paddle_glm.training.initialize import TrainerArguments, initialize_training
+from paddle_glm.training.model_arguments import ModelArguments
 from tests.paths import ROOT
 
 # PaddleNLP's two ChatGLM commands, but for paths, and for the four processes that they are launched with.
@@ -28,8 +34,14 @@ LEAST = ["--model_name_or_path", "M", "--output_dir", "out"]
 ALONE = ["--tensor_parallel_degree", "1"]
 
 
+def initialized(argv: list[str]) -> tuple[ModelArguments, DataArguments, TrainerArguments]:
+    """Arguments as a run has them once it is set up."""
+    model, data, args = parse_finetune_args(argv)
+    return model, data, initialize_training(args)
+
+
 def test_guide_command_a():
-    model, data, args = parse_finetune_args([*GUIDE_A.split(), *ALONE])
+    model, data, args = initialized([*GUIDE_A.split(), *ALONE])
     assert model.model_name_or_path == "M"
     assert (data.task_name_or_path, data.src_length, data.tgt_length) == ("AdvertiseGen/", 64, 64)
     assert data.do_generation and args.do_train and args.do_eval and args.recompute
@@ -39,14 +51,14 @@ def test_guide_command_a():
 
 
 def test_guide_command_b():
-    _, data, args = parse_finetune_args([*GUIDE_B.split(), *ALONE])
+    _, data, args = initialized([*GUIDE_B.split(), *ALONE])
     assert not data.do_generation and args.load_best_model_at_end and args.disable_tqdm
     assert args.metric_for_best_model == "accuracy" and args.greater_is_better
 
 
 def test_four_ways_need_four_processes():
     with pytest.raises(InputError, match=r"tensor_parallel_degree 4.*--nproc_per_node 4"):
-        parse_finetune_args(GUIDE_A.split())
+        initialized(GUIDE_A.split())
 
 
 def test_thudm_names():
@@ -104,7 +116,7 @@ def test_yaml_exponents_without_a_point_are_numbers(tmp_path):
 )
 def test_what_cannot_be_used_is_an_error(words, message):
     with pytest.raises(InputError, match=message):
-        parse_finetune_args([*LEAST, *words])
+        initialized([*LEAST, *words])
 
 
 @pytest.mark.parametrize(
@@ -129,3 +141,27 @@ def test_a_missing_file_is_an_error():
 def test_shipped_files_parse(path):
     _, data, args = parse_finetune_args([str(path), *LEAST, *ALONE])
     assert args.do_train and args.do_eval and data.src_length
+
+
+def test_parsing_sets_nothing_up():
+    """Also under the launcher, whose processes would wait for each other."""
+    flags = [*GUIDE_A.split(), "--sharding", "stage2"]
+    code = (
+        "import logging, sys\n"
+        "from paddle_glm.training.command_line import parse_finetune_args\n"
+        "state = (logging.root.level, list(logging.root.handlers), set(logging.root.manager.loggerDict))\n"
+        f"_, _, args = parse_finetune_args({flags})\n"
+        "assert args.tensor_parallel_degree == 4 and args.fp16 and args.logging_dir is None\n"
+        "assert state == (logging.root.level, logging.root.handlers, set(logging.root.manager.loggerDict))\n"
+        "assert not {'paddle', 'paddlenlp'} & set(sys.modules)\n"
+        "import paddle\n"
+        "device, stride = paddle.get_device(), paddle.get_flags('FLAGS_use_stride_kernel')\n"
+        f"parse_finetune_args({flags})\n"
+        "assert device == paddle.get_device() and stride == paddle.get_flags('FLAGS_use_stride_kernel')\n"
+        "assert not paddle.distributed.is_initialized() and 'paddlenlp' not in sys.modules\n"
+    )
+    launched = {"PADDLE_TRAINERS_NUM": "4", "PADDLE_TRAINER_ID": "1", "PADDLE_RANK_IN_NODE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **launched}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

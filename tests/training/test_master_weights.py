@@ -13,8 +13,8 @@ from paddle_glm.checkpoint.safetensors_file import open_safetensors
 from paddle_glm.data.datasets import Collator
 from paddle_glm.numpy_interop import paddle_dtype_name
 from paddle_glm.training import checkpointing
-from paddle_glm.training.arguments import FinetuneArguments
 from paddle_glm.training.command_line import parse_finetune_args
+from paddle_glm.training.initialize import TrainerArguments, initialize_training
 from paddle_glm.training.trainer import FinetuneTrainer
 
 FLAGS = "--max_steps 2 --report_to none --max_grad_norm 0.5"
@@ -23,11 +23,11 @@ FLAGS = "--max_steps 2 --report_to none --max_grad_norm 0.5"
 @pytest.fixture(params=["float16", "bfloat16"])
 def trainer_of(request, tiny_checkpoint, tmp_path, monkeypatch):
     """Makes trainers of a half-precision model, as --fp16_opt_level O2 does on a GPU."""
-    monkeypatch.setattr(FinetuneArguments, "dtype", property(lambda self: request.param))
+    monkeypatch.setattr(TrainerArguments, "dtype", property(lambda self: request.param))
 
     def make():
         words = f"{FLAGS} --model_name_or_path {tiny_checkpoint} --output_dir {tmp_path}"
-        _, _, args = parse_finetune_args(words.split())
+        args = initialize_training(parse_finetune_args(words.split())[2])
         model = AutoModel.from_pretrained(tiny_checkpoint, dtype=args.dtype)
         tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
         trainer = FinetuneTrainer(model, args, Collator(tokenizer.pad_token_id), tokenizer)
