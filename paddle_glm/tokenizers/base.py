@@ -1,7 +1,6 @@
 """What every ChatGLM tokenizer shares: SentencePiece, truncation, left padding, saving.
 
-A family's file adds its special tokens, how text becomes pieces and where the special tokens go; it
-overrides `sequence_inputs` and `pad_inputs` if its masks or positions have another shape.
+A family's `tokenizer.py` adds its special tokens, how text becomes pieces and where the special tokens go.
 """
 
 from __future__ import annotations
@@ -11,15 +10,18 @@ import re
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 from sentencepiece import SentencePieceProcessor
 
 from paddle_glm.chat_template import ChatTemplate, Message, RoundTemplate, render
-from paddle_glm.config import FAMILY_KEY
+from paddle_glm.config import FAMILY_KEY, ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.key_rules import Rules
+from paddle_glm.models.family import family_of
 from paddle_glm.tokenizers.encoding import BatchEncoding, as_tensors, padded_length, truncate
 from paddle_glm.tokenizers.sentencepiece_settings import SentencePieceSettings
 
@@ -217,15 +219,22 @@ class Tokenizer(ABC):
             return BatchEncoding({name: rows[0] for name, rows in batch.items()})
         return batch
 
+    @cached_property
+    def model_config(self) -> ModelConfig:
+        """The model whose positions `sequence_inputs` gives."""
+        return ModelConfig(family=self.family)
+
     def sequence_inputs(self, ids: list[int]) -> dict[str, Any]:
-        """The named inputs of one sequence before padding."""
-        return {"input_ids": ids, "attention_mask": [1] * len(ids), "position_ids": list(range(len(ids)))}
+        """The named inputs of one sequence before padding; `position_ids` are the family's `positions`."""
+        row = np.asarray([ids], dtype=np.int64)
+        positions = family_of(self.model_config).positions(self.model_config, row, np.ones_like(row))
+        return {"input_ids": ids, "attention_mask": [1] * len(ids), "position_ids": positions[0].tolist()}
 
     def pad_inputs(self, inputs: Mapping[str, Any], length: int) -> dict[str, Any]:
         """One sequence's inputs padded on the left to `length`: padding has mask 0 and position 0."""
         missing = length - len(inputs["input_ids"])
         filler = {"input_ids": self.pad_token_id}
-        return {name: [filler.get(name, 0)] * missing + list(values) for name, values in inputs.items()}
+        return {name: _pad_left(values, missing, filler.get(name, 0)) for name, values in inputs.items()}
 
     def pad(
         self,
@@ -348,6 +357,13 @@ def read_config(folder: Path) -> dict[str, Any]:
 def check_text(text: Any) -> None:
     if not isinstance(text, str):
         raise InputError(f"cannot tokenize {text!r}: expected text, not {type(text).__name__}")
+
+
+def _pad_left(values: Sequence[Any], count: int, filler: int) -> list[Any]:
+    """A list, or each list of a list, with `count` fillers in front."""
+    if len(values) and np.ndim(values[0]):
+        return [_pad_left(row, count, filler) for row in values]
+    return [filler] * count + list(values)
 
 
 def _as_list(ids: Any) -> Any:

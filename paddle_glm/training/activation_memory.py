@@ -19,6 +19,7 @@ Paddle has no such kernels on CPUs.
 from dataclasses import dataclass
 
 from paddle_glm.config import ModelConfig
+from paddle_glm.models.family import BlockActivations, family_of
 from paddle_glm.peft.lora_config import LoraConfig
 
 
@@ -49,6 +50,10 @@ class MicroBatchSpec:
     weight_copy_bytes: int = 0
     head_gradient_bytes: int = 0
     block_gradient_bytes: int = 0
+
+    @property
+    def block(self) -> BlockActivations:
+        return family_of(self.config).block_activations
 
     @property
     def kv_length(self) -> int:
@@ -111,8 +116,7 @@ def saved_block_bytes(step: MicroBatchSpec) -> int:
     linear = sum(
         _linear_saved_bytes(step, name, size) for name, size in zip(_linear_names(config), sizes, strict=True)
     )
-    # The one layer of ChatGLM-6B's MLP, or gate and up.
-    activation = step.compute_itemsize * (step.ffn_size if config.family == "chatglm" else 2 * step.ffn_size)
+    activation = step.compute_itemsize * step.block.ffn_inputs * step.ffn_size
     dropout = 2 * config.hidden_size if config.hidden_dropout else 0
     per_token = 2 * _norm_saved_bytes(step) + linear + _rotary_saved_bytes(step) + activation + dropout
     return batch * per_token + _attention_saved_bytes(step) + step.weight_copy_bytes
@@ -131,18 +135,14 @@ def saved_head_bytes(step: MicroBatchSpec) -> int:
 
 def _linear_names(config: ModelConfig) -> tuple[str, ...]:
     """Linear layers of a block in the order of their inputs: hidden, queries, hidden, ffn."""
-    layer, attention = "transformer.encoder.layers.0", "self_attention"
-    if config.family == "chatglm":
-        layer, attention = "transformer.layers.0", "attention"
-    names = (f"{attention}.query_key_value", f"{attention}.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
-    return tuple(f"{layer}.{name}" for name in names)
+    block = family_of(config).block_activations
+    return tuple(f"{block.blocks}.0.{name}" for name in block.linear_modules)
 
 
 def _norm_saved_bytes(step: MicroBatchSpec) -> int:
     """Bytes that a norm keeps of a token: its input, in float32, and what its weight is multiplied with."""
     factors = 2 if step.full_finetuning else 1
-    statistics = 2 if step.config.family == "chatglm" else 1
-    return 4 * (factors * step.config.hidden_size + statistics)
+    return 4 * (factors * step.config.hidden_size + step.block.norm_statistics)
 
 
 def _linear_saved_bytes(step: MicroBatchSpec, module: str, size: int) -> int:
@@ -156,9 +156,9 @@ def _linear_saved_bytes(step: MicroBatchSpec, module: str, size: int) -> int:
 
 
 def _rotary_saved_bytes(step: MicroBatchSpec) -> int:
-    """Both halves of the channels that turn, of queries and keys: all of them, in ChatGLM2 half of them."""
-    turning = step.query_size + step.kv_size
-    return step.residual_itemsize * (turning if step.config.family == "chatglm" else turning // 2)
+    """Bytes that the rotation keeps of a token: the rotated channels of its queries and keys."""
+    heads = step.num_heads + step.num_kv_heads
+    return step.residual_itemsize * heads * family_of(step.config).rotated_channels(step.config)
 
 
 def _attention_saved_bytes(step: MicroBatchSpec) -> int:
@@ -201,7 +201,7 @@ def _transient_bytes(step: MicroBatchSpec) -> int:
     where scores stand beside those with a mask, or their gradients beside the weights'.
     """
     config, batch = step.config, step.batch_size * step.seq_length
-    fused = step.ffn_size if config.family == "chatglm" else 2 * step.ffn_size
+    fused = step.block.ffn_inputs * step.ffn_size
     # Gradients of both ends of SwiGLU, its output again, and the residual's. An adapter's output has a
     # gradient of its own, beside that of the sum which it is part of.
     wide, narrow = (2, 3) if step.lora is not None or fused > step.ffn_size else (1, 2)

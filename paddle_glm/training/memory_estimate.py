@@ -211,7 +211,8 @@ def _micro_batch_spec(plan: TrainingPlan, table: Mapping[str, ParameterSpec]) ->
     stored, width = _DTYPE_BYTES[plan.dtype], 2 if plan.half else 4
     copies = head = largest = 0
     if plan.full_finetuning:
-        block = [spec for name, spec in table.items() if ".layers.0." in name]
+        first = f"{family_of(config).block_activations.blocks}.0."
+        block = [spec for name, spec in table.items() if name.startswith(first)]
         matrices = [_local_size(spec, degree) for spec in block if len(spec.shape) == 2]
         shared = [spec for spec in block if _is_replicated(spec, degree)]
         copies = sum(_local_size(spec, degree) for spec in shared) * stored
@@ -262,8 +263,5 @@ def _max_load(sizes: Iterable[int], owners: Iterable[int]) -> int:
 
 
 def _rotary_table_bytes(config: ModelConfig) -> int:
-    """Bytes of the cosines and sines of every position, float32, of half the channels of a head; of all in
-    ChatGLM-6B without a second row of positions.
-    """
-    rows = 1 if config.family == "chatglm" and not config.position_encoding_2d else 2
-    return 4 * config.max_sequence_length * (config.head_dim // rows)
+    """Bytes of the table of cosines and sines: float32 [max_sequence_length, rotary_dim / 2, 2]."""
+    return 4 * config.max_sequence_length * family_of(config).rotary_dim(config)

@@ -13,7 +13,7 @@ from paddle_glm.errors import InputError
 from paddle_glm.layers.rotary import cos_sin_table
 from paddle_glm.models.base import CausalLM
 from paddle_glm.models.chatglm.modeling import RESIDUAL_SCALE, rotary_inv_freq
-from paddle_glm.models.chatglm.positions import positions, two_rows
+from paddle_glm.models.chatglm.positions import check_prompt, two_rows
 from tests.paths import reference
 
 FOLDERS = ("chatglm_6b_tiny_seed0", "chatglm_6b_early_tiny_seed0")
@@ -221,4 +221,4 @@ def test_a_prompt_without_its_end_is_refused(model: CausalLM) -> None:
     gmask, sop = config.bos_token_id - 3, config.bos_token_id
     for ids in ([[gmask, sop], [9, 9]], [[gmask, sop], [9, sop]], [[gmask, sop], [sop, gmask]]):
         with pytest.raises(InputError, match=rf"row 1 .*{gmask}|row 1 .*{sop}"):
-            positions(config, np.array(ids), np.ones((2, 2), np.int64))
+            check_prompt(config, np.array(ids), np.ones((2, 2), np.int64))

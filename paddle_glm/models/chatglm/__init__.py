@@ -1,7 +1,14 @@
 """ChatGLM-6B: post-residual blocks, two rotary positions per token, a prompt that attends both ways."""
 
+from paddle_glm.models.chatglm.activations import BLOCK_ACTIVATIONS
 from paddle_glm.models.chatglm.parameters import parameters
-from paddle_glm.models.chatglm.positions import position_rule, position_shape, positions
+from paddle_glm.models.chatglm.positions import (
+    check_prompt,
+    position_rule,
+    position_shape,
+    positions,
+    rotary_dim,
+)
 from paddle_glm.models.chatglm.template import CHATGLM
 from paddle_glm.models.family import Family
 
@@ -12,6 +19,9 @@ FAMILY = Family(
     positions=positions,
     position_shape=position_shape,
     position_rule=position_rule,
+    check_prompt=check_prompt,
+    rotary_dim=rotary_dim,
+    block_activations=BLOCK_ACTIVATIONS,
     template=CHATGLM,
     model="paddle_glm.models.chatglm.modeling:ChatGLMModel",
     tokenizer="paddle_glm.models.chatglm.tokenizer:ChatGLMTokenizer",

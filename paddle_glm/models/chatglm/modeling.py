@@ -23,7 +23,7 @@ from paddle_glm.layers.norm import LayerNorm
 from paddle_glm.layers.rotary import apply_rotary_halves, cos_sin_table, rotary_cos_sin_per_row
 from paddle_glm.models.base import CausalLM
 from paddle_glm.models.chatglm.parameters import attention_output, ffn_input, ffn_output, query_key_value
-from paddle_glm.models.chatglm.positions import sop_token_id
+from paddle_glm.models.chatglm.positions import rotary_dim, sop_token_id
 from paddle_glm.parallel import SINGLE_PROCESS, ProcessGroup
 from paddle_glm.parallel.layers import (
     ColumnParallelLinear,
@@ -138,8 +138,7 @@ class ChatGLMModel(CausalLM):
         self.register_buffer("rotary_table", paddle.to_tensor(self.build_rotary_table()), persistable=False)
 
     def build_rotary_table(self) -> np.ndarray:
-        rows = 2 if self.config.position_encoding_2d else 1
-        inv_freq = rotary_inv_freq(self.config.head_dim // rows)
+        inv_freq = rotary_inv_freq(rotary_dim(self.config))
         return cos_sin_table(self.config.max_sequence_length, inv_freq, self.dtype)
 
     def embed(self, input_ids: Tensor) -> Tensor:

@@ -1,4 +1,9 @@
-"""The positions of ChatGLM-6B's tokens."""
+"""Positions of ChatGLM-6B: one in the prompt and one in the answer for every token.
+
+A prompt ends with `[gMASK] <sop>`: the answer is written behind `<sop>` in place of `[gMASK]` (or `[MASK]`,
+for a gap inside the prompt). Where a prompt has both, the final release takes `[gMASK]` and the first ones
+`[MASK]` (`get_position_ids` of modeling_chatglm.py); `config.json` of the former names them.
+"""
 
 from typing import Any
 
@@ -9,78 +14,90 @@ from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
 
 
-def two_rows(input_ids: IntArray, real: Array, sop: int, blanks: tuple[int, ...]) -> tuple[Array, Array]:
-    """Positions int64 [batch, 2, tokens], and which rows hold `<sop>` behind a blank, bool [batch].
-
-    input_ids: [batch, tokens]; real: bool, False on padding; blanks: ids of `[gMASK]` and `[MASK]`, the
-    one to prefer first. Row 0 counts real tokens and stays at the blank's place from `<sop>` on; row 1
-    is 0 before `<sop>`, then 1, 2, 3, ... (`get_position_ids` of modeling_chatglm.py). Padding has 0 in
-    both; without `<sop>` all is context, and without a blank row 0 goes on counting, as in
-    tokenization_chatglm.py.
-    """
-    after_sop = np.cumsum((input_ids == sop) & real, axis=1) > 0  # from <sop> on
-    token_index = np.maximum(np.cumsum(real, axis=1) - 1, 0)
-    mask_position = np.full(len(input_ids), -1)
-    for token in blanks:
-        found = (input_ids == token) & real & ~after_sop
-        first = np.take_along_axis(token_index, found.argmax(axis=1)[:, None], axis=1)[:, 0]
-        mask_position = np.where((mask_position < 0) & found.any(axis=1), first, mask_position)
-    known = mask_position >= 0
-    position = np.where(after_sop & known[:, None], mask_position[:, None], token_index)
-    block = np.cumsum(after_sop, axis=1)
-    return np.stack([position, block], axis=1), known & after_sop[:, -1]
-
-
 def positions(config: ModelConfig, input_ids: IntArray, attention_mask: IntArray) -> Array:
-    """Both rows of positions [batch, 2, total], or row 0 alone [batch, total] without `position_encoding_2d`.
+    """Both rows of positions, int64 [batch, 2, total]; without `position_encoding_2d` row 0, [batch, total].
 
-    Raises `InputError` for a row without a blank and `<sop>`, which the model cannot place.
+    input_ids, attention_mask: [batch, total]; the mask is 0 for padding, which has position 0.
     """
-    blanks = _mask_token_ids(config)
-    rows, complete = two_rows(input_ids, attention_mask > 0, sop_token_id(config), blanks)
-    if not complete.all():
-        raise InputError(
-            f"row {int(complete.argmin())} of the batch lacks [gMASK] <sop> "
-            f"({max(blanks)}, {sop_token_id(config)}): prompts end with them (tokenizer.encode adds them)"
-        )
+    rows, _ = two_rows(input_ids, attention_mask > 0, sop_token_id(config), mask_token_ids(config))
     if config.position_encoding_2d:
         return rows
-    # One row: a [MASK] of the final release stays in its place, everything else counts on.
+    # With one row, only a [MASK] of the final release holds the position; otherwise it counts on.
     gmask = config.gmask_token_id
     counts_on = np.full(len(rows), True) if gmask is None else (input_ids == gmask).any(axis=1)
-    total = np.maximum(np.cumsum(attention_mask > 0, axis=1) - 1, 0)
-    return np.where(counts_on[:, None], total, rows[:, 0])
+    counted = np.maximum(np.cumsum(attention_mask > 0, axis=1) - 1, 0)
+    return np.where(counts_on[:, None], counted, rows[:, 0])
+
+
+def check_prompt(config: ModelConfig, input_ids: IntArray, attention_mask: IntArray) -> None:
+    """Raise `InputError` for a row without `[gMASK] <sop>`: the model has no place for its answer."""
+    mask_tokens, sop = mask_token_ids(config), sop_token_id(config)
+    _, complete = two_rows(input_ids, attention_mask > 0, sop, mask_tokens)
+    if not complete.all():
+        raise InputError(
+            f"row {int(complete.argmin())} of the batch lacks [gMASK] <sop> ({max(mask_tokens)}, {sop}): "
+            "prompts end with them (tokenizer.encode adds them)"
+        )
+
+
+def two_rows(
+    input_ids: IntArray, is_real: Array, sop: int, mask_tokens: tuple[int, ...]
+) -> tuple[Array, Array]:
+    """Positions, int64 [batch, 2, total], and whether `<sop>` follows a mask token, bool [batch].
+
+    input_ids: [batch, total]. is_real: bool [batch, total], False for padding. mask_tokens: ids of the two
+    mask tokens, the preferred one first.
+    Row 0 counts real tokens and stays at the mask token's position from `<sop>` on. Row 1 is 0 before
+    `<sop>`, then 1, 2, 3, ... Padding has 0 in both. Without `<sop>` all tokens are prompt; without a mask
+    token row 0 counts on (tokenization_chatglm.py).
+    """
+    after_sop = np.cumsum((input_ids == sop) & is_real, axis=1) > 0  # from <sop> on
+    counted = np.maximum(np.cumsum(is_real, axis=1) - 1, 0)
+    mask_position = np.full(len(input_ids), -1)
+    for token in mask_tokens:
+        found = (input_ids == token) & is_real & ~after_sop
+        first = np.take_along_axis(counted, found.argmax(axis=1)[:, None], axis=1)[:, 0]
+        mask_position = np.where((mask_position < 0) & found.any(axis=1), first, mask_position)
+    has_mask = mask_position >= 0
+    prompt_position = np.where(after_sop & has_mask[:, None], mask_position[:, None], counted)
+    answer_position = np.cumsum(after_sop, axis=1)
+    return np.stack([prompt_position, answer_position], axis=1), has_mask & after_sop[:, -1]
 
 
 def position_shape(config: ModelConfig) -> tuple[int, ...]:
     return (2,) if config.position_encoding_2d else ()
 
 
-def position_rule(config: ModelConfig) -> dict[str, Any]:
-    """`positions` as data: `blanks` in order of preference, `start` the id of `<sop>`, one or two rows.
+def rotary_dim(config: ModelConfig) -> int:
+    """Each of two positions rotates half of a head; a single one rotates all of it."""
+    return config.head_dim // (2 if config.position_encoding_2d else 1)
 
-    In one row, sequences that hold `counts_on` have the counted positions; null: all of them.
+
+def position_rule(config: ModelConfig) -> dict[str, Any]:
+    """`positions` as data: `start` is the id of `<sop>`, `blanks` the mask tokens, the preferred one first.
+
+    rows: 1 or 2. counts_on: with one row, sequences that hold this id count on; null: all of them.
     """
     return {
         "rule": "blank",
         "start": sop_token_id(config),
-        "blanks": list(_mask_token_ids(config)),
+        "blanks": list(mask_token_ids(config)),
         "rows": 2 if config.position_encoding_2d else 1,
         "counts_on": config.gmask_token_id,
     }
 
 
 def sop_token_id(config: ModelConfig) -> int:
-    """The id of `<sop>`, which begins the answer."""
+    """The id of `<sop>`, which begins the answer; raises `InputError` where the configuration has none."""
     if config.bos_token_id is None:
         raise InputError("bos_token_id, the id of <sop>, is not set: check config.json")
     return config.bos_token_id
 
 
-def _mask_token_ids(config: ModelConfig) -> tuple[int, int]:
-    """Ids of the tokens that stand for what is to be written, the one that counts if both are there first.
+def mask_token_ids(config: ModelConfig) -> tuple[int, int]:
+    """Ids of the two mask tokens, the preferred one first.
 
-    The first releases do not name them in config.json; they stand four and three before `<sop>`.
+    Where `config.json` does not name them, `[MASK]` stands four ids before `<sop>` and `[gMASK]` three.
     """
     if config.gmask_token_id is not None and config.mask_token_id is not None:
         return config.gmask_token_id, config.mask_token_id

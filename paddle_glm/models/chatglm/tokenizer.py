@@ -8,13 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-
 from paddle_glm.chat_template import ChatTemplate
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.key_rules import TOKEN_ID, Ignored, Mapped, Restricted, Rules
-from paddle_glm.models.chatglm.positions import two_rows
 from paddle_glm.models.chatglm.template import CHATGLM
 from paddle_glm.tokenizers.base import Tokenizer, check_text, read_config
 from paddle_glm.tokenizers.sentencepiece_settings import SentencePieceSettings
@@ -100,20 +97,22 @@ class ChatGLMTokenizer(Tokenizer):
         """As every tokenizer; where the files do not give the number of image tokens, the model's ids do."""
         path = Path(folder)
         model_file = path / cls.vocab_file if path.is_dir() else path
-        tokenizer = cls(model_file, read_config(model_file.parent))
+        tokenizer_config = read_config(model_file.parent)
+        tokenizer = cls(model_file, tokenizer_config)
         if not (model_file.parent / "config.json").is_file():
             return tokenizer
         model = ModelConfig.from_pretrained(model_file.parent, cls.family)
         assert model.bos_token_id is not None  # a key that this architecture's files must have
         images = model.bos_token_id - tokenizer.bos_token_id + tokenizer.num_image_tokens
-        if images == tokenizer.num_image_tokens:
-            return tokenizer
-        if images < 0 or IMAGE_KEY in read_config(model_file.parent):
+        if images < 0 or (images != tokenizer.num_image_tokens and IMAGE_KEY in tokenizer_config):
             raise InputError(
                 f"{model_file.parent}: config.json says that <sop> is {model.bos_token_id}, the tokenizer "
                 f"{tokenizer.bos_token_id}: they do not belong together"
             )
-        return cls(model_file, {**tokenizer.config, IMAGE_KEY: images})
+        if images != tokenizer.num_image_tokens:
+            tokenizer = cls(model_file, {**tokenizer.config, IMAGE_KEY: images})
+        tokenizer.model_config = model
+        return tokenizer
 
     @cached_property
     def special_tokens(self) -> dict[str, int]:
@@ -195,17 +194,16 @@ class ChatGLMTokenizer(Tokenizer):
         ids = [*first, self.gmask_token_id, self.bos_token_id]
         return ids if second is None else [*ids, *second, self.eos_token_id]
 
-    def sequence_inputs(self, ids: list[int]) -> dict[str, Any]:
-        """Positions in two rows. The original's mask [1, tokens, tokens] follows from them and ours."""
-        row = np.asarray([ids], dtype=np.int64)
-        blanks = (self.mask_token_id, self.gmask_token_id)  # as here in the original; its model differs
-        positions, _ = two_rows(row, np.ones_like(row, dtype=bool), self.bos_token_id, blanks)
-        return {**super().sequence_inputs(ids), "position_ids": positions[0].tolist()}
-
-    def pad_inputs(self, inputs: Mapping[str, Any], length: int) -> dict[str, Any]:
-        missing = length - len(inputs["input_ids"])
-        rows = [[0] * missing + list(row) for row in inputs["position_ids"]]
-        return {**super().pad_inputs(inputs, length), "position_ids": rows}
+    @cached_property
+    def model_config(self) -> ModelConfig:
+        """The configuration beside the tokenizer; without one, that of the final release with its ids."""
+        return ModelConfig(
+            family=self.family,
+            position_encoding_2d=True,
+            bos_token_id=self.bos_token_id,
+            mask_token_id=self.mask_token_id,
+            gmask_token_id=self.gmask_token_id,
+        )
 
 
 def _encode_whitespace(text: str) -> str:

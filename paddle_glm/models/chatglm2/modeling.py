@@ -19,6 +19,7 @@ from paddle_glm.layers.norm import RMSNorm
 from paddle_glm.layers.rotary import apply_rotary_interleaved, rotary_cos_sin, rotary_table
 from paddle_glm.models.base import CausalLM
 from paddle_glm.models.chatglm2.parameters import attention_output, ffn_output, gate_up, query_key_value
+from paddle_glm.models.chatglm2.positions import rotary_dim
 from paddle_glm.parallel import SINGLE_PROCESS, ProcessGroup
 from paddle_glm.parallel.layers import (
     ColumnParallelLinear,
@@ -141,7 +142,7 @@ class ChatGLM2Model(CausalLM):
         rope_kwargs = (
             {"base": 10000.0 * ratio} if self.family.rope_ratio_scales_base else {"position_scale": ratio}
         )
-        return rotary_table(config.max_sequence_length, config.head_dim // 2, rounding_dtype, **rope_kwargs)
+        return rotary_table(config.max_sequence_length, rotary_dim(config), rounding_dtype, **rope_kwargs)
 
     def embed(self, input_ids: Tensor) -> Tensor:
         return self.transformer.embedding(input_ids)

@@ -1,4 +1,4 @@
-"""The positions of ChatGLM2's and ChatGLM3's tokens."""
+"""Positions of ChatGLM2 and ChatGLM3."""
 
 import numpy as np
 
@@ -7,5 +7,13 @@ from paddle_glm.config import ModelConfig
 
 
 def positions(config: ModelConfig, input_ids: IntArray, attention_mask: IntArray) -> Array:
-    """Positions count the real tokens before each token; padding has 0 (the hub tokenizer's `_pad`)."""
-    return np.maximum(attention_mask.cumsum(axis=1) - 1, 0)
+    """The number of real tokens before each token, int64 [batch, total]; 0 for padding.
+
+    input_ids, attention_mask: [batch, total]; the mask is 0 for padding. As the original tokenizer's `_pad`.
+    """
+    return np.maximum((attention_mask > 0).cumsum(axis=1) - 1, 0)
+
+
+def rotary_dim(config: ModelConfig) -> int:
+    """The first half of each head is rotated (`RotaryEmbedding(rotary_dim // 2)` of modeling_chatglm.py)."""
+    return config.head_dim // 2
