@@ -101,10 +101,6 @@ class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
         """The additive mask of a step over `input_ids`; a family that reads both ways has another one."""
         return causal_mask(attention_mask, dim_size(input_ids, 1))
 
-    def default_positions(self, input_ids: Tensor, attention_mask: Tensor, past: int) -> Tensor:
-        """The positions of tokens behind `past` cached ones."""
-        return paddle.arange(past, past + input_ids.shape[1]).unsqueeze(0).expand(input_ids.shape)
-
     def build_rotary_table(self) -> np.ndarray:
         """The buffer `rotary_table`, cos and sin of every position, for the dtype of weights."""
         raise NotImplementedError
@@ -129,8 +125,8 @@ class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
         """Run the model.
 
         input_ids: int64 [batch, tokens].
-        position_ids: int64 [batch, tokens], or [batch, 2, tokens] where a family has two rows; those of
-            `default_positions` when absent.
+        position_ids: int64 [batch, tokens], or [batch, 2, tokens] where a family has two rows; the family's
+            own when absent.
         attention_mask: int [batch, past + tokens], 0 for padding, 1 for real tokens, 1, 2, ... for those
             of each sample in a packed sequence; or bool [batch, 1, tokens, past + tokens], True where a
             query may attend. All real when absent. A prefix is not part of it: it is visible to all.
@@ -147,7 +143,7 @@ class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
         if attention_mask is None:
             attention_mask = paddle.ones([input_ids.shape[0], past + input_ids.shape[1]], dtype="int64")
         if position_ids is None:
-            position_ids = self.default_positions(input_ids, attention_mask, past)
+            position_ids = self._default_positions(input_ids, attention_mask)
         if attention_mask.ndim == 4:
             mask = additive_mask(attention_mask)
         else:
@@ -168,6 +164,14 @@ class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
             past_key_values=cache if use_cache else None,
             hidden_states=None if hidden is None else tuple(hidden),
         )
+
+    def _default_positions(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The family's positions; with a boolean mask no token counts as padding."""
+        mask = np.ones((input_ids.shape[0], attention_mask.shape[-1]), np.int64)
+        if attention_mask.ndim == 2:
+            mask = attention_mask.numpy()
+        positions = self.family.default_positions(self.config, input_ids.numpy(), mask)
+        return paddle.to_tensor(positions, place=input_ids.place)
 
     def _concat_cache(self, past: Sequence[KeyValue] | None, batch: int, use_cache: bool) -> KVCache | None:
         """A differentiable cache for one call: what it is given, else the prefix; None if none is needed."""

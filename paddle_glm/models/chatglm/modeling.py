@@ -11,7 +11,6 @@ import paddle
 from paddle import Tensor, nn
 
 from paddle_glm.config import ModelConfig
-from paddle_glm.errors import InputError
 from paddle_glm.kv_cache import LayerCache
 from paddle_glm.layers.activation import gelu_tanh
 from paddle_glm.layers.attention import (
@@ -158,12 +157,6 @@ class ChatGLMModel(CausalLM):
             ends = paddle.equal(input_ids, paddle.full_like(input_ids, sop_token_id(self.config)))
             context = ends.astype("int64").cumsum(axis=1) == 0
         return bidirectional_context_mask(attention_mask, context)
-
-    def default_positions(self, input_ids: Tensor, attention_mask: Tensor, past: int) -> Tensor:
-        if past:
-            raise InputError("position_ids are needed behind cached tokens: family.step_inputs gives them")
-        positions = self.family.positions(self.config, input_ids.numpy(), attention_mask.numpy())
-        return paddle.to_tensor(positions)
 
     def final_norm(self, x: Tensor) -> Tensor:
         return self.transformer.final_layernorm(x)
