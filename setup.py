@@ -59,6 +59,7 @@ EXTRAS = {
     "web": ["gradio>=4.44", "streamlit>=1.36"],
     "dev": [
         "pytest>=8",
+        "pytest-xdist>=3.6",
         "hypothesis>=6.90",
         "ruff>=0.6",
         "mypy>=1.10",

@@ -1,14 +1,93 @@
 """What many tests start from: a few rows and a very small model, made here."""
 
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 
 from paddle_glm.tiny.checkpoint import write_checkpoint
 from paddle_glm.tiny.grammar import Row, make_rows
+
+# Folders and files whose tests start processes, build C++, train or export; single tests carry the marker.
+# Left out by `tools/test.sh --fast`.
+INTEGRATION = (
+    "backends/test_engines.py",
+    "checkpoint/test_crashes.py",
+    "checkpoint/test_fuzz.py",
+    "checkpoint/test_loading_memory.py",
+    "checkpoint/test_paddlenlp.py",
+    "commands",
+    "cpp",
+    "distributed",
+    "machines",
+    "peft/test_finetune.py",
+    "peft/test_quantized_base.py",
+    "quantization/test_loading_memory.py",
+    "serving/test_chat.py",
+    "serving/test_docs.py",
+    "serving/test_server.py",
+    "serving/test_web.py",
+    "test_examples.py",
+    "test_export.py",
+    "test_export_onnx.py",
+    "test_export_quantized.py",
+    "test_hub.py",
+    "test_notebooks.py",
+    "test_pages.py",
+    "test_real_size.py",
+    "training/test_finetune.py",
+    "training/test_kills.py",
+    "training/test_output_dir.py",
+    "training/test_resume.py",
+    "training/test_save_format.py",
+)
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest deselects by marker
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of INTEGRATION, and put them first: a long file must not be the last one to start."""
+    folders = [Path(__file__).parent / name for name in INTEGRATION]
+    for item in items:
+        if any(folder == item.path or folder in item.path.parents for folder in folders):
+            item.add_marker(pytest.mark.integration)
+    items.sort(key=lambda item: item.get_closest_marker("integration") is None)
+
+
+# What one process of pytest-xdist runs, where that is not one file: users of one build folder of C++, and
+# launches of several processes, which would crowd each other and race for free ports.
+GROUPS = {
+    "tests/cpp/": "cpp",
+    "tests/commands/test_quickstart.py": "cpp",
+    "tests/test_real_size.py": "cpp",
+    "tests/distributed/": "distributed",
+}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduler(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            groups = [group for start, group in GROUPS.items() if nodeid.startswith(start)]
+            return groups[0] if groups else super()._split_scope(nodeid)
+
+    return Scheduler(config, log)
+
+
+@pytest.fixture(autouse=True)
+def refuse_processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that starts a process must be marked, or `--fast` would become slow."""
+
+    def refuse(self: object, *words: object, **options: object) -> NoReturn:
+        pytest.fail(f"starts a process ({words[0]}): add it to INTEGRATION in conftest.py or mark it")
+
+    if request.node.get_closest_marker("integration") is None:
+        monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
 
 
 @pytest.fixture(autouse=True)

@@ -252,17 +252,20 @@ def loaded_by(code: str) -> set[str]:
 HEAVY = {"paddle", "paddlenlp", "torch", "transformers", "jieba", "matplotlib", "nltk"}
 
 
+@pytest.mark.integration
 def test_layers_without_paddle_load_without_it():
     modules = [module.removesuffix(".__init__") for module in SOURCES if is_any(module, WITHOUT_PADDLE)]
     assert not HEAVY & loaded_by("\n".join(f"import paddle_glm.{module}" for module in modules))
 
 
+@pytest.mark.integration
 def test_help_and_merge_start_without_paddle():
     run = "from paddle_glm.main import main\ntry: main({})\nexcept SystemExit as end: assert not end.code"
     assert not HEAVY & loaded_by(run.format(["--help"]))
     assert not HEAVY & loaded_by(run.format(["merge", "--help"]))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("path", sorted((ROOT / "tools").glob("*.py")), ids=lambda path: path.name)
 def test_tools_hold_no_logic(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 40

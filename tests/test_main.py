@@ -125,6 +125,7 @@ def test_exit_code_and_arguments_of_a_command(command):
     assert seen == [3]
 
 
+@pytest.mark.integration
 def test_output_may_be_cut_off():
     """As in `paddle-glm --help | head -n 0`: no traceback about the closed pipe."""
     process = subprocess.Popen(

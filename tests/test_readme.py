@@ -75,6 +75,7 @@ def test_the_chinese_page_holds_the_same_commands():
     assert list(commands(ROOT / "README.md")) == list(commands(ROOT / "README_zh.md"))
 
 
+@pytest.mark.integration
 def test_the_block_for_the_real_model_runs(tiny_checkpoint, tiny_rows, tmp_path, monkeypatch):
     """As it stands, in one folder, line after line; the model is small and four processes stand for GPUs."""
     (tmp_path / "chatglm2-6b").symlink_to(tiny_checkpoint)

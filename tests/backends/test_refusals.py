@@ -153,6 +153,7 @@ sys.exit(main(["infer", *sys.argv[1:]]))
 """
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
 def test_answers_need_no_paddle(name: str, onnx_folder: Path, tmp_path: Path) -> None:
     words = ["--model_path", str(onnx_folder), "--backend", name, "--tgt_length", "4"]

@@ -165,6 +165,7 @@ print("done", flush=True)
 """
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("delay", [0.0, 0.02, 0.05, 0.1])
 def test_a_killed_writer_leaves_the_old_folder_whole(tmp_path: Path, delay: float) -> None:
     target = tmp_path / "model"

@@ -113,6 +113,7 @@ def test_a_full_disk_is_noticed_before_the_work(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.integration
 def test_the_commands_import_no_framework(tmp_path: Path, four: Path) -> None:
     code = f"""
 import sys
@@ -134,6 +135,7 @@ print(sorted({{"paddle", "paddlenlp", "torch", "sentencepiece", "jieba"}} & set(
     assert {converted.safetensors_dtype(name) for name in converted.names()} == {"BF16"}
 
 
+@pytest.mark.integration
 def test_memory_stays_below_the_largest_tensor(tmp_path: Path) -> None:
     # Embedding and head are 128 MiB each, the whole is 400 MB.
     config = ModelConfig(

@@ -146,6 +146,7 @@ TEXTS = {
 }
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", TEXTS)
 @pytest.mark.parametrize(
     ("written", "named", "converted_from"),

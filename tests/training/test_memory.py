@@ -118,6 +118,7 @@ RUNS = {
 }
 
 
+@pytest.mark.integration
 def test_within_ten_percent_of_what_is_measured(tiny_rows, tmp_path, capsys):
     """Every run's peak in a process of its own, after two optimizer steps."""
     texts = [text for row in tiny_rows for text in row.values()]
