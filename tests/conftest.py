@@ -39,6 +39,7 @@ INTEGRATION = (
     "test_notebooks.py",
     "test_pages.py",
     "test_real_size.py",
+    "tools/test_quickstart.py",
     "training/test_finetune.py",
     "training/test_kills.py",
     "training/test_output_dir.py",
@@ -61,7 +62,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 # launches of several processes, which would crowd each other and race for free ports.
 GROUPS = {
     "tests/cpp/": "cpp",
-    "tests/commands/test_quickstart.py": "cpp",
+    "tests/tools/test_quickstart.py": "cpp",
     "tests/test_real_size.py": "cpp",
     "tests/distributed/": "distributed",
 }
