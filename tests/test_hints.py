@@ -248,7 +248,7 @@ ADVICE = (
     Advice(
         "quantised twice",
         f"{PREDICT} --model_name_or_path INT8 --quantization_bit 4",
-        "give its float model to have it otherwise, or leave the flags out",
+        "pass its float model to quantise it differently, or omit the quantization flags",
         (f"{PREDICT} --model_name_or_path BASE --quantization_bit 4", f"{PREDICT} --model_name_or_path INT8"),
         lambda places: main(
             f"quantize --model_name_or_path {places['BASE']} --bits 8 --output_path {places['INT8']}".split()
