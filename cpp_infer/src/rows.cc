@@ -10,7 +10,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// LAYOUTS of paddle_glm/data/row_formats.py, first match first; tests/golden/rows.json sees that both
+// KNOWN_COLUMNS of paddle_glm/data/row_formats.py, first match first; tests/golden/rows.json sees that both
 // agree.
 const Columns kLayouts[] = {
     {"", "", "", "", "messages"},

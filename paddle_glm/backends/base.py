@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from paddle_glm.array_types import FloatArray, IntArray
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.hardware import parse_device
@@ -85,14 +86,14 @@ class Backend(ABC):
     def max_length(self) -> int | None:
         return self.config.max_sequence_length
 
-    def prefill(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
+    def prefill(self, input_ids: IntArray, attention_mask: IntArray) -> FloatArray:
         """Begin anew with int64 [batch, length]; logits float32 [batch, vocab] of the last column."""
         self.check_ids(input_ids)
         self.reset(len(input_ids))
         self._ids, self._mask = input_ids, attention_mask
         return self._step(input_ids.shape[1])
 
-    def check_ids(self, input_ids: np.ndarray) -> None:
+    def check_ids(self, input_ids: IntArray) -> None:
         """Raise `InputError` for an id that the model has no embedding of."""
         low, high = int(input_ids.min()), int(input_ids.max())
         if low < 0 or high >= self.config.vocab_size:
@@ -101,20 +102,20 @@ class Backend(ABC):
                 f"{self.config.vocab_size}: does the tokenizer belong to this model?"
             )
 
-    def decode(self, tokens: np.ndarray) -> np.ndarray:
+    def decode(self, tokens: IntArray) -> FloatArray:
         """Append int64 [batch]; logits float32 [batch, vocab]."""
         self._ids = np.concatenate([self._ids, tokens[:, None]], axis=1)
         self._mask = np.pad(self._mask, ((0, 0), (0, 1)), constant_values=1)
         return self._step(1)
 
-    def select(self, rows: np.ndarray) -> None:
+    def select(self, rows: IntArray) -> None:
         """Row i becomes what row `rows[i]` was; rows may repeat or be left out."""
         if rows.size == len(self._mask) and (rows == np.arange(rows.size)).all():
             return
         self._ids, self._mask = self._ids[rows], self._mask[rows]
         self.select_cache(rows)
 
-    def broadcast(self, values: np.ndarray) -> np.ndarray:
+    def broadcast(self, values: IntArray) -> IntArray:
         """The int64 values of the process that decides; a process alone decides."""
         return values
 
@@ -123,7 +124,7 @@ class Backend(ABC):
         """Whether this process is the one that `broadcast` takes the values of, and that writes files."""
         return True
 
-    def _step(self, tokens: int) -> np.ndarray:
+    def _step(self, tokens: int) -> FloatArray:
         return self.run(self.family.step_inputs(self.config, self._ids, self._mask, tokens))
 
     @abstractmethod
@@ -131,12 +132,12 @@ class Backend(ABC):
         """Make the cache what it is before a prompt, for `batch` rows: empty, or a prefix."""
 
     @abstractmethod
-    def run(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    def run(self, inputs: dict[str, IntArray]) -> FloatArray:
         """One step over the family's `step_inputs` and the cache, which grows; float32 [batch, vocab].
 
         The attention mask is of the rows' own tokens, [batch, total]: a prefix in the cache has no column.
         """
 
     @abstractmethod
-    def select_cache(self, rows: np.ndarray) -> None:
+    def select_cache(self, rows: IntArray) -> None:
         """Reorder the cache's rows, int64 [new batch]."""

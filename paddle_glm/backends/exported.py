@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from paddle_glm.array_types import Array, FloatArray, IntArray
 from paddle_glm.backends import BACKENDS_BY_FORMAT
 from paddle_glm.backends.base import EngineOptions
 from paddle_glm.backends.generation_meta import GenerationMeta
@@ -76,7 +77,7 @@ class ExportedBackend(KVCacheBackend):
         ]
         return self._cache_of(tensors)
 
-    def run(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    def run(self, inputs: dict[str, IntArray]) -> FloatArray:
         # To the graph, a prefix is columns like the rows' own: here they get their part of the mask.
         prefix = np.broadcast_to(self.prefix_mask, (len(self._mask), len(self.prefix_mask)))
         inputs = {**inputs, "attention_mask": np.concatenate([prefix, inputs["attention_mask"]], axis=1)}
@@ -86,7 +87,7 @@ class ExportedBackend(KVCacheBackend):
         return logits
 
     @abstractmethod
-    def run_graph(self, steps: list[np.ndarray], past: list[Any]) -> tuple[np.ndarray, list[Any]]:
+    def run_graph(self, steps: list[IntArray], past: list[Any]) -> tuple[FloatArray, list[Any]]:
         """Logits float32 [batch, vocab] and the longer cache, in the order of the graph's inputs.
 
         steps: the inputs that are not the cache. past, and what is returned: tensors of `library`, key and
@@ -94,7 +95,7 @@ class ExportedBackend(KVCacheBackend):
         """
 
     @property
-    def prefix_mask(self) -> np.ndarray:
+    def prefix_mask(self) -> IntArray:
         """int64 [columns that the cache begins with], 0 for those that no token may attend to."""
         seen = self.meta.first_cache is not None
         return np.full(self.prefix_cache[0].shape[2], int(seen), dtype=np.int64)
@@ -170,7 +171,7 @@ class ExportedBackend(KVCacheBackend):
             return "more memory is needed"
         return f"export it with {' or '.join(fitting)}{backend}"
 
-    def _read_prefix_cache(self, folder: Path) -> list[np.ndarray]:
+    def _read_prefix_cache(self, folder: Path) -> list[Array]:
         """float32 [1, heads, length, head_dim] of every cache input, in their order."""
         if self.meta.first_cache is not None:
             stored = open_safetensors(folder / self.meta.first_cache.file)
@@ -187,9 +188,7 @@ class OnnxBackend(ExportedBackend):
     format = "onnx"
     library = NUMPY
 
-    def run_graph(
-        self, steps: list[np.ndarray], past: list[np.ndarray]
-    ) -> tuple[np.ndarray, list[np.ndarray]]:
+    def run_graph(self, steps: list[IntArray], past: list[Array]) -> tuple[FloatArray, list[Array]]:
         arrays = [np.ascontiguousarray(array) for array in steps + past]
         logits, *present = self.infer(
             {one.name: array for one, array in zip(self.meta.inputs, arrays, strict=True)}
@@ -197,7 +196,7 @@ class OnnxBackend(ExportedBackend):
         return logits, present
 
     @abstractmethod
-    def infer(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    def infer(self, inputs: dict[str, Array]) -> list[Array]:
         """The graph's outputs, in its order, for its inputs by name; the arrays belong to the caller."""
 
     def graph_path(self, folder: Path) -> Path:

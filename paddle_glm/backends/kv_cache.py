@@ -4,6 +4,7 @@ from abc import abstractmethod
 
 import numpy as np
 
+from paddle_glm.array_types import Array, FloatArray, IntArray
 from paddle_glm.backends.base import Backend
 from paddle_glm.config import ModelConfig
 from paddle_glm.kv_cache import KVCache
@@ -27,10 +28,10 @@ class KVCacheBackend(Backend):
     def reset(self, batch: int) -> None:
         self._cache = self.new_cache(batch)
 
-    def select_cache(self, rows: np.ndarray) -> None:
+    def select_cache(self, rows: IntArray) -> None:
         self._cache.select(rows)
 
-    def add_rows(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
+    def add_rows(self, input_ids: IntArray, attention_mask: IntArray) -> FloatArray:
         """Prefill rows beside those that are held, which come first; logits float32 [new rows, vocab].
 
         The shorter rows get padding on the left. Where it fails, the held rows are as before.
@@ -56,6 +57,6 @@ class KVCacheBackend(Backend):
             self._cache.drop_columns(padding)
 
 
-def _left_pad(array: np.ndarray, width: int) -> np.ndarray:
+def _left_pad(array: Array, width: int) -> Array:
     """[rows, width] with zeros on the left."""
     return np.pad(array, ((0, 0), (width - array.shape[1], 0)))

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
 import paddle
 from paddle import inference
 
 from paddle_glm.allocator import keep_freed_memory
+from paddle_glm.array_types import Array
 from paddle_glm.backends.base import EngineOptions
 from paddle_glm.backends.device import set_device
 from paddle_glm.backends.exported import ExportedBackend
@@ -36,9 +36,7 @@ class PaddleInferenceBackend(ExportedBackend):
         with self.monitored_loading(folder, device):
             self._predictor = inference.create_predictor(config)
 
-    def run_graph(
-        self, steps: list[np.ndarray], past: list[paddle.Tensor]
-    ) -> tuple[np.ndarray, list[paddle.Tensor]]:
+    def run_graph(self, steps: list[Array], past: list[paddle.Tensor]) -> tuple[Array, list[paddle.Tensor]]:
         logits, *present = self._predictor.run([paddle.to_tensor(array) for array in steps] + past)
         # The predictor's outputs share its memory, which the next step overwrites.
         return logits.numpy(), [tensor.clone() for tensor in present]

@@ -7,7 +7,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
-from paddle_glm.autograd import Function
+from paddle_glm.paddle_types import Function
 
 
 def gelu_tanh(x: Tensor) -> Tensor:

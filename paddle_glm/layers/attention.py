@@ -136,5 +136,5 @@ def grouped_query_attention(
         with sharded_rng(group):
             weights = F.dropout(weights, dropout)
     weights = weights.astype(value.dtype).reshape([0, groups, -1, total])
-    attn_output = paddle.matmul(weights, value).reshape([0, heads, -1, head_dim])
+    attn_output: Tensor = paddle.matmul(weights, value).reshape([0, heads, -1, head_dim])
     return attn_output.transpose([0, 2, 1, 3]).reshape([0, 0, heads * head_dim])

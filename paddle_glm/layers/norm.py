@@ -2,14 +2,15 @@
 
 import paddle
 import paddle.nn.functional as F
-from paddle import Tensor, nn
+from paddle import Tensor
 
+from paddle_glm.paddle_types import TensorLayer
 from paddle_glm.parallel.frozen_weights import frozen_scale, input_grad_only
 from paddle_glm.parallel.layers import new_parameter
 from paddle_glm.precision import autocast_disabled
 
 
-class RMSNorm(nn.Layer):
+class RMSNorm(TensorLayer):
     """Root mean square normalisation (arXiv:1910.07467).
 
     x [..., size] / sqrt(mean(x^2) + epsilon) * weight, in float32; the result has x's dtype.
@@ -27,7 +28,7 @@ class RMSNorm(nn.Layer):
             return _scale_by_weight(x_float32 * scale, self.weight).astype(x.dtype)
 
 
-class LayerNorm(nn.Layer):
+class LayerNorm(TensorLayer):
     """(x [..., size] - mean) / sqrt(variance + epsilon) * weight + bias (arXiv:1607.06450), in x's dtype."""
 
     def __init__(self, size: int, epsilon: float, dtype: str) -> None:

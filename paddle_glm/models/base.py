@@ -11,6 +11,7 @@ import paddle
 from paddle import Tensor, nn
 from paddle.distributed.fleet.utils import recompute
 
+from paddle_glm.array_types import Array
 from paddle_glm.checkpoint import Checkpoint, LazyTensor, atomic_folder, save_model
 from paddle_glm.checkpoint.quantize_on_load import QuantizingCheckpoint
 from paddle_glm.config import DTYPES, ModelConfig
@@ -101,7 +102,7 @@ class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
         """The additive mask of a step over `input_ids`; a family that reads both ways has another one."""
         return causal_mask(attention_mask, dim_size(input_ids, 1))
 
-    def build_rotary_table(self) -> np.ndarray:
+    def build_rotary_table(self) -> Array:
         """The buffer `rotary_table`, cos and sin of every position, for the dtype of weights."""
         raise NotImplementedError
 
@@ -219,7 +220,8 @@ class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
             # Behind a frozen embedding: a block whose inputs need no gradient would give its weights none.
             x = x.detach()
             x.stop_gradient = False
-        return recompute(_block_hidden_states, block, x, positions, mask, *past)
+        hidden_states: Tensor = recompute(_block_hidden_states, block, x, positions, mask, *past)
+        return hidden_states
 
     def new_cache(self, batch: int) -> KVCache:
         """A cache for `forward_with_cache` that is written in place: empty, or the prefix in each row."""
@@ -244,7 +246,7 @@ class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
         """Keep only each block's input in training and compute the rest again in backward."""
         self.recompute = True
 
-    def named_arrays(self) -> Iterator[tuple[str, np.ndarray]]:
+    def named_arrays(self) -> Iterator[tuple[str, Array]]:
         """Every parameter by its hub name, this process's slice, as a numpy array of its stored dtype."""
         for name, parameter in self.named_parameters():
             yield name, to_numpy(parameter)
@@ -329,7 +331,8 @@ def causal_lm_loss(logits: Tensor, labels: Tensor, group: ProcessGroup) -> Tenso
 def _block_hidden_states(block: nn.Layer, x: Tensor, positions: Any, mask: Tensor, *past: Tensor) -> Tensor:
     # Recomputing a function that takes or returns a nested tuple loses gradients or crashes in backward
     # (Paddle 3.3.1).
-    return block(x, positions, mask, ConcatLayer(PADDLE, *past) if past else None)
+    hidden_states: Tensor = block(x, positions, mask, ConcatLayer(PADDLE, *past) if past else None)
+    return hidden_states
 
 
 def lazy_tensors(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, LazyTensor]]:
@@ -343,5 +346,5 @@ def lazy_tensors(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, L
         )
 
 
-def _read_whole(tensor: Tensor) -> list[np.ndarray]:
+def _read_whole(tensor: Tensor) -> list[Array]:
     return [readonly_array(tensor)]

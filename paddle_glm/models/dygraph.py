@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import paddle
 
+from paddle_glm.array_types import FloatArray, IntArray
 from paddle_glm.backends.kv_cache import KVCacheBackend
 from paddle_glm.errors import InputError
 from paddle_glm.kv_cache import KVCache
@@ -29,7 +29,7 @@ class DygraphBackend(KVCacheBackend):
     def is_leader(self) -> bool:
         return self.model.group.rank == 0
 
-    def prefill(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
+    def prefill(self, input_ids: IntArray, attention_mask: IntArray) -> FloatArray:
         resumed, self._reused_past = self._reused_past, None
         shared = (
             resumed.common_prefix_length(input_ids[0]) if resumed is not None and len(input_ids) == 1 else 0
@@ -56,10 +56,10 @@ class DygraphBackend(KVCacheBackend):
         self._check_mode()
         return self.model.new_cache(batch)
 
-    def run(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    def run(self, inputs: dict[str, IntArray]) -> FloatArray:
         tensors = {name: paddle.to_tensor(array) for name, array in inputs.items()}
         with paddle.no_grad():
             return self.model.forward_with_cache(**tensors, cache=self._cache).numpy()
 
-    def broadcast(self, values: np.ndarray) -> np.ndarray:
+    def broadcast(self, values: IntArray) -> IntArray:
         return broadcast_array(values, self.model.group)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from paddle import Tensor
 
+from paddle_glm.array_types import IntArray
 from paddle_glm.errors import InputError
 from paddle_glm.kv_cache import KVCache
 from paddle_glm.kv_cache.tensors import BufferLayer
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from paddle_glm.parallel.layers import WeightFormat
 
 
-class PastKeyValues(tuple):
+class PastKeyValues(tuple[tuple[Tensor, Tensor], ...]):
     """Per layer (key, value), [1, local key/value heads, prefix + tokens, head_dim], and what they are of.
 
     input_ids: int64 [tokens]; prefix_length: columns before theirs; model, weight_format: what computed them,
@@ -23,13 +25,13 @@ class PastKeyValues(tuple):
     with later does not change it.
     """
 
-    input_ids: np.ndarray
+    input_ids: IntArray
     prefix_length: int
     model: CausalLM
     weight_format: WeightFormat
 
     @classmethod
-    def from_cache(cls, cache: KVCache, input_ids: np.ndarray, model: CausalLM) -> PastKeyValues:
+    def from_cache(cls, cache: KVCache, input_ids: IntArray, model: CausalLM) -> PastKeyValues:
         past = cls(cache)
         past.input_ids, past.prefix_length = input_ids, cache.prefix_length
         past.model, past.weight_format = model, model.weight_format
@@ -39,7 +41,7 @@ class PastKeyValues(tuple):
         """Whether the model would compute the same: it is that one, neither cast nor quantised since."""
         return self.model is model and self.weight_format == model.weight_format
 
-    def common_prefix_length(self, input_ids: np.ndarray) -> int:
+    def common_prefix_length(self, input_ids: IntArray) -> int:
         """How many tokens of int64 [length] are the past's first ones; one is left, to be computed."""
         length = min(len(self.input_ids), len(input_ids) - 1)
         differ = np.flatnonzero(self.input_ids[:length] != input_ids[:length])

@@ -11,7 +11,7 @@ import paddle.distributed as dist
 from paddle import Tensor
 
 from paddle_glm.array_types import Array
-from paddle_glm.autograd import Function
+from paddle_glm.paddle_types import Function
 from paddle_glm.parallel.group import ProcessGroup
 
 IGNORE_INDEX = -100

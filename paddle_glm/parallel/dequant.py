@@ -12,7 +12,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
-from paddle_glm.autograd import Function
+from paddle_glm.paddle_types import Function
 
 # Bytes of weights that become floats at once. Larger floats than these leave a CPU's cache, and then the
 # system gives and takes their memory anew each time: up to 20 times slower. A graph holds every block, and

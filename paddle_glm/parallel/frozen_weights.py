@@ -9,7 +9,7 @@ from typing import Any
 import paddle
 from paddle import Tensor
 
-from paddle_glm.autograd import Function
+from paddle_glm.paddle_types import Function
 
 
 def input_grad_only(weight: Tensor, x: Tensor) -> bool:

@@ -12,6 +12,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
+from paddle_glm.paddle_types import TensorLayer
 from paddle_glm.parallel.collectives import (
     copy_to_group,
     gather_from_group,
@@ -68,7 +69,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return y if bias is None else y + bias.astype(x.dtype)
 
 
-class ParallelWeight(nn.Layer):
+class ParallelWeight(TensorLayer):
     """A layer with this process's slice of a weight [out, in]: `weight`, and `weight_scale` where integers.
 
     spec: the float weight's full shape and how it is cut.
@@ -221,7 +222,7 @@ class VocabParallelEmbedding(ParallelWeight):
         return reduce_from_group(rows * in_shard.unsqueeze(-1).astype(rows.dtype), self.group)
 
 
-class LMHead(nn.Layer):
+class LMHead(TensorLayer):
     """Hidden states [..., hidden] -> logits: `forward` gives the local slice, `gather` all words."""
 
     group: ProcessGroup

@@ -14,6 +14,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
+from paddle_glm.array_types import Array
 from paddle_glm.checkpoint import open_checkpoint
 from paddle_glm.checkpoint.safetensors_file import open_safetensors
 from paddle_glm.config import ModelConfig
@@ -112,7 +113,7 @@ class PrefixEncoder(nn.Layer):
             held[name].set_value(array)
 
 
-def _float_array(tensor: Any) -> np.ndarray:
+def _float_array(tensor: Any) -> Array:
     """float32 numpy array of an array, or of a tensor of any library."""
     if isinstance(tensor, Tensor):
         tensor = tensor.astype("float32")
@@ -178,7 +179,7 @@ def load_prefix(model: "CausalLM", folder: str | Path) -> Adapter:
     return adapter
 
 
-def read_prefix(folder: Path) -> dict[str, np.ndarray]:
+def read_prefix(folder: Path) -> dict[str, Array]:
     """The prefix encoder's tensors in a folder, by hub name."""
     if (folder / PREFIX_WEIGHTS_FILE).is_file():
         return open_safetensors(folder / PREFIX_WEIGHTS_FILE)
@@ -234,7 +235,7 @@ def _prefix_specs(config: ModelConfig) -> dict[str, ParameterSpec]:
     return {name: spec for name, spec in table.items() if name.startswith(f"{PREFIX_ENCODER}.")}
 
 
-def _initial_value(name: str, specs: Mapping[str, ParameterSpec], seed: int) -> np.ndarray:
+def _initial_value(name: str, specs: Mapping[str, ParameterSpec], seed: int) -> Array:
     """Torch's defaults, which the original starts from: normal(0, 1), and for linear layers
     uniform(-1/sqrt(inputs), 1/sqrt(inputs)).
     """

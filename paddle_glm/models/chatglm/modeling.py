@@ -10,6 +10,7 @@ import numpy as np
 import paddle
 from paddle import Tensor, nn
 
+from paddle_glm.array_types import Array
 from paddle_glm.config import ModelConfig
 from paddle_glm.kv_cache import LayerCache
 from paddle_glm.layers.activation import gelu_tanh
@@ -23,6 +24,7 @@ from paddle_glm.layers.rotary import apply_rotary_halves, cos_sin_table, rotary_
 from paddle_glm.models.base import CausalLM
 from paddle_glm.models.chatglm.parameters import attention_output, ffn_input, ffn_output, query_key_value
 from paddle_glm.models.chatglm.positions import rotary_dim, sop_token_id
+from paddle_glm.paddle_types import TensorLayer
 from paddle_glm.parallel import SINGLE_PROCESS, ProcessGroup
 from paddle_glm.parallel.layers import (
     ColumnParallelLinear,
@@ -39,7 +41,7 @@ from paddle_glm.sharding import vocab_parallel
 RESIDUAL_SCALE = math.sqrt(2 * 28)
 
 
-class SelfAttention(nn.Layer):
+class SelfAttention(TensorLayer):
     """x [batch, tokens, hidden] -> the same shape."""
 
     def __init__(
@@ -68,7 +70,7 @@ class SelfAttention(nn.Layer):
         return self.dense(attn_output)
 
 
-class MLP(nn.Layer):
+class MLP(TensorLayer):
     """Two projections with GELU, by its tanh approximation, in between."""
 
     def __init__(self, config: ModelConfig, group: ProcessGroup, weight_format: WeightFormat) -> None:
@@ -84,7 +86,7 @@ class MLP(nn.Layer):
         return self.dense_4h_to_h(gelu_tanh(self.dense_h_to_4h(x)))
 
 
-class Block(nn.Layer):
+class Block(TensorLayer):
     """scale * norm(x) + attention(norm(x)), then the same with the MLP: the norm's output is the residual."""
 
     def __init__(
@@ -136,7 +138,7 @@ class ChatGLMModel(CausalLM):
         self.lm_head = TiedLMHead(self.transformer.word_embeddings)
         self.register_buffer("rotary_table", paddle.to_tensor(self.build_rotary_table()), persistable=False)
 
-    def build_rotary_table(self) -> np.ndarray:
+    def build_rotary_table(self) -> Array:
         inv_freq = rotary_inv_freq(rotary_dim(self.config))
         return cos_sin_table(self.config.max_sequence_length, inv_freq, self.dtype)
 
@@ -165,7 +167,7 @@ class ChatGLMModel(CausalLM):
         return self.lm_head
 
 
-def rotary_inv_freq(size: int) -> np.ndarray:
+def rotary_inv_freq(size: int) -> Array:
     """The rotary frequencies of `size` channels, float32 [size / 2], rounded to float16 as there."""
     exponent = np.arange(0, size, 2, dtype=np.float32) / np.float32(size)
     return (1.0 / 10000.0**exponent).astype(np.float16).astype(np.float32)

@@ -6,11 +6,11 @@ parameter names are those of hub checkpoints.
 
 from functools import partial
 
-import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
+from paddle_glm.array_types import Array
 from paddle_glm.config import ModelConfig
 from paddle_glm.kv_cache import LayerCache
 from paddle_glm.layers.activation import swiglu
@@ -20,6 +20,7 @@ from paddle_glm.layers.rotary import apply_rotary_interleaved, rotary_cos_sin, r
 from paddle_glm.models.base import CausalLM
 from paddle_glm.models.chatglm2.parameters import attention_output, ffn_output, gate_up, query_key_value
 from paddle_glm.models.chatglm2.positions import rotary_dim
+from paddle_glm.paddle_types import TensorLayer
 from paddle_glm.parallel import SINGLE_PROCESS, ProcessGroup
 from paddle_glm.parallel.layers import (
     ColumnParallelLinear,
@@ -33,7 +34,7 @@ from paddle_glm.precision import compute_dtype
 from paddle_glm.sharding import vocab_parallel
 
 
-class SelfAttention(nn.Layer):
+class SelfAttention(TensorLayer):
     """x [batch, tokens, hidden] -> the same shape."""
 
     def __init__(self, config: ModelConfig, group: ProcessGroup, weight_format: WeightFormat) -> None:
@@ -62,7 +63,7 @@ class SelfAttention(nn.Layer):
         return self.dense(attn_output)
 
 
-class MLP(nn.Layer):
+class MLP(TensorLayer):
     """SwiGLU between two projections; gate and up are fused in the first."""
 
     def __init__(self, config: ModelConfig, group: ProcessGroup, weight_format: WeightFormat) -> None:
@@ -74,7 +75,7 @@ class MLP(nn.Layer):
         return self.dense_4h_to_h(swiglu(self.dense_h_to_4h(x)))
 
 
-class Block(nn.Layer):
+class Block(TensorLayer):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
     def __init__(self, config: ModelConfig, group: ProcessGroup, weight_format: WeightFormat) -> None:
@@ -98,7 +99,7 @@ class Block(nn.Layer):
         return F.dropout(x, self.dropout, training=self.training) if self.dropout else x
 
 
-class Embedding(nn.Layer):
+class Embedding(TensorLayer):
     def __init__(self, config: ModelConfig, group: ProcessGroup, weight_format: WeightFormat) -> None:
         super().__init__()
         self.word_embeddings = VocabParallelEmbedding(
@@ -136,7 +137,7 @@ class ChatGLM2Model(CausalLM):
         self.transformer = Transformer(config, group, self.weight_format)
         self.register_buffer("rotary_table", paddle.to_tensor(self.build_rotary_table()), persistable=False)
 
-    def build_rotary_table(self) -> np.ndarray:
+    def build_rotary_table(self) -> Array:
         config, ratio = self.config, self.config.rope_ratio
         rounding_dtype = self.dtype if self.family.half_precision_rotary else "float32"
         rope_kwargs = (
