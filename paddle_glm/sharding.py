@@ -1,8 +1,8 @@
-"""How a parameter is cut over tensor-parallel ranks, as data.
+"""How parameters are sharded over tensor-parallel ranks, as data.
 
-One `Sharding` per parameter serves loading, splitting, merging, resharding and the gradient norm, so
-that no two of them can disagree. Weights are stored [out_features, in_features], as on the hub: a
-column-parallel linear layer is cut along axis 0, a row-parallel one along axis 1.
+One `Sharding` per parameter serves loading, splitting, merging, resharding and the gradient norm, so that
+they cannot disagree. Weights are stored [out_features, in_features], as on the hub: column-parallel linear
+layers are sharded along axis 0, row-parallel ones along axis 1.
 """
 
 from collections.abc import Sequence
@@ -18,11 +18,11 @@ from paddle_glm.errors import InputError
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of `size` rows made of `num_shards` indivisible pieces (attention heads, KV groups, plain
-    rows).
+    """A range of `size` rows of the sharded axis made of `num_shards` indivisible blocks (attention heads,
+    KV groups or single rows).
 
-    Every rank holds `num_shards / degree` neighbouring units. With fewer units than ranks, each unit is
-    held by `degree / num_shards` neighbouring ranks.
+    Every rank holds `num_shards / degree` consecutive blocks. With fewer blocks than ranks, each block is
+    replicated on `degree / num_shards` consecutive ranks.
     """
 
     size: int
@@ -30,29 +30,29 @@ class Segment:
 
     def __post_init__(self) -> None:
         if self.num_shards < 1 or self.size % self.num_shards:
-            raise InputError(f"{self.size} rows cannot be made of {self.num_shards} equal units")
+            raise InputError(f"{self.size} rows cannot be split into {self.num_shards} equal blocks")
 
     def num_replicas(self, degree: int) -> int:
-        """How many ranks hold each unit; raises InputError where units and ranks do not divide."""
+        """Number of ranks that hold each block; InputError if neither number divides the other."""
         if self.num_shards >= degree and self.num_shards % degree == 0:
             return 1
         if self.num_shards < degree and degree % self.num_shards == 0:
             return degree // self.num_shards
         raise InputError(
-            f"tensor_parallel_degree {degree} cannot share out {self.num_shards} units "
+            f"tensor_parallel_degree {degree} cannot split {self.num_shards} blocks "
             f"({self.size} rows): one must divide the other"
         )
 
     def local_range(self, rank: int, degree: int) -> tuple[int, int]:
-        """The range of this segment, counted from the segment's start, that `rank` holds."""
-        copies = self.num_replicas(degree)
-        length = self.size * copies // degree
-        start = rank // copies * length
+        """(start, stop) of the rows on `rank`, relative to the start of the segment."""
+        replicas = self.num_replicas(degree)
+        length = self.size * replicas // degree
+        start = rank // replicas * length
         return start, start + length
 
 
 class CopyStep(NamedTuple):
-    """One step of a plan: rows [source_start, source_stop) of `source_rank` go to `target_start`."""
+    """Copy rows [source_start, source_stop) of the shard of `source_rank` to row `target_start`."""
 
     source_rank: int
     source_start: int
@@ -62,9 +62,9 @@ class CopyStep(NamedTuple):
 
 @dataclass(frozen=True)
 class Sharding:
-    """The axis that is cut and the segments along it, in order; axis None means every rank holds all.
+    """The sharded axis and the segments along it, in order; axis None: replicated on every rank.
 
-    `pad`: the axis is padded with zeros up to a multiple of the degree, and cut again on merging.
+    `pad`: the axis is padded with zeros to a multiple of the degree; merging removes the padding.
     """
 
     axis: int | None
@@ -73,14 +73,14 @@ class Sharding:
 
     @property
     def size(self) -> int:
-        """Length of the cut axis in the full tensor."""
+        """Length of the sharded axis in the full tensor."""
         return sum(segment.size for segment in self.segments)
 
     def local_ranges(self, rank: int, degree: int) -> list[tuple[int, int]]:
-        """Ranges of the full tensor's cut axis that `rank` holds, one per segment, in local order.
+        """(start, stop) along the full axis of the rows on `rank`, one per segment, in local order.
 
-        Empty for a replicated parameter. Padding is not segment of any range, so the last ranks of a
-        padded vocabulary may hold an empty one.
+        Empty for a replicated parameter. Ranges exclude padding, so the last ranks of a padded vocabulary
+        may have an empty one.
         """
         _check_rank(rank, degree)
         if self.pad:
@@ -95,13 +95,13 @@ class Sharding:
         return ranges
 
     def local_size(self, degree: int) -> int:
-        """Length of the cut axis on each rank, padding included."""
+        """Length of the sharded axis on each rank, including padding."""
         if self.pad:
             return -(-self.size // degree)
         return sum(segment.size * segment.num_replicas(degree) // degree for segment in self.segments)
 
     def local_shape(self, full_shape: Sequence[int], rank: int, degree: int) -> tuple[int, ...]:
-        """Shape of what `rank` holds of a tensor of `full_shape`."""
+        """Shape on `rank` of a tensor of `full_shape`; InputError if that shape does not match."""
         _check_rank(rank, degree)
         shape = self._validate_shape(full_shape)
         if self.axis is None:
@@ -109,10 +109,10 @@ class Sharding:
         return (*shape[: self.axis], self.local_size(degree), *shape[self.axis + 1 :])
 
     def replica_ranges(self, rank: int, degree: int) -> list[tuple[int, int | None, int]]:
-        """(start, stop, copies) along the local cut axis: how many ranks hold each stretch.
+        """(start, stop, replicas) along the local axis: the number of ranks that hold each range.
 
-        A sum over ranks (the gradient norm) divides each stretch by its copies. The ranges cover the
-        whole local axis; for a replicated parameter that is [(0, None, degree)], None as in a slice.
+        A sum over ranks (the gradient norm) divides each range by its replicas. The ranges cover the full
+        local axis; a replicated parameter has [(0, None, degree)], None as in a slice.
         """
         _check_rank(rank, degree)
         if self.axis is None:
@@ -127,7 +127,7 @@ class Sharding:
         ]
 
     def split(self, array: Array, rank: int, degree: int) -> Array:
-        """What `rank` of `degree` holds of the full `array`; a view where that is one unpadded range."""
+        """The shard of the full `array` for `rank` of `degree`; a view if it is one unpadded range."""
         _check_rank(rank, degree)
         self._validate_shape(array.shape)
         if self.axis is None:
@@ -141,7 +141,7 @@ class Sharding:
         return local
 
     def merge(self, shards: Sequence[Array], full_shape: Sequence[int]) -> Array:
-        """The full tensor from every rank's shard, padding cut off, one copy of what several ranks hold."""
+        """The full tensor from the shards of all ranks, without padding and replicas."""
         degree = len(shards)
         shape = self._validate_shape(full_shape)
         for rank, shard in enumerate(shards):
@@ -156,62 +156,56 @@ class Sharding:
         return full
 
     def reshard_plan(self, source_degree: int, rank: int, degree: int) -> list[CopyStep]:
-        """Copies that build the shard `rank` of `degree` from shards of `source_degree`.
+        """Copies that assemble the shard for `rank` of `degree` from shards of `source_degree`.
 
-        In the order of the target; adjoining steps are joined. What no step covers is padding, zeros.
-        Only for a sharding with an axis.
+        In target order, with adjacent copies merged. Rows that no step covers are padding (zeros). Not for
+        replicated parameters.
         """
-        sources = self._owners(source_degree)
+        sources = self._source_ranges(source_degree)
         steps: list[CopyStep] = []
         target = 0
         for start, stop in self.local_ranges(rank, degree):
-            for owner, owner_start, owner_stop, local_start in sources:
-                low, high = max(start, owner_start), min(stop, owner_stop)
+            for source_rank, full_start, full_stop, local_start in sources:
+                low, high = max(start, full_start), min(stop, full_stop)
                 if low >= high:
                     continue
-                source_start = local_start + low - owner_start
-                step = CopyStep(owner, source_start, source_start + high - low, target + low - start)
+                source_start = local_start + low - full_start
+                step = CopyStep(source_rank, source_start, source_start + high - low, target + low - start)
                 steps = _append_copy(steps, step)
             target += stop - start
         return steps
 
-    def _owners(self, degree: int) -> list[tuple[int, int, int, int]]:
+    def _source_ranges(self, degree: int) -> list[tuple[int, int, int, int]]:
         """(rank, full_start, full_stop, local_start): every row of the full axis once, in order."""
-        owners = []
+        ranges: dict[int, tuple[int, int, int, int]] = {}
         for rank in range(degree):
             local = 0
             for start, stop in self.local_ranges(rank, degree):
-                owners.append((rank, start, stop, local))
+                if stop > start:
+                    ranges.setdefault(start, (rank, start, stop, local))  # of replicas, the first rank's
                 local += stop - start
-        owners.sort(key=lambda owner: (owner[1], owner[0]))
-        seen = -1
-        unique = []
-        for owner in owners:
-            if owner[1] > seen and owner[2] > owner[1]:
-                unique.append(owner)
-                seen = owner[1]
-        return unique
+        return [ranges[start] for start in sorted(ranges)]
 
     def _validate_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         if self.axis is not None and (len(shape) <= self.axis or shape[self.axis] != self.size):
             raise InputError(
-                f"a tensor of shape {tuple(shape)} cannot be cut: axis {self.axis} should be {self.size}"
+                f"a tensor of shape {tuple(shape)} cannot be sharded: axis {self.axis} should be {self.size}"
             )
         return tuple(shape)
 
 
 def column_parallel(*segments: Segment) -> Sharding:
-    """Cut along the output axis (0), segment by segment: fused weights are never cut contiguously."""
+    """Sharded along the output axis (0), each segment separately, as fused weights need."""
     return Sharding(0, segments)
 
 
 def row_parallel(segment: Segment) -> Sharding:
-    """Cut along the input axis (1)."""
+    """Sharded along the input axis (1)."""
     return Sharding(1, (segment,))
 
 
 def vocab_parallel(size: int) -> Sharding:
-    """Cut along axis 0, padded with zero rows up to a multiple of the degree."""
+    """Sharded along axis 0, padded with zero rows to a multiple of the degree."""
     return Sharding(0, (Segment(size, size),), pad=True)
 
 
@@ -220,9 +214,9 @@ REPLICATED = Sharding(None)
 
 @dataclass(frozen=True)
 class ParameterSpec:
-    """One parameter of a checkpoint: its full shape, and how tensor parallelism cuts it.
+    """Full shape and sharding of one parameter.
 
-    dtype: what it is kept in where that does not follow the model's dtype; a numpy name.
+    dtype: numpy name of its dtype; None: the model's.
     """
 
     shape: tuple[int, ...]
@@ -231,12 +225,12 @@ class ParameterSpec:
 
 
 def axis_slice(axis: int, start: int, stop: int) -> tuple[slice, ...]:
-    """Index that takes [start, stop) along `axis`."""
+    """Index of [start, stop) along `axis`."""
     return (*(slice(None),) * axis, slice(start, stop))
 
 
 def apply_copy(step: CopyStep, axis: int, source: Array, target: Array) -> None:
-    """Carry out one step of a plan from `source` (the array of step.source_rank) into `target`."""
+    """Run one step of a plan, from the shard of `step.source_rank` into `target`."""
     stop = step.target_start + step.source_stop - step.source_start
     target[axis_slice(axis, step.target_start, stop)] = source[
         axis_slice(axis, step.source_start, step.source_stop)

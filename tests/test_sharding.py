@@ -115,15 +115,15 @@ def test_one_range_is_a_view() -> None:
 
 
 def test_errors_name_the_numbers() -> None:
-    with pytest.raises(InputError, match=r"degree 4 cannot share out 6 units \(12 rows\)"):
+    with pytest.raises(InputError, match=r"degree 4 cannot split 6 blocks \(12 rows\)"):
         column_parallel(Segment(12, 6)).local_ranges(0, 4)
-    with pytest.raises(InputError, match="degree 3 cannot share out 2 units"):
+    with pytest.raises(InputError, match="degree 3 cannot split 2 blocks"):
         column_parallel(Segment(4, 2)).local_size(3)
     with pytest.raises(InputError, match="rank 2 is outside tensor_parallel_degree 2"):
         vocab_parallel(4).local_ranges(2, 2)
-    with pytest.raises(InputError, match=r"shape \(3, 3\) cannot be cut: axis 0 should be 4"):
+    with pytest.raises(InputError, match=r"shape \(3, 3\) cannot be sharded: axis 0 should be 4"):
         column_parallel(Segment(4, 2)).split(np.zeros((3, 3)), 0, 2)
     with pytest.raises(InputError, match=r"shard 1 of 2 has shape \(3, 1\), expected \(2, 1\)"):
         column_parallel(Segment(4, 2)).merge([np.zeros((2, 1)), np.zeros((3, 1))], (4, 1))
-    with pytest.raises(InputError, match="5 rows cannot be made of 2 equal units"):
+    with pytest.raises(InputError, match="5 rows cannot be split into 2 equal blocks"):
         Segment(5, 2)

@@ -1,4 +1,4 @@
-"""Tensor parallelism over public `paddle.distributed` calls: the same code on gloo and NCCL."""
+"""Tensor parallelism on public `paddle.distributed` calls: the same code on gloo and NCCL."""
 
 from paddle_glm.parallel.group import (
     SINGLE_PROCESS,

@@ -1,6 +1,6 @@
-"""Communication as autograd functions (Megatron-LM, arXiv:1909.08053, section 3).
+"""Collectives as autograd functions (Megatron-LM, arXiv:1909.08053, section 3).
 
-Each is the identity for a group of one process.
+All are the identity in a group of one process.
 """
 
 from typing import Any
@@ -20,26 +20,26 @@ IGNORE_INDEX = -100
 def all_reduce(x: Tensor, group: ProcessGroup, op: Any = dist.ReduceOp.SUM) -> Tensor:
     """`x` reduced over the group, as a new tensor of the same shape and dtype.
 
-    Half precision goes through float32 on CPU: gloo adds the bit patterns of float16, and sums
+    On CPU half precision is reduced in float32: gloo adds the bit patterns of float16, and accumulates
     bfloat16 in bfloat16.
     """
     on_cpu = not x.place.is_gpu_place()
-    wide = on_cpu and x.dtype in (paddle.float16, paddle.bfloat16)
-    # The process groups refuse strided views, and reduce in place.
-    buffer = x.astype("float32") if wide else x.contiguous().clone()
+    upcast = on_cpu and x.dtype in (paddle.float16, paddle.bfloat16)
+    # Process groups refuse strided views and reduce in place.
+    buffer = x.astype("float32") if upcast else x.contiguous().clone()
     dist.all_reduce(buffer, op=op, group=group.handle)
-    return buffer.astype(x.dtype) if wide else buffer
+    return buffer.astype(x.dtype) if upcast else buffer
 
 
 def all_gather_last_axis(x: Tensor, group: ProcessGroup) -> Tensor:
-    """[..., n] of each process -> [..., n * degree], in rank order."""
-    parts: list[Tensor] = []
-    dist.all_gather(parts, x.contiguous(), group=group.handle)
-    return paddle.concat(parts, axis=-1)
+    """[..., n] on each rank -> [..., n * degree], in rank order."""
+    shards: list[Tensor] = []
+    dist.all_gather(shards, x.contiguous(), group=group.handle)
+    return paddle.concat(shards, axis=-1)
 
 
 def broadcast_array(values: Array, group: ProcessGroup) -> Array:
-    """The group's first process's `values` (int64, same shape everywhere) on every process."""
+    """`values` (int64, same shape on every rank) of the group's rank 0, on every rank."""
     if group.degree == 1:
         return values
     tensor = paddle.to_tensor(np.ascontiguousarray(values))
@@ -81,35 +81,35 @@ class _GatherFromGroup(Function):
 
 
 class _ReduceReplicatedGrads(Function):
-    """The identity on a weight whose rows [start, stop) are held by several processes.
+    """The identity on a weight some of whose rows are replicated on several ranks.
 
-    Backward: those rows' gradients are summed over their holders, through one reduction of a buffer
-    that has a place for every holder's piece.
+    Backward: sums the gradients of those rows over their replicas. One all-reduce of a buffer with a slot
+    per distinct block serves all, so that no process groups of replicas are needed.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, weight: Tensor, shared: tuple[tuple[int, int, int], ...], group: ProcessGroup
+        ctx: Any, weight: Tensor, replicated_rows: tuple[tuple[int, int, int], ...], group: ProcessGroup
     ) -> Tensor:
-        ctx.shared, ctx.group = shared, group
+        ctx.replicated_rows, ctx.group = replicated_rows, group
         return weight.clone()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         group, grad = ctx.group, grad.clone()
-        pieces = [grad[start:stop] for start, stop, _ in ctx.shared]
-        num_slots = [group.degree // copies for _, _, copies in ctx.shared]
-        own_slots = [group.rank // copies for _, _, copies in ctx.shared]
+        blocks = [grad[start:stop] for start, stop, _ in ctx.replicated_rows]
+        num_slots = [group.degree // replicas for _, _, replicas in ctx.replicated_rows]
+        own_slots = [group.rank // replicas for _, _, replicas in ctx.replicated_rows]
         buffer = paddle.concat(
             [
-                piece if place == own else paddle.zeros_like(piece)
-                for piece, count, own in zip(pieces, num_slots, own_slots, strict=True)
-                for place in range(count)
+                block if slot == own else paddle.zeros_like(block)
+                for block, count, own in zip(blocks, num_slots, own_slots, strict=True)
+                for slot in range(count)
             ]
         )
         buffer = all_reduce(buffer, group)
         offset = 0
-        for (start, stop, _), count, own in zip(ctx.shared, num_slots, own_slots, strict=True):
+        for (start, stop, _), count, own in zip(ctx.replicated_rows, num_slots, own_slots, strict=True):
             rows = stop - start
             grad[start:stop] = buffer[offset + own * rows : offset + (own + 1) * rows]
             offset += count * rows
@@ -117,16 +117,16 @@ class _ReduceReplicatedGrads(Function):
 
 
 class _VocabCrossEntropy(Function):
-    """Cross entropy of logits whose last axis is cut over the group (Megatron-LM, section 3)."""
+    """Cross entropy of logits whose last axis is sharded over the group (Megatron-LM, section 3)."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor, group: ProcessGroup) -> Tensor:
-        part = logits.shape[-1]
+        local_vocab_size = logits.shape[-1]
         shifted = logits.astype("float32")
         shifted = shifted - all_reduce(shifted.max(axis=-1, keepdim=True), group, dist.ReduceOp.MAX)
         exponent = paddle.exp(shifted)
-        local = labels - group.rank * part
-        in_shard = paddle.logical_and(local >= 0, local < part)
+        local = labels - group.rank * local_vocab_size
+        in_shard = paddle.logical_and(local >= 0, local < local_vocab_size)
         local = paddle.where(in_shard, local, paddle.zeros_like(local)).unsqueeze(-1)
         local_mask = in_shard.astype("float32")
         target = paddle.take_along_axis(shifted, local, axis=-1).squeeze(-1) * local_mask
@@ -155,26 +155,26 @@ def reduce_from_group(x: Tensor, group: ProcessGroup) -> Tensor:
 
 
 def gather_from_group(x: Tensor, group: ProcessGroup) -> Tensor:
-    """[..., n] -> [..., n * degree]. Backward: each process's own slice."""
+    """[..., n] -> [..., n * degree]. Backward: each rank's slice of the gradient."""
     return x if group.degree == 1 else _GatherFromGroup.apply(x, group)
 
 
 def reduce_replicated_grads(
-    weight: Tensor, shared: tuple[tuple[int, int, int], ...], group: ProcessGroup
+    weight: Tensor, replicated_rows: tuple[tuple[int, int, int], ...], group: ProcessGroup
 ) -> Tensor:
-    """Forward: the identity. Backward: the gradient of rows that several processes hold is summed over them.
+    """Forward: the identity. Backward: gradients of replicated rows are summed over their replicas.
 
-    shared: (start, stop, copies) of the local rows with copies > 1; neighbouring ranks hold the same rows.
+    replicated_rows: (start, stop, replicas) of local rows that several consecutive ranks hold.
     """
-    return (
-        weight if not shared or weight.stop_gradient else _ReduceReplicatedGrads.apply(weight, shared, group)
-    )
+    if not replicated_rows or weight.stop_gradient:
+        return weight
+    return _ReduceReplicatedGrads.apply(weight, replicated_rows, group)
 
 
 def vocab_parallel_cross_entropy(logits: Tensor, labels: Tensor, group: ProcessGroup) -> Tensor:
-    """Per-token loss, float32, 0 where the label is -100.
+    """Loss per token [...], float32; 0 where the label is -100.
 
-    logits: [..., vocab / degree], this process's slice; labels: [...], int64, over the whole vocabulary.
+    logits: [..., vocab / degree], the shard of this rank; labels: [...], int64, ids of the full vocabulary.
     """
     if group.degree > 1:
         return _VocabCrossEntropy.apply(logits, labels, group)

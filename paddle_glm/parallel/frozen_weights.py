@@ -1,7 +1,7 @@
-"""Products with weights that are not trained: backward needs the weight alone.
+"""Operations with frozen weights that save only the weight for backward.
 
-Paddle's operators keep both factors, so that what goes into every frozen layer would stay in memory for a
-gradient that nobody wants.
+Paddle's operators save both operands, so the input of every frozen layer would stay in memory for a weight
+gradient that is never computed.
 """
 
 from typing import Any
@@ -13,19 +13,19 @@ from paddle_glm.paddle_types import Function
 
 
 def input_grad_only(weight: Tensor, x: Tensor) -> bool:
-    """Whether backward will ask for the gradient of x and not for the weight's."""
+    """Whether backward will need the gradient of x but not of the weight."""
     return (
         paddle.in_dynamic_mode() and paddle.is_grad_enabled() and weight.stop_gradient and not x.stop_gradient
     )
 
 
 def frozen_linear(x: Tensor, weight: Tensor) -> Tensor:
-    """x [..., in] times a frozen weight [out, in] transposed, in the dtype of x (or of mixed precision)."""
+    """x [..., in] @ frozen weight [out, in].T -> [..., out], in the dtype of x (or of mixed precision)."""
     return _FrozenLinear.apply(x, weight)
 
 
 def frozen_scale(x: Tensor, weight: Tensor) -> Tensor:
-    """x [..., size] times a frozen weight [size], float32."""
+    """x [..., size] * frozen weight [size], float32."""
     return _FrozenScale.apply(x, weight)
 
 

@@ -1,20 +1,19 @@
-"""Make Paddle's process groups safe on CPU.
+"""Make Paddle's gloo process groups reliable on CPU.
 
-Paddle 3.3.1 lets every gloo group meet in the default TCPStore under the bare keys "0", "1", ...:
-the second and later groups read the addresses that an earlier one left there, and fail or hang
-(nearly always with 4 ranks). Here a group of all ranks reuses the default group's connections, and
-any other group meets in a store of its own.
+In Paddle 3.3.1 every gloo group rendezvouses in the default TCPStore under the bare keys "0", "1", ...:
+later groups read the addresses of an earlier one and fail or hang (nearly always with 4 ranks). Here a
+group of all ranks reuses the default group's connections, and any other group has its own store.
 """
 
 import os
 import socket
 from typing import Any
 
-_stores: list[Any] = []  # a group's first rank serves its store: it lives as long as the process
+_stores: list[Any] = []  # rank 0 of a group serves its store, which must live as long as the process
 
 
 def patch_new_group() -> None:
-    """Give Paddle's `new_group` (and so `fleet.init`) the safe meeting; CPU only, harmless when repeated."""
+    """Patch the rendezvous of Paddle's `new_group` (and so of `fleet.init`); CPU only, idempotent."""
     from paddle.distributed import collective
 
     os.environ.setdefault("PADDLE_DISTRI_BACKEND", "gloo")
@@ -38,7 +37,7 @@ def patch_new_group() -> None:
 
 
 def _private_store(default: Any, rank: int, name: str) -> Any:
-    """A TCPStore for one group: its first rank serves it and leaves the address in the default store."""
+    """A TCPStore for one group: its rank 0 serves it and publishes the address in the default store."""
     from paddle.base import core
 
     key = f"paddle_glm/gloo/{name}"

@@ -1,4 +1,4 @@
-"""Which processes hold the slices of one model, and which hold copies of it."""
+"""Process groups: tensor-parallel ranks shard one model, data-parallel ranks replicate it."""
 
 import os
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from paddle_glm.errors import InputError
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """The processes that share one model: this one's place, their number, and Paddle's group.
+    """Rank of this process in a group, number of ranks, and Paddle's group.
 
-    `handle` is None at degree 1, where every operation over the group is the identity.
+    `handle` is None at degree 1, where every collective is the identity.
     """
 
     rank: int
@@ -21,7 +21,7 @@ class ProcessGroup:
 
     @property
     def src_rank(self) -> int:
-        """The global rank of the group's first process."""
+        """Global rank of the group's rank 0."""
         return self.handle.ranks[0] if self.handle is not None else 0
 
 
@@ -30,42 +30,43 @@ SINGLE_PROCESS = ProcessGroup(0, 1)
 
 @dataclass(frozen=True)
 class Mesh:
-    """World size = data degree x tensor degree; neighbouring ranks share a model."""
+    """World size = data degree x tensor degree; consecutive ranks shard one model."""
 
     tensor: ProcessGroup
     data: ProcessGroup
 
 
 def world_size() -> int:
-    """Number of processes the launcher started; 1 without it."""
+    """Number of processes that the launcher started; 1 without a launcher."""
     return int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
 
 
-def check_degree(tensor_parallel_degree: int, processes: int) -> None:
-    """Raise `InputError` where `processes` cannot be divided into groups of that degree."""
-    if tensor_parallel_degree < 1 or processes % tensor_parallel_degree:
+def check_degree(tensor_parallel_degree: int, num_processes: int) -> None:
+    """Raise `InputError` if the processes cannot be divided into groups of this degree."""
+    if tensor_parallel_degree < 1 or num_processes % tensor_parallel_degree:
         raise InputError(
             f"tensor_parallel_degree {tensor_parallel_degree} needs a multiple of {tensor_parallel_degree} "
-            f"processes, but {processes} run: start with `python -m paddle.distributed.launch "
+            f"processes, but {num_processes} run: start with `python -m paddle.distributed.launch "
             f"--nproc_per_node {max(tensor_parallel_degree, 1)} ...` (CPU) or `--gpus` with as many cards"
         )
 
 
 def init_parallel(tensor_parallel_degree: int | None = None) -> Mesh:
-    """Join the processes that the launcher started; gloo on CPU, NCCL on GPUs.
+    """Initialise the process groups of the launched processes; gloo on CPU, NCCL on GPUs.
 
-    tensor_parallel_degree: processes per model; None takes all of them.
-    Returns a mesh of degree 1 x 1 where no launcher is at work.
+    tensor_parallel_degree: ranks per model; None: all processes. Without a launcher the mesh is 1 x 1.
+    Raises `InputError` for a degree that does not divide the processes, and for several processes on a
+    system other than Linux.
     """
-    processes = world_size()
-    degree = processes if tensor_parallel_degree is None else tensor_parallel_degree
-    check_degree(degree, processes)
-    if processes == 1:
+    num_processes = world_size()
+    degree = num_processes if tensor_parallel_degree is None else tensor_parallel_degree
+    check_degree(degree, num_processes)
+    if num_processes == 1:
         return Mesh(SINGLE_PROCESS, SINGLE_PROCESS)
     if not system.LINUX:
         raise InputError(
-            f"{processes} processes were started, but several work together on Linux alone: elsewhere Paddle "
-            "has neither gloo nor NCCL. Run the command without paddle.distributed.launch"
+            f"{num_processes} processes were started, but distributed runs need Linux: elsewhere Paddle has "
+            "neither gloo nor NCCL. Run the command without paddle.distributed.launch"
         )
 
     import paddle
@@ -79,16 +80,16 @@ def init_parallel(tensor_parallel_degree: int | None = None) -> Mesh:
         dist.init_parallel_env()
     rank = dist.get_rank()
     tensor = data = SINGLE_PROCESS
-    # Every process takes part in making every group, in the same order.
-    for start in range(0, processes, degree):
+    # Every process must create every group, in the same order.
+    for start in range(0, num_processes, degree):
         tensor = _new_group(list(range(start, start + degree)), rank) or tensor
     for offset in range(degree):
-        data = _new_group(list(range(offset, processes, degree)), rank) or data
+        data = _new_group(list(range(offset, num_processes, degree)), rank) or data
     return Mesh(tensor, data)
 
 
 def _new_group(ranks: list[int], rank: int) -> ProcessGroup | None:
-    """Make the group of `ranks`; this process's place in it, or None where it is outside."""
+    """Create the group of `ranks`; None if `rank` is not in it, or is alone."""
     import paddle.distributed as dist
 
     if len(ranks) == 1:

@@ -1,7 +1,7 @@
-"""Linear layers and embeddings that hold this process's slice, as the family's sharding table cuts it.
+"""Linear layers and embeddings sharded over a process group as the family's parameter specs say.
 
-Weights are [out_features, in_features], as hub checkpoints store them, so nothing is transposed
-between file, memory and file. At degree 1 these are plain layers. `WeightFormat` says in what they are kept.
+Weights are [out_features, in_features], as in hub checkpoints, so nothing is transposed on loading and
+saving. At degree 1 these are plain layers.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from paddle_glm.parallel.dequant import dequant_embedding, dequant_linear, upcas
 from paddle_glm.parallel.frozen_weights import frozen_linear, input_grad_only
 from paddle_glm.parallel.group import ProcessGroup
 from paddle_glm.precision import compute_dtype
-from paddle_glm.quantization import WEIGHT, Quantization, quantize
+from paddle_glm.quantization import WEIGHT, QuantizationConfig, quantize
 from paddle_glm.sharding import ParameterSpec, Sharding
 
 _ZEROS = nn.initializer.Constant(0.0)
@@ -31,10 +31,10 @@ _ZEROS = nn.initializer.Constant(0.0)
 
 @dataclass(frozen=True)
 class WeightFormat:
-    """What a model's parameters are kept in: `dtype`, and where `quantization` applies, small integers."""
+    """How weights are stored: `dtype` ("float16", ...), or quantised where `quantization` applies."""
 
     dtype: str
-    quantization: Quantization | None = None
+    quantization: QuantizationConfig | None = None
 
     @property
     def compute_dtype(self) -> paddle.dtype:
@@ -42,23 +42,23 @@ class WeightFormat:
         return compute_dtype(getattr(paddle, self.dtype))
 
     def parameter_specs(self, spec: ParameterSpec) -> dict[str, ParameterSpec]:
-        """The parameters that a weight is kept as, by the names of a layer's attributes."""
+        """{attribute: spec} of the parameters that store a weight."""
         if self.quantization is None or not self.quantization.applies_to(spec):
             return {WEIGHT: spec}
         return self.quantization.parameter_specs(spec)
 
 
 def new_parameter(layer: nn.Layer, shape: tuple[int, ...], dtype: Any, distributed: bool = False) -> Any:
-    """A zero parameter of `shape`, to be filled from a checkpoint; `distributed` marks a slice for fleet."""
+    """A zero parameter of `shape`, to be loaded from a checkpoint; `distributed` marks a shard for fleet."""
     parameter = layer.create_parameter(list(shape), dtype=dtype, default_initializer=_ZEROS)
     parameter.is_distributed = distributed
     return parameter
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x [..., in] times weight [out, in] transposed, in the dtype of x: half weights are widened on CPU.
+    """x [..., in] @ weight [out, in].T + bias [out] -> [..., out], in the dtype of x.
 
-    For a frozen weight x is not kept.
+    Half precision weights are upcast on CPU. With a frozen weight x is not saved for backward.
     """
     if input_grad_only(weight, x):
         y = frozen_linear(x, weight)
@@ -70,9 +70,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 class ParallelWeight(TensorLayer):
-    """A layer with this process's slice of a weight [out, in]: `weight`, and `weight_scale` where integers.
+    """A layer with this rank's shard of a weight [out, in]: `weight`, with `weight_scale` if quantised.
 
-    spec: the float weight's full shape and how it is cut.
+    spec: full shape and sharding of the float weight.
     """
 
     def __init__(self, spec: ParameterSpec, group: ProcessGroup, weight_format: WeightFormat) -> None:
@@ -81,26 +81,26 @@ class ParallelWeight(TensorLayer):
         self.allocate_weight(weight_format)
 
     def allocate_weight(self, weight_format: WeightFormat) -> None:
-        """Replace the parameters by zero-initialised ones for `weight_format`."""
+        """Replace the parameters with zeros in `weight_format`."""
         rank, degree = self.group.rank, self.group.degree
-        self.weight_format, parts = weight_format, weight_format.parameter_specs(self.spec)
+        self.weight_format, specs = weight_format, weight_format.parameter_specs(self.spec)
         for name in [name for name in self._parameters if name.startswith(WEIGHT)]:
             delattr(self, name)
-        for name, spec in parts.items():
+        for name, spec in specs.items():
             shape = spec.sharding.local_shape(spec.shape, rank, degree)
-            cut = degree > 1 and spec.sharding.axis is not None
-            setattr(self, name, new_parameter(self, shape, spec.dtype or weight_format.dtype, cut))
+            is_sharded = degree > 1 and spec.sharding.axis is not None
+            setattr(self, name, new_parameter(self, shape, spec.dtype or weight_format.dtype, is_sharded))
         self.bits = 0
-        if len(parts) > 1:
+        if len(specs) > 1:
             assert weight_format.quantization is not None
             self.bits = weight_format.quantization.bits
-            for name in parts:
+            for name in specs:
                 getattr(self, name).stop_gradient = True
         self.local_groups = self._local_groups() if self.bits else None
 
     @paddle.no_grad()
     def quantize(self, weight_format: WeightFormat) -> None:
-        """Keep the weight, all of it here, in `weight_format` from now on, where its quantization applies."""
+        """Quantise the unsharded weight in place if the quantization of `weight_format` applies to it."""
         quantization = weight_format.quantization
         if quantization is None or not quantization.applies_to(self.spec):
             return
@@ -111,13 +111,13 @@ class ParallelWeight(TensorLayer):
         self.weight_scale.set_value(paddle.to_tensor(scale))
 
     def local_matmul(self, x: Tensor) -> Tensor:
-        """x [..., in] -> [..., out], of this process's slice, in the dtype of x."""
+        """x [..., in] @ this rank's shard.T -> [..., out], in the dtype of x."""
         if not self.bits:
             return linear(x, self.weight)
         return dequant_linear(x, self.weight, self._local_scale(), self.bits)
 
     def lookup(self, ids: Tensor) -> Tensor:
-        """Rows of this process's slice, for ids [...] into it, in the compute dtype."""
+        """Rows of this rank's shard for local ids [...], in the compute dtype."""
         if not self.bits:
             return F.embedding(ids, self.weight).astype(self.weight_format.compute_dtype)
         return dequant_embedding(
@@ -125,16 +125,16 @@ class ParallelWeight(TensorLayer):
         )
 
     def _local_scale(self) -> Tensor:
-        """float32 [out] or [out, groups of the local inputs]."""
+        """Scale of this rank's shard, float32 [out] or [out, groups of the local inputs]."""
         scale: Tensor = self.weight_scale
         if self.local_groups is not None:
             scale = self.weight_scale[:, self.local_groups]
         return scale
 
     def _local_groups(self) -> slice | list[int] | None:
-        """Which of a row's groups the local inputs are in, a slice or one index per stretch; None for all.
+        """Indices of the quantization groups of the local inputs; None: all groups.
 
-        A group that a cut goes through, and with it all others, counts as several of a smaller size.
+        If a shard boundary splits a group, every group is treated as several smaller ones of equal size.
         """
         assert self.weight_format.quantization is not None
         size = self.weight_format.quantization.group_size
@@ -144,14 +144,13 @@ class ParallelWeight(TensorLayer):
         step = gcd(size, start, stop)
         if step == size:
             return slice(start // size, stop // size)
-        return [place // size for place in range(start, stop, step)]
+        return [offset // size for offset in range(start, stop, step)]
 
 
 class ColumnParallelLinear(ParallelWeight):
-    """Output features are cut over the group: x [..., in] (whole) -> [..., out_local].
+    """Output features are sharded over the group: x [..., in] (replicated) -> [..., out_local].
 
-    Rows that several processes hold (key/value groups beyond their number) get the sum of the
-    holders' gradients.
+    Gradients of replicated rows (with more ranks than key/value groups) are summed over their replicas.
     """
 
     def __init__(
@@ -164,9 +163,9 @@ class ColumnParallelLinear(ParallelWeight):
     ) -> None:
         super().__init__(ParameterSpec((sharding.size, in_features), sharding), group, weight_format)
         self.replicated_rows = tuple(
-            (start, stop, copies)
-            for start, stop, copies in sharding.replica_ranges(group.rank, group.degree)
-            if stop is not None and copies > 1
+            (start, stop, replicas)
+            for start, stop, replicas in sharding.replica_ranges(group.rank, group.degree)
+            if stop is not None and replicas > 1
         )
         shape = (sharding.local_size(group.degree),)
         self.bias = new_parameter(self, shape, weight_format.dtype, group.degree > 1) if bias else None
@@ -183,9 +182,9 @@ class ColumnParallelLinear(ParallelWeight):
 
 
 class RowParallelLinear(ParallelWeight):
-    """Input features are cut over the group: x [..., in_local] -> [..., out] (summed over the group).
+    """Input features are sharded over the group: x [..., in_local] -> [..., out] (summed over the group).
 
-    The bias is whole on every process and added once, to the sum.
+    The bias is replicated and added once, after the reduction.
     """
 
     def __init__(
@@ -205,7 +204,7 @@ class RowParallelLinear(ParallelWeight):
 
 
 class VocabParallelEmbedding(ParallelWeight):
-    """Words are cut over the group: ids [...] (whole) -> [..., hidden] (whole), in the compute dtype."""
+    """The vocabulary is sharded over the group: ids [...] -> [..., hidden], in the compute dtype."""
 
     def __init__(
         self, hidden_size: int, sharding: Sharding, group: ProcessGroup, weight_format: WeightFormat
@@ -223,26 +222,25 @@ class VocabParallelEmbedding(ParallelWeight):
 
 
 class LMHead(TensorLayer):
-    """Hidden states [..., hidden] -> logits: `forward` gives the local slice, `gather` all words."""
+    """Hidden states [..., hidden] -> logits: `forward` computes this rank's shard, `gather` all of them."""
 
     group: ProcessGroup
 
     def local_matmul(self, x: Tensor) -> Tensor:
-        """x [..., hidden] times the rows of this process's words."""
+        """x [..., hidden] @ this rank's shard.T -> [..., vocab_local]."""
         raise NotImplementedError
 
     def set_vocab_sharding(self, sharding: Sharding) -> None:
-        """Set which of the words, cut so, are here."""
+        """Set `vocab_size` and the number of padding rows on this rank."""
         self.vocab_size, local = sharding.size, sharding.local_size(self.group.degree)
-        # The rows that pad an indivisible vocabulary stand at the end: on the last ranks.
-        end_of_padding = (self.group.rank + 1) * local - self.vocab_size
-        self.local_padding = min(max(end_of_padding, 0), local)
+        # Padding is at the end of the vocabulary: on the last ranks.
+        self.local_padding = min(max((self.group.rank + 1) * local - self.vocab_size, 0), local)
 
     def forward(self, x: Tensor) -> Tensor:
         logits = self.local_matmul(copy_to_group(x, self.group))
         if not self.local_padding:
             return logits
-        # A padded word must take no probability; the number is one that float16 can hold.
+        # Padding must get no probability; -6e4 is within the range of float16.
         lowest = paddle.full([*logits.shape[:-1], self.local_padding], -6e4, dtype=logits.dtype)
         return paddle.concat([logits[..., : logits.shape[-1] - self.local_padding], lowest], axis=-1)
 
@@ -252,7 +250,7 @@ class LMHead(TensorLayer):
 
 
 class ParallelLMHead(ParallelWeight, LMHead):
-    """A head with a weight of its own; words are cut over the group."""
+    """A head with its own weight; the vocabulary is sharded over the group."""
 
     def __init__(
         self, hidden_size: int, sharding: Sharding, group: ProcessGroup, weight_format: WeightFormat
@@ -262,12 +260,12 @@ class ParallelLMHead(ParallelWeight, LMHead):
 
 
 class TiedLMHead(LMHead):
-    """A head whose weight is the embedding's; it has no parameters."""
+    """A head without parameters that uses the embedding's weight."""
 
     def __init__(self, embedding: VocabParallelEmbedding) -> None:
         super().__init__()
         self.group = embedding.group
-        self._embedding = (embedding,)  # in a tuple, so that it is no sublayer with names of its own
+        self._embedding = (embedding,)  # in a tuple, so that it is not registered as a sublayer again
         self.set_vocab_sharding(embedding.spec.sharding)
 
     def local_matmul(self, x: Tensor) -> Tensor:

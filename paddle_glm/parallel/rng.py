@@ -1,23 +1,20 @@
-"""Dropout across the processes of a group.
+"""Random number generators for dropout under tensor parallelism.
 
-What every process holds a copy of must be dropped alike; what is cut over the group must not be.
-Paddle's own generator serves the former, Paddle's tracker of named states the latter.
+Replicated activations need the same mask on every rank (Paddle's default generator), sharded activations a
+different one (Paddle's tracker of named generator states).
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import paddle
-from paddle.distributed.fleet.layers.mpu.random import (
-    MODEL_PARALLEL_RNG,
-    get_rng_state_tracker,
-)
+from paddle.distributed.fleet.layers.mpu.random import MODEL_PARALLEL_RNG, get_rng_state_tracker
 
 from paddle_glm.parallel.group import ProcessGroup
 
 
 def seed_group(seed: int, group: ProcessGroup) -> None:
-    """Seed both generators: `seed` for what is replicated, a number of its own per rank for what is cut."""
+    """Seed both generators: `seed` for replicated activations, a different seed per rank for sharded ones."""
     tracker = get_rng_state_tracker()
     tracker.reset()
     tracker.add(MODEL_PARALLEL_RNG, seed + 1 + group.rank)
@@ -26,7 +23,7 @@ def seed_group(seed: int, group: ProcessGroup) -> None:
 
 @contextmanager
 def sharded_rng(group: ProcessGroup) -> Iterator[None]:
-    """Random numbers inside differ from rank to rank of the group."""
+    """A context in which random numbers differ between the ranks of the group."""
     tracker = get_rng_state_tracker()
     if group.degree == 1:
         yield

@@ -1,4 +1,4 @@
-"""How the processes of a run end: the first one last, since it serves the store that all meet in."""
+"""End a distributed run: rank 0 exits last, since it serves the TCPStore of all ranks."""
 
 import logging
 import os
@@ -8,11 +8,11 @@ from paddle_glm.parallel.group import world_size
 
 
 def exit_all_ranks(code: int = 0) -> None:
-    """End this process of a finished run with `code`; returns where it is the only one.
+    """Exit all ranks with `code`, rank 0 last; no-op for one process.
 
-    A process whose store has gone while it tears down may abort although all its work is done (seen in
-    4 of 100 runs). So nothing is torn down: output is flushed, every other process says goodbye and
-    ends, and the first one ends when all have.
+    A rank that tears down after the store is gone may abort although its work is done (4 of 100 runs). So
+    nothing is torn down: every rank flushes its output, the others report to the store and exit, and rank 0
+    exits after all of them have reported.
     """
     if world_size() == 1:
         return
@@ -27,7 +27,7 @@ def exit_all_ranks(code: int = 0) -> None:
     sys.stderr.flush()
     if rank == 0:
         for other in range(1, dist.get_world_size()):
-            store.wait(f"paddle_glm/left/{other}")
+            store.wait(f"paddle_glm/exited/{other}")
     else:
-        store.set(f"paddle_glm/left/{rank}", "1")
+        store.set(f"paddle_glm/exited/{rank}", "1")
     os._exit(code)

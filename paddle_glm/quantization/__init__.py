@@ -1,4 +1,4 @@
-"""Weights as small integers and scales (weight-only quantisation), in THUDM's format; numpy alone."""
+"""Weight-only quantisation to int8 and int4 in THUDM's format; needs numpy only."""
 
 from paddle_glm.quantization.packing import (
     BITS,
@@ -12,7 +12,7 @@ from paddle_glm.quantization.packing import (
 from paddle_glm.quantization.specs import (
     SCALE,
     WEIGHT,
-    Quantization,
+    QuantizationConfig,
     quantization_of,
     quantized_specs,
     scale_name,
@@ -24,7 +24,7 @@ __all__ = [
     "BITS",
     "SCALE",
     "WEIGHT",
-    "Quantization",
+    "QuantizationConfig",
     "QuantizedWeight",
     "default_group_size",
     "dequantize",

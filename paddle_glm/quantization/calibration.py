@@ -18,7 +18,13 @@ from paddle_glm.models.base import CausalLM
 from paddle_glm.models.family import family_of
 from paddle_glm.numpy_interop import writable_array
 from paddle_glm.parallel.layers import ColumnParallelLinear, RowParallelLinear
-from paddle_glm.quantization import Quantization, QuantizedWeight, dequantize, quantization_of, weight_name
+from paddle_glm.quantization import (
+    QuantizationConfig,
+    QuantizedWeight,
+    dequantize,
+    quantization_of,
+    weight_name,
+)
 from paddle_glm.quantization.gptq import gptq
 
 # (blocks done, blocks in all)
@@ -80,7 +86,7 @@ def gptq_quantize_folder(
 @paddle.no_grad()
 def calibrate(
     checkpoint: Checkpoint,
-    quantization: Quantization,
+    quantization: QuantizationConfig,
     batches: Iterable[Mapping[str, Array]],
     progress: ProgressCallback | None = None,
 ) -> dict[str, QuantizedWeight]:
@@ -128,7 +134,7 @@ def _embed_batch(model: CausalLM, batch: Mapping[str, Array]) -> _BlockInput:
 
 
 def _quantize_block(
-    block: nn.Layer, block_inputs: Sequence[_BlockInput], quantization: Quantization, block_path: str
+    block: nn.Layer, block_inputs: Sequence[_BlockInput], quantization: QuantizationConfig, block_path: str
 ) -> Iterable[tuple[str, QuantizedWeight]]:
     """(name, quantised weight) of the block's linear layers, which have the rounded weights from then on.
 

@@ -1,8 +1,8 @@
-"""Float weights to integers with scales and back: symmetric, per output channel or per group of inputs.
+"""Symmetric round-to-nearest quantisation of weights, per output channel or per group of inputs.
 
 The format is that of quantization.py of THUDM/chatglm-6b-int4 (per channel) with groups added: values are
 int8 [out, in], or for 4 bits int8 [out, in // 2] with two inputs per byte, the earlier one in the high
-half, both in two's complement. A weight is value * scale.
+nibble, both in two's complement. weight = value * scale.
 """
 
 from collections.abc import Iterable
@@ -14,11 +14,11 @@ from paddle_glm.array_types import Array
 from paddle_glm.errors import InputError
 
 BITS = (4, 8)
-# Fine enough for 4 bits, and a scale for so many weights costs a quarter of a bit each.
+# Fine enough for 4 bits; its float32 scales cost a quarter of a bit per weight.
 _MAX_GROUP_SIZE = 128
-# Finer ones bring little and cost much: scales for groups of 8 take as many bytes as integers of 4 bits.
+# Smaller groups gain little and cost much: scales for groups of 8 take as many bytes as the 4-bit values.
 _MIN_GROUP_SIZE = 32
-# Float32 bytes that are worked on at once: they stay in the cache.
+# Float32 bytes processed at once, so that they stay in the CPU cache.
 _BLOCK_BYTES = 4 << 20
 
 
@@ -30,13 +30,13 @@ class QuantizedWeight(NamedTuple):
 
 
 def check_bits(bits: int) -> None:
-    """Raise `InputError` for a number of bits that the format does not have."""
+    """Raise `InputError` for an unsupported number of bits."""
     if bits not in BITS:
         raise InputError(f"{bits!r} bits: expected {' or '.join(map(str, BITS))}")
 
 
 def check_group_size(in_features: int, bits: int, group_size: int | None) -> None:
-    """Raise `InputError` where rows of `in_features` weights cannot be cut into such groups or bytes."""
+    """Raise `InputError` if groups do not divide `in_features`, or if 4-bit values do not fill bytes."""
     check_bits(bits)
     if bits == 4 and in_features % 2:
         raise InputError(f"{in_features} inputs: 4 bits need an even number, two share a byte")
@@ -50,9 +50,8 @@ def check_group_size(in_features: int, bits: int, group_size: int | None) -> Non
 
 
 def default_group_size(bits: int, in_features: Iterable[int]) -> int | None:
-    """The weights per scale where nobody says otherwise: None, one scale per output channel, for 8 bits; for
-    4 bits the largest power of two from 128 to 32 that divides all of `in_features`, 128 for the real models,
-    or None too where there is none.
+    """The default group size: 8 bits: None, one scale per output channel. 4 bits: the largest of 128, 64 and
+    32 that divides all `in_features` (128 for the released models), or None.
     """
     check_bits(bits)
     if bits == 8:
@@ -67,10 +66,10 @@ def default_group_size(bits: int, in_features: Iterable[int]) -> int | None:
 
 
 def quantize(weight: Array, bits: int, group_size: int | None = None) -> QuantizedWeight:
-    """Quantise a float weight [out, in] of any float dtype, some rows at a time.
+    """Quantise a weight [out, in] of any float dtype, a block of rows at a time.
 
-    scale = max|w| / (2^(bits-1) - 1) over a row, or over `group_size` neighbouring inputs of it; values are
-    rounded to the nearest, halves to even. What is all zeros has scale 0. Raises `InputError` where groups do
+    scale = max|w| / (2^(bits-1) - 1) over a row, or over `group_size` consecutive inputs of it; values are
+    rounded to nearest, ties to even. All-zero rows or groups have scale 0. Raises `InputError` if groups do
     not divide the inputs, and for NaN or infinity.
     """
     out_features, in_features = weight.shape
@@ -80,16 +79,16 @@ def quantize(weight: Array, bits: int, group_size: int | None = None) -> Quantiz
     scale = np.empty((out_features, in_features // group), np.float32)
     rows = max(1, _BLOCK_BYTES // (4 * in_features))
     for start in range(0, out_features, rows):
-        part = slice(start, start + rows)
-        block = weight[part].astype(np.float32).reshape(-1, in_features // group, group)
-        scale[part] = _scale(block, bits)
-        integers = _round_to_int8(block, scale[part]).reshape(-1, in_features)
-        values[part] = pack_int4(integers) if bits == 4 else integers
+        block_rows = slice(start, start + rows)
+        block = weight[block_rows].astype(np.float32).reshape(-1, in_features // group, group)
+        scale[block_rows] = _scale(block, bits)
+        integers = _round_to_int8(block, scale[block_rows]).reshape(-1, in_features)
+        values[block_rows] = pack_int4(integers) if bits == 4 else integers
     return QuantizedWeight(values, scale[:, 0] if group_size is None else scale)
 
 
 def dequantize(values: Array, scale: Array, bits: int) -> Array:
-    """The weight float32 [out, in] that `values` and `scale`, of any float dtype, stand for."""
+    """The weight, float32 [out, in], of the fields of a `QuantizedWeight`; scale may have any float dtype."""
     check_bits(bits)
     integers = unpack_int4(values) if bits == 4 else values
     out_features, in_features = integers.shape
@@ -99,17 +98,17 @@ def dequantize(values: Array, scale: Array, bits: int) -> Array:
 
 
 def pack_int4(integers: Array) -> Array:
-    """int8 [..., n] of -8 to 7 -> int8 [..., n // 2]."""
+    """int8 [..., n] with values -8 to 7 -> int8 [..., n // 2]."""
     nibbles = integers.view(np.uint8)
     return ((nibbles[..., 0::2] << 4) | (nibbles[..., 1::2] & 15)).view(np.int8)
 
 
 def unpack_int4(packed: Array) -> Array:
-    """int8 [..., n // 2] -> int8 [..., n] of -8 to 7."""
+    """int8 [..., n // 2] -> int8 [..., n] with values -8 to 7."""
     integers = np.empty((*packed.shape[:-1], 2 * packed.shape[-1]), np.int8)
     four = np.int8(4)
     integers[..., 0::2] = packed >> four
-    integers[..., 1::2] = (packed << four) >> four  # shifted up and down again, which spreads the sign
+    integers[..., 1::2] = (packed << four) >> four  # the arithmetic shift right extends the sign
     return integers
 
 
@@ -117,8 +116,8 @@ def _scale(block: Array, bits: int) -> Array:
     """float32 [rows, groups] for a block [rows, groups, group]."""
     scale: Array = np.abs(block).max(axis=-1) / np.float32(2 ** (bits - 1) - 1)
     if not np.isfinite(scale).all():
-        raise InputError("it holds NaN or infinity, which no integer stands for")
-    # Below, quotients would be so inexact that they leave the range; such weights are zero to any sum.
+        raise InputError("it contains NaN or infinity")
+    # Division by subnormal scales is inexact and may leave the range; such weights are negligible.
     scale[scale < np.finfo(np.float32).tiny] = 0
     return scale
 

@@ -1,7 +1,7 @@
-"""The parameters of a quantised model, from those of the float model: names, shapes, dtypes and cuts.
+"""Parameter specs of a quantised model, derived from those of the float model.
 
-A quantised `NAME.weight` is int8, and `NAME.weight_scale` stands behind it, float32. What is quantised is
-told by how it is cut: linear layers' weights, and, on request, the vocabulary's (embedding and head).
+A quantised `NAME.weight` is int8 and followed by `NAME.weight_scale`, float32. Linear weights are quantised,
+optionally also embedding and head; their sharding tells them apart from other parameters.
 """
 
 from collections.abc import Mapping
@@ -16,10 +16,11 @@ WEIGHT, SCALE = "weight", "weight_scale"
 
 
 @dataclass(frozen=True)
-class Quantization:
-    """bits: 4 or 8. group_size: inputs that share a scale, None for one scale per output channel.
+class QuantizationConfig:
+    """How a model is quantised.
 
-    embeddings: the embedding and the head are quantised too.
+    bits: 4 or 8. group_size: inputs per scale, None for one scale per output channel. embeddings: embedding
+    and head are quantised too.
     """
 
     bits: int
@@ -27,21 +28,21 @@ class Quantization:
     embeddings: bool = False
 
     def satisfies(self, bits: int, group_size: int | None = None, embeddings: bool = False) -> bool:
-        """Whether a request for these is met; group_size None asks for none, 0 for one scale per output."""
+        """Whether this meets a request; group_size None: any, 0: one scale per output channel."""
         sizes = (None, self.group_size or 0)
         return self.bits == bits and group_size in sizes and embeddings <= self.embeddings
 
     def applies_to(self, spec: ParameterSpec) -> bool:
-        """Whether this float parameter is quantised: norms, biases and prefixes are not."""
+        """Whether a float parameter is quantised; norms, biases and prefix encoders are not."""
         if len(spec.shape) != 2 or spec.sharding.axis is None:
             return False
-        return self.embeddings or not spec.sharding.pad  # only the vocabulary is padded
+        return self.embeddings or not spec.sharding.pad  # only embedding and head are padded
 
     def parameter_specs(self, spec: ParameterSpec) -> dict[str, ParameterSpec]:
-        """`weight` and `weight_scale` in the place of a float weight [out, in].
+        """Specs of `weight` and `weight_scale` that replace a float weight [out, in].
 
-        Scales are cut along the outputs as the weight is; where the inputs are cut they are whole on every
-        rank, since a group may reach over a cut.
+        Scales of column-parallel weights are sharded like the weight, those of row-parallel weights are
+        replicated, since a group may span two ranks. Raises `InputError` if groups do not divide the inputs.
         """
         outputs, inputs = spec.shape
         check_group_size(inputs, self.bits, self.group_size)
@@ -56,83 +57,83 @@ class Quantization:
         }
 
 
-def quantization_of(config: ModelConfig) -> Quantization | None:
-    """What a configuration says; None for a float model."""
+def quantization_of(config: ModelConfig) -> QuantizationConfig | None:
+    """How the model of a configuration is quantised; None for a float model."""
     if not config.quantization_bit:
         return None
-    return Quantization(
+    return QuantizationConfig(
         config.quantization_bit, config.quantization_group_size, config.quantization_embeddings
     )
 
 
 def quantized_specs(
-    table: Mapping[str, ParameterSpec], quantization: Quantization | None
+    float_specs: Mapping[str, ParameterSpec], quantization: QuantizationConfig | None
 ) -> dict[str, ParameterSpec]:
-    """The table of the quantised model from that of the float model, in its order.
+    """Specs of the quantised model from those of the float model, in the same order.
 
-    Raises `InputError` naming the parameter that cannot be quantised so.
+    Raises `InputError` naming a parameter whose shape does not allow it.
     """
     if quantization is None:
-        return dict(table)
-    found: dict[str, ParameterSpec] = {}
-    for name, spec in table.items():
+        return dict(float_specs)
+    specs: dict[str, ParameterSpec] = {}
+    for name, spec in float_specs.items():
         if not quantization.applies_to(spec):
-            found[name] = spec
+            specs[name] = spec
             continue
         try:
-            parts = quantization.parameter_specs(spec)
+            quantized = quantization.parameter_specs(spec)
         except InputError as error:
             raise InputError(f"{name} cannot be quantised: {error}") from error
-        found |= {name: parts[WEIGHT], scale_name(name): parts[SCALE]}
-    return found
+        specs |= {name: quantized[WEIGHT], scale_name(name): quantized[SCALE]}
+    return specs
 
 
 def with_quantization(
     config: ModelConfig,
-    table: Mapping[str, ParameterSpec],
+    float_specs: Mapping[str, ParameterSpec],
     bits: int,
     group_size: int | None = None,
     embeddings: bool = False,
 ) -> ModelConfig:
-    """The configuration of the model quantised so; `table` is the float model's.
+    """The configuration of the quantised model.
 
-    group_size: None takes `default_group_size`, 0 one scale per output channel. Raises `InputError` where
-    sizes do not allow it, or where the model is quantised already.
+    group_size: None for `default_group_size`, 0 for one scale per output channel. Raises `InputError` if
+    shapes do not allow it, or if the model is already quantised.
     """
     check_bits(bits)
     if config.quantization_bit:
         raise InputError(
             f"the model is already quantised to {config.quantization_bit} bits: start from its float weights"
         )
-    chosen = Quantization(bits, None, embeddings)
+    quantization = QuantizationConfig(bits, None, embeddings)
     if group_size is None:
-        inputs = [spec.shape[1] for spec in table.values() if chosen.applies_to(spec)]
+        inputs = [spec.shape[1] for spec in float_specs.values() if quantization.applies_to(spec)]
         group_size = default_group_size(bits, inputs)
-    chosen = replace(chosen, group_size=group_size or None)
-    quantized_specs(table, chosen)  # names what does not fit
+    quantization = replace(quantization, group_size=group_size or None)
+    quantized_specs(float_specs, quantization)  # raises if it is impossible
     return replace(
         config,
         quantization_bit=bits,
-        quantization_group_size=chosen.group_size,
+        quantization_group_size=quantization.group_size,
         quantization_embeddings=embeddings,
     )
 
 
 def weight_name(name: str) -> str:
-    """The weight that a scale belongs to; any other name as it is."""
+    """The name of the weight of a scale; any other name is returned unchanged."""
     return name.removesuffix(SCALE) + WEIGHT if name.endswith(f".{SCALE}") else name
 
 
 def scale_name(weight: str) -> str:
-    """The scale that belongs to a quantised weight."""
+    """The name of the scale of a quantised weight."""
     return weight.removesuffix(WEIGHT) + SCALE
 
 
 def _packed_segment(segment: Segment) -> Segment:
-    """A stretch of 4-bit inputs counted in bytes; a unit of one input becomes half a byte's neighbour."""
+    """A segment of 4-bit inputs in bytes; blocks of an odd number of inputs are merged in pairs."""
     size = segment.size // segment.num_shards
     if size % 2 == 0:
         return Segment(segment.size // 2, segment.num_shards)
     if segment.num_shards % 2:
-        raise InputError(f"{segment.num_shards} units of {size} inputs do not fill whole bytes")
+        raise InputError(f"{segment.num_shards} blocks of {size} 4-bit inputs do not fill whole bytes")
     return Segment(segment.size // 2, segment.num_shards // 2)

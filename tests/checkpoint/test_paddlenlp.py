@@ -227,7 +227,7 @@ def test_a_shard_that_is_missing(tmp_path: Path, folders: dict[str, Path]) -> No
     for path in folders["four shards"].iterdir():
         (shards / path.name).write_bytes(path.read_bytes())
     (shards / "model_state.tp03.pdparams").unlink()
-    with pytest.raises(InputError, match=r"has 3 shards, but .*degree 3 cannot share .*: are some missing"):
+    with pytest.raises(InputError, match=r"has 3 shards, but .*degree 3 cannot split .*: are some missing"):
         open_checkpoint(shards).validate()
     (shards / "model_state.tp01.pdparams").unlink()
     with pytest.raises(InputError, match=r"lacks the shard of rank 1, model_state\.tp01\.pdparams"):

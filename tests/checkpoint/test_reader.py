@@ -195,7 +195,7 @@ def test_reading_says_what_is_wrong(tmp_path: Path, full: Path) -> None:
         checkpoint.read("nothing")
     with pytest.raises(InputError, match="rank 2 is outside"):
         checkpoint.read(checkpoint.names()[0], 2, 2)
-    with pytest.raises(InputError, match="degree 3 cannot share out 8 units"):
+    with pytest.raises(InputError, match="degree 3 cannot split 8 blocks"):
         checkpoint.read("transformer.encoder.layers.0.self_attention.dense.weight", 0, 3)
     whole = {**synthetic(), "lora": np.zeros(1), "transformer.output_layer.weight": np.zeros((4, 4))}
     CONFIG.save_pretrained(tmp_path)

@@ -98,7 +98,7 @@ def test_refusals(tmp_path: Path, four: Path) -> None:
         reshard(four, tmp_path / "out", 2, file_format="bin")
     with pytest.raises(InputError, match="tensor_parallel_degree 0"):
         reshard(four, tmp_path / "out", 0)
-    with pytest.raises(InputError, match="degree 3 cannot share out 8 units"):
+    with pytest.raises(InputError, match="degree 3 cannot split 8 blocks"):
         reshard(four, tmp_path / "out", 3)
     assert [path.name for path in tmp_path.iterdir()] == ["four"]
 

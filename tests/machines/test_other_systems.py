@@ -120,7 +120,7 @@ def test_several_processes_are_refused(command, tiny_checkpoint, monkeypatch, ca
     }[command]
     (tmp_path / "train.json").write_text('{"content": "一", "summary": "二"}\n', encoding="utf-8")
     assert main(words) == 2
-    assert "several work together on Linux alone" in capfd.readouterr().err
+    assert "distributed runs need Linux" in capfd.readouterr().err
 
 
 def test_a_file_in_use_is_waited_for(monkeypatch):

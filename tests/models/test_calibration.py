@@ -10,11 +10,11 @@ from paddle_glm.auto.model import AutoModel
 from paddle_glm.checkpoint import open_checkpoint
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
-from paddle_glm.quantization import Quantization, dequantize, quantize, weight_name
+from paddle_glm.quantization import QuantizationConfig, dequantize, quantize, weight_name
 from paddle_glm.quantization.calibration import calibrate, gptq_quantize_folder
 from tests.models.test_quantized import batch, config_of
 
-QUANTIZATION = Quantization(4, 32)
+QUANTIZATION = QuantizationConfig(4, 32)
 
 
 @pytest.fixture(scope="module", params=["chatglm2", "chatglm"])
