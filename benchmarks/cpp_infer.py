@@ -29,14 +29,13 @@ QUESTION = "类型#裤*版型#宽松"
 PYTHON_PROGRAM = """
 import sys, time
 start = time.perf_counter()
-from paddle_glm.backends import EngineOptions
 from paddle_glm.auto.engine import open_engine
 from paddle_glm.chat_template import render
 from paddle_glm.generation import GenerationParams
 from paddle_glm.generation.loop import generate
 from paddle_glm.generation.session import pad_left, with_special_token_ids
 folder, question, count, threads = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-engine = open_engine(folder, EngineOptions(threads=threads), sys.argv[5])
+engine = open_engine(folder, sys.argv[5], cpu_threads=threads)
 template = engine.tokenizer.template
 params = GenerationParams(do_sample=False, max_new_tokens=count)
 params = with_special_token_ids(params, engine.tokenizer, template)

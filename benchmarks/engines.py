@@ -28,9 +28,10 @@ METRICS = ("ready", "prompt", "step", "memory")
 
 def make_exports(folder: Path, args: argparse.Namespace) -> dict[str, Path]:
     """Name of each engine -> the folder that it reads."""
+    from paddle_glm.auto.backend import backends_for
     from paddle_glm.auto.model import AutoModel
     from paddle_glm.auto.tokenizer import AutoTokenizer
-    from paddle_glm.backends import BACKENDS_BY_FORMAT
+    from paddle_glm.backends.generation_meta import GRAPH_SUFFIXES
     from paddle_glm.export import export_model
     from paddle_glm.tiny.checkpoint import write_checkpoint
     from paddle_glm.tiny.grammar import make_rows
@@ -47,25 +48,22 @@ def make_exports(folder: Path, args: argparse.Namespace) -> dict[str, Path]:
         quantization_group_size=group,
     )
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
-    for kind in BACKENDS_BY_FORMAT:
+    for kind in GRAPH_SUFFIXES:
         meta = export_model(model, tokenizer, folder / kind, format=kind)
         print(f"{kind}: {sum(meta.files.values()) / 1e6:.1f} MB")
-    return {
-        name: folder / kind for kind, names in BACKENDS_BY_FORMAT.items() for name in names if name in ENGINES
-    }
+    return {name: folder / kind for kind in GRAPH_SUFFIXES for name in backends_for(kind) if name in ENGINES}
 
 
 def run_child(name: str, folder: str, batch: int, tokens: int, threads: int) -> None:
     """What a child process does; prints its numbers and tokens as one line of JSON."""
     started = time.perf_counter()
     from paddle_glm.auto.engine import open_engine
-    from paddle_glm.backends import EngineOptions
     from paddle_glm.chat_template import render
     from paddle_glm.generation import GenerationParams
     from paddle_glm.generation.loop import generate
     from paddle_glm.generation.session import pad_left
 
-    engine = open_engine(folder, EngineOptions(threads=threads), name)
+    engine = open_engine(folder, name, cpu_threads=threads)
     template = engine.tokenizer.template
     questions = ["类型#裤*版型#宽松" * (1 + row % 3) for row in range(batch)]
     prompts = [

@@ -1,29 +1,48 @@
-"""What this machine has: GPUs that Paddle can use, and memory that is free, containers' limits included.
+"""Choosing the device and the number of CPU threads, and free memory, limits of containers included.
 
-Every command and `AutoModel` choose their device here.
+All device names of commands, backends and models are read here:
+
+- `parse_device`: what a name means;
+- `choose_device`: the device that this is for an engine with or without a GPU;
+- `resolve_device`: the device that this is for Paddle here;
+- `use_device`: the same, made Paddle's current device.
 """
 
 import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from paddle_glm.errors import InputError
+from paddle_glm.system import usable_cpus
 
 DEVICE_HELP = "auto (the GPU where there is one), cpu, gpu, or one GPU: gpu:1"
 # What `python -m paddle.distributed.launch` tells its processes.
 _SELECTED_GPUS_VARIABLE, _LOCAL_SIZE_VARIABLE = "FLAGS_selected_gpus", "PADDLE_LOCAL_SIZE"
+# Paddle sets this variable to 1 when it is imported without it, so it is read before that.
+_OMP_NUM_THREADS = None if "paddle" in sys.modules else os.environ.get("OMP_NUM_THREADS")
 GPUS_HINT = (
     "--gpus is a flag of the launcher and stands before the script: python -m paddle.distributed.launch "
     "--gpus 0,1 SCRIPT FLAGS; processes without GPUs are started by --nproc_per_node 2 in its place"
 )
 
 
-def parse_device(text: str, device_id: int | None = None) -> tuple[str, int | None]:
-    """("auto", "cpu" or "gpu", the GPU's number where one is named); PyTorch's "cuda" means "gpu".
+def device_name(device: Any) -> str:
+    """The name in a device of any kind: a name, a GPU's number, or a place of Paddle's ("Place(gpu:0)")."""
+    if isinstance(device, int):
+        return f"gpu:{device}"
+    return str(device).removeprefix("Place(").removesuffix(")")
 
-    device_id: the number, where `text` does not say. Raises `InputError` for anything else.
+
+def parse_device(device: Any, device_id: int | None = None) -> tuple[str, int | None]:
+    """("auto", "cpu" or "gpu", the GPU's number or None); PyTorch's "cuda" means "gpu".
+
+    device: anything that `device_name` reads. device_id: the number, where `device` does not say.
+    Raises `InputError` for anything else.
     """
+    text = device_name(device)
     found = re.fullmatch(r"(auto|cpu|gpu|cuda)(?::(\d+))?", text.strip().lower())
     if found is None or (found[2] is not None and found[1] in ("auto", "cpu")):
         raise InputError(f"device {text!r}: expected auto, cpu, gpu or gpu:N")
@@ -40,26 +59,32 @@ def gpu_count() -> int:
     return paddle.device.cuda.device_count() if paddle.is_compiled_with_cuda() else 0
 
 
-def resolve_device(wanted: str = "auto", device_id: int | None = None) -> str:
+def choose_device(device: Any, device_id: int | None, has_gpu: bool) -> tuple[str, int | None]:
+    """("cpu" or "gpu", the GPU's number or None); has_gpu: whether "auto" can be the GPU."""
+    kind, number = parse_device(device, device_id)
+    return ("gpu" if has_gpu else "cpu") if kind == "auto" else kind, number
+
+
+def resolve_device(device: Any = "auto", device_id: int | None = None) -> str:
     """Paddle's name of the device: "cpu", "gpu" (the launcher's choice, else the first) or "gpu:N".
 
-    wanted: what `parse_device` reads. device_id: which GPU, where `wanted` does not say. Raises `InputError`
-    for a GPU that is not there, and where the launcher hands out GPUs that Paddle does not see.
+    device, device_id: as for `parse_device`. Raises `InputError` for a GPU that is not there, and where the
+    launcher assigns GPUs that Paddle does not see.
     """
-    kind, number = parse_device(wanted, device_id)
     count = gpu_count()
-    if kind == "auto":
-        if not count and os.environ.get(_SELECTED_GPUS_VARIABLE):
-            raise InputError(
-                f"the launcher chose GPU {os.environ[_SELECTED_GPUS_VARIABLE]}, but {_no_gpu()}; "
-                "on CPUs start "
-                "with --nproc_per_node N and without --gpus and CUDA_VISIBLE_DEVICES"
-            )
-        kind = "gpu" if count else "cpu"
+    kind, number = choose_device(device, device_id, has_gpu=count > 0)
+    selected = os.environ.get(_SELECTED_GPUS_VARIABLE)
+    if selected and not count and parse_device(device)[0] == "auto":
+        raise InputError(
+            f"the launcher chose GPU {selected}, but {_no_gpu()}; on CPUs start with --nproc_per_node N and "
+            "without --gpus and CUDA_VISIBLE_DEVICES"
+        )
     if kind == "cpu":
         return "cpu"
     if not count:
-        raise InputError(f"device {wanted}: {_no_gpu()}; give cpu (--device cpu) or leave it out")
+        raise InputError(
+            f"device {device_name(device)}: {_no_gpu()}; give cpu (--device cpu) or leave it out"
+        )
     if number is not None and number >= count:
         raise InputError(
             f"device gpu:{number}: Paddle sees {count} GPU{'s' if count > 1 else ''}, gpu:0 to "
@@ -68,13 +93,22 @@ def resolve_device(wanted: str = "auto", device_id: int | None = None) -> str:
     return "gpu" if number is None else f"gpu:{number}"
 
 
-def use_device(wanted: str = "auto", device_id: int | None = None) -> str:
-    """`resolve_device`, made Paddle's current device; returns its name, a GPU's with its number."""
+def use_device(device: Any = "auto", device_id: int | None = None, cpu_threads: int | None = None) -> str:
+    """`resolve_device`, made Paddle's current device; returns its name, a GPU's with its number.
+
+    cpu_threads: how many threads Paddle computes with on a CPU; None leaves it as it is (1 by default).
+    """
     import paddle
 
-    device = resolve_device(wanted, device_id)
-    paddle.set_device(device)
+    paddle.set_device(resolve_device(device, device_id))
+    if cpu_threads is not None:
+        paddle.base.core.set_num_threads(cpu_threads)
     return str(paddle.get_device())
+
+
+def num_threads(requested: int = 0) -> int:
+    """CPU threads to compute with: as requested; for 0, OMP_NUM_THREADS or all CPUs of this process."""
+    return requested or int(_OMP_NUM_THREADS or 0) or usable_cpus()
 
 
 def _no_gpu() -> str:

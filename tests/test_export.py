@@ -9,7 +9,6 @@ import pytest
 from paddle_glm.auto.backend import open_backend
 from paddle_glm.auto.model import AutoModel
 from paddle_glm.auto.tokenizer import AutoTokenizer
-from paddle_glm.backends import EngineOptions
 from paddle_glm.backends.generation_meta import META_FILE_NAME, GenerationMeta
 from paddle_glm.errors import InputError
 from paddle_glm.export import export_model
@@ -164,7 +163,7 @@ def test_meta_of_another_version_is_refused(damaged, change, message):
 
 def test_meta_that_is_no_json_and_a_wrong_prefix(damaged):
     with pytest.raises(InputError, match="not 'other'"):
-        open_backend("paddle", damaged, EngineOptions(prefix="other"))
+        open_backend("paddle", damaged, model_prefix="other")
     (damaged / META_FILE_NAME).write_text("{", encoding="utf-8")
     with pytest.raises(InputError, match="not valid JSON"):
         open_backend("paddle", damaged)

@@ -7,7 +7,14 @@ import pytest
 
 from paddle_glm import hardware
 from paddle_glm.errors import InputError
-from paddle_glm.hardware import free_cpu_memory, parse_device, resolve_device, use_device
+from paddle_glm.hardware import (
+    choose_device,
+    free_cpu_memory,
+    num_threads,
+    parse_device,
+    resolve_device,
+    use_device,
+)
 from paddle_glm.main import main
 
 GB = 10**9
@@ -95,7 +102,8 @@ def test_this_machine_and_others_than_linux(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "device_id", "expected"),
     [("auto", None, ("auto", None)), ("cpu", None, ("cpu", None)), ("GPU", 2, ("gpu", 2)),
-     ("gpu:1", None, ("gpu", 1)), ("cuda:0", 0, ("gpu", 0))],
+     ("gpu:1", None, ("gpu", 1)), ("cuda:0", 0, ("gpu", 0)), (3, None, ("gpu", 3)),
+     (paddle.CPUPlace(), None, ("cpu", None))],
 )  # fmt: skip
 def test_names_of_devices(text, device_id, expected) -> None:
     assert parse_device(text, device_id) == expected
@@ -105,6 +113,17 @@ def test_names_of_devices(text, device_id, expected) -> None:
 def test_names_that_are_none(text, device_id) -> None:
     with pytest.raises(InputError, match=f"device '?{text}'?.*expected"):
         parse_device(text, device_id)
+
+
+def test_auto_for_an_engine_that_is_not_paddles() -> None:
+    assert choose_device("gpu:1", None, has_gpu=False) == ("gpu", 1)
+    assert choose_device("auto", 2, has_gpu=True) == ("gpu", 2)
+    assert choose_device("auto", None, has_gpu=False) == ("cpu", None)
+
+
+def test_threads_that_are_asked_for_are_used() -> None:
+    assert num_threads(3) == 3
+    assert num_threads() >= 1
 
 
 def gpus(count: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,10 +60,9 @@ paddle.ones([10]).sum()
 """
 OPEN = "model = AutoModel.from_pretrained(sys.argv[1], dtype='float16', **json.loads(sys.argv[2]))"
 INFERENCE = """
-from paddle_glm.backends import EngineOptions
 from paddle_glm.auto.engine import open_engine
 """
-OPEN_GRAPH = "engine = open_engine(sys.argv[1], EngineOptions(device='cpu'))"
+OPEN_GRAPH = "engine = open_engine(sys.argv[1], device='cpu')"
 EXPORT = """
 from paddle_glm.main import main
 words = ["--model_name_or_path", sys.argv[1], "--output_path", sys.argv[2], "--dtype", "float16"]

@@ -1,23 +1,73 @@
 """A model folder, opened to run in this process."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from paddle_glm.auto.model import AutoModel
-from paddle_glm.backends.base import EngineOptions
-from paddle_glm.backends.device import set_device
-from paddle_glm.models.dygraph import DygraphBackend
+from paddle_glm.backends.options import BackendOptions, option
+from paddle_glm.config import DTYPES
+from paddle_glm.errors import InputError
+from paddle_glm.hardware import num_threads, use_device
+from paddle_glm.models.registry import family_names
+from paddle_glm.quantization import BITS
+
+if TYPE_CHECKING:
+    from paddle_glm.models.dygraph import DygraphBackend
 
 
-def open_dygraph(folder: Path, options: EngineOptions) -> DygraphBackend:
-    """Load the model of a folder; raises `InputError` as `AutoModel.from_pretrained` does."""
-    set_device(options)
-    model = AutoModel.from_pretrained(
-        folder,
-        dtype=options.dtype,
-        family=options.family,
-        ptuning_checkpoint=options.ptuning_checkpoint,
-        lora_path=options.lora_path,
-        quantization_bit=options.quantization_bit,
-        quantization_group_size=options.quantization_group_size,
+@dataclass(frozen=True)
+class DygraphOptions(BackendOptions):
+    """How a model folder is loaded.
+
+    Those that are not about the device are keywords of `AutoModel.from_pretrained`, except pre_seq_len: here
+    it is the length that the prefix in `ptuning_checkpoint` must have.
+    """
+
+    dtype: str = option(
+        "auto",
+        "of a model folder's weights in memory; auto: the files' own, and float32 for half precision on "
+        "a CPU that has the memory, because it is faster there",
+        choices=("auto", *DTYPES),
     )
-    return DygraphBackend(model)
+    family: str | None = option(None, "what the model is, where its files do not say", choices=family_names())
+    ptuning_checkpoint: str | None = option(None, "folder of a prefix (P-Tuning v2), ours or THUDM's")
+    pre_seq_len: int | None = option(None, "tokens that the prefix in --ptuning_checkpoint must have", int)
+    lora_path: str | None = option(None, "folder of LoRA adapters, ours or PEFT's")
+    quantization_bit: int | None = option(
+        None, "keep linear layers' weights in so many bits", int, choices=BITS
+    )
+    quantization_group_size: int | None = option(
+        None, "inputs that share a scale; 0: one scale per output (default: 128 for 4 bits, 0 for 8)", int
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pre_seq_len is not None and self.pre_seq_len < 1:
+            raise InputError(f"pre_seq_len {self.pre_seq_len}: expected 1 or more")
+        if self.pre_seq_len is not None and self.ptuning_checkpoint is None:
+            raise InputError(
+                f"--pre_seq_len {self.pre_seq_len} says how long the prefix in --ptuning_checkpoint FOLDER "
+                "is: give both, or leave it out (a folder that holds model and prefix says it itself)"
+            )
+
+    def model_keywords(self) -> dict[str, Any]:
+        """Keywords of `AutoModel.from_pretrained`; raises `InputError` for a prefix of another length."""
+        if self.ptuning_checkpoint is not None:
+            from paddle_glm.peft.prefix import check_prefix_folder
+
+            check_prefix_folder(self.ptuning_checkpoint, self.pre_seq_len)
+        names = (
+            *("dtype", "family", "ptuning_checkpoint", "lora_path"),
+            *("quantization_bit", "quantization_group_size"),
+        )
+        return {name: getattr(self, name) for name in names}
+
+
+def open_dygraph(folder: Path, options: DygraphOptions) -> "DygraphBackend":
+    """Load the model of a folder; raises `InputError` as `AutoModel.from_pretrained` does."""
+    from paddle_glm.auto.model import AutoModel
+    from paddle_glm.models.dygraph import DygraphBackend
+
+    keywords = options.model_keywords()
+    use_device(options.device, options.device_id, num_threads(options.cpu_threads))
+    return DygraphBackend(AutoModel.from_pretrained(folder, **keywords))

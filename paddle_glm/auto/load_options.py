@@ -9,9 +9,8 @@ from typing import Any
 from paddle_glm.auto.config import AutoConfig
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
-from paddle_glm.hardware import gpu_count
+from paddle_glm.hardware import device_name, gpu_count
 from paddle_glm.models.base import CausalLM
-from paddle_glm.models.device_mixin import canonical_device_name
 from paddle_glm.models.dtype_mixin import canonical_dtype_name
 from paddle_glm.peft.prefix import attach_prefix
 from paddle_glm.pretrained_kwargs import supported_kwargs
@@ -133,7 +132,7 @@ def _single_device(device_map: Any) -> str:
     """The device of a map that names one; raises `InputError` for a map over several."""
     instead = "share the model over GPUs by load_model_on_gpus(path, num_gpus=N)"
     if isinstance(device_map, Mapping):
-        devices = {canonical_device_name(device) for device in device_map.values()}
+        devices = {device_name(device) for device in device_map.values()}
         if len(devices) != 1:
             raise InputError(f"device_map over {len(devices)} devices: layers are not spread; {instead}")
         return devices.pop()
@@ -144,7 +143,7 @@ def _single_device(device_map: Any) -> str:
                 f'device="gpu:0", or {instead}'
             )
         return "auto"
-    return canonical_device_name(device_map)
+    return device_name(device_map)
 
 
 def _to_mapping(given: Any) -> Any:

@@ -10,11 +10,10 @@ from paddle_glm.auto.load_options import LoadOptions, to_model_config
 from paddle_glm.checkpoint import open_checkpoint
 from paddle_glm.checkpoint.quantize_on_load import quantize_on_load
 from paddle_glm.config import ModelConfig
-from paddle_glm.hardware import free_memory, local_world_size, use_device
+from paddle_glm.hardware import device_name, free_memory, local_world_size, use_device
 from paddle_glm.hub import resolve_model_folder
 from paddle_glm.load_memory import LoadRequest, MemoryBudget, select_dtype
 from paddle_glm.models.base import CausalLM
-from paddle_glm.models.device_mixin import canonical_device_name
 from paddle_glm.models.dtype_mixin import canonical_dtype_name
 from paddle_glm.models.family import family_of
 from paddle_glm.models.initialization import initial_value
@@ -68,7 +67,7 @@ class AutoModel:
             keywords that cannot be honoured, and where the model does not fit into the device's memory.
         """
         quantization = (quantization_bit, quantization_group_size, quantization_embeddings)
-        place = None if device is None else canonical_device_name(device)
+        place = None if device is None else device_name(device)
         options = LoadOptions(canonical_dtype_name(dtype), place, *quantization).with_keywords(keywords)
         if options.device is not None:
             use_device(options.device)

@@ -1,72 +1,13 @@
 """What every backend shares: the attention mask, positions, and the contract with the generation loop."""
 
-import os
-import sys
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 
 import numpy as np
 
 from paddle_glm.array_types import FloatArray, IntArray
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
-from paddle_glm.hardware import parse_device
 from paddle_glm.models.family import family_of
-from paddle_glm.system import usable_cpus
-
-# As PaddleNLP's scripts for FastDeploy name them.
-FASTDEPLOY_ENGINES = ("onnx_runtime", "openvino", "tensorrt", "paddle", "paddle_tensorrt")
-# Paddle writes 1 into this variable when it is imported without it, so it is read before that.
-_THREADS = None if "paddle" in sys.modules else os.environ.get("OMP_NUM_THREADS")
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """Where and how a backend computes.
-
-    device: "auto" (the GPU where there is one that the backend can use), "cpu", "gpu" or "gpu:N"; device_id:
-    N, where `device` does not say. threads: of the CPU; 0 takes OMP_NUM_THREADS, or all that this process
-    may use. dtype, family: of a model folder; "auto" is `memory.resolve_dtype`'s, family None what its files
-    say. prefix: the graph's name that an exported folder must have; None takes any. ptuning_checkpoint,
-    lora_path: folders of what was trained beside a model folder. quantization_bit, quantization_group_size:
-    in how many bits its weights are kept, and how many share a scale; None takes the folder's own and the
-    usual number. fastdeploy_engine: what computes below FastDeploy, one of `FASTDEPLOY_ENGINES`.
-    """
-
-    device: str = "auto"
-    device_id: int | None = None
-    threads: int = 0
-    dtype: str = "auto"
-    family: str | None = None
-    prefix: str | None = None
-    ptuning_checkpoint: str | None = None
-    lora_path: str | None = None
-    quantization_bit: int | None = None
-    quantization_group_size: int | None = None
-    fastdeploy_engine: str = FASTDEPLOY_ENGINES[0]
-
-    def __post_init__(self) -> None:
-        parse_device(self.device, self.device_id)
-        if self.threads < 0:
-            raise InputError(f"threads {self.threads}: expected 0 or more")
-        if self.fastdeploy_engine not in FASTDEPLOY_ENGINES:
-            raise InputError(
-                f"fastdeploy_engine {self.fastdeploy_engine!r} is not one of {', '.join(FASTDEPLOY_ENGINES)}"
-            )
-
-    def resolve_device(self, has_gpu: bool) -> tuple[str, int]:
-        """("cpu" or "gpu", its number) for an engine that is not Paddle's.
-
-        has_gpu: whether the engine can use a GPU, which is what "auto" asks.
-        """
-        kind, number = parse_device(self.device, self.device_id)
-        if kind == "auto":
-            kind = "gpu" if has_gpu else "cpu"
-        return kind, number or 0
-
-    def num_threads(self) -> int:
-        """The number of CPU threads to compute with."""
-        return self.threads or int(_THREADS or 0) or usable_cpus()
 
 
 class Backend(ABC):

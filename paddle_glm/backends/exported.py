@@ -12,11 +12,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+<<<<<<< HEAD
 from paddle_glm.array_types import Array, FloatArray, IntArray
 from paddle_glm.backends import BACKENDS_BY_FORMAT
 from paddle_glm.backends.base import EngineOptions
+=======
+>>>>>>> fd34f3f (Let each backend declare its options, and the commands make their flags from them)
 from paddle_glm.backends.generation_meta import GenerationMeta
 from paddle_glm.backends.kv_cache import KVCacheBackend
+from paddle_glm.backends.options import GraphOptions
 from paddle_glm.checkpoint.safetensors_file import open_safetensors
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
@@ -42,13 +46,10 @@ logger = logging.getLogger(__name__)
 class ExportedBackend(KVCacheBackend):
     """A folder of `paddle-glm export`, and what its cache holds before a prompt.
 
-    format: what of `meta.GRAPH_SUFFIXES` it reads. supports_empty_past: whether the engine takes a past of
-    length 0.
-    Where it does not, and there is no prefix, the cache begins with one column of zeros that the mask hides
-    from all, so that it changes neither positions nor results.
+    supports_empty_past: whether the engine takes a past of length 0. Where it does not, and there is no
+    prefix, the cache begins with one column of zeros that the mask hides, so that results do not change.
     """
 
-    format: ClassVar[str]
     library: ClassVar[ArrayLibrary]  # of the cache's tensors
     supports_empty_past: ClassVar[bool] = True
     # Most that opening takes, of the weights in float32, by the dtype of the files; measured with 300 MB.
@@ -58,14 +59,8 @@ class ExportedBackend(KVCacheBackend):
     keeps_integer_weights: ClassVar[bool] = True
     keeps_half_weights: ClassVar[bool] = False
 
-    def __init__(self, folder: Path, options: EngineOptions) -> None:
-        self.meta = GenerationMeta.read(folder, options.prefix)
-        if self.meta.format != self.format:
-            raise InputError(
-                f"{folder} holds a graph in the format {self.meta.format}, which --backend "
-                f"{' or '.join(BACKENDS_BY_FORMAT[self.meta.format])} reads; this one needs "
-                f"`paddle-glm export --format {self.format}`"
-            )
+    def __init__(self, folder: Path, options: GraphOptions) -> None:
+        self.meta = GenerationMeta.read(folder, options.model_prefix)
         super().__init__(ModelConfig.from_pretrained(folder, self.meta.family))
         self.prefix_cache = self._read_prefix_cache(folder)
 
@@ -185,7 +180,6 @@ class ExportedBackend(KVCacheBackend):
 class OnnxBackend(ExportedBackend):
     """An ONNX graph on an engine that takes and gives numpy arrays."""
 
-    format = "onnx"
     library = NUMPY
 
     def run_graph(self, steps: list[IntArray], past: list[Array]) -> tuple[FloatArray, list[Array]]:

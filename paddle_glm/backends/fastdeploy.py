@@ -4,24 +4,35 @@ Its Runtime ends the process where an input is not as it likes it, so all is che
 contiguous, int64 or float32, and no dimension is 0.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
 from paddle_glm.array_types import Array
-from paddle_glm.backends.base import EngineOptions
 from paddle_glm.backends.exported import OnnxBackend, graph_load_error, require_package
 from paddle_glm.backends.generation_meta import GenerationMeta, TensorMeta
+from paddle_glm.backends.options import GraphOptions, option
 from paddle_glm.errors import InputError
+from paddle_glm.hardware import choose_device, num_threads
 
 INSTALL_HINT = (
     "PyPI does not have it: pip install fastdeploy-python (fastdeploy-gpu-python for a GPU) -f "
     "https://www.paddlepaddle.org.cn/whl/fastdeploy.html, or build release/1.1.0 of PaddlePaddle/FastDeploy"
 )
+# As PaddleNLP's scripts for FastDeploy name them.
+ENGINES = ("onnx_runtime", "openvino", "tensorrt", "paddle", "paddle_tensorrt")
 _REQUIRED_NAMES = ("RuntimeOption", "Runtime", "ModelFormat")
 # Rows and tokens that TensorRT builds its engine for; it builds another one, slowly, for what is beyond.
 _TENSORRT_BATCH = 8
 _TENSORRT_LENGTH = 2048
+
+
+@dataclass(frozen=True)
+class FastDeployOptions(GraphOptions):
+    """fastdeploy_engine: what computes below FastDeploy, one of `ENGINES`."""
+
+    fastdeploy_engine: str = option(ENGINES[0], "what computes below --backend fastdeploy", choices=ENGINES)
 
 
 class FastDeployBackend(OnnxBackend):
@@ -32,19 +43,19 @@ class FastDeployBackend(OnnxBackend):
     }  # that of OpenVINO, which may compute below it
     keeps_integer_weights = False
 
-    def __init__(self, folder: Path, options: EngineOptions) -> None:
+    def __init__(self, folder: Path, options: FastDeployOptions) -> None:
         super().__init__(folder, options)
         module = _import_fastdeploy()
         engine = options.fastdeploy_engine
         can_use_gpu = engine == "tensorrt" or (engine != "openvino" and module.is_built_with_gpu())
-        device, number = options.resolve_device(has_gpu=can_use_gpu)
+        device, number = choose_device(options.device, options.device_id, has_gpu=can_use_gpu)
         _check_engine(module, self.meta, engine, device)
         option = _runtime_option(module, self.graph_path(folder), self.meta, engine)
         if device == "gpu":
-            option.use_gpu(number)
+            option.use_gpu(number or 0)
         else:
             option.use_cpu()
-            option.set_cpu_thread_num(options.num_threads())
+            option.set_cpu_thread_num(num_threads(options.cpu_threads))
         try:
             with self.monitored_loading(folder, device):
                 self._runtime = module.Runtime(option)

@@ -5,9 +5,10 @@ from typing import Any, ClassVar
 
 from paddle_glm.allocator import keep_freed_memory
 from paddle_glm.array_types import Array
-from paddle_glm.backends.base import EngineOptions
 from paddle_glm.backends.exported import OnnxBackend, graph_load_error, require_package
+from paddle_glm.backends.options import GraphOptions
 from paddle_glm.errors import InputError
+from paddle_glm.hardware import choose_device, num_threads
 
 INSTALL_HINT = 'pip install -c constraints.txt -e ".[onnx]"'
 _LOG_SEVERITY_ERROR = 3  # of the logger's severities
@@ -17,11 +18,11 @@ _CUDA = "CUDAExecutionProvider"
 class OnnxRuntimeBackend(OnnxBackend):
     loading_peak_factor: ClassVar = {"float32": 1.6, "float16": 2.4}
 
-    def __init__(self, folder: Path, options: EngineOptions) -> None:
+    def __init__(self, folder: Path, options: GraphOptions) -> None:
         super().__init__(folder, options)
         runtime = require_package("onnxruntime", INSTALL_HINT)
         settings = runtime.SessionOptions()
-        settings.intra_op_num_threads = options.num_threads()
+        settings.intra_op_num_threads = num_threads(options.cpu_threads)
         settings.log_severity_level = _LOG_SEVERITY_ERROR
         path = self.graph_path(folder)
         device, providers = _device_and_providers(runtime.get_available_providers(), options)
@@ -47,9 +48,9 @@ class OnnxRuntimeBackend(OnnxBackend):
         return outputs
 
 
-def _device_and_providers(available: list[str], options: EngineOptions) -> tuple[str, list[Any]]:
+def _device_and_providers(available: list[str], options: GraphOptions) -> tuple[str, list[Any]]:
     """The device, and the places to compute in the order in which the session tries them."""
-    device, number = options.resolve_device(has_gpu=_CUDA in available)
+    device, number = choose_device(options.device, options.device_id, has_gpu=_CUDA in available)
     if device == "cpu":
         return device, ["CPUExecutionProvider"]
     if _CUDA not in available:
@@ -57,4 +58,4 @@ def _device_and_providers(available: list[str], options: EngineOptions) -> tuple
             f"device {options.device}: this onnxruntime computes on CPUs only; pip install onnxruntime-gpu "
             "in its place, or give --device cpu"
         )
-    return device, [(_CUDA, {"device_id": number}), "CPUExecutionProvider"]
+    return device, [(_CUDA, {"device_id": number or 0}), "CPUExecutionProvider"]

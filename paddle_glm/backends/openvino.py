@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from paddle_glm.array_types import Array
-from paddle_glm.backends.base import EngineOptions
 from paddle_glm.backends.exported import OnnxBackend, graph_load_error, require_package
+from paddle_glm.backends.options import GraphOptions
 from paddle_glm.errors import InputError
+from paddle_glm.hardware import choose_device, num_threads
 
 INSTALL_HINT = 'pip install -c constraints.txt -e ".[openvino]"'
 
@@ -15,15 +16,15 @@ class OpenVinoBackend(OnnxBackend):
     loading_peak_factor: ClassVar = {"float32": 2.2, "float16": 2.7}
     keeps_integer_weights = False
 
-    def __init__(self, folder: Path, options: EngineOptions) -> None:
+    def __init__(self, folder: Path, options: GraphOptions) -> None:
         super().__init__(folder, options)
-        if options.resolve_device(has_gpu=False)[0] != "cpu":
+        if choose_device(options.device, options.device_id, has_gpu=False)[0] != "cpu":
             raise InputError(f"device {options.device}: the backend openvino computes on CPUs; leave it out")
         openvino = require_package("openvino", INSTALL_HINT)
         settings = {
             # Processors with bfloat16 or float16 units would otherwise compute in those.
             "INFERENCE_PRECISION_HINT": "f32",
-            "INFERENCE_NUM_THREADS": options.num_threads(),
+            "INFERENCE_NUM_THREADS": num_threads(options.cpu_threads),
             "PERFORMANCE_HINT": "LATENCY",
             # Kernels are kept for each length of the cache; by default for 5000, some 0.7 MiB a length.
             "CPU_RUNTIME_CACHE_CAPACITY": 64,

@@ -7,11 +7,16 @@ import paddle
 from paddle import inference
 
 from paddle_glm.allocator import keep_freed_memory
+<<<<<<< HEAD
 from paddle_glm.array_types import Array
 from paddle_glm.backends.base import EngineOptions
 from paddle_glm.backends.device import set_device
+=======
+>>>>>>> fd34f3f (Let each backend declare its options, and the commands make their flags from them)
 from paddle_glm.backends.exported import ExportedBackend
 from paddle_glm.backends.generation_meta import GenerationMeta
+from paddle_glm.backends.options import GraphOptions
+from paddle_glm.hardware import num_threads, use_device
 from paddle_glm.kv_cache.tensors import PADDLE
 
 _INITIAL_GPU_POOL_MB = 256  # the pool's first size; it grows
@@ -20,14 +25,13 @@ _INITIAL_GPU_POOL_MB = 256  # the pool's first size; it grows
 class PaddleInferenceBackend(ExportedBackend):
     """Feeds a predictor step by step; the cache goes from its outputs to its inputs."""
 
-    format = "paddle"
     library = PADDLE
     loading_peak_factor: ClassVar = {"float32": 1.1}
     keeps_half_weights = True
 
-    def __init__(self, folder: Path, options: EngineOptions) -> None:
+    def __init__(self, folder: Path, options: GraphOptions) -> None:
         super().__init__(folder, options)
-        device = set_device(options)
+        device = use_device(options.device, options.device_id, num_threads(options.cpu_threads))
         config = _inference_config(folder, self.meta, device, options)
         if self.meta.upcasts_weights(self.config):
             # It would widen all weights when they are loaded: two to eight times the memory, beside them.
@@ -43,7 +47,7 @@ class PaddleInferenceBackend(ExportedBackend):
 
 
 def _inference_config(
-    folder: Path, meta: GenerationMeta, device: str, options: EngineOptions
+    folder: Path, meta: GenerationMeta, device: str, options: GraphOptions
 ) -> inference.Config:
     config = inference.Config(*(str(folder / name) for name in meta.graph_files))
     config.disable_glog_info()
@@ -53,5 +57,5 @@ def _inference_config(
         config.disable_gpu()
         # oneDNN compiles its kernels anew for each length of the cache: 3-5 times slower.
         config.disable_mkldnn()
-        config.set_cpu_math_library_num_threads(options.num_threads())
+        config.set_cpu_math_library_num_threads(num_threads(options.cpu_threads))
     return config

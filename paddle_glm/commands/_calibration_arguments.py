@@ -4,12 +4,8 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from paddle_glm.array_types import Array
-from paddle_glm.commands._model_arguments import (
-    add_device_argument,
-    add_row_arguments,
-    columns_from_args,
-    positive_int,
-)
+from paddle_glm.commands._model_arguments import add_row_arguments, columns_from_args, positive_int
+from paddle_glm.commands._option_arguments import add_device_argument
 from paddle_glm.errors import InputError
 from paddle_glm.hardware import use_device
 

@@ -8,19 +8,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from paddle_glm.auto.backend import BACKENDS
-from paddle_glm.backends import EngineOptions
-from paddle_glm.backends.base import FASTDEPLOY_ENGINES
-from paddle_glm.commands._model_arguments import (
-    add_device_argument,
-    add_dtype_argument,
-    add_loading_arguments,
-    loading_options,
-)
+from paddle_glm.commands._option_arguments import add_option_arguments, given_options
 from paddle_glm.commands._sampling_arguments import explicit_values
 from paddle_glm.errors import InputError
 from paddle_glm.generation.params import GenerationParams
 from paddle_glm.hardware import parse_device
-from paddle_glm.models.registry import family_names
 
 if TYPE_CHECKING:
     from paddle_glm.auto.engine import Engine
@@ -37,64 +29,44 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         help="hub folder, merged folder, folder of shards, or exported folder",
     )
     add_backend_arguments(parser, list(BACKENDS))
-    add_dtype_argument(parser)
-    parser.add_argument(
-        "--family", choices=family_names(), help="what the model is, where its files do not say"
-    )
-    add_loading_arguments(parser)
 
 
-def backend_argument(text: str) -> str:
+def _backend_name(text: str) -> str:
     """The name of a backend, also as PaddleNLP's scripts spell it."""
     return {"onnx_runtime": "onnxruntime"}.get(text, text)
 
 
 def add_backend_arguments(parser: argparse.ArgumentParser, backends: Sequence[str]) -> None:
-    """What computes, and where; backends: the names to choose from."""
+    """--backend with the names to choose from, and the options that these backends declare."""
     parser.add_argument(
-        "--backend", choices=backends, type=backend_argument, help="default: what fits the folder"
+        "--backend", choices=backends, type=_backend_name, help="default: what fits the folder"
     )
-    parser.add_argument(
-        "--fastdeploy_engine",
-        default=FASTDEPLOY_ENGINES[0],
-        choices=FASTDEPLOY_ENGINES,
-        help="what computes below --backend fastdeploy",
-    )
-    add_device_argument(parser)
-    parser.add_argument("--device_id", type=int, help="which GPU, as gpu:N says it too")
-    parser.add_argument("--cpu_threads", type=int, default=0, help="0 takes all that may be used")
+    add_option_arguments(parser, [BACKENDS[name].options for name in backends])
 
 
-def check_backend_flags(args: argparse.Namespace) -> None:
-    """Raise `InputError` for flags of `add_backend_arguments` that have no effect beside the others."""
+def check_device_flags(args: argparse.Namespace) -> None:
+    """Raise `InputError` for --device_id beside a CPU and --cpu_threads beside a GPU."""
     kind, _ = parse_device(args.device)
-    for name, default, used, need in (
-        ("fastdeploy_engine", FASTDEPLOY_ENGINES[0], args.backend == "fastdeploy", "--backend fastdeploy"),
-        ("device_id", None, kind != "cpu", "a GPU, but --device is cpu"),
-        ("cpu_threads", 0, kind != "gpu", f"a CPU, but --device is {args.device}"),
-    ):
-        value = getattr(args, name)
-        if value != default and not used:
-            raise InputError(f"--{name} {value} has no effect here: it needs {need}")
+    if kind == "cpu" and args.device_id is not None:
+        raise InputError(
+            f"--device_id {args.device_id} has no effect here: it needs a GPU, but --device is cpu"
+        )
+    if kind == "gpu" and args.cpu_threads:
+        raise InputError(
+            f"--cpu_threads {args.cpu_threads} has no effect here: it needs a CPU, but --device is "
+            f"{args.device}"
+        )
 
 
-def open_engine_from_args(args: argparse.Namespace) -> "Engine":
-    """What `add_engine_arguments` describes; raises `InputError` where it cannot be opened."""
+def open_engine_from_args(args: argparse.Namespace, folder: str | None = None) -> "Engine":
+    """What the flags of `add_backend_arguments` say, over `folder` or --model_name_or_path.
+
+    Raises `InputError` where it cannot be opened, and for flags that the backend does not take.
+    """
     from paddle_glm.auto.engine import open_engine
-    from paddle_glm.peft.adapter_folder import check_is_model_folder
 
-    check_backend_flags(args)
-    options = EngineOptions(
-        args.device,
-        args.device_id,
-        args.cpu_threads,
-        args.dtype,
-        args.family,
-        **loading_options(args),
-        fastdeploy_engine=args.fastdeploy_engine,
-    )
-    check_is_model_folder(args.model_name_or_path)
-    return open_engine(args.model_name_or_path, options, args.backend)
+    check_device_flags(args)
+    return open_engine(folder or args.model_name_or_path, args.backend, **given_options(args))
 
 
 def add_remote_arguments(parser: argparse.ArgumentParser) -> None:

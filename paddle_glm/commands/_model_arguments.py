@@ -4,19 +4,23 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from paddle_glm.auto.backend import make_options
 from paddle_glm.backends.generation_defaults import default_generation_params
+from paddle_glm.commands._option_arguments import (
+    add_device_argument,
+    add_loading_arguments,
+    given_options,
+)
 from paddle_glm.commands._sampling_arguments import (
     GREEDY,
     add_sampling_arguments,
     check_sampling_flags,
     sampling_params,
 )
-from paddle_glm.config import DTYPES, ModelConfig
+from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.generation.params import GenerationParams
-from paddle_glm.hardware import DEVICE_HELP, parse_device, use_device
-from paddle_glm.models.registry import family_names
-from paddle_glm.quantization import BITS
+from paddle_glm.hardware import use_device
 
 if TYPE_CHECKING:
     from paddle_glm.data.data_files import Example
@@ -33,79 +37,15 @@ def positive_int(text: str) -> int:
     return int(text)
 
 
-def add_loading_arguments(parser: argparse.ArgumentParser) -> None:
-    """What is put beside a model folder's weights, and in how many bits they are kept."""
-    parser.add_argument("--ptuning_checkpoint", help="folder of a prefix (P-Tuning v2), ours or THUDM's")
-    parser.add_argument(
-        "--pre_seq_len", type=positive_int, help="tokens that the prefix in --ptuning_checkpoint must have"
-    )
-    parser.add_argument("--lora_path", help="folder of LoRA adapters, ours or PEFT's")
-    parser.add_argument(
-        "--quantization_bit", type=int, choices=BITS, help="keep linear layers' weights in so many bits"
-    )
-    parser.add_argument(
-        "--quantization_group_size",
-        type=int,
-        help="inputs that share a scale; 0: one scale per output (default: 128 for 4 bits, 0 for 8)",
-    )
-
-
-def loading_options(args: argparse.Namespace) -> dict[str, Any]:
-    """What those flags say, by the names that `AutoModel.from_pretrained` and `EngineOptions` take.
-
-    Raises `InputError` for a prefix of another length than --pre_seq_len says, and where there is none.
-    """
-    if args.pre_seq_len is not None:
-        if args.ptuning_checkpoint is None:
-            raise InputError(
-                f"--pre_seq_len {args.pre_seq_len} says how long the prefix in --ptuning_checkpoint FOLDER "
-                "is: give both, or leave it out (a folder that holds model and prefix says it itself)"
-            )
-        from paddle_glm.peft.prefix import check_prefix_folder
-
-        check_prefix_folder(args.ptuning_checkpoint, args.pre_seq_len)
-    names = ("ptuning_checkpoint", "lora_path", "quantization_bit", "quantization_group_size")
-    return {name: getattr(args, name) for name in names}
-
-
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Which model, where it computes, and how rows become prompts."""
     parser.add_argument(
         "--model_name_or_path", required=True, help="hub folder, merged folder or folder of shards"
     )
-    parser.add_argument(
-        "--family", choices=family_names(), help="what the model is, where its files do not say"
-    )
     add_loading_arguments(parser)
     add_device_argument(parser)
-    add_dtype_argument(parser)
     parser.add_argument("--batch_size", type=positive_int, default=8, help="rows answered together")
     add_row_arguments(parser)
-
-
-def add_device_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--device", default="auto", type=device_argument, help=f"where to compute: {DEVICE_HELP}"
-    )
-
-
-def device_argument(text: str) -> str:
-    """A device that there may be; whether it is here is found out when it is used."""
-    try:
-        parse_device(text)
-    except InputError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    return text
-
-
-def add_dtype_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--dtype",
-        default="auto",
-        choices=("auto", *DTYPES),
-        help="of a model folder's weights in memory; auto: the files' own, and float32 for half precision on "
-        "a CPU that has the memory, because it is faster there",
-    )
 
 
 def add_row_arguments(parser: argparse.ArgumentParser) -> None:
@@ -185,11 +125,10 @@ def open_model(args: argparse.Namespace) -> "tuple[DygraphBackend, Tokenizer]":
     from paddle_glm.parallel import init_parallel
     from paddle_glm.peft.adapter_folder import check_is_model_folder
 
-    use_device(args.device)
+    options = make_options("dygraph", **given_options(args))
+    use_device(options.device, options.device_id, options.cpu_threads or None)
     check_is_model_folder(args.model_name_or_path)
     tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path, args.family)
     group = init_parallel().tensor
-    model = AutoModel.from_pretrained(
-        args.model_name_or_path, args.dtype, group, args.family, **loading_options(args)
-    )
+    model = AutoModel.from_pretrained(args.model_name_or_path, group=group, **options.model_keywords())
     return DygraphBackend(model), tokenizer

@@ -4,15 +4,19 @@ import argparse
 import os
 from pathlib import Path
 
+from paddle_glm.auto.dygraph import DygraphOptions
 from paddle_glm.backends.generation_meta import GRAPH_SUFFIXES
 from paddle_glm.checkpoint.output_checks import check_output_folder, check_sources_outside_output
-from paddle_glm.commands._model_arguments import add_device_argument, add_loading_arguments, loading_options
+from paddle_glm.commands._option_arguments import (
+    add_device_argument,
+    add_loading_arguments,
+    given_options,
+)
 from paddle_glm.config import DTYPES, ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.hardware import free_memory, parse_device, use_device
 from paddle_glm.load_memory import MemoryBudget, check_memory_budget, weight_bytes
 from paddle_glm.models.family import family_of
-from paddle_glm.models.registry import family_names
 
 HELP = "write a model as a static graph, Paddle's or ONNX, with its tokenizer"
 DEFAULT_MODEL_PREFIX = "chatglm"
@@ -46,9 +50,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the stored weights; auto: the model's own",
     )
     add_device_argument(parser)
-    parser.add_argument(
-        "--family", choices=family_names(), help="what the model is, where its files do not say"
-    )
     add_loading_arguments(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace a folder that this program wrote")
 
@@ -84,12 +85,8 @@ def run(args: argparse.Namespace) -> None:
         _check_onnx(args, dtype)
     use_device("cpu" if args.format == "onnx" else args.device)
     tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path, args.family)
-    model = AutoModel.from_pretrained(
-        args.model_name_or_path,
-        dtype,
-        family=args.family,
-        **loading_options(args),
-    )
+    options = DygraphOptions(**{**given_options(args, [DygraphOptions]), "dtype": dtype})
+    model = AutoModel.from_pretrained(args.model_name_or_path, **options.model_keywords())
     if not model.config.quantization_bit:  # there the graph computes the adapter's product by itself
         merge_and_unload(model)
     meta = export_model(model, tokenizer, folder, prefix, overwrite=args.overwrite, format=args.format)

@@ -8,10 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from paddle_glm.auto.backend import BACKENDS
-from paddle_glm.backends import EngineOptions
+from paddle_glm.auto.backend import graph_backends
 from paddle_glm.checkpoint.output_checks import check_output_file
-from paddle_glm.commands._engine_arguments import add_backend_arguments, check_backend_flags
+from paddle_glm.commands._engine_arguments import (
+    add_backend_arguments,
+    check_device_flags,
+    open_engine_from_args,
+)
 from paddle_glm.commands._model_arguments import add_column_arguments, examples_from_args
 from paddle_glm.commands._sampling_arguments import (
     GREEDY,
@@ -33,8 +36,7 @@ DEFAULT_QUESTIONS = ("你好", "晚上睡不着应该怎么办")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model_path", required=True, help="folder that `paddle-glm export` wrote")
-    parser.add_argument("--model_prefix", help="name of the graph in it (default: the one that is there)")
-    add_backend_arguments(parser, [name for name in BACKENDS if name != "dygraph"])
+    add_backend_arguments(parser, graph_backends())
     parser.add_argument("--batch_size", type=int, default=2, help="prompts answered together")
     parser.add_argument("--src_length", type=int, default=64, help="most tokens of a prompt; longer are cut")
     parser.add_argument("--tgt_length", type=int, default=64, help="most tokens of an answer")
@@ -47,12 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from paddle_glm.auto.engine import open_engine
-
     for name in ("batch_size", "src_length", "tgt_length", "max_length"):
         if getattr(args, name) < 1:
             raise InputError(f"--{name} {getattr(args, name)}: expected at least 1")
-    check_backend_flags(args)
+    check_device_flags(args)
     # Values that cannot work are reported before a model is loaded.
     params = sampling_params(args, GREEDY, max_length=args.max_length)
     check_sampling_flags(args, params)
@@ -61,15 +61,8 @@ def run(args: argparse.Namespace) -> None:
     if args.prompt and args.data_file:
         raise InputError("--prompt and --data_file: give one of them")
     examples = examples_from_args(args, args.prompt or DEFAULT_QUESTIONS)
-    options = EngineOptions(
-        args.device,
-        args.device_id,
-        args.cpu_threads,
-        prefix=args.model_prefix,
-        fastdeploy_engine=args.fastdeploy_engine,
-    )
     started = time.perf_counter()
-    engine = open_engine(args.model_path, options, args.backend)
+    engine = open_engine_from_args(args, args.model_path)
     defaults = replace(engine.params, do_sample=False)
     params = sampling_params(args, defaults, max_length=args.max_length)
     loaded = time.perf_counter()

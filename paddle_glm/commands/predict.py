@@ -6,13 +6,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from paddle_glm.auto.backend import BACKENDS
-from paddle_glm.backends import EngineOptions
+from paddle_glm.auto.backend import graph_backends, is_exported
 from paddle_glm.chat_template import with_source_prefix
 from paddle_glm.checkpoint.output_checks import check_output_file
 from paddle_glm.checkpoint.reshard import check_target, reshard
 from paddle_glm.commands import _model_arguments as model_arguments
-from paddle_glm.commands._engine_arguments import backend_argument
+from paddle_glm.commands._engine_arguments import add_backend_arguments, open_engine_from_args
 from paddle_glm.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,13 +27,7 @@ DEFAULT_QUESTIONS = ("你好", "晚上睡不着应该怎么办")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     model_arguments.add_model_arguments(parser)
-    engines = [name for name in BACKENDS if name != "dygraph"]
-    parser.add_argument(
-        "--backend",
-        choices=engines,
-        type=backend_argument,
-        help="for an exported folder; default: what fits its format",
-    )
+    add_backend_arguments(parser, graph_backends())
     parser.add_argument(
         "--data_file", help="rows to answer: JSON, CSV, TSV or parquet; two common questions without it"
     )
@@ -93,19 +86,11 @@ def run(args: argparse.Namespace) -> None:
 
 def _open_backend(args: argparse.Namespace) -> "tuple[Backend, Tokenizer]":
     """The model over all processes, or an exported folder in this one."""
-    from paddle_glm.auto.engine import is_exported, open_engine
-
     if not args.backend and not is_exported(args.model_name_or_path):
         return model_arguments.open_model(args)
     if args.merge_tensor_parallel_path:
         raise InputError("--merge_tensor_parallel_path: an exported folder holds no weights to merge")
-    options = EngineOptions(
-        args.device,
-        dtype=args.dtype,
-        family=args.family,
-        **model_arguments.loading_options(args),
-    )
-    engine = open_engine(args.model_name_or_path, options, args.backend)
+    engine = open_engine_from_args(args)
     return engine.backend, engine.tokenizer
 
 

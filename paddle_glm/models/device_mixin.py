@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 from paddle import nn
 
 from paddle_glm.config import DTYPES
-from paddle_glm.hardware import use_device
+from paddle_glm.hardware import device_name, use_device
 from paddle_glm.models.dtype_mixin import canonical_dtype_name
 
 _Model = TypeVar("_Model", bound="DeviceMixin")
@@ -36,14 +36,14 @@ class DeviceMixin:
         if dtype is not None:
             model.cast(canonical_dtype_name(dtype))
         if device is not None:
-            place = use_device(canonical_device_name(device))
+            place = use_device(device)
             nn.Layer.to(model, device=place, blocking=blocking)
         return self
 
     @property
     def device(self: Any) -> str:
         """Where the weights are: "cpu" or "gpu:N"."""
-        return canonical_device_name(next(iter(self.parameters())).place)
+        return device_name(next(iter(self.parameters())).place)
 
     def cuda(self: _Model, device: Any = None) -> _Model:
         """Move to the GPU, or to that of a number; raises `InputError` where there is none."""
@@ -60,10 +60,3 @@ class DeviceMixin:
         return self.to(dtype=dtype)
 
     type = astype
-
-
-def canonical_device_name(device: Any) -> str:
-    """What `use_device` reads, of a name, a GPU's number, and a place, whose text is "Place(gpu:0)"."""
-    if isinstance(device, int):
-        return f"gpu:{device}"
-    return str(device).removeprefix("Place(").removesuffix(")")

@@ -24,7 +24,7 @@ class BatchEncoding(dict[str, Any]):
         """The tensors on a device, as `model.device` names it; raises `InputError` where they are none."""
         if any(not hasattr(value, "to") for value in self.values()):
             raise InputError('these inputs are no tensors: give the tokenizer return_tensors="pd"')
-        place = resolve_device(str(device))
+        place = resolve_device(device)
         return BatchEncoding({name: tensor.to(place) for name, tensor in self.items()})
 
 

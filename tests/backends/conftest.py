@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from paddle_glm.auto.backend import open_backend
+from paddle_glm.auto.backend import backends_for, open_backend
 from paddle_glm.auto.model import AutoModel
 from paddle_glm.auto.tokenizer import AutoTokenizer
-from paddle_glm.backends import BACKENDS_BY_FORMAT, Backend, EngineOptions
+from paddle_glm.backends import Backend
 from paddle_glm.chat_template import render
 from paddle_glm.export import export_model
 from paddle_glm.generation import GenerationParams, generate_batch
@@ -105,7 +105,7 @@ def make_case(
             export_model(model, tokenizer, folder / kind, format=kind)
         messages = [[{"role": "user", "content": text}] for text in QUESTIONS]
         prompts = [render(tokenizer.template, tokenizer, one).input_ids for one in messages]
-        graph = open_backend("paddle", folder / "paddle", EngineOptions(threads=1))
+        graph = open_backend("paddle", folder / "paddle", cpu_threads=1)
         return Case(model, folder / "onnx", graph, prompts)
 
     return make
@@ -119,7 +119,7 @@ def make_engine(make_case: Callable[[str], Case]) -> Callable[[str, str], Backen
     def make(backend: str, name: str) -> Backend:
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(sys.modules, "fastdeploy", fastdeploy_standin.make_module())
-            return open_backend(backend, make_case(name).onnx, EngineOptions(threads=1))
+            return open_backend(backend, make_case(name).onnx, cpu_threads=1)
 
     return make
 
@@ -134,7 +134,7 @@ def case(case_name: str, make_case: Callable[[str], Case]) -> Case:
     return make_case(case_name)
 
 
-@pytest.fixture(params=BACKENDS_BY_FORMAT["onnx"])
+@pytest.fixture(params=backends_for("onnx"))
 def engine(
     request: pytest.FixtureRequest, case_name: str, make_engine: Callable[[str, str], Backend]
 ) -> Backend:

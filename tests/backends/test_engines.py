@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from paddle_glm.auto.backend import open_backend
+from paddle_glm.auto.backend import backends_for, open_backend
 from paddle_glm.auto.engine import open_engine
 from paddle_glm.auto.model import AutoModel
 from paddle_glm.auto.tokenizer import AutoTokenizer
-from paddle_glm.backends import BACKENDS_BY_FORMAT, Backend, EngineOptions
-from paddle_glm.backends.base import FASTDEPLOY_ENGINES
+from paddle_glm.backends import Backend
+from paddle_glm.backends import fastdeploy as fastdeploy_backend
 from paddle_glm.config import ModelConfig
 from paddle_glm.export import export_model
 from paddle_glm.generation import GenerationParams, generate_batch
@@ -22,8 +22,8 @@ from paddle_glm.models.dygraph import DygraphBackend
 from tests.backends.conftest import Case
 from tests.paths import ROOT
 
-ENGINES = BACKENDS_BY_FORMAT["onnx"]
-OPTIONS = EngineOptions(threads=1)
+ENGINES = backends_for("onnx")
+OPTIONS = {"cpu_threads": 1}
 WAYS = {
     "greedy": {"do_sample": False},
     "penalty": {"do_sample": False, "repetition_penalty": 1.5},
@@ -71,12 +71,12 @@ def test_rows_join_and_leave(engine: Backend, case: Case) -> None:
 
 
 def test_the_format_chooses_the_engine(onnx_folder) -> None:
-    assert type(open_engine(onnx_folder, OPTIONS).backend).__name__ == "OnnxRuntimeBackend"
+    assert type(open_engine(onnx_folder, **OPTIONS).backend).__name__ == "OnnxRuntimeBackend"
 
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_a_prompt_leaves_no_trace_in_the_next(name: str, onnx_folder, fastdeploy) -> None:
-    backend = open_backend(name, onnx_folder, OPTIONS)
+    backend = open_backend(name, onnx_folder, **OPTIONS)
     params = GenerationParams(max_new_tokens=6, do_sample=False)
     first = generate_batch(backend, [[5, 6, 7, 8]], params)
     generate_batch(backend, [[300], [10, 11]], params)
@@ -84,7 +84,7 @@ def test_a_prompt_leaves_no_trace_in_the_next(name: str, onnx_folder, fastdeploy
 
 
 def test_fastdeploy_sees_a_masked_column_and_no_empty_array(case: Case, fastdeploy) -> None:
-    backend = open_backend("fastdeploy", case.onnx, OPTIONS)
+    backend = open_backend("fastdeploy", case.onnx, **OPTIONS)
     generate_batch(backend, case.prompts, GenerationParams(max_new_tokens=2, do_sample=False))
     (runtime,) = fastdeploy.Runtime.built
     first, second = runtime.steps
@@ -104,8 +104,9 @@ def test_fastdeploy_sees_a_masked_column_and_no_empty_array(case: Case, fastdepl
 )  # fmt: skip
 def test_what_fastdeploy_is_told(name, device, told, onnx_folder, fastdeploy, monkeypatch) -> None:
     monkeypatch.setattr(fastdeploy, "is_built_with_gpu", lambda: True)
-    assert name in FASTDEPLOY_ENGINES
-    backend = open_backend("fastdeploy", onnx_folder, EngineOptions(device, 1, 3, fastdeploy_engine=name))
+    assert name in fastdeploy_backend.ENGINES
+    options = {"device": device, "device_id": 1, "cpu_threads": 3, "fastdeploy_engine": name}
+    backend = open_backend("fastdeploy", onnx_folder, **options)
     option = fastdeploy.Runtime.built[0].runtime_option
     assert option.model == (str(onnx_folder / "chatglm.onnx"), "", fastdeploy.ModelFormat.ONNX)
     assert (option.engine, option.device) == (told, device)
@@ -122,13 +123,12 @@ import sys
 from pathlib import Path
 import numpy as np
 from paddle_glm.auto.backend import open_backend
-from paddle_glm.backends import EngineOptions
 import onnxruntime, openvino, paddle
 def resident():
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) // 1024
 before = resident()
-backend = open_backend(sys.argv[1], sys.argv[2], EngineOptions(threads=1))
+backend = open_backend(sys.argv[1], sys.argv[2], cpu_threads=1)
 loaded = resident()
 backend.prefill(np.array([[5, 6]]), np.array([[1, 1]]))
 for _ in range(int(sys.argv[3])):

@@ -12,8 +12,10 @@ import pytest
 
 from paddle_glm.auto.backend import open_backend
 from paddle_glm.auto.engine import open_engine
-from paddle_glm.backends import EngineOptions, onnx_runtime
+from paddle_glm.backends import onnx_runtime
+from paddle_glm.backends.fastdeploy import FastDeployOptions
 from paddle_glm.backends.generation_meta import META_FILE_NAME
+from paddle_glm.backends.options import GraphOptions
 from paddle_glm.errors import InputError
 from tests.paths import ROOT
 
@@ -79,48 +81,47 @@ def test_a_missing_package_is_named_with_its_command(name, command, onnx_folder,
 
 @pytest.mark.parametrize(
     ("name", "engine", "message"),
-    [("onnxruntime", "onnx_runtime", "pip install onnxruntime-gpu"), ("openvino", "onnx_runtime", "on CPUs"),
+    [("onnxruntime", None, "pip install onnxruntime-gpu"), ("openvino", None, "on CPUs"),
      ("fastdeploy", "onnx_runtime", "install fastdeploy-gpu-python"),
      ("fastdeploy", "openvino", "openvino computes on the cpu")],
 )  # fmt: skip
 def test_a_gpu_that_cannot_be_used(name, engine, message, onnx_folder, fastdeploy) -> None:
     with pytest.raises(InputError, match=message):
-        open_backend(name, onnx_folder, EngineOptions("gpu", fastdeploy_engine=engine))
+        open_backend(name, onnx_folder, device="gpu", **({"fastdeploy_engine": engine} if engine else {}))
 
 
 @pytest.mark.parametrize("engine", ["paddle", "paddle_tensorrt", "tensorrt"])
 def test_engines_that_fastdeploy_cannot_use_here(engine: str, onnx_folder: Path, fastdeploy) -> None:
     with pytest.raises(InputError, match=r"tensorrt computes on the gpu|reads \.pdmodel files"):
-        open_backend("fastdeploy", onnx_folder, EngineOptions("cpu", fastdeploy_engine=engine))
+        open_backend("fastdeploy", onnx_folder, device="cpu", fastdeploy_engine=engine)
 
 
 def test_auto_takes_the_gpu_only_where_the_engine_has_one(onnx_folder: Path, fastdeploy, monkeypatch) -> None:
     for name in ("onnxruntime", "openvino", "fastdeploy"):  # their packages here compute on CPUs
-        assert open_backend(name, onnx_folder, EngineOptions("auto", 1))
-    tensorrt = EngineOptions(fastdeploy_engine="tensorrt")
+        assert open_backend(name, onnx_folder, device_id=1)
     with pytest.raises(InputError, match="install fastdeploy-gpu-python"):
-        open_backend("fastdeploy", onnx_folder, tensorrt)
+        open_backend("fastdeploy", onnx_folder, fastdeploy_engine="tensorrt")
     cuda = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     providers = [("CUDAExecutionProvider", {"device_id": 1}), "CPUExecutionProvider"]
-    assert onnx_runtime._device_and_providers(cuda, EngineOptions("auto", 1)) == ("gpu", providers)
-    assert onnx_runtime._device_and_providers(cuda, EngineOptions("cpu")) == ("cpu", ["CPUExecutionProvider"])
-    assert onnx_runtime._device_and_providers(cuda[1:], EngineOptions()) == ("cpu", ["CPUExecutionProvider"])
+    assert onnx_runtime._device_and_providers(cuda, GraphOptions(device_id=1)) == ("gpu", providers)
+    assert onnx_runtime._device_and_providers(cuda, GraphOptions("cpu")) == ("cpu", ["CPUExecutionProvider"])
+    assert onnx_runtime._device_and_providers(cuda[1:], GraphOptions()) == ("cpu", ["CPUExecutionProvider"])
 
 
 def test_a_session_that_did_not_get_the_gpu(onnx_folder: Path, monkeypatch) -> None:
     """onnxruntime-gpu on a machine without one computes on the CPU with a warning alone."""
     providers = ("gpu", ["CPUExecutionProvider"])
     monkeypatch.setattr(onnx_runtime, "_device_and_providers", lambda *_: providers)
-    assert open_backend("onnxruntime", onnx_folder, EngineOptions("auto"))
+    assert open_backend("onnxruntime", onnx_folder)
     with pytest.raises(
         InputError, match="device gpu:1: onnxruntime cannot use a GPU here; give --device cpu"
     ):
-        open_backend("onnxruntime", onnx_folder, EngineOptions("gpu:1"))
+        open_backend("onnxruntime", onnx_folder, device="gpu:1")
 
 
 def test_an_engine_that_fastdeploy_does_not_have() -> None:
     with pytest.raises(InputError, match="'ncnn' is not one of onnx_runtime, openvino, tensorrt"):
-        EngineOptions(fastdeploy_engine="ncnn")
+        FastDeployOptions(fastdeploy_engine="ncnn")
 
 
 def test_another_project_called_fastdeploy(onnx_folder: Path, monkeypatch) -> None:
