@@ -18,7 +18,7 @@ size_t product(std::vector<int64_t>::const_iterator begin, std::vector<int64_t>:
 size_t HostTensor::size() const { return product(shape.begin(), shape.end()); }
 
 HostTensor HostTensor::make(std::vector<int64_t> shape, float*& values) {
-    // Libraries want an address also where there is nothing behind it.
+    // Libraries require a non-null address even for empty arrays.
     const size_t size = std::max<size_t>(product(shape.begin(), shape.end()), 1);
     const auto room = std::make_shared<std::vector<float>>(size);
     values = room->data();

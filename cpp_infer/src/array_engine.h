@@ -8,7 +8,7 @@
 
 namespace paddle_glm {
 
-// A float32 tensor on the host; `data` keeps its numbers alive.
+// A float32 tensor in host memory; `data` owns the buffer.
 struct HostTensor {
     std::vector<int64_t> shape;
     std::shared_ptr<const float> data;
@@ -18,12 +18,12 @@ struct HostTensor {
     static HostTensor make(std::vector<int64_t> shape, float*& values);
 };
 
-// What engines share that take and give arrays on the host: the cache is what the last step gave.
+// Base of engines whose inputs and outputs are host arrays; the KV cache is the last step's output.
 class ArrayEngine : public Engine {
   public:
-    // supports_empty_past: whether the library takes a past of length 0. Where it does not, and there is no
-    // prefix, the cache begins with one column of zeros that the mask hides, as in
-    // paddle_glm/backends/exported.py. Throws std::exception for caches of another dtype than float32.
+    // supports_empty_past: whether the library accepts a past of length 0. If not, and without a prefix, the
+    // cache starts with one column of zeros that the mask hides, as in paddle_glm/backends/exported.py.
+    // Throws std::exception if caches are not float32.
     ArrayEngine(EngineConfig config, bool supports_empty_past);
 
     void reset(int64_t batch) override;
@@ -31,12 +31,12 @@ class ArrayEngine : public Engine {
     void select(const std::vector<int64_t>& rows) override;
 
   protected:
-    // The graph's outputs, logits first, for its int64 inputs and the caches, which have the names of
-    // config().caches.
+    // Runs the graph on its int64 inputs and the caches, named as in config().caches; returns its outputs,
+    // logits first.
     virtual std::vector<HostTensor> infer(const std::vector<EngineInput>& inputs,
                                           const std::vector<HostTensor>& past) = 0;
     const EngineConfig& config() const { return config_; }
-    // Throws std::exception where a graph takes other names or dtypes than config() says.
+    // Throws std::exception if the graph's input names or dtypes differ from config().
     void check_inputs(const std::vector<TensorMeta>& found) const;
 
   private:

@@ -13,7 +13,7 @@ namespace {
 
 using Ids = std::vector<int64_t>;
 
-// Below every real score: a row's beams begin equal, so the first step may continue only one of them.
+// Below every real score: a row's beams start equal, so the first step may continue only one of them.
 constexpr double kMaskedScore = -1e9;
 
 // The best complete hypotheses of one row, at most `num_beams`.
@@ -21,14 +21,14 @@ class BeamHypotheses {
   public:
     explicit BeamHypotheses(const GenerationParams& params) : params_(params) {}
 
-    // Keeps an answer (its end token counts in its length) if it is among the best.
+    // Adds a hypothesis (its length includes the end token) if it is among the best.
     void add(double log_probability, Ids tokens) {
         const double own = score(log_probability, tokens.size());
         if (!full() || own > worst()->first) hypotheses_.emplace_back(own, std::move(tokens));
         if (static_cast<int64_t>(hypotheses_.size()) > params_.num_beams) hypotheses_.erase(worst());
     }
 
-    // Whether no open beam can enter any more; the best of them is judged at its present length.
+    // Whether no open beam can improve the result; the best one is scored at its current length.
     bool is_done(double best_log_probability, size_t length) {
         if (!full()) return false;
         return params_.early_stopping || worst()->first >= score(best_log_probability, length);
@@ -54,15 +54,15 @@ class BeamHypotheses {
     std::vector<Hypothesis> hypotheses_;
 };
 
-// One row of the batch: its open beams, their log probabilities, and its complete hypotheses.
+// A row of the batch: its open beams, their log probabilities, and its complete hypotheses.
 struct BeamState {
     explicit BeamState(const GenerationParams& params)
         : count(params.num_beams), hypotheses(params), beams(count), scores(count, kMaskedScore) {
         scores[0] = 0;
     }
 
-    // Takes one step with the best continuations, best first; sets each new beam's parent and token. A place
-    // in `totals` is beam * vocab + token. A continuation that ends is an answer only if it is among the
+    // One step with the best continuations, best first; sets each new beam's parent and token. Indices into
+    // `totals` are beam * vocab + token. A finished continuation becomes a hypothesis only if it is among the
     // `count` best.
     void advance(const double* totals, const Ids& places, const ModelRunner& runner) {
         std::vector<Ids> grown_beams;
@@ -89,7 +89,7 @@ struct BeamState {
         done = hypotheses.is_done(totals[places[0]], beams[0].size());
     }
 
-    // The best answer; beams that were still open when the length was reached take part.
+    // The best hypothesis, including beams still open at the maximum length.
     const Ids& finish() {
         for (size_t beam = 0; !done && beam < count; ++beam) hypotheses.add(scores[beam], beams[beam]);
         return hypotheses.best();
@@ -116,7 +116,7 @@ std::vector<double> log_softmax(const std::vector<float>& logits, int64_t vocab)
     return result;
 }
 
-// Rows [rows, size / rows] of flat `values`, each `count` times in turn.
+// Repeats each row of flat `values`, [rows, size / rows], `count` times.
 template <class Value>
 std::vector<Value> repeated(const std::vector<Value>& values, size_t rows, size_t count) {
     const size_t width = values.size() / rows;
@@ -127,8 +127,8 @@ std::vector<Value> repeated(const std::vector<Value>& values, size_t rows, size_
     return result;
 }
 
-// All rows take a step over scores [rows * beams, vocab]: log probabilities, which become those of the whole
-// beams. Gives each beam's parent, as a row of the engine, and its token; a row that is done repeats itself.
+// Advances all rows with log probabilities [rows * beams, vocab], which are added to those of the beams.
+// Returns each beam's parent, as a row of the engine, and its token; finished rows repeat themselves.
 std::pair<Ids, Ids> advance(std::vector<BeamState>& rows, std::vector<double>& scores,
                             const ModelRunner& runner) {
     std::pair<Ids, Ids> result;
@@ -145,10 +145,10 @@ std::pair<Ids, Ids> advance(std::vector<BeamState>& rows, std::vector<double>& s
         double* totals = scores.data() + index * size;
         for (size_t place = 0; place < size; ++place)
             totals[place] += row.scores[place / runner.vocab_size()];
-        // So many leave `count` continuations even if every beam's end tokens come first.
+        // Enough to leave `count` continuations even if every beam's end tokens rank first.
         const size_t wanted = std::max<size_t>(2, 1 + runner.num_stop_tokens()) * row.count;
         Ids places = top_k_ids(totals, static_cast<int64_t>(size), static_cast<int64_t>(wanted));
-        places.resize(std::min(places.size(), wanted));  // without those that tie with the last
+        places.resize(std::min(places.size(), wanted));  // drop ties with the last
         row.advance(totals, places, runner);
         for (const int64_t parent : row.parents) parents.push_back(first + parent);
         tokens.insert(tokens.end(), row.tokens.begin(), row.tokens.end());

@@ -14,7 +14,7 @@ namespace {
 
 volatile std::sig_atomic_t interrupted = 0;
 
-// Ctrl-C ends an answer; at the prompt it ends the program, as it does without this.
+// Ctrl-C interrupts an answer; at the prompt it exits the program as usual.
 class SigintGuard {
   public:
     SigintGuard() : previous_(std::signal(SIGINT, [](int) { interrupted = 1; })) { interrupted = 0; }
@@ -46,7 +46,7 @@ void add_times(Timing& sum, const Timing& one) {
 
 double rate(double count, double seconds) { return seconds > 0 ? count / seconds : 0; }
 
-// Not getrusage: that counts what the process was before exec, too.
+// Not getrusage, which includes the process before exec.
 double megabytes(const std::string& which) {
     std::ifstream status("/proc/self/status");
     for (std::string word; status >> word;) {
@@ -119,10 +119,10 @@ Timing chat(Session& session, const Options& options) {
             const Reply reply = session.stream(asked, params, show);
             add_times(sum, session.timing());
             std::cout << (interrupted ? " ……\n" : "\n");
-            if (interrupted) continue;  // that round is left out of the conversation
+            if (interrupted) continue;  // the interrupted round is not kept
             asked.insert(asked.end(), reply.messages.begin(), reply.messages.end());
             messages = std::move(asked);
-        } catch (const InputError& error) {  // a conversation that has become too long, most likely
+        } catch (const InputError& error) {  // usually a conversation that has become too long
             std::cout << error.what() << "（输入 clear 清空对话历史）\n";
         }
     }

@@ -7,19 +7,19 @@
 
 namespace paddle_glm {
 
-// The three things that paddle_glm_infer does with a session; each gives the time of all its answers.
+// The three modes of paddle_glm_infer; each returns the total time of its answers.
 Timing answer_prompt(Session& session, const std::string& prompt, const Options& options);
 Timing answer_rows(Session& session, const Options& options);
 Timing chat(Session& session, const Options& options);
 
-// What opening a folder took, and what this process holds since.
+// Time and memory of opening a folder.
 struct LoadStats {
     double seconds;
     double megabytes;
 };
 LoadStats load_stats_since(std::chrono::steady_clock::time_point start);
 
-// Times and memory, to standard error.
+// Prints times and memory to standard error.
 void print_benchmark(const Timing& timing, const LoadStats& loaded);
 
 }  // namespace paddle_glm

@@ -1,5 +1,5 @@
-// The Runtime of FastDeploy 1.x over an ONNX graph. It ends the process where an input is not as it likes
-// it, so all is checked on this side: arrays are contiguous, int64 or float32, and no dimension is 0.
+// FastDeploy 1.x Runtime on an ONNX graph. It aborts the process on invalid input, so inputs are checked
+// here: contiguous, int64 or float32, and no dimension of size 0.
 
 #include <algorithm>
 #include <iostream>
@@ -13,11 +13,11 @@
 namespace paddle_glm {
 namespace {
 
-// Rows and tokens that TensorRT builds its engine for; it builds another one, slowly, for what is beyond.
+// Batch size and length of TensorRT's optimization profile; it rebuilds its engine beyond them.
 constexpr int64_t kTensorRtBatch = 8;
 constexpr int64_t kTensorRtLength = 2048;
 
-// Its log goes to standard output, where answers go.
+// Its log goes to standard output, like the answers.
 class LogToStandardError {
   public:
     LogToStandardError() : previous_(std::cout.rdbuf(std::cerr.rdbuf())) {}
@@ -29,7 +29,7 @@ class LogToStandardError {
     std::streambuf* previous_;
 };
 
-// A shape with `batch` and `length` for its open sizes, of which the batch is the first.
+// A shape with `batch` and `length` filled in for its dynamic dimensions; the batch is first.
 std::vector<int32_t> resolve_shape(const TensorMeta& tensor, int64_t batch, int64_t length) {
     std::vector<int32_t> result(tensor.shape.begin(), tensor.shape.end());
     std::replace(result.begin() + 1, result.end(), -1, static_cast<int32_t>(length));
@@ -58,7 +58,7 @@ fastdeploy::RuntimeOption runtime_option(const EngineConfig& config) {
     const std::string& name = config.backend;
     if (name.empty() || name == "onnx_runtime") {
         option.UseOrtBackend();
-        // Level 0 of its optimisations: the first would fold small integers to float weights.
+        // Optimisation level 0: level 1 folds the dequantisation of weights into float constants.
         if (config.quantised) option.SetOrtGraphOptLevel(0);
     } else if (name == "openvino") {
         option.UseOpenVINOBackend();

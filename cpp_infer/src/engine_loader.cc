@@ -17,16 +17,15 @@ namespace fs = std::filesystem;
 
 constexpr const char* kModulePrefix = "libpaddle_glm_engine_";
 
-// DEEPBIND: a module's libraries find their own protobuf before SentencePiece's. AddressSanitizer
-// cannot work with it, and is only used with engines that bring no libraries.
+// DEEPBIND: a module's libraries resolve their own protobuf before SentencePiece's. AddressSanitizer does not
+// support it and is used only with engines without libraries.
 #ifdef __SANITIZE_ADDRESS__
 constexpr int kDlopenFlags = RTLD_NOW | RTLD_LOCAL;
 #else
 constexpr int kDlopenFlags = RTLD_NOW | RTLD_LOCAL | RTLD_DEEPBIND;
 #endif
 
-// What reads a graph of which format, and what a build needs for it; for a format the first that is there is
-// taken.
+// Engines with their graph format and build requirements; the first installed one of a format is the default.
 struct Reader {
     const char* engine;
     const char* format;
@@ -65,7 +64,7 @@ std::string installed_engines(const fs::path& folder) {
     return text.empty() ? "none" : text;
 }
 
-// What kReaders has of an engine, null for one of another's making.
+// The entry of kReaders for an engine, null for a custom one.
 const Reader* reader(const std::string& engine) {
     const auto* const end = std::end(kReaders);
     const auto* found =
@@ -73,7 +72,7 @@ const Reader* reader(const std::string& engine) {
     return found == end ? nullptr : found;
 }
 
-// The engine that was asked for, or of those that read `format` the first that is there, else the first.
+// The requested engine, else the first installed one that reads `format`, else the first that reads it.
 std::string choose_engine(const EngineOptions& options, const std::string& format, const fs::path& folder) {
     std::vector<std::string> readers;
     for (const Reader& one : kReaders) {
@@ -108,7 +107,7 @@ void check_engine(const std::string& engine, const std::string& backend, const f
     throw InputError(text);
 }
 
-// One line of a message that may have many.
+// The first line of a message.
 std::string first_line(const std::string& text) {
     const size_t begin = text.find_first_not_of("\n ");
     return begin == text.npos ? text : text.substr(begin, text.find('\n', begin) - begin);
@@ -122,7 +121,7 @@ std::unique_ptr<Engine> load_engine(const EngineOptions& options, const std::str
     const std::string engine = choose_engine(options, format, folder);
     check_engine(engine, options.backend, folder);
     const fs::path file = module_file(folder, engine);
-    void* module = dlopen(file.c_str(), kDlopenFlags);  // never closed: its libraries do not survive that
+    void* module = dlopen(file.c_str(), kDlopenFlags);  // never closed: its libraries do not support dlclose
     if (module == nullptr) throw InputError(first_line(dlerror()));
     auto* make = reinterpret_cast<MakeEngine*>(dlsym(module, kMakeEngineSymbol));
     if (make == nullptr) throw InputError(file.string() + " is no engine of this program");

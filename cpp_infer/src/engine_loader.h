@@ -7,12 +7,12 @@
 
 namespace paddle_glm {
 
-// Opens the module of an engine and makes one. Throws InputError for an engine that is not there (naming
-// those that are, and how to build it), that reads another format, or that cannot open the graph.
+// Loads an engine's module and creates the engine. Throws InputError if the engine is not installed (listing
+// those that are, and how to build it), reads another format, or cannot open the graph.
 std::unique_ptr<Engine> load_engine(const EngineOptions& options, const std::string& format,
                                     const EngineConfig& config);
 
-// The number of threads to compute with: `threads`, or OMP_NUM_THREADS, or all that may be used.
+// The number of threads: `threads` if positive, else OMP_NUM_THREADS, else all available.
 int usable_threads(int threads);
 
 }  // namespace paddle_glm

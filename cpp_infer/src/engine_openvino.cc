@@ -1,4 +1,4 @@
-// OpenVINO, on a CPU, over an ONNX graph.
+// OpenVINO on an ONNX graph, on a CPU.
 
 #include "openvino_graph.h"
 #include "standard_streams.h"

@@ -1,4 +1,4 @@
-// Paddle Inference. `Predictor::Run` over tensors: the handles would copy the cache twice in each step.
+// Paddle Inference with `Predictor::Run` on tensors: handles would copy the cache twice per step.
 
 #include <malloc.h>
 
@@ -48,7 +48,7 @@ void fill(paddle::Tensor& tensor, const std::vector<float>& row, int64_t batch) 
     }
 }
 
-// The cache before a prompt.
+// The initial cache.
 paddle::Tensor initial_cache(const CacheSpec& cache, int64_t batch, int64_t length) {
     const paddle::DataType type = data_type(cache.dtype);
     paddle::Tensor tensor =
@@ -60,9 +60,9 @@ paddle::Tensor initial_cache(const CacheSpec& cache, int64_t batch, int64_t leng
     return tensor;
 }
 
-// Each step makes floats of weights; by default the allocator gives memory of that size back
-// to the system and takes it anew, which costs more than the step. As paddle_glm/allocator.py. Paddle frees
-// those blocks in a thread of its own: how many a step holds at once depends on when that thread gets to run.
+// Each step dequantises or upcasts weights into temporary blocks. By default malloc returns blocks of that
+// size to the system, which costs more than the step; see paddle_glm/allocator.py. Paddle frees the blocks in
+// a separate thread, so how many a step holds at once depends on scheduling.
 void keep_freed_memory() {
     constexpr int kTrimThreshold = 512 << 20;
     mallopt(M_MMAP_MAX, 0);
@@ -72,11 +72,11 @@ void keep_freed_memory() {
 paddle_infer::Config configuration(const EngineConfig& config) {
     paddle_infer::Config result(config.graph_file, config.weights_file);
     result.DisableGpu();
-    // oneDNN compiles its kernels anew for each length of the cache: 3-5 times slower.
+    // oneDNN recompiles its kernels for each cache length: 3-5 times slower.
     result.PADDLE_GLM_DISABLE_ONEDNN();
     result.SetCpuMathLibraryNumThreads(config.threads);
     result.DisableGlogInfo();
-    // It would widen all weights when they are loaded: two to eight times the memory, beside them.
+    // Constant folding would dequantise all weights at load time: two to eight times their memory on top.
     if (config.upcasts_weights) {
         result.DeletePass("constant_folding_pass");
         keep_freed_memory();
@@ -104,7 +104,7 @@ class PaddleEngine : public Engine {
             throw std::runtime_error("Paddle Inference could not compute a step");
         }
         for (size_t index = 0; index < past_.size(); ++index) {
-            // The predictor's outputs share its memory, which the next step overwrites.
+            // Outputs share the predictor's memory, which the next step overwrites.
             past_[index] = outputs[index + 1].copy_to(phi::CPUPlace(), true);
             past_[index].set_name(caches_[index].name);
         }

@@ -5,8 +5,8 @@
 
 namespace paddle_glm {
 
-// `{name}` in a pattern becomes values[name], `{{` and `}}` a brace, as in Python's str.format.
-// Throws InputError for a name that has no value.
+// Replaces `{name}` by values[name], `{{` and `}}` by braces, as Python's str.format.
+// Throws InputError for an unknown name.
 std::string format(const std::string& pattern, const std::map<std::string, std::string>& values);
 
 }  // namespace paddle_glm

@@ -11,7 +11,7 @@
 namespace paddle_glm {
 namespace {
 
-// How many tokens may follow prompts of `length` tokens.
+// The maximum number of tokens after prompts of `length` tokens.
 int64_t steps_left(const GenerationParams& params, const Meta& meta, int64_t length) {
     const int64_t wanted = params.max_new_tokens ? length + *params.max_new_tokens : params.max_length;
     const int64_t last = std::min(wanted, meta.max_sequence_length);
@@ -24,7 +24,7 @@ int64_t steps_left(const GenerationParams& params, const Meta& meta, int64_t len
     return last - length;
 }
 
-// Places in `tokens` that are no end token.
+// Indices in `tokens` of tokens that are not end tokens.
 std::vector<int64_t> unfinished_rows(const std::vector<int64_t>& tokens, const ModelRunner& runner) {
     std::vector<int64_t> result;
     for (size_t place = 0; place < tokens.size(); ++place) {
@@ -43,7 +43,7 @@ std::vector<int64_t> gather(const std::vector<int64_t>& values, const std::vecto
 void pick_tokens(ModelRunner& runner, const std::vector<std::vector<int64_t>>& prompts,
                  const GenerationParams& params, int64_t steps, const TokensCallback& on_tokens) {
     const size_t batch = prompts.size();
-    std::vector<int64_t> running(batch);  // places in the batch of the rows which the engine still holds
+    std::vector<int64_t> running(batch);  // batch indices of the rows still in the engine
     std::iota(running.begin(), running.end(), 0);
     Sampler sampler(params, static_cast<int64_t>(batch));
     SeenTokens seen(prompts, runner.vocab_size(), params.repetition_penalty);
@@ -56,7 +56,7 @@ void pick_tokens(ModelRunner& runner, const std::vector<std::vector<int64_t>>& p
         const std::vector<int64_t> alive = unfinished_rows(tokens, runner);
         if (!on_tokens(column) || alive.empty() || step == steps) return;
         seen.add(tokens);
-        if (alive.size() < tokens.size()) {  // complete rows cost nothing from here on
+        if (alive.size() < tokens.size()) {  // drop finished rows from the engine
             runner.select(alive);
             seen.select(alive);
             running = gather(running, alive);
@@ -66,7 +66,7 @@ void pick_tokens(ModelRunner& runner, const std::vector<std::vector<int64_t>>& p
     }
 }
 
-// Beam search knows its answers when it is over.
+// Beam search reports its tokens at the end.
 void search_tokens(ModelRunner& runner, const std::vector<std::vector<int64_t>>& prompts,
                    const GenerationParams& params, int64_t steps, const TokensCallback& on_tokens) {
     const std::vector<std::vector<int64_t>> answers = beam_search(runner, prompts, params, steps);

@@ -1,4 +1,4 @@
-// paddle_glm_infer: answers from a folder that `paddle-glm export` wrote.
+// paddle_glm_infer: inference from a folder written by `paddle-glm export`.
 
 #include <chrono>
 #include <iostream>

@@ -15,7 +15,7 @@ TensorMeta tensor(const Json& value) {
     return {value.at("name"), value.at("dtype"), value.at("shape").get<std::vector<int64_t>>()};
 }
 
-// The graph's files behind the prefix, for each format: GRAPH_SUFFIXES in Python.
+// File suffixes of each graph format: GRAPH_SUFFIXES in Python.
 std::vector<std::string> graph_files(const std::string& prefix, const std::string& format,
                                      const std::string& path) {
     if (format == "paddle") return {prefix + ".json", prefix + ".pdiparams"};

@@ -14,7 +14,7 @@ namespace paddle_glm {
 
 using Json = nlohmann::ordered_json;  // keeps the order of keys, as Python does
 
-// How ids and text differ from the SentencePiece model's: `Tokenizer.tokenizer_spec` in Python.
+// How ids and text map to SentencePiece pieces: `Tokenizer.tokenizer_spec` in Python.
 struct TokenizerSpec {
     int64_t pieces = 0;
     int64_t offset = 0;
@@ -23,34 +23,34 @@ struct TokenizerSpec {
     std::string below_offset;
 };
 
-// Which position each token has: `Family.position_rule` in Python.
+// How positions are computed: `Family.position_rule` in Python.
 struct PositionRule {
-    bool blank = false;  // otherwise positions count the real tokens
+    bool blank = false;  // otherwise positions count real tokens
     int64_t start = 0;
     std::vector<int64_t> blanks;
     int64_t rows = 1;
     int64_t counts_on = -1;
 };
 
-// A trained prefix: a safetensors file of what each cache of a row holds before its prompt.
+// A trained prefix: a safetensors file with the initial content of every row's cache.
 struct PrefixCache {
     std::string file;
     int64_t length = 0;
 };
 
-// What `paddle-glm export` says about a folder, `paddle_glm/backends/generation_meta.py`.
+// Metadata of an exported folder: `paddle_glm/backends/generation_meta.py`.
 struct Meta {
     std::string model_prefix;
-    std::string format;                    // what the graph is stored as: paddle or onnx
-    std::vector<std::string> graph_files;  // the graph first, then its weights where apart
+    std::string format;                    // graph format: paddle or onnx
+    std::vector<std::string> graph_files;  // the graph, then its weights if separate
     bool quantised = false;                // weights are int8 or int4
-    bool upcasts_weights = false;          // the graph makes wider floats of weights where it uses them
+    bool upcasts_weights = false;          // the graph upcasts weights in every step
     int64_t vocab_size = 0;
     int64_t max_sequence_length = 0;
     std::vector<TensorMeta> token_inputs;  // inputs of every step, before the caches
     std::vector<TensorMeta> caches;
     PositionRule positions;
-    PrefixCache prefix_cache;  // of length 0 where there is none
+    PrefixCache prefix_cache;  // length 0 if there is none
     Json chat_template;
     std::string tokenizer_file;
     TokenizerSpec tokenizer_spec;
@@ -62,9 +62,9 @@ struct Meta {
 
 TokenizerSpec read_tokenizer_spec(const Json& value);
 
-// Reads FOLDER/generation_meta.json (and from config.json whether weights are quantised) and checks that the
-// files it names are whole. Throws InputError where one is missing or cut off, or the meta data is another
-// version's.
+// Reads FOLDER/generation_meta.json (and from config.json whether weights are quantised) and checks the sizes
+// of the files it names. Throws InputError for a missing or truncated file and for metadata of another
+// version.
 Meta read_meta(const std::string& folder);
 
 }  // namespace paddle_glm

@@ -14,7 +14,7 @@ void check(ov_status_e status) {
     throw std::runtime_error(message != nullptr && *message != 0 ? message : ov_get_error_info(status));
 }
 
-// What one of the library's functions makes, freed by another.
+// An object of the C API, released by its free function.
 template <class Thing, void (*Free)(Thing*)>
 using Owned = std::unique_ptr<Thing, std::integral_constant<decltype(Free), Free>>;
 
@@ -36,7 +36,7 @@ Tensor borrowed(const GraphInput& input) {
     return Tensor(tensor);
 }
 
-// Outputs share the request's memory, which the next step overwrites.
+// Copied, because outputs share the request's memory, which the next step overwrites.
 HostTensor copied(const ov_tensor_t& tensor) {
     ov_element_type_e type = F32;
     check(ov_tensor_get_element_type(&tensor, &type));
@@ -85,8 +85,8 @@ OpenVinoGraph::OpenVinoGraph(const std::string& file, int threads) : request_(st
     ov_model_t* made = nullptr;
     check(ov_core_read_model(core, file.c_str(), nullptr, &made));
     const Owned<ov_model_t, ov_model_free> read(made);
-    inputs_ = inputs_of(*made);  // a compiled model's have names of inner tensors, too
-    // Processors with bfloat16 or float16 units would compute in those without the hint.
+    inputs_ = inputs_of(*made);  // a compiled model's inputs also have names of inner tensors
+    // Without the hint, processors with bfloat16 or float16 units compute in those.
     const std::string count = std::to_string(threads);
     const char* settings[] = {"INFERENCE_PRECISION_HINT", "f32",    "INFERENCE_NUM_THREADS", count.c_str(),
                               "PERFORMANCE_HINT",         "LATENCY"};

@@ -8,7 +8,7 @@
 
 namespace paddle_glm {
 
-// An input by name, borrowed for the call.
+// A named input; the buffer is borrowed during the call.
 struct GraphInput {
     std::string name;
     bool is_int64;  // int64, otherwise float32
@@ -16,8 +16,8 @@ struct GraphInput {
     const void* data;
 };
 
-// An ONNX graph on OpenVINO, through its C interface: the pip wheel's C++ library has another layout of
-// std::string than today's compilers. Throws std::runtime_error with the library's own words.
+// An ONNX graph on OpenVINO, through its C API: the pip wheel's C++ library uses the old std::string ABI.
+// Throws std::runtime_error with the library's message.
 class OpenVinoGraph {
   public:
     OpenVinoGraph(const std::string& file, int threads);
@@ -25,9 +25,9 @@ class OpenVinoGraph {
     OpenVinoGraph(const OpenVinoGraph&) = delete;
     OpenVinoGraph& operator=(const OpenVinoGraph&) = delete;
 
-    // What the graph takes: names and dtypes, no shapes.
+    // The graph's inputs: names and dtypes, no shapes.
     const std::vector<TensorMeta>& inputs() const { return inputs_; }
-    // The graph's outputs, in its order.
+    // Runs the graph; returns its outputs in order.
     std::vector<HostTensor> infer(const std::vector<GraphInput>& inputs);
 
   private:

@@ -11,7 +11,7 @@ namespace {
 
 struct Flag {
     const char* name;
-    const char* value;  // what it takes, in the help text; null for a switch
+    const char* value;  // placeholder in the help text; null for a switch
     const char* help;
     std::function<void(Options&, const std::string&)> set;
 };
@@ -20,7 +20,7 @@ template <class Number>
 Number number(const char* flag, const std::string& text) {
     std::istringstream stream(text);
     Number value{};
-    const bool negative = !text.empty() && text[0] == '-';  // which an unsigned number would wrap around
+    const bool negative = !text.empty() && text[0] == '-';  // would wrap around in an unsigned number
     if (!(stream >> value) || !stream.eof() || (negative && std::is_unsigned_v<Number>)) {
         throw InputError(std::string(flag) + " " + text + ": expected a number");
     }

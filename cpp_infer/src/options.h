@@ -8,7 +8,7 @@
 
 namespace paddle_glm {
 
-// The command line of paddle_glm_infer; what was not given is empty.
+// Command line of paddle_glm_infer; flags that were not given are empty.
 struct Options {
     std::string model_dir;
     std::optional<std::string> prompt;
@@ -27,12 +27,12 @@ struct Options {
     std::optional<int64_t> top_k, num_beams, max_length, max_new_tokens;
     std::optional<uint64_t> seed;
 
-    // `defaults` with the flags that were given: greedy unless a flag that only sampling heeds is there,
-    // or, in a chat, the model's own way; beams do not sample. Throws InputError for invalid values.
+    // `defaults` updated with the given flags: greedy unless a sampling-only flag is given; a chat keeps the
+    // model's default; beam search does not sample. Throws InputError for invalid values.
     GenerationParams params(GenerationParams defaults) const;
 };
 
-// Throws InputError naming a flag that is unknown, lacks its value, or contradicts another.
+// Throws InputError for a flag that is unknown, lacks its value, or contradicts another.
 Options parse_options(int count, const char* const* arguments);
 
 std::string usage();

@@ -1,7 +1,7 @@
-// Declarations of what the pip wheel's libpaddle.so exports of Paddle Inference: the wheel ships the
-// library without these headers (nm -DC base/libpaddle.so | grep paddle_infer). Nothing here depends on
-// an object's layout: AnalysisConfig is room for the library's own constructor, which fills at most 1631
-// bytes in 3.0 to 3.3, and Predictor is only seen through a pointer.
+// Declarations of the Paddle Inference functions exported by the pip wheel's libpaddle.so, which ships
+// without headers (nm -DC base/libpaddle.so | grep paddle_infer). Nothing depends on object layouts:
+// AnalysisConfig is storage for the library's own constructor, which fills at most 1631 bytes in 3.0 to 3.3,
+// and Predictor is used only through a pointer.
 #pragma once
 
 #include <cstddef>
@@ -18,7 +18,7 @@ struct AnalysisConfig {
     AnalysisConfig(const AnalysisConfig&);
     ~AnalysisConfig();
     void DisableGpu();
-    void PADDLE_GLM_DISABLE_ONEDNN();  // the build finds out which of its two names this version has
+    void PADDLE_GLM_DISABLE_ONEDNN();  // the build detects which of two names this version has
     void SetCpuMathLibraryNumThreads(int);
     void DisableGlogInfo();
     void DeletePass(const std::string&);

@@ -6,18 +6,18 @@
 
 namespace paddle_glm {
 
-// The random numbers of numpy.random.default_rng(seed): O'Neill's PCG64 (XSL RR 128/64), seeded through
-// her seed_seq as numpy's SeedSequence does, so that a seed gives the answer that it gives in Python.
+// The generator of numpy.random.default_rng(seed): O'Neill's PCG64 (XSL RR 128/64), seeded like numpy's
+// SeedSequence, so that a seed gives the same tokens as in Python.
 class Random {
   public:
-    // Without a seed, one is taken from the system.
+    // Without a seed, the system provides one.
     explicit Random(std::optional<uint64_t> seed);
 
-    // The next number, evenly distributed over [0, 1).
+    // The next number, uniform over [0, 1).
     double next();
 
   private:
-    // pedantic: C++ has no 128-bit integer, but every compiler that Paddle has wheels for does.
+    // pedantic: not standard C++, but available in every compiler that Paddle supports.
     __extension__ using Uint128 = unsigned __int128;
 
     void advance();

@@ -7,11 +7,11 @@
 
 namespace paddle_glm {
 
-// Pieces of the model's text to pieces of the visible text; joined, they are that of the whole answer.
-// Held back is what the next characters may still change: `StreamingResponseParser` in Python.
+// Incremental response parser: pieces of the model's text -> pieces of visible text. Text that later
+// characters may still change is withheld: `StreamingResponseParser` in Python.
 class StreamingResponseParser {
   public:
-    explicit StreamingResponseParser(const Template& chat_template) : template_(chat_template) {}
+    explicit StreamingResponseParser(const ChatTemplate& chat_template) : template_(chat_template) {}
 
     std::string push(const std::u32string& text);
     std::string finish();
@@ -20,7 +20,7 @@ class StreamingResponseParser {
   private:
     std::string emit(const std::u32string& visible);
 
-    const Template& template_;
+    const ChatTemplate& template_;
     std::u32string raw_;
     size_t emitted_ = 0;  // characters
 };

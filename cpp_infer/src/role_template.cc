@@ -7,7 +7,7 @@
 namespace paddle_glm {
 namespace {
 
-// Tools as THUDM's code appends them to a system message: indented JSON with keys in the order given.
+// Tools as THUDM's code appends them to a system message: indented JSON, keys in the given order.
 std::string format_tools(const std::string& tools) {
     try {
         return "\n" + Json::parse(tools).dump(4);
@@ -19,7 +19,7 @@ std::string format_tools(const std::string& tools) {
 }  // namespace
 
 RoleTemplate::RoleTemplate(const Json& values)
-    : Template(values), header_(values.at("header")), reply_role_(values.at("reply_role")) {
+    : ChatTemplate(values), header_(values.at("header")), reply_role_(values.at("reply_role")) {
     for (const Json& pair : values.at("roles")) roles_[pair.at(0)] = pair.at(1);
 }
 
@@ -50,7 +50,7 @@ std::vector<Message> RoleTemplate::parse(const std::u32string& text, bool partia
         const size_t end = text.find(token, begin);
         const std::u32string part = text.substr(begin, end == text.npos ? end : end - begin);
         const bool last = end == text.npos;
-        // A header line may yet come, and would not be part of what is seen.
+        // A header line may still follow, which is not visible.
         if (last && partial && part.find(U'\n') == part.npos) return messages;
         messages.push_back(parse_one(part));
         if (last) return messages;
@@ -60,8 +60,8 @@ std::vector<Message> RoleTemplate::parse(const std::u32string& text, bool partia
 
 Message RoleTemplate::parse_one(const std::u32string& text) const {
     const size_t line = text.find(U'\n');
-    if (line == text.npos) return {reply_role_, clean(text)};
-    return {reply_role_, clean(text.substr(line + 1)), to_utf8(strip(text.substr(0, line)))};
+    if (line == text.npos) return {reply_role_, process_response(text)};
+    return {reply_role_, process_response(text.substr(line + 1)), to_utf8(strip(text.substr(0, line)))};
 }
 
 const std::string& RoleTemplate::role_token(const std::string& role) const {

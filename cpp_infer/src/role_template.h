@@ -8,8 +8,8 @@
 
 namespace paddle_glm {
 
-// One special token per message, then a header line, then the text (ChatGLM3-6B).
-class RoleTemplate : public Template {
+// ChatTemplate with roles (ChatGLM3-6B): a special token per message, a header line, then the text.
+class RoleTemplate : public ChatTemplate {
   public:
     explicit RoleTemplate(const Json& values);
 

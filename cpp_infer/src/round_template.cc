@@ -6,7 +6,7 @@
 namespace paddle_glm {
 
 RoundTemplate::RoundTemplate(const Json& values)
-    : Template(values),
+    : ChatTemplate(values),
       suffix_tokens_(values.at("suffix_tokens").get<std::vector<std::string>>()),
       first_round_(values.at("first_round")),
       question_(values.at("question")),
@@ -47,7 +47,7 @@ std::string RoundTemplate::prompt(const std::vector<Message>& messages) const {
 }
 
 std::vector<Message> RoundTemplate::parse(const std::u32string& text, bool) const {
-    return {{"assistant", clean(text)}};
+    return {{"assistant", process_response(text)}};
 }
 
 }  // namespace paddle_glm

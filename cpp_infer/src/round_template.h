@@ -7,8 +7,9 @@
 
 namespace paddle_glm {
 
-// All rounds in one text (ChatGLM-6B, ChatGLM2-6B); a system message goes in front of the last question.
-class RoundTemplate : public Template {
+// ChatTemplate with rounds in one text (ChatGLM-6B, ChatGLM2-6B); a system message precedes the last
+// question.
+class RoundTemplate : public ChatTemplate {
   public:
     explicit RoundTemplate(const Json& values);
 

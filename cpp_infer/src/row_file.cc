@@ -16,7 +16,7 @@ using Json = nlohmann::ordered_json;
 
 constexpr const char* kBlank = " \t\r\n";
 
-// `word` as one word of a shell's command.
+// Quotes `word` for a shell.
 std::string quoted(std::string word) {
     replace_all(word, "'", "'\"'\"'");
     return "'" + word + "'";
@@ -29,7 +29,7 @@ std::string conversion(const std::filesystem::path& file, const std::string& enc
            quoted(target.string());
 }
 
-// iconv's name of an encoding of two or four bytes: by its mark, or by ASCII's zeros; empty where it is none.
+// iconv's name of UTF-16 or UTF-32 text, detected by byte order mark or zero bytes; empty for other text.
 std::string wide_encoding(const std::string& text) {
     using namespace std::string_literals;
     for (const auto& mark : {"\xFF\xFE\0\0"s, "\0\0\xFE\xFF"s}) {

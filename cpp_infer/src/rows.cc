@@ -10,7 +10,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// KNOWN_COLUMNS of paddle_glm/data/row_formats.py, first match first; tests/golden/rows.json sees that both
+// KNOWN_COLUMNS of paddle_glm/data/row_formats.py, first match first; tests/golden/rows.json checks that both
 // agree.
 const Columns kLayouts[] = {
     {"", "", "", "", "messages"},
@@ -42,13 +42,13 @@ std::string shown(const Json& value) {
 
 bool is_blank(const std::string& text) { return strip(to_code_points(text)).empty(); }
 
-// The value under a key; null where there is none.
+// The value of a key, or null.
 Json get(const Json& row, const std::string& key) {
     const auto found = key.empty() ? row.end() : row.find(key);
     return found == row.end() ? Json() : *found;
 }
 
-// Whether the row has the key that a question or a conversation is under.
+// Whether the row has the column of the question or the conversation.
 bool has_columns(const Columns& columns, const Json& row) {
     return row.contains(columns.messages.empty() ? columns.prompt : columns.messages);
 }
@@ -70,7 +70,7 @@ std::string text(const Json& value, const std::string& column) {
     return value;
 }
 
-// A column's text, or the texts of its list (PaddleNLP's `src` and `tgt`).
+// The text of a column, or the texts of a list (PaddleNLP's `src` and `tgt`).
 std::vector<std::string> texts(const Json& row, const std::string& column) {
     if (!row.contains(column)) throw InputError("no column '" + column + "' among " + keys(row));
     const Json& value = row.at(column);
@@ -80,7 +80,7 @@ std::vector<std::string> texts(const Json& row, const std::string& column) {
     return result;
 }
 
-// A list, or one written as JSON; none where there is nothing.
+// A list, or a list written as JSON text; empty if there is none.
 Json list(const Json& value, const std::string& column) {
     Json found = value;
     if (value.is_string()) {
@@ -102,7 +102,7 @@ Message message(const Json& entry) {
     const Json role = either("role", "from");
     if (!role.is_string()) throw InputError("a message has the role " + shown(role) + ": expected text");
     Message result{role, text(either("content", "value"), "content")};
-    if (result.role == "human") result.role = "user";  // ShareGPT's names
+    if (result.role == "human") result.role = "user";  // ShareGPT's role names
     if (result.role == "gpt") result.role = "assistant";
     if (const Json metadata = get(entry, "metadata"); metadata.is_string()) result.metadata = metadata;
     if (const Json tools = get(entry, "tools"); !tools.is_null()) result.tools = tools.dump();

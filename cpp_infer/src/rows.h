@@ -9,7 +9,7 @@
 
 namespace paddle_glm {
 
-// Keys of a row, empty where it has none: `Columns` of paddle_glm/data/row_formats.py.
+// Columns of a row, empty if absent: `Columns` of paddle_glm/data/row_formats.py.
 struct Columns {
     std::string prompt;
     std::string response;
@@ -18,16 +18,15 @@ struct Columns {
     std::string messages;
 };
 
-// What is asked, and the answer to it that the row holds.
+// The prompt of a row and its reference answer.
 struct Row {
     Session::Conversation question;
     std::optional<std::string> answer;
 };
 
-// The rows that ask something, read as Python's `load_examples(..., answers=False)` reads them: those whose
-// question, or answer where there is one, is blank are left out with a warning on standard error. Columns
-// without a name for the question are found by the rows' keys. Throws InputError with file and row for what
-// cannot be used.
+// Converts rows to examples, as Python's `load_examples(..., answers=False)`: rows with a blank question or
+// answer are skipped with a warning on standard error. Without named columns they are detected from the keys.
+// Throws InputError with file and row for invalid rows.
 std::vector<Row> parse_rows(const std::vector<nlohmann::ordered_json>& rows, const Columns& columns,
                             const std::string& file);
 std::vector<Row> read_rows(const std::string& file, const Columns& columns);

@@ -11,10 +11,10 @@
 
 namespace paddle_glm {
 
-// The engine with the tokens that it has taken.
+// An engine together with the tokens in its cache.
 class ModelRunner {
   public:
-    // Counts its steps and tokens in `timing`. Throws InputError for ids that the model does not have.
+    // Adds steps and tokens to `timing`. Throws InputError for ids outside the vocabulary.
     ModelRunner(Engine& engine, const Meta& meta, const std::vector<std::vector<int64_t>>& prompts,
                 Timing& timing);
 
@@ -24,12 +24,12 @@ class ModelRunner {
     size_t num_stop_tokens() const { return meta_.stop_token_ids.size(); }
     bool is_stop_token(int64_t token) const;
 
-    // Both give the logits of the last position, float32 [rows, vocab], and throw InputError where they are
-    // not finite. `answers`: how many of the tokens continue answers of their own.
+    // Both return the logits of the last position, float32 [rows, vocab], and throw InputError if they are
+    // not finite. `answers`: how many of the tokens belong to distinct answers.
     std::vector<float> prefill();
     std::vector<float> decode(const std::vector<int64_t>& tokens, int64_t answers);
 
-    // Row i becomes what row rows[i] was; rows may repeat or be left out.
+    // Reorders rows: row i becomes the former row rows[i]; rows may repeat or be dropped.
     void select(const std::vector<int64_t>& rows);
 
   private:
@@ -41,7 +41,7 @@ class ModelRunner {
     Timing& timing_;
 };
 
-// Which ids each running row has held: only kept with a repetition penalty.
+// The ids that each running row contains, tracked only with a repetition penalty.
 class SeenTokens {
   public:
     SeenTokens(const std::vector<std::vector<int64_t>>& prompts, int64_t vocab, double penalty);

@@ -11,8 +11,8 @@
 namespace paddle_glm {
 namespace {
 
-// 8 bytes of header length, a JSON header, the tensors' bytes; little-endian, as the machines that Paddle
-// runs on.
+// Format: 8 bytes of header length, a JSON header, the tensors' bytes; little-endian, like the machines that
+// Paddle supports.
 std::map<std::string, std::vector<float>> parsed(const std::string& bytes) {
     uint64_t length = 0;
     if (bytes.size() < sizeof length) throw InputError("it is too short");

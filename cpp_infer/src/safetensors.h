@@ -6,8 +6,8 @@
 
 namespace paddle_glm {
 
-// The float32 tensors of a small safetensors file, by name, flat in C order. Throws InputError for a file
-// that is none, or holds numbers of another type.
+// The float32 tensors of a small safetensors file, by name, flat in C order. Throws InputError for an invalid
+// file or another dtype.
 std::map<std::string, std::vector<float>> read_safetensors(const std::string& file);
 
 }  // namespace paddle_glm

@@ -8,16 +8,16 @@
 
 namespace paddle_glm {
 
-// From logits to the next token as paddle_glm/generation/sampling.py does: penalty, temperature, top-k,
-// top-p, draw. Where values tie, the lower id counts as the more likely one.
+// Samples tokens from logits as paddle_glm/generation/sampling.py: repetition penalty, temperature, top-k,
+// top-p, then a draw. Ties are broken towards the lower id.
 
-// Ids that may be drawn, most likely first, with their probabilities (sum 1).
+// Candidate ids, most likely first, with normalised probabilities.
 struct Candidates {
     std::vector<int64_t> ids;
     std::vector<double> probabilities;
 };
 
-// Scores of ids that a row has held, divided by `penalty` (multiplied where negative).
+// Divides the scores of ids in the row by `penalty` (multiplies negative ones).
 template <class Number>
 void apply_repetition_penalty(Number* scores, const std::vector<char>& seen, double penalty) {
     const auto factor = static_cast<Number>(penalty);
@@ -26,19 +26,19 @@ void apply_repetition_penalty(Number* scores, const std::vector<char>& seen, dou
     }
 }
 
-// Ids of the `count` highest scores and of all that tie with the last, best first; 0 means all.
+// Ids of the `count` highest scores, best first, including ties with the last; 0 means all.
 std::vector<int64_t> top_k_ids(const double* scores, int64_t size, int64_t count);
 Candidates top_k_top_p_filter(const float* logits, int64_t vocab, const GenerationParams& params);
 int64_t sample_token(const float* logits, int64_t vocab, double uniform, const GenerationParams& params);
 
-// Picks one token per row; owns the random numbers of one call. A row's numbers depend on the seed, its
-// place in the batch and the step alone.
+// Samples one token per row; owns the random state of one call. A row's random numbers depend only on the
+// seed, its index in the batch and the step.
 class Sampler {
   public:
     Sampler(const GenerationParams& params, int64_t batch)
         : params_(params), batch_(batch), random_(params.seed) {}
 
-    // logits: [rows, vocab] of the places `rows` in the batch.
+    // logits: [rows, vocab]; `rows`: their indices in the batch.
     std::vector<int64_t> pick(const std::vector<float>& logits, const std::vector<int64_t>& rows);
 
   private:

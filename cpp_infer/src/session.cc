@@ -66,7 +66,7 @@ struct Session::State {
     }
 
     Meta meta;
-    std::unique_ptr<Template> chat_template;
+    std::unique_ptr<ChatTemplate> chat_template;
     Tokenizer tokenizer;
     std::unique_ptr<Engine> engine;
     Timing timing;

@@ -8,10 +8,9 @@
 
 namespace paddle_glm {
 
-// Opened with RTLD_DEEPBIND, a module and its libraries see libstdc++'s own std::cout, while a program may
-// have a copy in its place (copy relocation), and only that was constructed: writing to the other one ends
-// the process. So each engine makes the streams that it sees before its library does anything; what is
-// written to those goes to standard error.
+// A module opened with RTLD_DEEPBIND sees libstdc++'s std::cout, while the program may use a copy (copy
+// relocation), of which only the latter was constructed: writing to the other crashes. Each engine therefore
+// constructs the streams it sees before using its library; their output goes to standard error.
 inline void make_standard_streams() {
     static __gnu_cxx::stdio_sync_filebuf<char> buffer(stderr);
     for (std::ostream* stream : {&std::cout, &std::cerr, &std::clog}) {

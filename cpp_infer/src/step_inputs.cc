@@ -9,7 +9,7 @@ namespace {
 
 using Row = std::vector<int64_t>;
 
-// How many attention_mask tokens stand before each; 0 on padding.
+// The number of real tokens before each token; 0 for padding.
 Row counted(const Row& attention_mask) {
     Row result;
     int64_t count = 0;
@@ -20,7 +20,7 @@ Row counted(const Row& attention_mask) {
     return result;
 }
 
-// The place of the first blank of the preferred kind before `start`, or -1.
+// The index of the first mask token of the preferred kind before `start`, or -1.
 int64_t blank_place(const PositionRule& rule, const Row& ids, const Row& attention_mask, size_t start) {
     const Row count = counted(attention_mask);
     for (const int64_t blank : rule.blanks) {
@@ -31,7 +31,7 @@ int64_t blank_place(const PositionRule& rule, const Row& ids, const Row& attenti
     return -1;
 }
 
-// Both rows of positions of ChatGLM-6B: `two_rows` in paddle_glm/models/chatglm/positions.py says what they are.
+// Both rows of positions of ChatGLM-6B: see `positions_2d` in paddle_glm/models/chatglm/positions.py.
 std::vector<Row> blank_positions(const PositionRule& rule, const Row& ids, const Row& attention_mask) {
     size_t start = 0;
     while (start < ids.size() && !(attention_mask[start] && ids[start] == rule.start)) ++start;

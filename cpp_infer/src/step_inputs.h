@@ -7,12 +7,12 @@
 
 namespace paddle_glm {
 
-// All tokens so far, row by row: [batch, total]; `attention_mask` is 0 on padding.
+// All tokens so far, [batch, total]; `attention_mask` is 0 for padding.
 struct TokenBatch {
     std::vector<std::vector<int64_t>> ids;
     std::vector<std::vector<int64_t>> attention_mask;
 
-    // Rows of different lengths, padded on the left.
+    // Left-pads rows of different lengths.
     static TokenBatch pad_left(const std::vector<std::vector<int64_t>>& prompts, int64_t pad);
 
     int64_t batch() const { return static_cast<int64_t>(ids.size()); }
@@ -21,16 +21,16 @@ struct TokenBatch {
     void select(const std::vector<int64_t>& rows);
 };
 
-// The named int64 inputs of a step over the last tokens, flat in C order.
+// A named int64 input of a step, flat in C order.
 struct StepInput {
     const char* name;
     std::vector<int64_t> shape;
     std::vector<int64_t> values;
 };
 
-// ids, positions and mask of the last `count` tokens, in the order and under the names of `token_inputs`. The
-// mask has `prefix_length` ones before each row's own, for a prefix, which positions do not count. Throws
-// InputError where the rule cannot place a row's tokens.
+// Ids, positions and mask of the last `count` tokens, in the order of `token_inputs`. The mask starts with
+// `prefix_length` ones for the prefix, which positions do not count. Throws InputError if the position rule
+// does not apply to a row.
 std::vector<StepInput> step_inputs(const std::vector<TensorMeta>& token_inputs, const PositionRule& rule,
                                    const TokenBatch& tokens, int64_t count, int64_t prefix_length);
 

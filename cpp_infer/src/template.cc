@@ -12,7 +12,7 @@ namespace {
 
 bool is_chinese(char32_t character) { return character >= 0x4E00 && character <= 0x9FFF; }
 
-// `narrow` becomes `wide` beside a Chinese character: first behind one, then before one.
+// Replaces `narrow` by `wide` next to a Chinese character: first after one, then before one.
 void widen(std::u32string& text, const std::u32string& narrow, const std::u32string& wide) {
     for (const bool behind : {true, false}) {
         for (size_t place = text.find(narrow); place != text.npos; place = text.find(narrow, place + 1)) {
@@ -32,20 +32,20 @@ std::vector<std::pair<std::u32string, std::u32string>> pairs(const Json& values)
 
 }  // namespace
 
-Template::Template(const Json& values)
+ChatTemplate::ChatTemplate(const Json& values)
     : name_(values.at("name")),
       prefix_tokens_(values.at("prefix_tokens").get<std::vector<std::string>>()),
       replacements_(pairs(values.at("replacements"))),
       wide_punctuation_(pairs(values.at("wide_punctuation"))) {}
 
-std::string Template::clean(const std::u32string& text) const {
+std::string ChatTemplate::process_response(const std::u32string& text) const {
     std::u32string result = strip(text);
     for (const auto& [from, to] : replacements_) replace_all(result, from, to);
     for (const auto& [narrow, wide] : wide_punctuation_) widen(result, narrow, wide);
     return to_utf8(result);
 }
 
-size_t Template::pending_length(const std::u32string& visible) const {
+size_t ChatTemplate::pending_length(const std::u32string& visible) const {
     size_t longest = 0;
     for (const auto& [from, to] : replacements_) {
         for (size_t size = 1; size < from.size(); ++size) {
@@ -58,13 +58,13 @@ size_t Template::pending_length(const std::u32string& visible) const {
     return longest;
 }
 
-std::vector<int64_t> Template::prefix(const Tokenizer& tokenizer) const {
+std::vector<int64_t> ChatTemplate::prefix(const Tokenizer& tokenizer) const {
     std::vector<int64_t> ids;
     for (const std::string& token : prefix_tokens_) ids.push_back(tokenizer.command(token));
     return ids;
 }
 
-std::unique_ptr<Template> make_template(const Json& values) {
+std::unique_ptr<ChatTemplate> make_template(const Json& values) {
     try {
         const std::string layout = values.at("layout");
         if (layout == "rounds") return std::make_unique<RoundTemplate>(values);

@@ -12,27 +12,27 @@
 
 namespace paddle_glm {
 
-// How a model's conversations are written: `Template` of paddle_glm/chat_template.py, made from its data.
-class Template {
+// Chat template: `ChatTemplate` of paddle_glm/chat_template.py, built from its JSON.
+class ChatTemplate {
   public:
-    explicit Template(const Json& values);
-    virtual ~Template() = default;
+    explicit ChatTemplate(const Json& values);
+    virtual ~ChatTemplate() = default;
 
-    // The prompt that asks for the next answer. Throws InputError for roles that do not fit.
+    // The prompt for the next answer. Throws InputError for invalid roles.
     virtual std::vector<int64_t> render(const Tokenizer& tokenizer,
                                         const std::vector<Message>& messages) const = 0;
 
-    // The model's text to messages; with `partial`, one that may still grow, those that have begun to show.
+    // Parses the model's text into messages; with `partial`, a text that may still grow.
     virtual std::vector<Message> parse(const std::u32string& text, bool partial) const = 0;
 
-    // How many characters at the end of a visible text may still be replaced by what follows them.
+    // How many trailing characters of a visible text may still be replaced.
     size_t pending_length(const std::u32string& visible) const;
 
   protected:
     using Pairs = std::vector<std::pair<std::u32string, std::u32string>>;
 
-    // A text of the model as a reader is to see it.
-    std::string clean(const std::u32string& text) const;
+    // The model's text with display replacements applied.
+    std::string process_response(const std::u32string& text) const;
     std::vector<int64_t> prefix(const Tokenizer& tokenizer) const;
 
     std::string name_;
@@ -43,10 +43,10 @@ class Template {
     Pairs wide_punctuation_;
 };
 
-// Throws InputError for a layout that this program does not know.
-std::unique_ptr<Template> make_template(const Json& values);
+// Throws InputError for an unknown layout.
+std::unique_ptr<ChatTemplate> make_template(const Json& values);
 
-// What a reader of the messages sees.
+// The visible text of messages.
 std::string visible_text(const std::vector<Message>& messages);
 
 }  // namespace paddle_glm

@@ -5,9 +5,8 @@
 namespace paddle_glm {
 namespace {
 
-constexpr char32_t kReplacementCharacter =
-    0xFFFD;                             // what a decoder gives for bytes that are not a whole character
-constexpr size_t kMaxPendingBytes = 3;  // bytes of a character that is not whole yet, at most
+constexpr char32_t kReplacementCharacter = 0xFFFD;  // decoders emit it for incomplete characters
+constexpr size_t kMaxPendingBytes = 3;              // maximum bytes of an incomplete character
 
 }  // namespace
 
@@ -15,7 +14,7 @@ std::u32string StreamingDetokenizer::push(int64_t id) {
     ids_.push_back(id);
     const std::u32string text = decoded(ids_.size());
     if (text.empty() || text.back() != kReplacementCharacter) return emit(text, ids_.size());
-    // Bytes that can never become a character must not be held for ever: all but the last three are final.
+    // Invalid bytes must not be withheld forever: all but the last three are final.
     if (ids_.size() > emitted_ + kMaxPendingBytes &&
         ends_with(text, std::u32string(kMaxPendingBytes + 1, kReplacementCharacter))) {
         const size_t end = ids_.size() - kMaxPendingBytes;
@@ -35,7 +34,7 @@ std::u32string StreamingDetokenizer::decoded(size_t end) const {
 std::u32string StreamingDetokenizer::emit(const std::u32string& text, size_t end) {
     const size_t known = decoded(emitted_).size();
     const std::u32string piece = known < text.size() ? text.substr(known) : std::u32string();
-    // Tokens that decode to spaces alone would lose them as a beginning.
+    // Tokens that decode to spaces only would lose them at the start of the window.
     if (piece.find_first_not_of(U' ') != piece.npos) context_ = emitted_;
     emitted_ = end;
     return piece;

@@ -7,17 +7,17 @@
 
 namespace paddle_glm {
 
-// Turns ids into pieces of text, never half a character; the pieces joined are `decode` of all ids.
-// paddle_glm/generation/detokenizer.py says how.
+// Incremental detokenizer: ids -> pieces of text that never end inside a character, as
+// paddle_glm/generation/detokenizer.py.
 class StreamingDetokenizer {
   public:
     using Decode = std::function<std::string(const std::vector<int64_t>&)>;
 
     explicit StreamingDetokenizer(Decode decode) : decode_(std::move(decode)) {}
 
-    // Takes one more id; returns the text that is final so far, often empty.
+    // Takes one id; returns the text that is final, often empty.
     std::u32string push(int64_t id);
-    // The rest, whole or not.
+    // The remaining text.
     std::u32string finish();
 
     const std::vector<int64_t>& ids() const { return ids_; }
@@ -28,8 +28,8 @@ class StreamingDetokenizer {
 
     Decode decode_;
     std::vector<int64_t> ids_;
-    size_t context_ = 0;  // where the tokens begin that are decoded again
-    size_t emitted_ = 0;  // tokens before this one have been given out
+    size_t context_ = 0;  // start of the tokens that are decoded again
+    size_t emitted_ = 0;  // tokens before this index have been emitted
 };
 
 }  // namespace paddle_glm

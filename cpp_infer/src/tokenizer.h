@@ -14,18 +14,18 @@ class SentencePieceProcessor;
 
 namespace paddle_glm {
 
-// Text to ids and back, as the Python tokenizer of the same folder does.
+// Tokenizer with the same results as the Python one.
 class Tokenizer {
   public:
-    // Throws InputError for a file that is no SentencePiece model, or not the one that was exported.
+    // Throws InputError for an invalid SentencePiece model, or another than the exported one.
     Tokenizer(const std::string& model_file, TokenizerSpec tokenizer_spec,
               std::map<std::string, int64_t> special_tokens);
     ~Tokenizer();
 
-    // Special tokens spelled in the text are plain text. Throws InputError for text that is no UTF-8.
+    // Special tokens spelled in the text are treated as text. Throws InputError for invalid UTF-8.
     std::vector<int64_t> encode(const std::string& text) const;
     std::string decode(const std::vector<int64_t>& ids) const;
-    // The id of a special token; throws InputError where there is none of that name.
+    // The id of a special token; throws InputError for an unknown name.
     int64_t command(const std::string& name) const;
 
   private:

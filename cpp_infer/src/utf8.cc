@@ -8,7 +8,7 @@ namespace {
 
 constexpr char32_t kReplacementCharacter = 0xFFFD;
 
-// Reads the character at `place` and moves on; false, one byte further, where there is none.
+// Decodes the character at `place` and advances; false, one byte further, for invalid UTF-8.
 bool next(const std::string& text, size_t& place, char32_t& character) {
     const auto first = static_cast<unsigned char>(text[place++]);
     if (first < 0x80) {

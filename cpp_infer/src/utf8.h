@@ -4,13 +4,13 @@
 
 namespace paddle_glm {
 
-// Text by code points, as Python's str is. Bytes that are no UTF-8 become U+FFFD.
+// Text as code points, like Python's str. Invalid UTF-8 becomes U+FFFD.
 std::u32string to_code_points(const std::string& text);
 std::string to_utf8(const std::u32string& text);
 
 bool is_utf8(const std::string& text);
 
-// What Python's str.isspace and str.strip take for white space.
+// White space as defined by Python's str.isspace and str.strip.
 bool is_space(char32_t character);
 std::u32string strip(const std::u32string& text);
 

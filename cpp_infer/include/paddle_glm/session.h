@@ -11,7 +11,7 @@
 
 namespace paddle_glm {
 
-// One message of a conversation. `metadata` and `tools` (a JSON text) are for models with roles (ChatGLM3).
+// A message of a conversation. `metadata` and `tools` (JSON) are used by ChatGLM3 only.
 struct Message {
     std::string role;
     std::string content;
@@ -19,54 +19,54 @@ struct Message {
     std::string tools = {};
 };
 
-// An answer: its messages (several where the model calls a tool after a remark) and how it ended.
+// An answer: its messages (several if the model calls a tool after some text) and how it ended.
 struct Reply {
     std::vector<Message> messages;
-    bool complete = false;     // an end token was met; otherwise the length was reached or it was stopped
+    bool complete = false;     // ended by an end token, not by length or by the caller
     std::vector<int64_t> ids;  // the answer's tokens, without the end token
     int64_t prompt_tokens = 0;
 
-    // What a reader sees.
+    // The visible text.
     std::string text() const;
 };
 
-// How long the last call took.
+// Time of the last call.
 struct Timing {
     double prefill_seconds = 0;
     double decode_seconds = 0;
-    int64_t prompt_tokens = 0;  // real ones, of all rows
-    int64_t decode_tokens = 0;  // of all rows, without the first of each, which prefill gives
+    int64_t prompt_tokens = 0;  // without padding, all rows
+    int64_t decode_tokens = 0;  // all rows, without the first token of each, which prefill computes
     int64_t decode_steps = 0;
 };
 
 struct EngineOptions {
-    std::string engine;   // paddle, openvino or fastdeploy; empty: the first that reads the folder's format
-    std::string backend;  // what computes below fastdeploy: onnx_runtime (when empty), openvino, tensorrt
-    int threads = 0;      // 0: OMP_NUM_THREADS, or all that this process may use
-    std::string engine_dir;  // where libpaddle_glm_engine_NAME.so is; empty: beside this library
+    std::string engine;      // paddle, openvino or fastdeploy; empty: the first that reads the format
+    std::string backend;     // FastDeploy's backend: onnx_runtime (default), openvino, tensorrt
+    int threads = 0;         // 0: OMP_NUM_THREADS, else all available
+    std::string engine_dir;  // folder of libpaddle_glm_engine_NAME.so; empty: that of this library
 };
 
-// Answers conversations from a folder that `paddle-glm export` wrote. One call at a time.
+// Generates answers from a folder written by `paddle-glm export`. Not thread-safe.
 class Session {
   public:
     using Conversation = std::vector<Message>;
-    // Takes the next piece of the answer, whole UTF-8 characters; returns false to end the answer.
+    // Receives the next piece of the answer (complete UTF-8 characters); returns false to stop.
     using Callback = std::function<bool(const std::string& piece)>;
 
-    // Throws InputError for a folder, file or engine that cannot be used.
+    // Throws InputError for an invalid folder, file or engine.
     explicit Session(const std::string& folder, const EngineOptions& options = {});
     ~Session();
     Session(Session&&) noexcept;
     Session& operator=(Session&&) noexcept;
 
-    // The folder's own sampling defaults.
+    // The folder's sampling defaults.
     GenerationParams defaults() const;
 
-    // Streams the answer to a conversation that ends with the user's message. Throws InputError for a
-    // conversation that the model's template cannot write, or that leaves no room for an answer.
+    // Streams the answer to a conversation that ends with a user message. Throws InputError for a
+    // conversation that does not fit the template or leaves no room for an answer.
     Reply stream(const Conversation& messages, const GenerationParams& params, const Callback& callback);
 
-    // The answers to several conversations, computed together.
+    // Answers several conversations in one batch.
     std::vector<Reply> answer(const std::vector<Conversation>& batch, const GenerationParams& params);
 
     const Timing& timing() const;
