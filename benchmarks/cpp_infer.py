@@ -1,4 +1,4 @@
-"""What a decode step costs in C++ beside Python, over the same exported graph, and how fast each starts.
+"""Decode time per step and start-up time of the C++ program, compared with Python, on one exported graph.
 
     python benchmarks/cpp_infer.py --program cpp_infer/build/paddle_glm_infer --hidden_size 512 --num_layers 8
 
@@ -68,7 +68,7 @@ def make_model(folder: Path, args: argparse.Namespace) -> Path:
 
 
 def run_command(words: list[str], threads: int) -> tuple[str, str, float]:
-    """Standard output, standard error and seconds of a command."""
+    """Run a command; return its standard output, standard error and seconds."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
     started = time.perf_counter()
     result = subprocess.run(words, capture_output=True, check=True, env=environment)
@@ -123,7 +123,7 @@ def main() -> None:
         exported = make_model(Path(scratch), args)
         runs = [(run_python(exported, args), run_cpp(exported, args)) for _ in range(args.runs)]
     for python, cpp in runs:
-        # C++ leaves the end token out.
+        # C++ omits the end token.
         assert cpp["ids"] == python["ids"][: len(cpp["ids"])] and len(python["ids"]) - len(cpp["ids"]) < 2
     median = {
         f"{side} {name}": statistics.median(pair[index][name] for pair in runs)

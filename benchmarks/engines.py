@@ -1,4 +1,4 @@
-"""What a prompt and a decode step cost on each inference engine, over exports of one model.
+"""Prefill and decode time of each inference engine, on exports of one model.
 
     python benchmarks/engines.py --hidden_size 768 --num_layers 12 --batch_size 1 --threads 2
 
@@ -55,7 +55,7 @@ def make_exports(folder: Path, args: argparse.Namespace) -> dict[str, Path]:
 
 
 def run_child(name: str, folder: str, batch: int, tokens: int, threads: int) -> None:
-    """What a child process does; prints its numbers and tokens as one line of JSON."""
+    """Measure one engine in a child process; print metrics and tokens as one line of JSON."""
     started = time.perf_counter()
     from paddle_glm.auto.engine import open_engine
     from paddle_glm.chat_template import render
@@ -70,7 +70,7 @@ def run_child(name: str, folder: str, batch: int, tokens: int, threads: int) -> 
         render(template, engine.tokenizer, [{"role": "user", "content": text}]).input_ids
         for text in questions
     ]
-    params = GenerationParams(do_sample=False, max_new_tokens=tokens)  # no end token: all rows run on
+    params = GenerationParams(do_sample=False, max_new_tokens=tokens)  # no end token: all rows run to the end
     ready = time.perf_counter()
     steps = generate(engine.backend, *pad_left(prompts, 0), params)
     columns = [next(steps)]

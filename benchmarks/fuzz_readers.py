@@ -1,4 +1,4 @@
-"""Feeds damaged and hostile files to every reader of checkpoints, and watches what they do.
+"""Fuzz all checkpoint readers with damaged and hostile files, and audit what they do.
 
     python benchmarks/fuzz_readers.py --inputs 300000
 
@@ -57,7 +57,7 @@ Reader = Callable[[Path], dict[str, Array]]
 
 
 class AuditWatcher:
-    """An audit hook that notes what is done while a file is read."""
+    """An audit hook that records forbidden events while a file is read."""
 
     def __init__(self, allowed_path: Path) -> None:
         self.allowed_path, self.active, self.seen = str(allowed_path), False, set[str]()
@@ -80,7 +80,7 @@ def torch_archive(pickled: bytes) -> bytes:
 
 
 def valid_files(folder: Path) -> list[tuple[Reader, bytes]]:
-    """Readers and files that they accept."""
+    """Readers with valid files for each."""
     tensors = {
         "w": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.arange(3), "h": np.ones(4, np.float16),
         "empty": np.zeros((0, 4), np.float32), "scalar": np.array(1.5),
@@ -139,7 +139,7 @@ def random_pickle(rng: random.Random) -> bytes:
 
 
 def random_input(rng: random.Random, valid: list[tuple[Reader, bytes]]) -> tuple[Reader, bytes]:
-    """A reader and a file for it: mostly mutated, sometimes made of pickle operations alone."""
+    """A reader and an input: usually a mutated file, sometimes random pickle opcodes."""
     if rng.random() < 0.2:
         pickled = random_pickle(rng)
         return (open_pdparams, pickled) if rng.random() < 0.5 else (open_torch, torch_archive(pickled))
@@ -148,7 +148,7 @@ def random_input(rng: random.Random, valid: list[tuple[Reader, bytes]]) -> tuple
 
 
 def read_outcome(reader: Reader, path: Path) -> str:
-    """What came of a file; raises whatever is not allowed."""
+    """Whether the file was read or refused; raises for any forbidden behaviour."""
     try:
         tensors = reader(path)
     except InputError as error:

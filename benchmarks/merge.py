@@ -1,4 +1,4 @@
-"""How fast `merge` is beside `cp` of the same bytes, and how much memory it takes.
+"""Speed of `merge` compared with `cp` of the same bytes, and its memory.
 
     python benchmarks/merge.py --size-gb 12.5 --folder /tmp/merge_benchmark
 
@@ -31,7 +31,7 @@ from paddle_glm.checkpoint.reshard import reshard  # noqa: E402
 from paddle_glm.config import ModelConfig  # noqa: E402
 from paddle_glm.models.family import family_of  # noqa: E402
 
-# What PaddleNLP's llm/tools/merge_tp_params.py does, for ChatGLM2.
+# Equivalent of PaddleNLP's llm/tools/merge_tp_params.py for ChatGLM2.
 PADDLENLP_MERGE = """
 import os, sys
 import paddle
@@ -56,7 +56,7 @@ BLOCK = np.random.default_rng(0).integers(0, 2**16, 1 << 21, np.uint16).view(np.
 
 
 def random_chunks(count: int, seed: int) -> Iterator[Array]:
-    """`count` float16 values of random bits, cheap enough not to be what is measured."""
+    """`count` float16 values of random bits, generated faster than the measured work."""
     while count:
         block = np.roll(BLOCK, seed)[:count]
         yield block
@@ -65,7 +65,7 @@ def random_chunks(count: int, seed: int) -> Iterator[Array]:
 
 
 def make_shards(folder: Path, config: ModelConfig, degree: int) -> int:
-    """Write synthetic float16 shards; returns their bytes."""
+    """Write synthetic float16 shards; return their size in bytes."""
     table = family_of(config).parameters(config)
     total = 0
     with atomic_folder(folder) as temporary:
@@ -82,7 +82,7 @@ def make_shards(folder: Path, config: ModelConfig, degree: int) -> int:
 
 
 def num_layers_for(size_gb: float) -> int:
-    """Layers of ChatGLM2-6B in float16 that come to about `size_gb`."""
+    """The number of float16 layers of ChatGLM2-6B closest to `size_gb`."""
     config = ModelConfig()
     table = family_of(config).parameters(config)
     layer = sum(int(np.prod(spec.shape)) for name, spec in table.items() if ".layers.0." in name)
@@ -99,7 +99,7 @@ def drop_page_cache(folder: Path) -> None:
 
 
 def run_timed(command: list[str]) -> tuple[float, int]:
-    """Seconds of a command, and the peak of its anonymous memory in bytes (the page cache apart)."""
+    """Run a command; return seconds and peak anonymous memory in bytes (without page cache)."""
     start = time.perf_counter()
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     peak = 0
@@ -153,7 +153,7 @@ def main() -> None:
             reshard(source, its, args.degree, file_format="pdparams")
         for number in range(args.rounds):
             for name, (command, target) in commands.items():
-                # What an earlier step left to write back must not slow this one.
+                # Flush dirty pages of earlier steps first.
                 os.sync()
                 drop_page_cache(sources[name])
                 seconds, peak = run_timed(command)

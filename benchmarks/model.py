@@ -1,4 +1,4 @@
-"""Training steps and greedy decoding: our ChatGLM2 beside PaddleNLP's own, same sizes, same process.
+"""Training steps and greedy decoding of ChatGLM2, compared with PaddleNLP's, at equal sizes in one process.
 
     python benchmarks/model.py [--layers 4 --hidden 512 --batch 4 --length 128 --rounds 5]
 
@@ -75,7 +75,7 @@ def timed(run: Callable[[], object]) -> float:
 def compare(
     name: str, tokens: int, first: Callable[[], object], second: Callable[[], object], rounds: int
 ) -> None:
-    """Run both in turn and print the medians."""
+    """Run both alternately and print the medians."""
     first()
     second()
     pairs = [(timed(first), timed(second)) for _ in range(rounds)]
@@ -110,7 +110,7 @@ def main() -> None:
     )
     a.eval()
     b.eval()
-    real = paddle.ones_like(ids)  # without it PaddleNLP makes a mask that its next step cannot use
+    real = paddle.ones_like(ids)  # PaddleNLP's default mask does not work in its next step
     greedy = {"max_new_tokens": args.new_tokens}
     compare(
         "greedy decoding",

@@ -1,4 +1,4 @@
-"""What int8 and int4 weights cost and bring: bytes on disk and in memory, and speed, beside float weights.
+"""Size on disk, memory and speed of int8 and int4 weights, compared with float weights.
 
     python benchmarks/quantization.py --layers 8 --hidden 1024 --ffn 3456 --threads 2 --rounds 3
     python benchmarks/quantization.py --model_name_or_path chatglm2-6b --kinds float16 int8 int4 int4-32
@@ -36,7 +36,7 @@ FLOATS = ("float32", "float16", "bfloat16")
 
 
 def make_model(folder: Path, args: argparse.Namespace) -> None:
-    """A ChatGLM2 of the sizes given, float16 as the real one's files."""
+    """Write a ChatGLM2 of the given sizes, in float16 like the released files."""
     config = ModelConfig(
         num_layers=args.layers,
         hidden_size=args.hidden,
@@ -64,7 +64,7 @@ def write_variant(source: Path, folder: Path, kind: str) -> None:
 
 
 def measure(folder: Path, args: argparse.Namespace) -> dict[str, float]:
-    """What a fresh process tells of a folder."""
+    """Measure a folder in a new process."""
     numbers = (args.batch, args.length, args.new_tokens)
     command = [sys.executable, __file__, "--measure", str(folder), *map(str, numbers)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
@@ -74,7 +74,7 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, float]:
 
 
 def measure_in_process(folder: str, batch: int, length: int, new_tokens: int) -> dict[str, float]:
-    """Memory of loading, and tokens per second of one prefill and of the decoding behind it."""
+    """Memory of loading, and tokens/s of one prefill and of decoding after it."""
     import paddle
 
     from paddle_glm.auto.model import AutoModel
@@ -99,7 +99,7 @@ def measure_in_process(folder: str, batch: int, length: int, new_tokens: int) ->
     backend = DygraphBackend(model)
     ids = np.random.default_rng(0).integers(3, model.config.vocab_size - 3, (batch, length))
     seconds = {"prefill": 0.0, "decode": 0.0}
-    for _ in range(2):  # the first time warms up
+    for _ in range(2):  # the first run is a warm-up
         start = time.perf_counter()
         tokens = backend.prefill(ids, np.ones_like(ids)).argmax(axis=1)
         seconds["prefill"] = time.perf_counter() - start
@@ -117,12 +117,12 @@ def measure_in_process(folder: str, batch: int, length: int, new_tokens: int) ->
 
 
 def folder_bytes(folder: Path) -> int:
-    """Of the weights."""
+    """Size of the weights in bytes."""
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
 def table(rows: dict[str, dict[str, float]]) -> str:
-    """Markdown, one row per kind; speeds with their ratio to the first kind."""
+    """A Markdown table, one row per kind; speeds relative to the first."""
     first = next(iter(rows.values()))
     lines = [
         "| weights | folder MB | memory MB | peak of loading | seconds | prefill, tok/s | decode, tok/s |",

@@ -1,4 +1,4 @@
-"""`paddle-glm serve` with one client and with several at once.
+"""Throughput and latency of `paddle-glm serve` with one and several clients.
 
     python benchmarks/serving.py [--model_path FOLDER] [--layers 8 --hidden 512] [--clients 1 4 8 16]
 
@@ -48,7 +48,7 @@ def start_server(folder: Path, batch: int, threads: int) -> tuple[subprocess.Pop
 
 
 class LoadGenerator:
-    """Clients that ask until `seconds` have passed; what they saw."""
+    """Clients that send requests for `seconds`, and their measurements."""
 
     def __init__(self, address: str, new_tokens: int) -> None:
         self.address, self.new_tokens = address, new_tokens
@@ -76,7 +76,7 @@ class LoadGenerator:
                 self.ttft.append(first)
 
     def run(self, clients: int, seconds: float) -> float:
-        """Tokens per second."""
+        """Throughput in tokens/s."""
         end = time.perf_counter() + seconds
 
         def client(number: int) -> None:
@@ -113,7 +113,7 @@ def main() -> None:
         folder = args.model_path or make_model(Path(scratch) / "model", args.layers, args.hidden)
         process, address = start_server(folder, args.max_batch_size, args.cpu_threads)
         try:
-            LoadGenerator(address, args.new_tokens).run(1, 1.0)  # first runs are slower
+            LoadGenerator(address, args.new_tokens).run(1, 1.0)  # warm-up
             print("| clients | tokens/s | first text, s | whole answer, s |\n|---|---|---|---|")
             for clients in args.clients:
                 load = LoadGenerator(address, args.new_tokens)

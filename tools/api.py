@@ -1,4 +1,4 @@
-"""An HTTP server over a model: the same as `paddle-glm serve`."""
+"""HTTP server: the same as `paddle-glm serve`."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Talks with a model in the terminal: the same as `paddle-glm chat`."""
+"""Chat in the terminal: the same as `paddle-glm chat`."""
 
 import sys
 from pathlib import Path

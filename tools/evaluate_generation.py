@@ -1,4 +1,4 @@
-"""Scores a model on rows with answers: the same as `paddle-glm evaluate`."""
+"""Evaluates a model on rows with answers: the same as `paddle-glm evaluate`."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Writes the static graph that infer, the servers and C++ run: the same as `paddle-glm export`."""
+"""Exports a static graph: the same as `paddle-glm export`."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Answers from an exported graph with Paddle Inference: the same as `paddle-glm infer`."""
+"""Runs an exported graph: the same as `paddle-glm infer`."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Turns tensor-parallel shards into a hub-layout checkpoint: the same as `paddle-glm merge`."""
+"""Merges tensor-parallel shards into one checkpoint: the same as `paddle-glm merge`."""
 
 import sys
 from pathlib import Path

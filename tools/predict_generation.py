@@ -1,4 +1,4 @@
-"""Answers the rows of a file, from any checkpoint folder: the same as `paddle-glm predict`."""
+"""Generates answers for the rows of a file: the same as `paddle-glm predict`."""
 
 import sys
 from pathlib import Path

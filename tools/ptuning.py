@@ -1,4 +1,4 @@
-"""Stands in for main.py in THUDM's ptuning/train.sh and evaluate.sh: the same as `paddle-glm ptuning`."""
+"""Replaces main.py in THUDM's ptuning/train.sh and evaluate.sh: the same as `paddle-glm ptuning`."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A chat page in the browser: the same as `paddle-glm web`."""
+"""Chat in the browser with gradio: the same as `paddle-glm web`."""
 
 import sys
 from pathlib import Path

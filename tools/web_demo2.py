@@ -1,4 +1,4 @@
-"""The chat page on streamlit: the same as `paddle-glm web --ui streamlit`.
+"""Chat in the browser with streamlit: the same as `paddle-glm web --ui streamlit`.
 
 `streamlit run tools/web_demo2.py -- FLAGS` works too.
 """

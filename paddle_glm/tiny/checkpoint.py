@@ -1,4 +1,4 @@
-"""A randomly initialised checkpoint with its tokenizer, laid out as on the hub: small, or of a real size."""
+"""A randomly initialised checkpoint with a tokenizer, in the hub's layout: small, or of a real size."""
 
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -23,7 +23,7 @@ from paddle_glm.sharding import ParameterSpec
 from paddle_glm.tiny.tokenizer import train_tokenizer
 from paddle_glm.tokenizers import Tokenizer
 
-# The embedding gets this many rows more than the tokenizer has ids at least, as the real one has.
+# Vocabulary sizes are rounded up to a multiple of it.
 _VOCAB_DIVISIBLE_BY = 8
 
 
@@ -41,11 +41,11 @@ def write_checkpoint(
     seed: int = 0,
     overwrite: bool = False,
 ) -> ModelConfig:
-    """Writes a model folder whose tokenizer was trained on `texts`; returns its configuration.
+    """Write a model folder with a tokenizer trained on `texts`; return its configuration.
 
-    vocab_size: SentencePiece pieces; the model's vocabulary has the special tokens beyond them and is
-    rounded up. The weights are float32 and depend on the sizes and `seed` alone. Raises InputError for
-    sizes that do not fit, too little text, or a folder that holds something else.
+    vocab_size: number of SentencePiece pieces; the model's vocabulary adds the special tokens and is rounded
+    up. The float32 weights depend only on the sizes and `seed`. Raises InputError for invalid sizes, too
+    little text, or an existing folder with other content.
     """
     with atomic_folder(folder, overwrite=overwrite) as target:
         tokenizer = _write_tokenizer(target, texts, family, vocab_size)
@@ -61,7 +61,7 @@ def write_checkpoint(
             max_sequence_length=max_sequence_length,
             position_encoding_2d=True,
         )
-        # Only what the family's files can say: one may have neither groups nor ids of its own.
+        # Keep only what the family's config.json can express.
         config = ModelConfig.from_dict(_with_special_token_ids(wanted, tokenizer).to_hub_dict())
         config.save_pretrained(target)
         save_checkpoint(target, initial_weights(config, seed))
@@ -79,13 +79,13 @@ def write_checkpoint_like(
     seed: int = 0,
     overwrite: bool = False,
 ) -> ModelConfig:
-    """Writes a folder with the sizes of a released model, one of `released_configs()`; returns its
+    """Write a folder with the sizes of a released model, one of `released_configs()`; return its
     configuration.
 
-    The weights are random and written as they are made, some MiB at a time. The tokenizer is one of
-    `vocab_size` pieces trained on `texts`: its ids are the first of the model's. num_layers: fewer than the
-    model has. quantization_bit: 4 or 8 writes integers, as `paddle-glm quantize` would.
-    Raises InputError for an unknown name or dtype, and where the disk has too little room.
+    Random weights are streamed to disk, a few MiB at a time. The tokenizer has `vocab_size` pieces trained on
+    `texts`; its ids are the first of the model's. num_layers: overrides the model's number of layers.
+    quantization_bit: 4 or 8 writes quantised weights, as `paddle-glm quantize` would.
+    Raises InputError for an unknown name or dtype, and for insufficient disk space.
     """
     released = released_configs()
     if name not in released:
@@ -110,14 +110,14 @@ def write_checkpoint_like(
 
 
 def initial_weights(config: ModelConfig, seed: int = 0) -> Iterator[tuple[str, Array]]:
-    """(name, float32 array) of every parameter, as `AutoModel.from_config` makes them too."""
+    """(name, float32 array) of every parameter, equal to those of `AutoModel.from_config`."""
     for name, spec in family_of(config).parameters(config).items():
         yield name, initial_value(name, spec.shape, seed)
 
 
 @dataclass(frozen=True)
 class RandomCheckpoint:
-    """An untrained float model that can be read as a `Checkpoint` can; its numbers are made when read."""
+    """An untrained float model with the interface of `Checkpoint`; values are generated when read."""
 
     folder: Path
     config: ModelConfig
@@ -128,12 +128,12 @@ class RandomCheckpoint:
         return family_of(self.config).float_parameters(self.config)
 
     def read_into(self, out: Array, name: str, rank: int = 0, degree: int = 1) -> None:
-        """Fill an array of a whole parameter's shape."""
+        """Fill an array of the parameter's full shape."""
         copy_chunks(self.read_lazy(name, rank, degree, out.dtype).chunks(), out)
 
     def read_lazy(self, name: str, rank: int = 0, degree: int = 1, dtype: DType | None = None) -> LazyTensor:
-        """A whole parameter, some rows at a time, cast to `dtype`."""
-        assert degree == 1, "a random model is written whole"
+        """A full parameter, generated a few rows at a time and cast to `dtype`."""
+        assert degree == 1, "a random model is not sharded"
         shape, target = self.parameter_specs[name].shape, dtype or np.dtype(np.float32)
         rows = partial(initial_rows, name, shape, self.seed)
         if target == np.float32:
@@ -144,7 +144,7 @@ class RandomCheckpoint:
 def _weight_source(
     folder: str | Path, config: ModelConfig, seed: int, bits: int | None
 ) -> "tuple[RandomCheckpoint | QuantizingCheckpoint, int]":
-    """The weights to write, and their bytes."""
+    """The weights to write, and their size in bytes."""
     floats = RandomCheckpoint(Path(folder), config, seed)
     source = floats if bits is None else QuantizingCheckpoint(floats, bits)
     sizes = (
@@ -169,7 +169,7 @@ def _write_tokenizer(folder: Path, texts: Iterable[str], family: str, vocab_size
 
 
 def _with_special_token_ids(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
-    """The configuration with the tokenizer's special tokens."""
+    """The configuration with the tokenizer's special token ids."""
     return replace(
         config,
         bos_token_id=tokenizer.bos_token_id,
@@ -181,6 +181,6 @@ def _with_special_token_ids(config: ModelConfig, tokenizer: Tokenizer) -> ModelC
 
 
 def _with_prompt_texts(texts: Iterable[str]) -> list[str]:
-    """The texts, and the words that prompts are made of, often enough to get pieces of their own."""
+    """The texts plus the fixed texts of prompts, repeated so that they become pieces."""
     texts = list(texts)
     return texts + ["[Round 1]", "问：", "答："] * max(len(texts) // 200, 10)

@@ -1,8 +1,8 @@
-"""Advertisement rows from a grammar: `类型#裙*颜色#白色*...` and a text that realises every attribute.
+"""Synthetic advertisement rows: `类型#裙*颜色#白色*...` and a text that realises every attribute.
 
-A small model can learn the task in minutes, since each clause depends on one attribute and the
-clauses follow the order of the attributes; yet it has to read the prompt: the held-out rows are
-combinations that the training rows do not contain.
+A small model learns the task in minutes, because each clause depends on one attribute and clauses follow the
+order of attributes. It still has to read the prompt: validation rows are combinations that the training rows
+do not contain.
 """
 
 import json
@@ -14,18 +14,17 @@ from paddle_glm.tiny.phrases import OPENINGS, PHRASES, TYPES
 
 Row = dict[str, str]
 
-# How often the usual phrasing is taken; a model that has learnt it scores well, yet not perfectly.
+# How often the preferred phrasing is used; a trained model scores well, but not perfectly.
 PREFERRED_PROBABILITY = 0.75
 
 
 def make_rows(
     count: int, seed: int = 0, exclude: frozenset[str] | set[str] = frozenset(), preferred: int = 0
 ) -> list[Row]:
-    """`count` rows with different `content`, none of which is in `exclude`.
+    """`count` rows with distinct `content`, none of it in `exclude`.
 
-    preferred: which phrasing of everything is the usual one; 1 gives rows in the voice of another writer.
-    The same arguments give the same rows on every machine. Raises InputError for a negative count,
-    or one above what the grammar can vary without long searching.
+    preferred: index of the preferred phrasing; 1 gives rows in another style. Deterministic on all machines.
+    Raises InputError for a count outside 0 to 200000.
     """
     if not 0 <= count <= 200_000:
         raise InputError(f"cannot make {count} rows: ask for 0 to 200000")
@@ -43,7 +42,7 @@ def make_rows(
 def write_dataset(
     folder: str | Path, train: int = 6000, dev: int = 200, seed: int = 0, preferred: int = 0
 ) -> Path:
-    """Writes `train.json` and `dev.json` (JSON lines) into `folder`, as AdvertiseGen lies on disk."""
+    """Write `train.json` and `dev.json` (JSON Lines) to `folder`, in AdvertiseGen's layout."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     dev_rows = make_rows(dev, seed=seed + 1, preferred=preferred)
@@ -69,6 +68,6 @@ def _make_row(generator: random.Random, preferred: int) -> Row:
 
 
 def _choose(generator: random.Random, phrasings: tuple[str, ...], preferred: int) -> str:
-    """The usual phrasing with probability PREFERRED_PROBABILITY, otherwise one of the others."""
+    """The preferred phrasing with PREFERRED_PROBABILITY, otherwise one of the others."""
     others = phrasings[:preferred] + phrasings[preferred + 1 :]
     return phrasings[preferred] if generator.random() < PREFERRED_PROBABILITY else generator.choice(others)

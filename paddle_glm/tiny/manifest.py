@@ -1,4 +1,4 @@
-"""What `paddle-glm tiny` has made in a folder: it can be run again, and replaces its own files alone."""
+"""Record of what `paddle-glm tiny` wrote to a folder, so that it replaces only its own files."""
 
 import json
 from collections.abc import Iterable
@@ -15,14 +15,14 @@ FILE = "tiny.json"
 
 @dataclass
 class DatasetManifest:
-    """settings: what decides over the bytes; files: xxh3_128 of each file of rows, by name."""
+    """settings: everything that determines the files; files: xxh3_128 digest of each data file, by name."""
 
     settings: dict[str, Any] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> "DatasetManifest":
-        """The record of a folder; an empty one where there is none that can be read."""
+        """The manifest of a folder; an empty one if it is missing or unreadable."""
         try:
             return cls(**json.loads((folder / FILE).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
@@ -34,7 +34,7 @@ class DatasetManifest:
         (folder / FILE).write_text(text + "\n", encoding="utf-8")
 
     def is_up_to_date(self, folder: Path, settings: dict[str, Any]) -> bool:
-        """Whether the folder holds, unchanged, what these settings make."""
+        """Whether the folder holds the unmodified result of these settings."""
         return (
             self.settings == settings
             and all(self._unchanged(folder, name) for name in self.files)
@@ -42,10 +42,10 @@ class DatasetManifest:
         )
 
     def check_replaceable(self, folder: Path, names: Iterable[str], overwrite: bool) -> None:
-        """Raise `InputError` for a model that is there, and for rows that are not those of this record."""
+        """Raise `InputError` for an existing model, and for data files that were modified."""
         model = folder / "model"
         if not overwrite and model.is_dir() and any(model.iterdir()):
-            raise InputError(f"{model} exists, made otherwise: choose another folder or pass --overwrite")
+            raise InputError(f"{model} exists with other settings: choose another folder or pass --overwrite")
         for name in names:
             if (folder / name).exists() and not self._unchanged(folder, name):
                 raise InputError(

@@ -1,4 +1,4 @@
-"""Trains a small SentencePiece model that is laid out as a family's is."""
+"""Training of a small SentencePiece model with the settings of a family's tokenizer."""
 
 import io
 from collections import Counter
@@ -12,7 +12,7 @@ from paddle_glm.tokenizers.sentencepiece_settings import SentencePieceSettings
 def train_tokenizer(
     texts: Iterable[str], path: str | Path, vocab_size: int, settings: SentencePieceSettings
 ) -> Path:
-    """Writes a SentencePiece model of at most `vocab_size` pieces, learnt from `texts`, to `path`.
+    """Train a SentencePiece model of `vocab_size` pieces on `texts` and write it to `path`.
 
     settings: those of the family's tokenizer class. The same texts give the same file.
 
@@ -22,9 +22,9 @@ def train_tokenizer(
 
     if vocab_size <= settings.num_reserved:
         raise InputError(
-            f"vocab_size {vocab_size} leaves nothing to learn: ask for more than {settings.num_reserved}"
+            f"vocab_size {vocab_size} leaves no pieces to learn: expected more than {settings.num_reserved}"
         )
-    # Line breaks stand in no piece, as in the original, so that they become byte pieces.
+    # No piece contains a line break, as in the original: line breaks become byte pieces.
     lines = [line for text in texts for line in text.splitlines() if line]
     model = io.BytesIO()
     try:
@@ -52,7 +52,7 @@ def train_tokenizer(
     except RuntimeError as error:
         raise InputError(
             f"no vocabulary of {vocab_size} pieces can be learnt from {len(lines)} lines: "
-            f"ask for fewer pieces, or give more text ({error})"
+            f"use fewer pieces or more text ({error})"
         ) from error
     path = Path(path)
     path.write_bytes(model.getvalue())
@@ -60,10 +60,10 @@ def train_tokenizer(
 
 
 def _drop_rare_characters(lines: Sequence[str], room: int) -> list[str]:
-    """The lines cut at their rarest characters, which then become bytes.
+    """Split the lines at their rarest characters, which then use byte fallback.
 
-    SentencePiece wants a piece for every character it sees; here they get three quarters of `room` at
-    most, so that words can be learnt too.
+    SentencePiece needs a piece for every character; here characters get at most three quarters of `room`, so
+    that longer pieces are learnt too.
     """
     counts = Counter(character for line in lines for character in line)
     kept = {character for character, _ in counts.most_common(room * 3 // 4)}
