@@ -21,6 +21,7 @@ from paddle_glm.checkpoint.quantize_on_load import QuantizingCheckpoint
 from paddle_glm.checkpoint.reader import Checkpoint, open_checkpoint
 from paddle_glm.checkpoint.save import DEFAULT_SHARD_SIZE, check_format, save_model
 from paddle_glm.errors import InputError
+from paddle_glm.models.family import vocab_files
 from paddle_glm.progress import progress_bar
 
 # Files copied along with the weights; trainer state is not.
@@ -29,8 +30,6 @@ AUXILIARY_FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
-    "tokenizer.model",
-    "ice_text.model",
     "*.py",
 )
 # (bits, group_size, embeddings), the arguments of `Family.quantized_config`.
@@ -140,6 +139,6 @@ def check_disk_space(target: Path, needed: int) -> None:
 
 
 def _copy_auxiliary_files(source: Path, folder: Path) -> None:
-    for pattern in AUXILIARY_FILES:
+    for pattern in (*AUXILIARY_FILES, *vocab_files()):
         for path in source.glob(pattern):
             shutil.copyfile(path, folder / path.name)

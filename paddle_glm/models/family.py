@@ -16,7 +16,7 @@ from paddle_glm.array_types import Array, IntArray
 from paddle_glm.chat_template import ChatTemplate
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
-from paddle_glm.models.registry import family_module
+from paddle_glm.models.registry import family_module, family_names
 from paddle_glm.quantization import quantization_of, quantized_specs, with_quantization
 from paddle_glm.sharding import ParameterSpec
 
@@ -60,7 +60,7 @@ class Family:
         the position of every token, int64 [batch, *position_shape, total]. Training samples, generation and
         the tokenizer's `position_ids` all come from it.
     template: the prompt.
-    model, tokenizer: classes, as "module:class".
+    model, tokenizer: classes, as "module:class". vocab_file: the SentencePiece model in a folder.
     rotary_dim: channels of a head that one position rotates.
     block_activations: what a block keeps in training.
     position_shape: positions per token; () is one.
@@ -80,6 +80,7 @@ class Family:
     template: ChatTemplate
     model: str
     tokenizer: str
+    vocab_file: str
     rotary_dim: Callable[[ModelConfig], int]
     block_activations: BlockActivations
     position_shape: Callable[[ModelConfig], tuple[int, ...]] = _one_position
@@ -157,6 +158,12 @@ def get_family(name: str) -> Family:
 
 def family_of(config: ModelConfig) -> Family:
     return get_family(config.family)
+
+
+def vocab_files() -> tuple[str, ...]:
+    """File names of the SentencePiece models of all families, each once."""
+    files = (get_family(name).vocab_file for name in family_names())
+    return tuple(dict.fromkeys(files))
 
 
 def _import_attribute(path: str) -> Any:

@@ -175,8 +175,8 @@ def _with_special_token_ids(config: ModelConfig, tokenizer: Tokenizer) -> ModelC
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        mask_token_id=tokenizer.get_command("[MASK]"),
-        gmask_token_id=tokenizer.get_command("[gMASK]"),
+        mask_token_id=tokenizer.special_tokens.get("[MASK]"),
+        gmask_token_id=tokenizer.special_tokens.get("[gMASK]"),
     )
 
 

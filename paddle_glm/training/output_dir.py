@@ -29,6 +29,7 @@ from paddle_glm.checkpoint.atomic_save import (
 from paddle_glm.checkpoint.output_checks import check_output_folder
 from paddle_glm.checkpoint.weight_files import is_weight_file
 from paddle_glm.errors import InputError
+from paddle_glm.models.family import vocab_files
 from paddle_glm.parallel import Mesh
 from paddle_glm.peft import lora_config, prefix
 from paddle_glm.peft.adapter_folder import ADAPTER_FLAGS
@@ -46,7 +47,7 @@ _ADAPTER_FILES = (
     lora_config.ADAPTER_WEIGHTS_FILE,
     lora_config.ADAPTER_CONFIG_FILE,
 )
-_MODEL_FILES = ("config.json", "tokenizer_config.json", "tokenizer.model", "ice_text.model")
+_MODEL_FILES = ("config.json", "tokenizer_config.json")
 
 
 @dataclass(frozen=True, order=True)
@@ -145,7 +146,7 @@ class RunFolder:
                     f"{flag} {start} is --output_dir itself, where the trained model would take its place: "
                     "give another --output_dir"
                 )
-        claimed = {MANIFEST, *_ADAPTER_FILES, *(() if trained else _MODEL_FILES)}
+        claimed = {MANIFEST, *_ADAPTER_FILES, *(() if trained else (*_MODEL_FILES, *vocab_files()))}
         names = [
             path.name for path in _list_files(self.path) if is_weight_file(path.name) or path.name in claimed
         ]

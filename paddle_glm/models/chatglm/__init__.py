@@ -25,6 +25,7 @@ FAMILY = Family(
     template=CHATGLM,
     model="paddle_glm.models.chatglm.modeling:ChatGLMModel",
     tokenizer="paddle_glm.models.chatglm.tokenizer:ChatGLMTokenizer",
+    vocab_file="ice_text.model",
     keys_to_ignore=(
         r"lm_head\.weight(_scale)?",
         r"transformer\.layers\.\d+\.attention\.rotary_emb\.inv_freq",

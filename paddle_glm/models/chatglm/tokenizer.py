@@ -12,6 +12,7 @@ from paddle_glm.chat_template import ChatTemplate
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.key_rules import TOKEN_ID, Ignored, Mapped, Restricted, Rules
+from paddle_glm.models.chatglm import FAMILY
 from paddle_glm.models.chatglm.template import CHATGLM
 from paddle_glm.tokenizers.base import Tokenizer, check_text, read_config
 from paddle_glm.tokenizers.sentencepiece_settings import SentencePieceSettings
@@ -38,7 +39,7 @@ class ChatGLMTokenizer(Tokenizer):
     model makes full-width punctuation narrow.
     """
 
-    vocab_file = "ice_text.model"
+    vocab_file = FAMILY.vocab_file
     family = "chatglm"
     template: ClassVar[ChatTemplate] = CHATGLM
     hub_config: ClassVar[dict[str, Any]] = {

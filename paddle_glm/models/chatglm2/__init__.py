@@ -16,6 +16,7 @@ FAMILY = Family(
     template=CHATGLM2,
     model="paddle_glm.models.chatglm2.modeling:ChatGLM2Model",
     tokenizer="paddle_glm.models.chatglm2.tokenizer:ChatGLM2Tokenizer",
+    vocab_file="tokenizer.model",
     keys_to_ignore=(r"transformer\.rotary_pos_emb\.inv_freq",),
     half_precision_rotary=True,
 )

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from paddle_glm.chat_template import ChatTemplate
 from paddle_glm.errors import InputError
 from paddle_glm.key_rules import Ignored, Restricted, Rules
+from paddle_glm.models.chatglm2 import FAMILY
 from paddle_glm.models.chatglm2.template import CHATGLM2
 from paddle_glm.tokenizers.base import Tokenizer, check_text
 from paddle_glm.tokenizers.sentencepiece_settings import SentencePieceSettings
@@ -21,7 +22,7 @@ COMMAND_TOKENS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")
 class ChatGLM2Tokenizer(Tokenizer):
     """ids: the SentencePiece pieces, then the commands in order. Padding is the model's unknown piece."""
 
-    vocab_file = "tokenizer.model"
+    vocab_file = FAMILY.vocab_file
     family = "chatglm2"
     template: ClassVar[ChatTemplate] = CHATGLM2
     hub_config: ClassVar[dict[str, Any]] = {
