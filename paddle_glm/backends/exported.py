@@ -12,12 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-<<<<<<< HEAD
 from paddle_glm.array_types import Array, FloatArray, IntArray
-from paddle_glm.backends import BACKENDS_BY_FORMAT
-from paddle_glm.backends.base import EngineOptions
-=======
->>>>>>> fd34f3f (Let each backend declare its options, and the commands make their flags from them)
 from paddle_glm.backends.generation_meta import GenerationMeta
 from paddle_glm.backends.kv_cache import KVCacheBackend
 from paddle_glm.backends.options import GraphOptions

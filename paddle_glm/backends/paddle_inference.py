@@ -7,12 +7,7 @@ import paddle
 from paddle import inference
 
 from paddle_glm.allocator import keep_freed_memory
-<<<<<<< HEAD
 from paddle_glm.array_types import Array
-from paddle_glm.backends.base import EngineOptions
-from paddle_glm.backends.device import set_device
-=======
->>>>>>> fd34f3f (Let each backend declare its options, and the commands make their flags from them)
 from paddle_glm.backends.exported import ExportedBackend
 from paddle_glm.backends.generation_meta import GenerationMeta
 from paddle_glm.backends.options import GraphOptions
