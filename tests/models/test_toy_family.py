@@ -12,7 +12,6 @@ from paddle.autograd import saved_tensors_hooks
 from paddle_glm.auto.engine import open_engine
 from paddle_glm.auto.model import AutoModel
 from paddle_glm.auto.tokenizer import AutoTokenizer
-from paddle_glm.backends import EngineOptions
 from paddle_glm.checkpoint import open_checkpoint
 from paddle_glm.checkpoint.reshard import reshard
 from paddle_glm.config import ModelConfig
@@ -183,7 +182,7 @@ def test_its_graph_answers_as_the_model_does(
 ) -> None:
     meta = export_model(model, tokenizer, tmp_path / "out", format=format)
     assert meta.positions == {"rule": "even"} and meta.chat_template() == TEMPLATE
-    engine = open_engine(tmp_path / "out", EngineOptions(), backend)
+    engine = open_engine(tmp_path / "out", backend)
     found = ChatSession(engine.backend, engine.tokenizer, GREEDY).answer(QUESTION)
     text, _ = model.chat(tokenizer, QUESTION[0]["content"], do_sample=False, max_new_tokens=12)
     assert found.messages[0]["content"] == text
