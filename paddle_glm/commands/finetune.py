@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from paddle_glm.training.trainer import FinetuneTrainer
 
 MEMORY_HINT = (
-    "paddle-glm estimate-memory tells what a run needs of each process; --tensor_parallel_degree cuts the "
-    "model over GPUs or machines, --quantization_bit 4 with --lora True or --pre_seq_len N takes fewer bits"
+    "paddle-glm estimate-memory computes what each process needs; --tensor_parallel_degree splits the "
+    "model over GPUs or machines, --quantization_bit 4 with --lora True or --pre_seq_len N takes less memory"
 )
 HELP = "train a model on rows of questions and answers"
 
 
 def run_argv(argv: Sequence[str]) -> int:
-    """Run `train`; under the launcher every process does, and ends in `exit_all_ranks`. Returns 0."""
+    """Run `train`; under the launcher every process calls it and `exit_all_ranks`. Returns 0."""
     train(argv)
     from paddle_glm.parallel.shutdown import exit_all_ranks
 
@@ -33,9 +33,9 @@ def run_argv(argv: Sequence[str]) -> int:
 
 
 def train(argv: Sequence[str], generation_params: GenerationParams = GREEDY) -> None:
-    """Parse `argv` (a YAML or JSON file may come first), train, save, evaluate, answer.
+    """Train, save, evaluate and predict as `argv` says; a YAML or JSON file of arguments may come first.
 
-    generation_params: how answers are generated, but for the seed, beams and lengths that `argv` says.
+    generation_params: sampling of generated answers; `argv` gives its seed, beams and lengths.
 
     Raises `InputError` for arguments, folders and rows that cannot be used.
     """
@@ -48,15 +48,16 @@ def train(argv: Sequence[str], generation_params: GenerationParams = GREEDY) -> 
     from paddle_glm.training.initialize import initialize_training
 
     args = initialize_training(finetune_args)
-    asked = model_args.model_name_or_path
-    model_args.model_name_or_path = str(resolve_model_folder(asked, model_args.download, model_args.revision))
+    model_args.model_name_or_path = str(
+        resolve_model_folder(model_args.model_name_or_path, model_args.download, model_args.revision)
+    )
     if not (args.do_train or args.do_eval or args.do_predict):
         raise InputError("nothing to do: give --do_train, --do_eval, --do_predict, or several of them")
     _finetune(model_args, data_args, args, _generation_params(generation_params, data_args, args.seed))
 
 
 def _generation_params(params: GenerationParams, data_args: "DataArguments", seed: int) -> GenerationParams:
-    """How answers are generated: `params` with what the flags say."""
+    """`params` with the lengths, seed and beams of the flags."""
     beams = data_args.num_beams or params.num_beams
     return params.updated(
         {
@@ -85,24 +86,27 @@ def _finetune(
     from paddle_glm.evaluation.metrics import check_requested_metrics
     from paddle_glm.load_memory import InsufficientMemoryError
     from paddle_glm.peft.adapter_folder import check_is_model_folder
-    from paddle_glm.training import run_datasets
     from paddle_glm.training.adapter_setup import create_adapter
     from paddle_glm.training.output_dir import RunFolder
+    from paddle_glm.training.run_datasets import load_run_datasets
     from paddle_glm.training.trainer import FinetuneTrainer
 
     check_is_model_folder(model_args.model_name_or_path)
-    output_dir = Path(args.output_dir)
     path, family = model_args.model_name_or_path, model_args.family
     _check_method(model_args, ModelConfig.from_pretrained(path, family), args.do_train)
     if args.do_eval:
         check_requested_metrics(args.metric_for_best_model, data_args.do_generation)
-    run = None
+    run_folder = None
     if args.do_train:
-        wanted = args.resume_from_checkpoint
-        run = RunFolder(output_dir, args.overwrite_output_dir, model_args.source_folders, wanted)
-        run.check(args.mesh, model_args.adapter_config_file)
+        run_folder = RunFolder(
+            Path(args.output_dir),
+            args.overwrite_output_dir,
+            model_args.source_folders,
+            args.resume_from_checkpoint,
+        )
+        run_folder.check(args.mesh, model_args.adapter_config_file)
     tokenizer = AutoTokenizer.from_pretrained(path, family=family)
-    data = run_datasets.load_run_datasets(data_args, args, tokenizer)
+    datasets = load_run_datasets(data_args, args, tokenizer)
     try:
         model = AutoModel.from_pretrained(
             path,
@@ -121,46 +125,46 @@ def _finetune(
         raise InputError(
             f"--save_format {args.save_format} is for whole models: leave it out with an adapter"
         )
-    answers = None
-    if data_args.do_generation or data.predict is not None:
+    generation_metrics = None
+    if data_args.do_generation or datasets.predict is not None:
         batch = args.per_device_eval_batch_size
-        watched = args.process_index == 0 and not args.disable_tqdm
+        progress = args.process_index == 0 and not args.disable_tqdm
         params = default_generation_params(model.config, generation_params)
-        answers = GenerationMetrics(model, tokenizer, batch, params, args.mesh.data, progress=watched)
+        generation_metrics = GenerationMetrics(model, tokenizer, batch, params, args.mesh.data, progress)
     trainer = FinetuneTrainer(
         model=model,
         args=args,
         data_collator=Collator(tokenizer.pad_token_id),
         tokenizer=tokenizer,
-        train_dataset=data.train,
-        eval_dataset=data.validation,
-        generation_metrics=answers,
+        train_dataset=datasets.train,
+        eval_dataset=datasets.validation,
+        generation_metrics=generation_metrics,
         adapter=adapter,
-        run=run,
+        run_folder=run_folder,
     )
-    if run is not None:
-        result = trainer.train(run.resume)
+    if run_folder is not None:
+        result = trainer.train(run_folder.resume)
         trainer.save_model()
         trainer.save_state()
-        _report(trainer, "train", result.metrics, data.train_rows)
-    if data.validation is not None:
-        _report(trainer, "eval", trainer.final_metrics(), len(data.validation))
-    if data.test is not None:
-        metrics = trainer.evaluate(data.test, metric_key_prefix="test")
-        _report(trainer, "test", metrics, len(data.test))
-    if data.predict is not None:
-        _predict(trainer, data.predict, answers)
+        _report(trainer, "train", result.metrics, datasets.train_rows)
+    if datasets.validation is not None:
+        _report(trainer, "eval", trainer.final_metrics(), len(datasets.validation))
+    if datasets.test is not None:
+        metrics = trainer.evaluate(datasets.test, metric_key_prefix="test")
+        _report(trainer, "test", metrics, len(datasets.test))
+    if datasets.predict is not None:
+        _predict(trainer, datasets.predict, generation_metrics)
 
 
 def _check_method(model_args: "ModelArguments", config: "ModelConfig", training: bool) -> None:
-    """Raise `InputError` for weights that cannot be trained, and for a prefix that nobody has trained."""
+    """Raise `InputError` where quantised weights would be trained, or an untrained prefix used."""
     from paddle_glm.errors import InputError
 
     bits = model_args.quantization_bit or config.quantization_bit
     if bits and training and not model_args.trains_adapter:
         raise InputError(
-            f"weights of {bits} bits are not trained: give --lora True or --pre_seq_len N to train beside "
-            "them, or a float model without --quantization_bit"
+            f"weights of {bits} bits are not trained: give --lora True or --pre_seq_len N to train an "
+            "adapter, or a float model without --quantization_bit"
         )
     trained = training or model_args.ptuning_checkpoint or config.pre_seq_len
     if model_args.prefix_length and not trained:
@@ -171,26 +175,27 @@ def _check_method(model_args: "ModelArguments", config: "ModelConfig", training:
 
 
 def _predict(
-    trainer: "FinetuneTrainer", rows: "EvaluationDataset", answers: "GenerationMetrics | None"
+    trainer: "FinetuneTrainer", rows: "EvaluationDataset", generation_metrics: "GenerationMetrics | None"
 ) -> None:
-    """Answer rows: `generated_predictions.txt`, `predict_results.json`, and `metrics.json` as evaluate's."""
+    """Answer rows; write `generated_predictions.txt`, `predict_results.json` and `metrics.json`."""
     from paddle_glm.evaluation.result_files import write_predictions_and_metrics
 
-    assert answers is not None and rows.generation is not None
+    assert generation_metrics is not None and rows.generation is not None
     metrics = trainer.evaluate(rows, metric_key_prefix="predict")
-    count = len(answers.predictions)
+    count = len(generation_metrics.predictions)
     _report(trainer, "predict", metrics, count)
     if trainer.args.process_index == 0:
         plain = {name.removeprefix("predict_"): value for name, value in metrics.items()}
         labels = [reference or "" for reference in rows.generation.references[:count]]
         write_predictions_and_metrics(
-            Path(trainer.args.output_dir), {**plain, "rows": count}, labels, answers.predictions
+            Path(trainer.args.output_dir), {**plain, "rows": count}, labels, generation_metrics.predictions
         )
 
 
 def _report(trainer: "FinetuneTrainer", split: str, metrics: dict[str, float], rows: int) -> None:
-    """Metrics and the number of rows to the log and to `SPLIT_results.json` in output_dir, by the first
-    process. Nothing where nothing was done: a resumed run may have all its steps behind it.
+    """Log metrics and number of rows, and write them to `SPLIT_results.json` in output_dir (rank 0).
+
+    No metrics, no file: a resumed run may have nothing left to train.
     """
     if not metrics:
         return

@@ -1,4 +1,4 @@
-"""From arguments to what is trained: all of the model, a prefix, or LoRA adapters."""
+"""Adds the prefix or the LoRA adapters that the arguments ask for to a model, or loads them."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +16,9 @@ from paddle_glm.training.model_arguments import ModelArguments
 
 
 def create_adapter(model: CausalLM, model_args: ModelArguments, seed: int) -> Adapter | None:
-    """Wrap the model as the arguments say and freeze the rest of it; None where all of it is trained.
+    """Add a prefix or LoRA to the model and freeze the model; None where the whole model is trained.
 
-    Raises `InputError` where an adapter to go on from is missing or does not fit model and arguments.
+    Raises `InputError` where a trained adapter is missing or does not fit model and arguments.
     """
     adapter = _create_prefix(model, model_args, seed) or _create_lora(model, model_args, seed)
     if adapter is None:
@@ -31,11 +31,11 @@ def create_adapter(model: CausalLM, model_args: ModelArguments, seed: int) -> Ad
 
 
 def load_adapter_weights(folder: Path, adapter: Adapter) -> None:
-    """Fill the adapter from a folder that a run of the same method wrote."""
+    """Load the adapter's weights from a checkpoint of the same method; raises `InputError` for others."""
     path = folder / adapter.weights_file
     if not path.is_file():
         raise InputError(
-            f"{folder} holds no {adapter.weights_file}: it was written by a run that trains otherwise"
+            f"{folder} holds no {adapter.weights_file}: it is a checkpoint of another training method"
         )
     arrays: dict[str, Array] = open_safetensors(path)
     expected = {adapter.file_names[name]: spec.shape for name, spec in adapter.specs.items()}

@@ -1,4 +1,4 @@
-"""What is logged while training, and where to: speed, memory, a file of JSON lines, VisualDL."""
+"""Training callbacks: throughput and memory, the JSON lines log, the VisualDL log."""
 
 import json
 import time
@@ -16,17 +16,17 @@ from paddle_glm.training.loss_curve import LOG_FILE
 
 
 def peak_memory_mb() -> float:
-    """Most memory this process has held, in MiB: the GPU's where there is one, else resident memory."""
+    """Peak memory of this process in MiB: allocated GPU memory on a GPU, resident memory on a CPU."""
     if paddle.get_device() != "cpu":
         return paddle.device.cuda.max_memory_allocated() / 2**20
     return peak_resident_bytes() / 2**20
 
 
 class ThroughputCallback(TrainerCallback):
-    """Adds `tokens_per_second` and `peak_memory_mb` to what is logged.
+    """Adds `tokens_per_second` and `peak_memory_mb` to the log.
 
-    Time is counted within optimizer steps, so evaluation and saving do not slow the number. Tokens are
-    real ones (no padding), summed over data-parallel processes.
+    Only time within optimizer steps counts, not evaluation and saving. Padding is not counted; tokens are
+    summed over data-parallel processes.
     """
 
     def __init__(self, data_group: ProcessGroup) -> None:
@@ -36,7 +36,7 @@ class ThroughputCallback(TrainerCallback):
         self._started = 0.0
 
     def add_tokens(self, tokens: Tensor) -> None:
-        """Tokens of one batch, an integer scalar; not read before it is logged, so a GPU need not wait."""
+        """tokens: a batch's token count, an integer scalar; read at logging time, not to wait for a GPU."""
         self._tokens = tokens if self._tokens is None else self._tokens + tokens
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -57,9 +57,9 @@ class ThroughputCallback(TrainerCallback):
 
 
 class LogFileCallback(TrainerCallback):
-    """Appends what is logged to `train_log.jsonl` in output_dir, one object per line, on the first process.
+    """Rank 0 appends log entries to `train_log.jsonl` in output_dir, one JSON object per line.
 
-    A resumed run continues the file: lines past the step that it resumes from are dropped first.
+    A resumed run continues the file, without the lines after the step that it resumes from.
     """
 
     _LOGGED_KEYS = ("loss", "learning_rate", "grad_norm", "tokens_per_second", "peak_memory_mb")
@@ -87,7 +87,7 @@ class LogFileCallback(TrainerCallback):
 
 
 class VisualDLCallback(TrainerCallback):
-    """Scalars for VisualDL (`visualdl --logdir output_dir/runs`), written by the first process."""
+    """Rank 0 writes scalars for VisualDL (`visualdl --logdir OUTPUT_DIR/runs`)."""
 
     _writer: Any = None
 

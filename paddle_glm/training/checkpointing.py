@@ -1,8 +1,8 @@
-"""Training checkpoints: everything that continues a run bit for bit, written whole or not at all.
+"""Training checkpoints: what resumes a run bit for bit, written atomically.
 
-A `checkpoint-N` folder holds the weights (a hub layout from one process, shards from several), the
-optimizer's tensors per tensor-parallel rank, the random state per process, the schedule and the
-Trainer's state: safetensors and JSON only, so that resuming never unpickles.
+A `checkpoint-N` folder holds the weights (hub layout from one process, shards from several), the optimizer
+state per tensor-parallel rank, the random state per process, the learning rate schedule and the Trainer's
+state. All files are safetensors or JSON: resuming never unpickles.
 """
 
 import json
@@ -40,7 +40,7 @@ TRAINER_STATE = "trainer_state.json"
 
 
 def barrier() -> None:
-    """Wait for every process of the run."""
+    """Wait for all processes of the run."""
     if world_size() > 1:
         dist.barrier()
 
@@ -48,10 +48,9 @@ def barrier() -> None:
 def save_weights(
     folder: Path, model: CausalLM, tokenizer: Any, adapter: Adapter | None, file_format: str = "safetensors"
 ) -> None:
-    """This process's slices; from the first rank also the configuration and the tokenizer.
+    """Write this rank's shard (one process: the full weights); rank 0 adds configuration and tokenizer.
 
-    One process writes full weights, several write one shard each. Where an adapter is trained, it alone
-    is written, in one piece and in a format of its own.
+    A trained adapter is written instead of all that, unsharded and in its own format.
     """
     if adapter is not None:
         adapter.save(folder)
@@ -65,7 +64,7 @@ def save_weights(
 
 
 def load_weights(folder: Path, model: CausalLM, adapter: Adapter | None) -> None:
-    """Fill, in place, the model from any folder of its family and any degree, or the adapter alone."""
+    """Load, in place, the model from a folder of any tensor-parallel degree, or the adapter only."""
     if adapter is not None:
         load_adapter_weights(folder, adapter)
         return
@@ -80,10 +79,10 @@ def save_final_model(
     adapter: Adapter | None = None,
     file_format: str = "safetensors",
 ) -> None:
-    """The trained model into output_dir itself, beside its checkpoints, in the place of an earlier run's.
+    """Write the trained model into output_dir, beside its checkpoints, replacing an earlier run's.
 
-    Files are written aside and moved in one by one, the manifest last: without it the folder is not
-    complete. Files that no run wrote are left alone.
+    Files are written to a staging folder and moved one by one, the manifest last: without it the folder is
+    not complete. Files that no run wrote are kept.
     """
     save = _begin_save_on_all_ranks(output_dir / STAGING_FOLDER)
     if mesh.data.rank == 0:
@@ -96,7 +95,7 @@ def save_final_model(
 
 
 def save_training_checkpoint(folder: Path, trainer: Any) -> None:
-    """Write a whole checkpoint together with the other processes; `trainer` is a `FinetuneTrainer`."""
+    """Write a checkpoint together with all other ranks; `trainer` is a `FinetuneTrainer`."""
     save = _begin_save_on_all_ranks(folder)
     temporary = save.path
     mesh: Mesh = trainer.args.mesh
@@ -119,19 +118,19 @@ def save_training_checkpoint(folder: Path, trainer: Any) -> None:
 
 
 def load_optimizer_and_schedule(folder: Path, trainer: Any) -> None:
-    """Fill the optimizer, schedule and loss scaler from a checkpoint of as many processes.
+    """Restore optimizer, schedule and loss scaler from a checkpoint of the same number of processes.
 
-    Raises `InputError` where the parameters are others.
+    Raises `InputError` where it is of other parameters.
     """
     mesh: Mesh = trainer.args.mesh
     schedule = json.loads((folder / SCHEDULE_FILE).read_text(encoding="utf-8"))
-    # Whatever sharding stage wrote it: each process takes what it needs.
+    # All sharding stages can read each other's files: each rank takes the tensors that it owns.
     stored: dict[str, Array] = {}
     for path in folder.glob(f"{_optimizer_stem(mesh)}*"):
         stored |= open_safetensors(path)
     wanted = dict(optimizer_tensors(trainer.optimizer, trainer.model))
     trained = {name for name, parameter in trainer.model.named_parameters() if not parameter.stop_gradient}
-    others = trained - {_parameter_name(name) for name in wanted}  # what other processes own
+    others = trained - {_parameter_name(name) for name in wanted}  # owned by other ranks
     odd = sorted(name for name in stored.keys() ^ wanted.keys() if _parameter_name(name) not in others)
     if odd:
         raise InputError(
@@ -147,20 +146,20 @@ def load_optimizer_and_schedule(folder: Path, trainer: Any) -> None:
 
 
 def load_rng_state(folder: Path) -> None:
-    """Put this process's random generators where they were when the checkpoint was written."""
+    """Restore this process's random state from a checkpoint."""
     set_rng_state(json.loads((folder / f"rng-{dist.get_rank():05d}.json").read_text(encoding="utf-8")))
 
 
 def checkpoint_step(folder: Path) -> int:
-    """The optimizer steps that a checkpoint's run had made."""
+    """The number of optimizer steps at a checkpoint."""
     return int(TrainerState.load_from_json(str(folder / TRAINER_STATE)).global_step)
 
 
 def optimizer_tensors(optimizer: Any, model: CausalLM) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of AdamW's state as (`parameter's hub name / what`, tensor).
+    """AdamW's state as (`HUB_NAME/KIND`, tensor), of the parameters that this rank's optimizer has.
 
-    Paddle makes them at the first step only, and names them by counters that differ between runs; here
-    they are made at once and named after the model's parameters. Those of other owners are left out.
+    Paddle creates the tensors at the first step and names them by counters that differ between runs; here
+    they are created at once and named after the model's parameters.
     """
     parameters = [parameter for parameter in optimizer._parameter_list if not parameter.stop_gradient]
     held = {parameter.name for parameter in parameters}
@@ -179,7 +178,7 @@ def optimizer_tensors(optimizer: Any, model: CausalLM) -> Iterator[tuple[str, Te
 
 
 def _parameter_name(state: str) -> str:
-    """The parameter that a tensor of the optimizer's state belongs to, by their names."""
+    """The parameter's name of `NAME/KIND`."""
     return state.rpartition("/")[0]
 
 
@@ -199,7 +198,7 @@ def _optimizer_stem(mesh: Mesh) -> str:
 
 
 def _optimizer_file(mesh: Mesh, sharding_group: ProcessGroup = SINGLE_PROCESS) -> str:
-    """One file for each process that holds state of its own."""
+    """One file per tensor-parallel rank, and per rank of `sharding_group`."""
     owner = (
         f"-dp{sharding_group.rank:02d}-of-{sharding_group.degree:02d}" if sharding_group.degree > 1 else ""
     )
@@ -210,7 +209,7 @@ def _schedule_state(trainer: Any) -> dict[str, Any]:
     mesh: Mesh = trainer.args.mesh
     scaler = trainer.scaler.state_dict() if trainer.do_grad_scaling else None
     return {
-        "run": trainer.run.run_number,
+        "run": trainer.run_folder.run_number,
         "tensor_parallel_degree": mesh.tensor.degree,
         "data_parallel_degree": mesh.data.degree,
         "scheduler": trainer.lr_scheduler.state_dict(),
@@ -223,7 +222,7 @@ def _write_json(path: Path, values: Any) -> None:
 
 
 def _to_json(value: Any) -> Any:
-    """numpy and Paddle scalars, which state dicts may hold, as Python's."""
+    """NumPy and Paddle values of state dicts as Python's."""
     if isinstance(value, (np.generic, np.ndarray, paddle.Tensor)):
         return value.tolist()
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")

@@ -1,4 +1,4 @@
-"""Which flags of `finetune` have an effect, and what they need for it: an error rather than no effect."""
+"""Requirements of the flags of `finetune`: a flag that would have no effect is an error."""
 
 import logging
 from argparse import ArgumentTypeError, Namespace
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Requirement:
-    """What flags need to have an effect; `is_met` tells by the values of all flags."""
+    """What a flag needs to have an effect. `is_met` is called with the values of all flags."""
 
     text: str
     is_met: Callable[[Any], bool]
@@ -37,8 +37,15 @@ _GENERATION = Requirement(
 )
 _HALF = Requirement("--fp16 or --bf16", lambda values: values.fp16 or values.bf16)
 
-# What each flag needs; those that stand in no line always have an effect.
-FLAG_REQUIREMENTS: tuple[tuple[Requirement, str], ...] = (
+
+def _by_flag(*rows: tuple[Requirement, str]) -> dict[str, tuple[Requirement, ...]]:
+    """{flag: its requirements, in the order of the rows}; a row names its flags with spaces between them."""
+    names = dict.fromkeys(name for _, flags in rows for name in flags.split())
+    return {name: tuple(need for need, flags in rows if name in flags.split()) for name in names}
+
+
+# What each flag needs to have an effect.
+FLAG_REQUIREMENTS = _by_flag(
     (
         _TRAINING,
         "overwrite_output_dir resume_from_checkpoint per_device_train_batch_size gradient_accumulation_steps "
@@ -128,8 +135,8 @@ FLAG_REQUIREMENTS: tuple[tuple[Requirement, str], ...] = (
     ),
 )
 
-# Where one flag decides over another, as the guides that give both say: accepted, and said.
-OVERRIDDEN_FLAGS: tuple[tuple[Requirement, str], ...] = (
+# Flags that another flag overrides: accepted with a warning, since published guides give both.
+OVERRIDDEN_FLAGS = _by_flag(
     (Requirement("--max_steps left out", lambda values: values.max_steps <= 0), "num_train_epochs"),
     (Requirement("--warmup_steps left out", lambda values: values.warmup_steps == 0), "warmup_ratio"),
     (Requirement("--save_strategy steps", lambda values: values.save_strategy == "steps"), "save_steps"),
@@ -139,14 +146,13 @@ OVERRIDDEN_FLAGS: tuple[tuple[Requirement, str], ...] = (
     ),
 )
 
-# Always of effect, whatever is done.
-ALWAYS_EFFECTIVE = (
+_ALWAYS_EFFECTIVE = (
     "model_name_or_path family download revision pre_seq_len ptuning_checkpoint prefix_tuning lora_path "
     "quantization_bit task_name_or_path prompt_column response_column history_column src_length tgt_length "
     "source_prefix output_dir do_train do_eval do_predict evaluation_strategy device tensor_parallel_degree "
-    "seed fp16 bf16 report_to disable_tqdm dataloader_num_workers skip_memory_metrics "
-    "metrics_output_path"
+    "seed fp16 bf16 report_to disable_tqdm dataloader_num_workers skip_memory_metrics metrics_output_path"
 )
+ALWAYS_EFFECTIVE = frozenset(_ALWAYS_EFFECTIVE.split())
 
 # Flags of PaddleNLP's Trainer that are not supported, with the defaults that they may be given at.
 _UNSUPPORTED_BY_DEFAULT: tuple[tuple[Any, str], ...] = (
@@ -231,18 +237,16 @@ def _is_default(given: str, default: Any) -> bool:
 
 
 def unmet_requirement(name: str, values: Namespace) -> Requirement | None:
-    """What the flag lacks to have an effect; None where it has one. A switch that is off asks for nothing."""
+    """The first requirement that the flag lacks, or None. A switch that is off has none."""
     if getattr(values, name) in (None, False, ""):
         return None
-    return next(
-        (need for need, names in FLAG_REQUIREMENTS if name in names.split() and not need.is_met(values)), None
-    )
+    return next((need for need in FLAG_REQUIREMENTS.get(name, ()) if not need.is_met(values)), None)
 
 
 def check_flag_requirements(given: Collection[str], values: Namespace) -> None:
-    """Raise `InputError` for the first of the flags `given` that has no effect, or contradicts a folder.
+    """Raise `InputError` for the first flag of `given` that has no effect, or contradicts `--lora_path`.
 
-    Nothing is said where nothing is to be done at all.
+    Nothing is checked where nothing is to be done (no --do_train, --do_eval or --do_predict).
     """
     if not (_TRAINING.is_met(values) or _EVALUATION_OR_PREDICTION.is_met(values)):
         return
@@ -252,19 +256,19 @@ def check_flag_requirements(given: Collection[str], values: Namespace) -> None:
             value = getattr(values, name)
             shown = "" if value is True else f" {value}"
             raise InputError(f"--{name}{shown} has no effect here: it needs {need.text}")
-        for need, names in OVERRIDDEN_FLAGS:
-            if name in names.split() and not need.is_met(values):
+        for need in OVERRIDDEN_FLAGS.get(name, ()):
+            if not need.is_met(values):
                 logger.warning(f"--{name} {getattr(values, name)} has no effect here: it needs {need.text}")
     if values.lora_path is not None:
         _check_lora_flags(given, values)
 
 
 def _check_lora_flags(given: Collection[str], values: Namespace) -> None:
-    """Adapters to go on from have sizes of their own: flags may repeat them."""
-    held = read_lora_config(values.lora_path)
+    """Raise `InputError` for LoRA flags that differ from the configuration in `--lora_path`."""
+    config = read_lora_config(values.lora_path)
     for name, value in (
-        *(("lora_rank", held.rank), ("lora_alpha", held.alpha), ("lora_dropout", held.dropout)),
-        ("lora_target_modules", list(held.target_modules)),
+        *(("lora_rank", config.rank), ("lora_alpha", config.alpha), ("lora_dropout", config.dropout)),
+        ("lora_target_modules", list(config.target_modules)),
     ):
         if name in given and getattr(values, name) != value:
             raise InputError(

@@ -1,4 +1,4 @@
-"""Gradients over processes: averaged over data parallelism, measured and clipped over a cut model."""
+"""Gradients of data and tensor parallelism: averaging, the global norm, clipping and loss scaling."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -11,12 +11,12 @@ from paddle_glm.parallel import SINGLE_PROCESS, ProcessGroup
 from paddle_glm.parallel.collectives import all_reduce
 from paddle_glm.sharding import ParameterSpec, axis_slice
 
-# Elements that one reduction carries: enough to hide its latency, little beside the model.
+# Elements per reduction: enough to hide its latency, few compared to the model.
 BUCKET_NUMEL = 32 * 2**20
 
 
 def iter_buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-    """Neighbouring tensors of one dtype, in order; a bucket is full when it has `BUCKET_NUMEL` elements."""
+    """Consecutive tensors of one dtype, in order, up to the first that makes `BUCKET_NUMEL` elements."""
     bucket: list[Tensor] = []
     size = 0
     for tensor in tensors:
@@ -30,7 +30,7 @@ def iter_buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
 
 
 def unflatten_like(flat: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Inverse of flattening and joining `tensors`: pieces of their shapes."""
+    """Split `flat`, [sum of sizes], into tensors of the shapes of `tensors`."""
     pieces = flat.split([tensor.size for tensor in tensors])
     return [piece.reshape(tensor.shape) for piece, tensor in zip(pieces, tensors, strict=True)]
 
@@ -38,25 +38,25 @@ def unflatten_like(flat: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
 def average_gradients(parameters: Iterable[Tensor], group: ProcessGroup) -> None:
     """Replace every gradient by its mean over the data-parallel processes.
 
-    The mean over processes of each one's mean loss is PaddleNLP's convention, so that two processes
-    equal one with twice the gradient accumulation.
+    The loss is the mean over processes of their mean losses, as in PaddleNLP: two processes are equal to one
+    with twice the gradient accumulation.
     """
     if group.degree == 1:
         return
     grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
     with paddle.no_grad():
         for bucket in iter_buckets(grads):
-            # Divided first: a sum of scaled float16 gradients could overflow where their mean does not.
+            # Divided first: the sum of scaled float16 gradients could overflow where their mean does not.
             flat = all_reduce(paddle.concat([grad.flatten() for grad in bucket]) / group.degree, group)
             for grad, mean in zip(bucket, unflatten_like(flat, bucket), strict=True):
                 grad.set_value(mean)
 
 
 class HybridParallelClipGrad(nn.ClipGradByGlobalNorm):
-    """Clips by the norm that the whole model's gradient has, whatever the degree that cuts it.
+    """Clips by the global norm over all tensor-parallel ranks and optimizer-state partitions.
 
-    A slice counts on its rank, what several ranks hold (norms, shared key/value groups) counts once.
-    `norm` is the last norm before clipping, a float32 tensor of shape [1].
+    What several ranks replicate (norms, shared key/value groups) counts once. `norm` is the last norm before
+    clipping, float32 [1].
     """
 
     def __init__(
@@ -67,8 +67,8 @@ class HybridParallelClipGrad(nn.ClipGradByGlobalNorm):
         group: ProcessGroup,
         sharding_group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
-        """specs: the family's table by hub name; names: Paddle's parameter names -> hub names;
-        sharding_group: the processes over which a sharded optimizer's gradients lie, each on one of them.
+        """specs: {hub name: spec}. names: {Paddle's parameter name: hub name}. group: tensor-parallel ranks.
+        sharding_group: ranks over which a sharded optimizer partitions the gradients.
         """
         super().__init__(clip_norm)
         self.group, self.sharding_group = group, sharding_group
@@ -76,37 +76,37 @@ class HybridParallelClipGrad(nn.ClipGradByGlobalNorm):
         self._sharding = {name: specs[hub].sharding for name, hub in names.items()}
 
     def squared_norm(self, name: str, grad: Tensor) -> Tensor:
-        """This rank's share of the squared norm of one gradient, float32."""
+        """This rank's part of the squared norm of one gradient, a float32 scalar; replicas count in parts."""
         sharding = self._sharding[name]
         grad = grad.astype("float32")
-        share = paddle.zeros([])
+        partial_sum = paddle.zeros([])
         for start, stop, copies in sharding.replica_ranges(self.group.rank, self.group.degree):
             piece = grad if stop is None else grad[axis_slice(sharding.axis or 0, start, stop)]
-            share = share + paddle.sum(paddle.square(piece)) / copies
-        return share
+            partial_sum = partial_sum + paddle.sum(paddle.square(piece)) / copies
+        return partial_sum
 
     @paddle.no_grad()
     def _dygraph_clip(self, params_grads: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
-        # Added up parameter by parameter, so that the sum has the same bits wherever gradients lie.
-        shares = dict.fromkeys(self._sharding, paddle.zeros([]))
+        # Summed parameter by parameter: the result has the same bits whichever rank owns a gradient.
+        partial_sums = dict.fromkeys(self._sharding, paddle.zeros([]))
         for parameter, grad in params_grads:
-            shares[parameter.name] = self.squared_norm(parameter.name, grad)
-        each = paddle.stack(list(shares.values()))
+            partial_sums[parameter.name] = self.squared_norm(parameter.name, grad)
+        squared = paddle.stack(list(partial_sums.values()))
         for group in (self.sharding_group, self.group):
             if group.degree > 1:
-                each = all_reduce(each, group)
-        self.norm = paddle.sqrt(each.sum().reshape([1]))
+                squared = all_reduce(squared, group)
+        self.norm = paddle.sqrt(squared.sum().reshape([1]))
         scale = self.clip_norm / paddle.clip(self.norm, min=self.clip_norm)
         for _, grad in params_grads:
-            grad.multiply_(scale.astype(grad.dtype))  # in place: nobody reads it unclipped
+            grad.multiply_(scale.astype(grad.dtype))  # in place: nothing reads the unclipped one
         return params_grads
 
 
 class HybridParallelGradScaler(paddle.amp.GradScaler):
-    """Loss scaling for float16 that skips a step on every rank when any rank met an infinity."""
+    """Float16 loss scaling that skips a step on every rank when any rank has an infinite gradient."""
 
     def __init__(self, init_loss_scaling: float, *groups: ProcessGroup) -> None:
-        """groups: the processes that hold other gradients than this one."""
+        """groups: ranks that hold other gradients than this one."""
         super().__init__(init_loss_scaling=init_loss_scaling)
         self._groups = [group for group in groups if group.degree > 1]
 

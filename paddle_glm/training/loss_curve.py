@@ -1,4 +1,4 @@
-"""The loss curve of a run, from the lines that it logged."""
+"""The loss curve of a run, read from its log."""
 
 import json
 from dataclasses import dataclass
@@ -12,22 +12,22 @@ LOG_FILE = "train_log.jsonl"
 
 @dataclass(frozen=True)
 class LossCurve:
-    """(step, loss) of training and of evaluation, in order."""
+    """(optimizer step, loss) of training and of evaluation, in order."""
 
     train: tuple[tuple[int, float], ...]
     evaluation: tuple[tuple[int, float], ...]
 
     def summary(self, points: int = 8) -> str:
-        """A line of numbers: training losses at about `points` steps, the first and last among them."""
+        """One line of training losses at about `points` steps, the first and the last among them."""
         last = len(self.train) - 1
         places = sorted({round(place * last / max(points - 1, 1)) for place in range(points)})
         return "loss " + "  ".join(f"{self.train[place][0]}:{self.train[place][1]:.3f}" for place in places)
 
 
 def read_loss_curve(path: str | Path) -> LossCurve:
-    """Reads a run's `train_log.jsonl`, or the one in an output_dir.
+    """Read `train_log.jsonl`, or the one in an output_dir.
 
-    Raises InputError where it is missing or holds no loss.
+    Raises `InputError` where it is missing or holds no loss.
     """
     path = Path(path)
     path = path / LOG_FILE if path.is_dir() else path
@@ -42,7 +42,7 @@ def read_loss_curve(path: str | Path) -> LossCurve:
 
 
 def read_log_records(path: Path) -> list[dict[str, Any]]:
-    """The complete lines of a log, which may be growing."""
+    """The complete lines of a log, which a run may still be writing; raises `InputError` for other files."""
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]
     try:
         return [json.loads(line) for line in lines]
@@ -51,7 +51,7 @@ def read_log_records(path: Path) -> list[dict[str, Any]]:
 
 
 def plot_loss_curve(curve: LossCurve, path: str | Path, title: str = "") -> None:
-    """Writes the curve as a PNG. Raises InputError where matplotlib is missing."""
+    """Write the curve as a PNG file; raises `InputError` where matplotlib is missing."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:

@@ -1,10 +1,10 @@
-"""What lies in the output_dir of a run: whose checkpoints, which is continued, what may be removed and when.
+"""The output_dir of a run: its checkpoints, which one is resumed, and what is removed when.
 
-A checkpoint says which run of the folder wrote it (`run` in its schedule.json). A run that starts anew takes
-the next number, one that continues keeps it, and the checkpoint to continue from is the newest one of the
-newest run. Checkpoints of earlier runs are therefore in nobody's way: they go, on `--overwrite_output_dir`,
-when the run that replaces them has made a complete checkpoint or model. Nothing goes that this program did
-not write, nor what the run starts from.
+A checkpoint records the number of the run that wrote it (`run` in its schedule.json). A run that starts anew
+takes the next number, a resumed one keeps its number, and the checkpoint to resume from is the newest one of
+the newest run. With `--overwrite_output_dir`, checkpoints of earlier runs are removed once the new run has
+written a complete checkpoint or model. Never removed are files that no run wrote, and what the run starts
+from.
 """
 
 import json
@@ -38,9 +38,9 @@ from paddle_glm.training.loss_curve import LOG_FILE
 
 CHECKPOINT_PREFIX = "checkpoint-"
 SCHEDULE_FILE = "schedule.json"
-# The trained model is complete here before it is moved into output_dir.
+# The trained model is written here completely before it is moved into output_dir.
 STAGING_FOLDER = ".final"
-# Beside weights, what a run writes into output_dir itself; the second only where all of a model is trained.
+# What a run writes into output_dir beside weights: with an adapter, and with a fully trained model.
 _ADAPTER_FILES = (
     prefix.PREFIX_WEIGHTS_FILE,
     prefix.PREFIX_CONFIG_FILE,
@@ -52,15 +52,15 @@ _MODEL_FILES = ("config.json", "tokenizer_config.json")
 
 @dataclass(frozen=True, order=True)
 class SavedCheckpoint:
-    """A complete checkpoint; the order is that in which they were written."""
+    """A complete checkpoint; ordered by the time of writing."""
 
-    run: int
+    run_number: int
     step: int
     folder: Path = field(compare=False)
 
 
 def list_checkpoints(output_dir: Path) -> list[SavedCheckpoint]:
-    """The complete checkpoints of all runs, in order."""
+    """The complete checkpoints of all runs, oldest first."""
     return sorted(
         SavedCheckpoint(_read_schedule(folder).get("run", 0), step, folder)
         for step, folder in _checkpoint_folders(output_dir)
@@ -69,11 +69,10 @@ def list_checkpoints(output_dir: Path) -> list[SavedCheckpoint]:
 
 
 class RunFolder:
-    """output_dir as one run sees it.
+    """output_dir of one run.
 
-    source_folders: {flag: folder} of what the run starts from. resume: the checkpoint that it continues, or
-    None.
-    run_number: the run's, among those of this folder.
+    resume: the checkpoint to resume from; None for a run that starts anew.
+    run_number: this run's number among those of the folder.
     """
 
     def __init__(
@@ -83,11 +82,11 @@ class RunFolder:
         source_folders: Mapping[str, str | None] | None = None,
         resume_from: str | None = None,
     ) -> None:
-        """resume_from: the checkpoint to continue from, "True" for the newest complete one, "False" for none,
-        or
-        None: the newest unless `overwrite`.
+        """Raises `InputError` where the checkpoint to resume from is missing or incomplete; changes no file.
 
-        Raises `InputError` where what is wanted is not there whole. Nothing is changed on disk.
+        source_folders: {flag: folder} of what the run starts from.
+        resume_from: a checkpoint folder; "True": the newest complete one; "False": none; None: the newest
+            complete one, if there is one, unless `overwrite`.
         """
         self.path, self.overwrite = path, overwrite
         self.source_folders = {
@@ -105,15 +104,15 @@ class RunFolder:
         self.continues_last_run = (
             self.resume is not None and bool(found) and _is_same_folder(found[-1].folder, self.resume)
         )
-        self.run_number = found[-1].run + (not self.continues_last_run) if found else 1
+        self.run_number = found[-1].run_number + (not self.continues_last_run) if found else 1
 
     def _find_resume_checkpoint(self, found: list[SavedCheckpoint], needed: bool) -> Path | None:
         for _, folder in _checkpoint_folders(self.path):
             if (folder / SCHEDULE_FILE).is_file() and not _is_checkpoint(folder):
                 logger.warning(f"{folder} is incomplete: ignored")
-        # A run that starts from a checkpoint's weights continues no run that made them.
-        before = max((one.run for one in found if self._source_flag_of(one.folder)), default=-1)
-        newest = found[-1].folder if found and found[-1].run > before else None
+        # A run that starts from a checkpoint's weights does not resume the run that wrote it.
+        before = max((one.run_number for one in found if self._source_flag_of(one.folder)), default=-1)
+        newest = found[-1].folder if found and found[-1].run_number > before else None
         if newest is None and needed:
             raise InputError(
                 f"--resume_from_checkpoint True: {self.path} holds no complete "
@@ -125,28 +124,32 @@ class RunFolder:
         return newest
 
     def _source_flag_of(self, folder: Path) -> str | None:
-        """The flag whose folder is this one or lies in it."""
+        """The flag of a source folder that is `folder` or lies in it."""
         for flag, start in self.source_folders.items():
             inner = Path(os.path.realpath(start))
             if any(_is_same_folder(folder, one) for one in (inner, *inner.parents)):
                 return flag
         return None
 
-    # Before anything is changed.
+    # Checks before training; they change no file.
 
-    def check(self, mesh: Mesh, trained: str | None) -> None:
-        """Raise `InputError` where this run could not continue, or its model not be written here.
+    def check(self, mesh: Mesh, adapter_config_file: str | None) -> None:
+        """Raise `InputError` where the run cannot resume, or its model cannot be written to output_dir.
 
-        trained: the configuration file of what is trained beside a model, None where all of it is.
+        adapter_config_file: file name of the trained adapter's configuration; None: the model is trained.
         """
         check_output_folder(self.path, "--output_dir", allow_existing=True)
         for flag, start in self.source_folders.items():
             if _is_same_folder(self.path, start):
                 raise InputError(
-                    f"{flag} {start} is --output_dir itself, where the trained model would take its place: "
+                    f"{flag} {start} is --output_dir itself, which the trained model would overwrite: "
                     "give another --output_dir"
                 )
-        claimed = {MANIFEST, *_ADAPTER_FILES, *(() if trained else (*_MODEL_FILES, *vocab_files()))}
+        claimed = {
+            MANIFEST,
+            *_ADAPTER_FILES,
+            *(() if adapter_config_file else (*_MODEL_FILES, *vocab_files())),
+        }
         names = [
             path.name for path in _list_files(self.path) if is_weight_file(path.name) or path.name in claimed
         ]
@@ -156,12 +159,12 @@ class RunFolder:
                 "wrote there and none replaces: give another --output_dir"
             )
         if self.resume is not None:
-            _check_compatible(self.resume, mesh, trained)
+            _check_compatible(self.resume, mesh, adapter_config_file)
 
     def check_checkpoint_paths(self, saves: Callable[[int], bool]) -> None:
-        """Raise `InputError` where the run will want to write a checkpoint over what it must not replace.
+        """Raise `InputError` where a checkpoint of this run would overwrite what must be kept.
 
-        saves: whether the run writes a checkpoint at a step.
+        saves: whether the run saves a checkpoint at a step.
         """
         for step, folder in _checkpoint_folders(self.path):
             if not saves(step):
@@ -183,49 +186,50 @@ class RunFolder:
                     "another --output_dir, or --overwrite_output_dir"
                 )
 
-    # While the run goes on; by the first process alone.
+    # During training, on rank 0 only.
 
     def start(self) -> None:
-        """Make the folder, end what an earlier run left half done, and keep its log."""
+        """Make the folder, finish what an interrupted run left, and back up an earlier run's log."""
         self.path.mkdir(parents=True, exist_ok=True)
         publish_final_model(self.path)
         remove_leftovers(self.path, f"{CHECKPOINT_PREFIX}*")
         log = self.path / LOG_FILE
         if self.continues_last_run:
-            if (
-                kept := self._log_backup_path(self.run_number)
-            ).is_file():  # the run that had begun anew made nothing
-                os.replace(kept, log)
+            backup = self._log_backup_path(self.run_number)
+            if backup.is_file():  # a run that started anew ended before its first checkpoint
+                os.replace(backup, log)
             return
-        kept = self._log_backup_path(self.run_number - 1)
-        if kept.is_file():
-            shutil.copyfile(kept, log)
+        backup = self._log_backup_path(self.run_number - 1)
+        if backup.is_file():
+            shutil.copyfile(backup, log)
         elif log.is_file():
-            shutil.copyfile(log, kept)
+            shutil.copyfile(log, backup)
 
-    def _log_backup_path(self, run: int) -> Path:
-        """Where the log of an earlier run is kept until this one has made something."""
-        return self.path / f"train_log.run{run}.jsonl"
+    def _log_backup_path(self, run_number: int) -> Path:
+        """Backup of an earlier run's log, until this run has written a checkpoint or model."""
+        return self.path / f"train_log.run{run_number}.jsonl"
 
     def remove_superseded(self) -> None:
-        """Called when this run has written something complete: what it replaces goes."""
+        """Remove what this run replaces; call it after each complete checkpoint or model."""
         for log in self.path.glob("train_log.run*.jsonl"):
             if re.fullmatch(r"train_log\.run\d+\.jsonl", log.name):
                 retry_while_in_use(log.unlink)
         if not self.overwrite or self.resume is not None:
             return
         for one in list_checkpoints(self.path):
-            if one.run < self.run_number and not self._source_flag_of(one.folder):
+            if one.run_number < self.run_number and not self._source_flag_of(one.folder):
                 _remove_checkpoint(one.folder, "--overwrite_output_dir replaces an earlier run's")
 
     def rotate_checkpoints(self, limit: int | None, best: str | None) -> None:
-        """Keep `limit` checkpoints of this run: the newest, the best, then the next newest; None keeps all.
+        """Keep `limit` checkpoints of this run: the newest, the best, then the next newest; None: keep all.
 
-        With a limit of 1 and a best one that is not the newest, two stay.
+        With a limit of 1, the newest and the best are kept, if they differ.
         """
         if not limit or limit < 1:
             return
-        found = [one.folder for one in reversed(list_checkpoints(self.path)) if one.run == self.run_number]
+        found = [
+            one.folder for one in reversed(list_checkpoints(self.path)) if one.run_number == self.run_number
+        ]
         best_name = Path(best).name if best else None
         fixed = [folder for folder in found if folder == found[0] or folder.name == best_name]
         others = [folder for folder in found if folder not in fixed and not self._source_flag_of(folder)]
@@ -234,11 +238,11 @@ class RunFolder:
 
 
 def publish_final_model(output_dir: Path) -> None:
-    """Move the trained model from output_dir/.final into output_dir, in the place of an earlier run's.
+    """Move the trained model from output_dir/.final into output_dir, replacing an earlier run's.
 
-    Ends what a crash interrupted: until the manifest is moved, last, both folders together hold the model,
-    and output_dir is not complete. Nothing is done where .final is not there whole. Raises `InputError`,
-    with nothing changed, where files of others are in the way.
+    Also finishes a move that was interrupted: the manifest is moved last, and until then both folders
+    together hold the model and output_dir is not complete. Does nothing where .final is missing or
+    incomplete. Raises `InputError`, and changes nothing, where files that no run wrote would be overwritten.
     """
     staging = output_dir / STAGING_FOLDER
     new = read_manifest(staging)
@@ -255,13 +259,13 @@ def publish_final_model(output_dir: Path) -> None:
     old = _files_of_runs(output_dir) - moved
     if odd := [name for name in sorted(waiting) if (output_dir / name).exists() and name not in old]:
         raise InputError(
-            f"{output_dir} holds {', '.join(odd)}, which no run wrote there; the trained model is whole in "
-            f"{staging}: move them, then run the same command again"
+            f"{output_dir} holds {', '.join(odd)}, which no run wrote there; the trained model is complete "
+            f"in {staging}: move them, then run the same command again"
         )
     known = read_manifest(output_dir) or {}
     for name in old - {MANIFEST}:
         retry_while_in_use((output_dir / name).unlink, True)
-    # Names that the old manifest does not have come first: while one is missing, it fits no folder.
+    # Names that the old manifest lacks come first: until all are moved, neither manifest fits the folder.
     for name in sorted(waiting, key=lambda name: (name in known, name)):
         retry_while_in_use(os.replace, staging / name, output_dir / name)
     retry_while_in_use(os.replace, staging / MANIFEST, output_dir / MANIFEST)
@@ -269,30 +273,31 @@ def publish_final_model(output_dir: Path) -> None:
 
 
 def _remove_checkpoint(checkpoint: Path, reason: str) -> None:
-    """Remove a checkpoint, unless it is a link, or something came into its folder after it was written."""
+    """Remove a checkpoint, unless it is a link or holds files that were added later."""
     if checkpoint.is_symlink():
-        logger.warning(f"{checkpoint} stays, since it is a link ({reason})")
+        logger.warning(f"{checkpoint} is kept, since it is a link ({reason})")
         return
     if others := files_not_in_manifest(checkpoint):
-        logger.warning(f"{checkpoint} stays, since it holds {others[0]} ({reason})")
+        logger.warning(f"{checkpoint} is kept, since it holds {others[0]} ({reason})")
         return
     logger.info(f"removing {checkpoint}: {reason}")
     remove_folder_atomically(checkpoint)
 
 
 def rename_obstructing(folder: Path) -> None:
-    """Rename a folder that no checkpoint may replace: not complete, or with files that came later."""
+    """Rename a folder that a checkpoint must not replace: incomplete, or with files added later."""
     if is_complete(folder) and not files_not_in_manifest(folder):
         return
     free = (folder.with_name(f"{folder.name}.kept{number or ''}") for number in range(1000))
     other = next(path for path in free if not path.exists())
-    logger.warning(f"{folder} is not complete, or holds files of others: it is {other.name} from now on")
+    logger.warning(f"{folder} is incomplete or holds files that no run wrote: renamed to {other.name}")
     retry_while_in_use(os.rename, folder, other)
 
 
 def _files_of_runs(output_dir: Path) -> set[str]:
-    """Files directly in output_dir that a run's model consists of, by the manifests; those of a folder that
-    another command wrote are none.
+    """Names of the files in output_dir that belong to a run's model, by the manifests.
+
+    A folder that another command wrote has no training log, and its files do not count.
     """
     staging = output_dir / STAGING_FOLDER
     names = {
@@ -305,7 +310,7 @@ def _files_of_runs(output_dir: Path) -> set[str]:
 
 
 def _require_checkpoint(checkpoint: Path) -> Path:
-    """The checkpoint that a flag names; raises `InputError` where there is none."""
+    """`checkpoint`; raises `InputError` where it is not a complete checkpoint."""
     if not _is_checkpoint(checkpoint):
         raise InputError(
             f"--resume_from_checkpoint {checkpoint}: no complete checkpoint there; "
@@ -315,23 +320,23 @@ def _require_checkpoint(checkpoint: Path) -> Path:
     return checkpoint
 
 
-def _check_compatible(checkpoint: Path, mesh: Mesh, trained: str | None) -> None:
-    """Raise `InputError` for a checkpoint of other processes, or of a run that trained something else."""
-    held = next((name for name in ADAPTER_FLAGS if (checkpoint / name).is_file()), None)
-    if held != trained:
-        what = {
+def _check_compatible(checkpoint: Path, mesh: Mesh, adapter_config_file: str | None) -> None:
+    """Raise `InputError` for a checkpoint of other parallel degrees or another training method."""
+    found = next((name for name in ADAPTER_FLAGS if (checkpoint / name).is_file()), None)
+    if found != adapter_config_file:
+        method = {
             None: "all of a model",
             prefix.PREFIX_CONFIG_FILE: "a prefix",
             lora_config.ADAPTER_CONFIG_FILE: "LoRA",
         }
         raise InputError(
-            f"{checkpoint} is of a run that trained {what[held]}, not {what[trained]}: give its flags, or "
-            "another --output_dir, or --overwrite_output_dir to start anew"
+            f"{checkpoint} is of a run that trained {method[found]}, not {method[adapter_config_file]}: "
+            "give its flags, or another --output_dir, or --overwrite_output_dir to start anew"
         )
     schedule = _read_schedule(checkpoint)
     written = tuple(schedule.get(f"{kind}_parallel_degree") for kind in ("tensor", "data"))
     if written != (mesh.tensor.degree, mesh.data.degree):
-        flag = ADAPTER_FLAGS[held] if held else "--model_name_or_path"
+        flag = ADAPTER_FLAGS[found] if found else "--model_name_or_path"
         raise InputError(
             f"{checkpoint} was written with tensor_parallel_degree {written[0]} and data_parallel_degree "
             f"{written[1]}, this run has {mesh.tensor.degree} and {mesh.data.degree}: resume with the same, "
@@ -340,7 +345,7 @@ def _check_compatible(checkpoint: Path, mesh: Mesh, trained: str | None) -> None
 
 
 def _checkpoint_folders(output_dir: Path) -> Iterator[tuple[int, Path]]:
-    """(N, path) of all that is called `checkpoint-N`, whoever wrote it."""
+    """(N, path) of everything named `checkpoint-N`."""
     for path in sorted(output_dir.glob(f"{CHECKPOINT_PREFIX}*")):
         match = re.fullmatch(rf"{CHECKPOINT_PREFIX}(\d+)", path.name)
         if match:
@@ -365,5 +370,5 @@ def _list_files(folder: Path) -> list[Path]:
 
 
 def _is_same_folder(one: Path, other: Path) -> bool:
-    """Whether both are there and the same folder, whatever they are called."""
+    """Whether both exist and are the same folder, also by links and relative paths."""
     return one.exists() and other.exists() and os.path.samefile(one, other)

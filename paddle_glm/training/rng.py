@@ -1,4 +1,4 @@
-"""Random state as plain JSON: Python, numpy, Paddle's CPU and device generators, and its tracker."""
+"""Random state as JSON: Python, NumPy, Paddle's CPU and device generators, and its RNG state tracker."""
 
 import random
 from typing import Any
@@ -10,7 +10,7 @@ from paddle.distributed.fleet.meta_parallel.parallel_layers.random import get_rn
 
 
 def rng_state() -> dict[str, Any]:
-    """Every generator of this process, as values that JSON can hold."""
+    """The state of all generators of this process, as JSON values."""
     python = random.getstate()
     numpy: Any = np.random.get_state()
     tracker = get_rng_state_tracker().get_states_tracker()
@@ -24,7 +24,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Put every generator into the state that `rng_state` gave, in this process or an earlier one."""
+    """Restore what `rng_state` returned, in this process or an earlier one."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     name, keys, *rest = state["numpy"]

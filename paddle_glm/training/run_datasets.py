@@ -1,4 +1,4 @@
-"""From arguments to data sets: files, held-out rows, training samples, prompts to answer."""
+"""The data sets of a run, made from its arguments."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from paddle_glm.training.initialize import TrainerArguments
 
 @dataclass(frozen=True)
 class RunDatasets:
-    """The parts of the data that a run asked for; None where it did not."""
+    """The data sets of a run; None for those that it does not use. train_rows: rows before packing."""
 
     train: SupervisedDataset | PackedDataset | None = None
     train_rows: int = 0
@@ -39,9 +39,9 @@ class RunDatasets:
 
 
 def load_run_datasets(data: DataArguments, args: TrainerArguments, tokenizer: Tokenizer) -> RunDatasets:
-    """Read, render and cut the rows of a run.
+    """Read, tokenize and truncate the rows of a run.
 
-    Without a validation file, rows are held out of the training file. Raises `InputError` for files
+    Without a validation file, rows are held out from the training file. Raises `InputError` for files
     that are missing and rows that cannot be used, naming file, line and reason.
     """
     named = (data.task_name_or_path, data.train_file, data.validation_file, data.test_file)
@@ -83,7 +83,7 @@ def load_run_datasets(data: DataArguments, args: TrainerArguments, tokenizer: To
 
 @dataclass(frozen=True)
 class _DatasetBuilder:
-    """Renders examples with one tokenizer and one set of lengths."""
+    """Tokenizes examples with the lengths of the arguments."""
 
     data: DataArguments
     tokenizer: Tokenizer
@@ -122,7 +122,7 @@ def _load_optional(
 
 
 def _columns_from_flags(data: DataArguments) -> Columns | None:
-    """The columns that flags name; None to find them by their names."""
+    """The columns that flags give; None to detect known names."""
     named = Columns(data.prompt_column, data.response_column, data.history_column)
     if named == Columns():
         return None

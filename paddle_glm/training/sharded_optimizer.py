@@ -1,9 +1,8 @@
-"""Optimizer state and gradients shared out over data-parallel processes.
+"""ZeRO stages 1 and 2 (arXiv:1910.02054): optimizer state and gradients partitioned over data-parallel ranks.
 
-Stages 1 and 2 of ZeRO (arXiv:1910.02054). Every trained parameter has one owner among the processes that
-hold a copy of it. The owner alone has its moments and master weights, updates it, and sends it to the others.
-At stage 2 it alone keeps its gradient. Parameters are never cut, so that the numbers are those of plain data
-parallelism.
+Every trained parameter is owned by one rank of the data-parallel group. Only the owner holds its moments and
+master weights; it updates the parameter and broadcasts it. At stage 2 only the owner keeps the reduced
+gradient. Parameters are partitioned whole, so that results are those of plain data parallelism.
 """
 
 from collections.abc import Sequence
@@ -22,9 +21,10 @@ _HALF_DTYPES = (paddle.float16, paddle.bfloat16)
 
 
 def assign_owners(sizes: Sequence[int], degree: int) -> list[int]:
-    """Which of `degree` processes gets each size, so that their sums are nearly equal.
+    """The owning rank of each item, so that the ranks' sums of sizes are nearly equal.
 
-    The largest first, each to the process that has least so far, the first of those: the same everywhere.
+    Greedy: the largest item first, each to the least loaded rank (the lowest of equals). Deterministic, so
+    that all ranks compute the same.
     """
     loads = [0] * degree
     owners = [0] * len(sizes)
@@ -35,12 +35,12 @@ def assign_owners(sizes: Sequence[int], degree: int) -> list[int]:
 
 
 def optimizer_state_bytes(parameter: Tensor) -> int:
-    """What AdamW keeps for a parameter: two float32 moments, and float32 master weights of half ones."""
+    """Bytes of AdamW's state: two float32 moments, and float32 master weights for half precision."""
     return parameter.size * (12 if parameter.dtype in _HALF_DTYPES else 8)
 
 
 class OptimizerStatePartition:
-    """The trained parameters, in the model's order, and which process of the group owns each."""
+    """The trained parameters in the model's order, and the rank of `group` that owns each."""
 
     def __init__(self, parameters: Sequence[Tensor], group: ProcessGroup) -> None:
         self.parameters = [parameter for parameter in parameters if not parameter.stop_gradient]
@@ -51,12 +51,12 @@ class OptimizerStatePartition:
         self.owner = {parameter.name: owner for parameter, owner in zip(self.parameters, owners, strict=True)}
 
     def owned_by(self, rank: int) -> list[Tensor]:
-        """What one process of the group owns."""
+        """Parameters that a rank of the group owns."""
         return [parameter for parameter in self.parameters if self.owner[parameter.name] == rank]
 
     @paddle.no_grad()
     def broadcast_parameters(self) -> None:
-        """Give every process the parameters as their owners have them."""
+        """Broadcast every parameter from its owner to the group."""
         for owner in range(self.group.degree):
             for bucket in iter_buckets(self.owned_by(owner)):
                 flat = paddle.concat([parameter.detach().flatten() for parameter in bucket])
@@ -67,7 +67,7 @@ class OptimizerStatePartition:
 
 
 class ShardedAdamW(AdamW):
-    """AdamW of the parameters that this process owns; a step brings all of them up to date."""
+    """AdamW over the parameters that this rank owns; `step` also broadcasts the updated ones."""
 
     def __init__(self, state_partition: OptimizerStatePartition, **options: Any) -> None:
         super().__init__(parameters=state_partition.owned_by(state_partition.group.rank), **options)
@@ -77,23 +77,24 @@ class ShardedAdamW(AdamW):
         if self._parameter_list:
             super().step()
         elif self._grad_clip is not None:
-            self._grad_clip([])  # the norm is a sum that every process takes part in
+            self._grad_clip([])  # the norm is an all-reduce in which every rank takes part
         self._partition.broadcast_parameters()
 
     def clear_grad(self, set_to_zero: bool = False) -> None:
-        """Release all gradients, also those of parameters that others own; zeros are not kept for them."""
+        """Release the gradients of all parameters, also of those that other ranks own."""
         for parameter in self._partition.parameters:
             parameter.clear_gradient(False)
 
 
 class GradientReducer:
-    """Stage 2: while backward still runs, gradients that are complete go to their owners and are released.
+    """Stage 2: reduces each gradient to its owner during backward, and releases it on the other ranks.
 
-    Owners add up those of one optimizer step. A gradient is therefore averaged in every batch, not once a
-    step: with accumulation this is more communication, for memory that holds no whole gradient at any time.
+    Owners accumulate the gradients of one optimizer step. Gradients are reduced in every batch, not once per
+    step: more communication with accumulation, but no rank ever holds all gradients.
     """
 
     def __init__(self, state_partition: OptimizerStatePartition) -> None:
+        """Registers a backward hook on every parameter of the partition."""
         self._partition = state_partition
         self._reduced: dict[str, Tensor] = {}
         self._pending: list[list[Tensor]] = [[] for _ in range(state_partition.group.degree)]
@@ -102,7 +103,7 @@ class GradientReducer:
             parameter._register_backward_hook(partial(self._on_gradient_ready, parameter))
 
     def _on_gradient_ready(self, parameter: Tensor) -> None:
-        """Called when a parameter's gradient is complete: in the same order on every process."""
+        """Backward hook; called in the same order on every rank."""
         owner = self._partition.owner[parameter.name]
         self._pending[owner].append(parameter)
         self._pending_numel[owner] += parameter.size
@@ -110,7 +111,7 @@ class GradientReducer:
             self._reduce(owner)
 
     def finish_backward(self, is_last: bool) -> None:
-        """Call after each backward; after a step's last (`is_last`) owned parameters have their gradients."""
+        """Reduce what is pending after a backward pass; is_last: set the owned parameters' gradients."""
         for owner in range(self._partition.group.degree):
             self._reduce(owner)
         if not is_last:
@@ -132,14 +133,14 @@ class GradientReducer:
             if owner != group.rank:
                 continue
             for parameter, grad in zip(bucket, unflatten_like(mean, bucket), strict=True):
-                held = self._reduced.get(parameter.name)
-                self._reduced[parameter.name] = grad if held is None else held + grad
+                sum_so_far = self._reduced.get(parameter.name)
+                self._reduced[parameter.name] = grad if sum_so_far is None else sum_so_far + grad
 
 
 def _reduce_to(x: Tensor, owner: int, group: ProcessGroup) -> Tensor:
-    """The sum over the group on its process `owner`; what others get means nothing.
+    """The sum over the group, on rank `owner` only; undefined on the others.
 
-    Half precision goes through float32 on CPU, for the reasons of `parallel.ops.all_reduce`.
+    Half precision is reduced in float32 on CPU, as in `parallel.collectives.all_reduce`.
     """
     wide = x.dtype in _HALF_DTYPES and not x.place.is_gpu_place()
     buffer = x.astype("float32") if wide else x

@@ -1,8 +1,8 @@
-"""PaddleNLP's training loop around our model, data order, parallelism and checkpoints.
+"""PaddleNLP's Trainer with this package's model, samplers, parallelism and checkpoints.
 
-The Trainer's loop, callbacks and schedules are used as they are. What is replaced, and why: its
-parallel wrappers and optimizer need fleet, whose groups and clipping do not fit gloo and rows that
-several ranks share; its checkpoints are pickles without atomicity; its evaluation gathers logits.
+The Trainer's loop, callbacks and schedules are used unchanged. Replaced are its parallel wrappers and
+optimizer (they need fleet, whose groups and gradient clipping do not fit gloo and tensor-parallel ranks that
+read the same rows), its checkpoints (pickles, not written atomically) and its evaluation (it gathers logits).
 """
 
 import random
@@ -35,17 +35,17 @@ from paddle_glm.training.sampler import EvalSampler, TrainSampler
 from paddle_glm.training.sharded_optimizer import GradientReducer, OptimizerStatePartition, ShardedAdamW
 
 Batch = Mapping[str, Tensor]
-# Seeds of data-parallel ranks lie this far apart: farther than any tensor-parallel degree.
+# Distance between the seeds of data-parallel ranks; above any tensor-parallel degree.
 _SEED_STRIDE = 10_000
 
 
 class FinetuneTrainer(Trainer):
     """Trains a `CausalLM` with data and tensor parallelism.
 
-    generation_metrics: called at every evaluation, on every process, with the rows and the most batches
-        (-1: all), for metrics of generated answers (`rouge-1`, ...); None to leave those out.
-    adapter: what is trained and saved in place of the model's own parameters.
-    run: output_dir, its checkpoints and what it starts from.
+    generation_metrics: called at every evaluation, on every rank, with the rows and a limit of batches per
+        rank (-1: all); returns metrics of generated answers (`rouge-1`, ...). None: no such metrics.
+    adapter: trained and saved instead of the model's own parameters; None: the model is trained.
+    run_folder: output_dir with its checkpoints; None: args.output_dir, starting anew.
     """
 
     args: TrainerArguments
@@ -62,10 +62,10 @@ class FinetuneTrainer(Trainer):
         eval_dataset: Any = None,
         generation_metrics: Callable[[Any, int], dict[str, float]] | None = None,
         adapter: Adapter | None = None,
-        run: RunFolder | None = None,
+        run_folder: RunFolder | None = None,
     ) -> None:
         self.adapter = adapter
-        self.run = run or RunFolder(Path(args.output_dir))
+        self.run_folder = run_folder or RunFolder(Path(args.output_dir))
         self.state_partition = (
             OptimizerStatePartition(model.parameters(), args.mesh.data) if args.sharding_stage else None
         )
@@ -93,7 +93,7 @@ class FinetuneTrainer(Trainer):
             model.enable_recompute()
 
     def _seed(self) -> None:
-        """Dropout is alike where a model's processes hold copies, and differs between data ranks."""
+        """Seed dropout: equal for replicated activations of tensor-parallel ranks, not between data ranks."""
         seed = self.args.seed + _SEED_STRIDE * self.args.mesh.data.rank
         random.seed(seed)
         np.random.seed(seed)
@@ -102,10 +102,10 @@ class FinetuneTrainer(Trainer):
     # The loop.
 
     def train(self, resume_from_checkpoint: str | Path | None = None, **kwargs: Any) -> Any:
-        """Train, continuing bit for bit from a checkpoint folder where one is given."""
+        """Train; a run that resumes from a checkpoint folder continues bit for bit."""
         self._resume_checkpoint = Path(resume_from_checkpoint) if resume_from_checkpoint else None
         self._rng_pending = self._resume_checkpoint is not None
-        # The mean loss that is reported at the end is over this run's steps.
+        # The mean loss at the end is over the steps of this process, not of those before the resume.
         self._skip_global_steps = (
             checkpointing.checkpoint_step(self._resume_checkpoint) if self._resume_checkpoint else 0
         )
@@ -117,7 +117,7 @@ class FinetuneTrainer(Trainer):
         return result
 
     def _load_best(self) -> None:
-        """Weights of the best checkpoint; measured again unless they are the last ones."""
+        """Load the best checkpoint's weights; the final evaluation is repeated unless it is the last one."""
         folder = Path(self.args.output_dir) / Path(self.state.best_model_checkpoint).name
         logger.info(f"loading the best model: {folder} ({self.state.best_metric})")
         checkpointing.load_weights(folder, self.model, self.adapter)
@@ -128,14 +128,16 @@ class FinetuneTrainer(Trainer):
         self, args: Any, model: Any, train: Any, length: Any, max_steps: int, *rest: Any
     ) -> Any:
         steps_per_epoch = max(length // args.gradient_accumulation_steps, 1)
-        self.run.check_checkpoint_paths(lambda step: self._will_save_at(step, max_steps, steps_per_epoch))
+        self.run_folder.check_checkpoint_paths(
+            lambda step: self._will_save_at(step, max_steps, steps_per_epoch)
+        )
         checkpointing.barrier()
         if paddle.distributed.get_rank() == 0:
-            self.run.start()
+            self.run_folder.start()
         checkpointing.barrier()
         if self._resume_checkpoint is not None and self._skip_global_steps >= max_steps:
-            # The Trainer would make one step too many before it notices.
-            logger.info(f"{self._resume_checkpoint} has made all {max_steps} steps: nothing left to train")
+            # The Trainer would train one step more before it stops.
+            logger.info(f"{self._resume_checkpoint} has all {max_steps} steps: nothing left to train")
             self.state = TrainerState.load_from_json(
                 str(self._resume_checkpoint / checkpointing.TRAINER_STATE)
             )
@@ -144,7 +146,7 @@ class FinetuneTrainer(Trainer):
         return super()._inner_training_loop(args, model, train, length, max_steps, *rest)
 
     def _will_save_at(self, step: int, max_steps: int, steps_per_epoch: int) -> bool:
-        """Whether this run writes a checkpoint at a step, by the rules of the Trainer's callbacks."""
+        """Whether this run saves a checkpoint at a step, by the rules of the Trainer's callbacks."""
         if not self._skip_global_steps < step <= max_steps:
             return False
         if self.args.save_strategy == IntervalStrategy.EPOCH:
@@ -153,7 +155,7 @@ class FinetuneTrainer(Trainer):
         return every > 0 and step % every == 0
 
     def training_step(self, model: CausalLM, inputs: Batch, step_control: int = 0) -> Tensor:
-        """Forward and backward of one batch; its loss divided by the accumulation steps, detached."""
+        """Forward and backward of one batch; returns its loss / accumulation steps, a detached scalar."""
         if self._rng_pending and self._resume_checkpoint is not None:
             checkpointing.load_rng_state(self._resume_checkpoint)
             self._rng_pending = False
@@ -178,19 +180,19 @@ class FinetuneTrainer(Trainer):
     # Model and optimizer.
 
     def _wrap_model(self, model: CausalLM, training: bool = True) -> CausalLM:
-        return model  # it holds its slices and communicates by itself
+        return model  # already sharded; it communicates itself
 
     def _wrap_amp_model(self, args: TrainerArguments, model: CausalLM) -> None:
-        """Half precision on a GPU: at O2 the model's weights are half and mind their own precision."""
+        """Half precision on a GPU; at O2 the weights are half precision and need no autocast."""
         self.amp_dtype = "float16" if args.fp16 else "bfloat16"
         self.enable_autocast_context_manager = args.fp16_opt_level != "O2"
         self.do_grad_scaling = args.fp16
         self.scaler = HybridParallelGradScaler(args.scale_loss, args.mesh.tensor, self._sharding_group())
 
     def create_optimizer(self, lr_scheduler: Any = None) -> Any:
-        """AdamW with decay for all but norms and biases, float32 master weights, and
-        `HybridParallelClipGrad`; of the
-        trained parameters alone, and of those that this process owns where a sharding stage is asked for.
+        """AdamW over the trained parameters; with a sharding stage, over those that this rank owns.
+
+        Norms and biases are not decayed; gradients are clipped by `HybridParallelClipGrad`.
         """
         # AdamW takes the learning rate's dtype from its first parameter, which may be a frozen int8 weight.
         trained = {name: one for name, one in self.model.named_parameters() if not one.stop_gradient}
@@ -219,7 +221,7 @@ class FinetuneTrainer(Trainer):
         return self.optimizer
 
     def _sharding_group(self) -> ProcessGroup:
-        """The processes over which gradients and the optimizer's state are shared out."""
+        """The ranks over which the optimizer state is partitioned."""
         return SINGLE_PROCESS if self.state_partition is None else self.state_partition.group
 
     # Data.
@@ -229,7 +231,7 @@ class FinetuneTrainer(Trainer):
         sampler = TrainSampler(
             self.train_dataset,
             args.per_device_train_batch_size,
-            ranks=args.dataset_world_size,
+            num_replicas=args.dataset_world_size,
             rank=args.dataset_rank,
             seed=args.seed,
             accumulation_steps=args.gradient_accumulation_steps,
@@ -244,8 +246,13 @@ class FinetuneTrainer(Trainer):
 
     def _get_eval_sampler(self, eval_dataset: Any) -> EvalSampler:
         args = self.args
-        batch, ranks, rank = args.per_device_eval_batch_size, args.dataset_world_size, args.dataset_rank
-        return EvalSampler(eval_dataset, batch, ranks, rank, args.max_evaluate_steps)
+        return EvalSampler(
+            eval_dataset,
+            args.per_device_eval_batch_size,
+            args.dataset_world_size,
+            args.dataset_rank,
+            args.max_evaluate_steps,
+        )
 
     # Evaluation.
 
@@ -275,7 +282,7 @@ class FinetuneTrainer(Trainer):
         return metrics
 
     def final_metrics(self) -> dict[str, float]:
-        """The metrics of the weights as they are, without measuring them twice."""
+        """The metrics of the present weights; evaluates only if the last evaluation was of others."""
         if self._last_evaluation is not None and self._last_evaluation[0] == self.state.global_step:
             return self._last_evaluation[1]
         return self.evaluate()
@@ -288,12 +295,12 @@ class FinetuneTrainer(Trainer):
     # Checkpoints.
 
     def _save_checkpoint(self, model: CausalLM, metrics: Mapping[str, float] | None = None) -> None:
-        folder = self.run.path / f"{CHECKPOINT_PREFIX}{self.state.global_step}"
+        folder = self.run_folder.path / f"{CHECKPOINT_PREFIX}{self.state.global_step}"
         self._update_best_checkpoint(folder, metrics)
         checkpointing.save_training_checkpoint(folder, self)
         if paddle.distributed.get_rank() == 0:
-            self.run.remove_superseded()
-            self.run.rotate_checkpoints(self.args.save_total_limit, self.state.best_model_checkpoint)
+            self.run_folder.remove_superseded()
+            self.run_folder.rotate_checkpoints(self.args.save_total_limit, self.state.best_model_checkpoint)
 
     def _update_best_checkpoint(self, folder: Path, metrics: Mapping[str, float] | None) -> None:
         wanted = self.args.metric_for_best_model
@@ -306,16 +313,16 @@ class FinetuneTrainer(Trainer):
             self.state.best_metric, self.state.best_model_checkpoint = value, str(folder)
 
     def save_model(self, output_dir: str | None = None, merge_tensor_parallel: bool = False) -> None:
-        """The trained weights into output_dir, complete when its manifest is there."""
+        """Save the trained weights to output_dir; it is complete when its manifest is there."""
         folder, args = Path(output_dir or self.args.output_dir), self.args
         checkpointing.save_final_model(
             folder, self.model, self.tokenizer, args.mesh, self.adapter, args.save_format
         )
-        if paddle.distributed.get_rank() == 0 and folder == self.run.path:
-            self.run.remove_superseded()
+        if paddle.distributed.get_rank() == 0 and folder == self.run_folder.path:
+            self.run_folder.remove_superseded()
 
     def save_state(self) -> None:
-        """`trainer_state.json` in output_dir, with all that was logged, by runs that were resumed too."""
+        """Write `trainer_state.json` with the whole log, also that of the runs that this one resumes."""
         log = Path(self.args.output_dir) / LOG_FILE
         self.state.log_history = read_log_records(log) if log.is_file() else []
         super().save_state()
@@ -329,11 +336,11 @@ class FinetuneTrainer(Trainer):
             checkpointing.load_optimizer_and_schedule(Path(checkpoint), self)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        """Left to the first training step: the Trainer forgets it when an epoch has just ended."""
+        """Done in the first training step: the Trainer skips it when a resume starts with a new epoch."""
 
 
 class _SkippingCollator:
-    """The collator, given nothing for batches that a resumed run skips."""
+    """A collator that does not read the batches that a resumed run skips (see `TrainSampler`)."""
 
     def __init__(self, collate: Callable[[list[Any]], dict[str, Any]]) -> None:
         self._collate = collate

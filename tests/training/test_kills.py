@@ -105,7 +105,7 @@ def test_killed_while_it_replaces_an_earlier_run(words: list[str], tmp_path: Pat
         process.kill()
         process.wait()
         found = list_checkpoints(out)
-        if found[-1].run == 1:
+        if found[-1].run_number == 1:
             ends["earlier"] += 1
             assert {name: resumable_files(out / name) for name in before} == before
         else:
@@ -113,11 +113,11 @@ def test_killed_while_it_replaces_an_earlier_run(words: list[str], tmp_path: Pat
             assert all(
                 resumable_files(saved.folder) == before[saved.folder.name]
                 for saved in found
-                if saved.run == 1
+                if saved.run_number == 1
             )
-        number_of_run = found[-1].run
+        number_of_run = found[-1].run_number
         assert finetune(FLAGS.replace(str(STEPS), "4"), *words, "--output_dir", out) == 0
-        assert list_checkpoints(out)[-1].run == number_of_run and len(losses(out)) == 4
+        assert list_checkpoints(out)[-1].run_number == number_of_run and len(losses(out)) == 4
         assert is_complete(out) and not saving(out)
     print(ends)
 

@@ -94,7 +94,7 @@ def test_a_mistake_costs_nothing(words: Words, out: Path, capfd: pytest.CaptureF
 def test_the_new_run_replaces_the_old_one(words: Words, out: Path) -> None:
     assert finetune(f"{FLAGS} --max_steps 2 {ANEW}", *words, "--output_dir", out) == 0
     assert numbers(out) == [1, 2, 3000]
-    assert [saved.run for saved in list_checkpoints(out)] == [2, 2]
+    assert [saved.run_number for saved in list_checkpoints(out)] == [2, 2]
     assert (out / "checkpoint-3000" / "pytorch_model.bin").read_bytes() == b"weights"
     assert len(losses(out)) == 2 and not list(out.glob("train_log.run*"))
 
@@ -123,7 +123,10 @@ def test_stopped_in_its_first_save_the_old_run_goes_on(words: Words, out: Path, 
             }
     history = losses(out)
     assert finetune(f"{FLAGS} --max_steps 4", *words, "--output_dir", out) == 0
-    assert numbers(out) == [1, 2, 3, 4, 3000] and [saved.run for saved in list_checkpoints(out)] == [1] * 4
+    assert (
+        numbers(out) == [1, 2, 3, 4, 3000]
+        and [saved.run_number for saved in list_checkpoints(out)] == [1] * 4
+    )
     assert len(losses(out)) == 4 and history != losses(out)
     assert [line + b"\n" for line in before["train_log.jsonl"].splitlines()] == [
         line + b"\n" for line in tree(out)["train_log.jsonl"].splitlines()[:3]
@@ -135,11 +138,11 @@ def test_stopped_behind_its_first_save_the_new_run_goes_on(words: Words, out: Pa
     with monkeypatch.context() as patch:
         patch.setattr(output_dir, "remove_folder_atomically", stopped)
         assert finetune(f"{FLAGS} --max_steps 2 {ANEW}", *words, "--output_dir", out) == 2
-    assert [(saved.run, saved.step) for saved in list_checkpoints(out)] == [(1, 2), (1, 3), (2, 1)]
+    assert [(saved.run_number, saved.step) for saved in list_checkpoints(out)] == [(1, 2), (1, 3), (2, 1)]
     assert RunFolder(out).resume == out / "checkpoint-1"
     assert finetune(f"{FLAGS} --max_steps 2", *words, "--output_dir", out) == 0
     assert len(losses(out)) == 2
-    assert [(saved.run, saved.step) for saved in list_checkpoints(out)] == [(1, 3), (2, 1), (2, 2)]
+    assert [(saved.run_number, saved.step) for saved in list_checkpoints(out)] == [(1, 3), (2, 1), (2, 2)]
 
 
 def test_earlier_runs_are_not_rotated(words: Words, out: Path) -> None:
@@ -147,7 +150,7 @@ def test_earlier_runs_are_not_rotated(words: Words, out: Path) -> None:
     old = tree(out / "checkpoint-3")
     flags = f"{FLAGS} --max_steps 2 --save_total_limit 1 --resume_from_checkpoint {out / 'checkpoint-1'}"
     assert finetune(flags, *words, "--output_dir", out) == 0
-    assert [(saved.run, saved.step) for saved in list_checkpoints(out)] == [(1, 1), (1, 3), (2, 2)]
+    assert [(saved.run_number, saved.step) for saved in list_checkpoints(out)] == [(1, 1), (1, 3), (2, 2)]
     assert tree(out / "checkpoint-3") == old
     assert RunFolder(out).resume == out / "checkpoint-2"
 
@@ -160,7 +163,7 @@ def test_files_put_into_a_checkpoint_stay(words: Words, out: Path) -> None:
     assert finetune(f"{FLAGS} --max_steps 2 --save_total_limit 1 {ANEW}", *words, "--output_dir", out) == 0
     kept = ("checkpoint-1.kept", "checkpoint-3")
     assert all((out / name / "merged" / "model.safetensors").read_bytes() == b"mine" for name in kept)
-    assert [(saved.run, saved.step) for saved in list_checkpoints(out)] == [(1, 3), (2, 2)]
+    assert [(saved.run_number, saved.step) for saved in list_checkpoints(out)] == [(1, 3), (2, 2)]
 
 
 def test_links_to_checkpoints_are_followed_and_kept(words: Words, out: Path, capfd) -> None:
@@ -342,7 +345,9 @@ def test_a_move_that_breaks_off_is_ended_by_the_next_run(tmp_path: Path, monkeyp
 def test_a_file_that_came_while_training_is_not_replaced(tmp_path: Path) -> None:
     model(tmp_path / STAGING_FOLDER, a="1", b="1")
     (tmp_path / "b").write_text("mine")
-    with pytest.raises(InputError, match=r"holds b, which no run wrote there; the trained model is whole in"):
+    with pytest.raises(
+        InputError, match=r"holds b, which no run wrote there; the trained model is complete in"
+    ):
         RunFolder(tmp_path).start()
     assert (tmp_path / "b").read_text() == "mine" and is_complete(tmp_path / STAGING_FOLDER)
     (tmp_path / "b").rename(tmp_path / "elsewhere")
