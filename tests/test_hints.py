@@ -188,7 +188,7 @@ ADVICE = (
     Advice(
         "integers",
         f"{RUN} --quantization_bit 8 --output_dir NEW",
-        "give --lora True or --pre_seq_len N to train beside them, or a float model",
+        "give --lora True or --pre_seq_len N to train an adapter, or a float model",
         (
             f"{LORA} --quantization_bit 8 --output_dir NEW/lora",
             f"{RUN} --pre_seq_len 4 --quantization_bit 8 --output_dir NEW/prefix",

@@ -43,7 +43,7 @@ def build_parser(
 ) -> FlagParser:
     """The parser of the supported flags, under the headings of `FLAG_GROUPS`.
 
-    defaults: {flag: value} in the place of the dataclasses'.
+    defaults: {flag: value} instead of the dataclasses'.
     """
     names = {name: alias for alias, name in ALIASES.items()}
     options = {"prog": prog, "usage": usage, "description": description}

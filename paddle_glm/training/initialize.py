@@ -102,7 +102,7 @@ def _evaluates_at_end_only(args: FinetuneArguments) -> bool:
 
 
 def _adjusted_values(args: FinetuneArguments, device: str) -> dict[str, Any]:
-    """What PaddleNLP's Trainer is given in the place of the flags' values."""
+    """Values for PaddleNLP's Trainer that differ from the flags'."""
     strategy = args.evaluation_strategy
     if _evaluates_at_end_only(args):
         strategy = "epoch"  # PaddleNLP reads "no" as "steps" here

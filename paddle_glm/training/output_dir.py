@@ -171,18 +171,17 @@ class RunFolder:
                 continue
             if flag := self._source_flag_of(folder):
                 raise InputError(
-                    f"{flag} {self.source_folders[flag]}: this run would write its own "
-                    f"{folder.name} in its place: "
+                    f"{flag} {self.source_folders[flag]}: this run would overwrite {folder.name}: "
                     "give another --output_dir"
                 )
             if folder.is_symlink() or not (folder / SCHEDULE_FILE).is_file():
                 raise InputError(
-                    f"{folder} was not written by `paddle-glm finetune`, and this run would write its own "
-                    f"{folder.name} in its place: move it, or give another --output_dir"
+                    f"{folder} was not written by `paddle-glm finetune`, and this run would overwrite it: "
+                    "move it, or give another --output_dir"
                 )
             if self.resume is None and not self.overwrite:
                 raise InputError(
-                    f"{folder} is an earlier run's, and this one would write its own in its place: give "
+                    f"{folder} is an earlier run's, which this one would overwrite: give "
                     "another --output_dir, or --overwrite_output_dir"
                 )
 

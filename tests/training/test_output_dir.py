@@ -229,7 +229,7 @@ def test_a_named_checkpoint_to_resume_from_stays(words: Words, out: Path) -> Non
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (f"--max_steps 3 {ANEW} --model_name_or_path OUT/checkpoint-3", "would write its own checkpoint-3"),
+        (f"--max_steps 3 {ANEW} --model_name_or_path OUT/checkpoint-3", "would overwrite checkpoint-3"),
         ("--max_steps 3 --model_name_or_path OUT/checkpoint-3", "checkpoint-1 is an earlier run's"),
         (f"--max_steps 3000 --save_steps 3000 {ANEW}", "was not written by `paddle-glm finetune`"),
         ("--max_steps 3 --resume_from_checkpoint False", "checkpoint-1 is an earlier run's"),
