@@ -143,6 +143,7 @@ def test_shipped_files_parse(path):
     assert args.do_train and args.do_eval and data.src_length
 
 
+@pytest.mark.integration
 def test_parsing_sets_nothing_up():
     """Also under the launcher, whose processes would wait for each other."""
     flags = [*GUIDE_A.split(), "--sharding", "stage2"]

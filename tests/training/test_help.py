@@ -83,6 +83,7 @@ def test_ptuning_lists_the_same_flags_with_the_defaults_of_main_py(capsys):
                 )
 
 
+@pytest.mark.integration
 def test_help_and_parsing_load_no_framework():
     """Neither Paddle, which takes seconds to load, nor PaddleNLP."""
     for code in ("main(['finetune', '--help'])", "main(['ptuning', '--help'])"):
