@@ -68,8 +68,6 @@ class Family:
         number of real tokens before a token, 0 for padding; it depends on `attention_mask` alone.
     check_prompt: takes what `positions` does; raises `InputError` for a prompt the model cannot answer.
     keys_to_ignore: regular expressions of tensors that checkpoints hold and the model does not need.
-    half_precision_rotary: half-precision models compute the rotary table in half precision.
-    rope_ratio_scales_base: `rope_ratio` multiplies the base of rotary frequencies; else it divides positions.
     chat_generation_defaults: fields of `GenerationParams` in which the original's `chat` differs from ours.
     """
 
@@ -87,8 +85,6 @@ class Family:
     position_rule: Callable[[ModelConfig], dict[str, Any]] = _count_rule
     check_prompt: Callable[[ModelConfig, IntArray, IntArray], None] = _accept_prompt
     keys_to_ignore: tuple[str, ...] = ()
-    half_precision_rotary: bool = False
-    rope_ratio_scales_base: bool = False
     chat_generation_defaults: Mapping[str, Any] = field(default_factory=dict)
 
     def parameters(self, config: ModelConfig) -> dict[str, ParameterSpec]:

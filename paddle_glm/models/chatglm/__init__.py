@@ -30,6 +30,5 @@ FAMILY = Family(
         r"lm_head\.weight(_scale)?",
         r"transformer\.layers\.\d+\.attention\.rotary_emb\.inv_freq",
     ),
-    half_precision_rotary=True,
     chat_generation_defaults={"temperature": 0.95, "top_p": 0.7, "max_length": 2048},
 )

@@ -18,5 +18,4 @@ FAMILY = Family(
     tokenizer="paddle_glm.models.chatglm2.tokenizer:ChatGLM2Tokenizer",
     vocab_file="tokenizer.model",
     keys_to_ignore=(r"transformer\.rotary_pos_emb\.inv_freq",),
-    half_precision_rotary=True,
 )

@@ -138,12 +138,10 @@ class ChatGLM2Model(CausalLM):
         self.register_buffer("rotary_table", paddle.to_tensor(self.build_rotary_table()), persistable=False)
 
     def build_rotary_table(self) -> Array:
-        config, ratio = self.config, self.config.rope_ratio
-        rounding_dtype = self.dtype if self.family.half_precision_rotary else "float32"
-        rope_kwargs = (
-            {"base": 10000.0 * ratio} if self.family.rope_ratio_scales_base else {"position_scale": ratio}
+        config = self.config
+        return rotary_table(
+            config.max_sequence_length, rotary_dim(config), self.dtype, position_scale=config.rope_ratio
         )
-        return rotary_table(config.max_sequence_length, rotary_dim(config), rounding_dtype, **rope_kwargs)
 
     def embed(self, input_ids: Tensor) -> Tensor:
         return self.transformer.embedding(input_ids)

@@ -10,7 +10,6 @@ FAMILY = replace(
     name="chatglm3",
     title="ChatGLM3-6B",
     template=CHATGLM3,
+    model="paddle_glm.models.chatglm3.modeling:ChatGLM3Model",
     tokenizer="paddle_glm.models.chatglm3.tokenizer:ChatGLM3Tokenizer",
-    half_precision_rotary=False,
-    rope_ratio_scales_base=True,
 )
