@@ -2,6 +2,8 @@
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paddle_glm.auto.backend import make_options
@@ -77,14 +79,19 @@ def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
 def generation_params(args: argparse.Namespace) -> GenerationParams:
     """The flags of `add_generation_arguments`, and `--tgt_length` as the length of answers.
 
-    What they leave open is as in the folder's generation_config.json.
+    What they leave open is as the folder says: an exported one in generation_meta.json, else in
+    generation_config.json.
     """
+    from paddle_glm.auto.backend import is_exported
+    from paddle_glm.backends.generation_meta import GenerationMeta
     from paddle_glm.peft.adapter_folder import check_is_model_folder
 
-    check_is_model_folder(args.model_name_or_path)
-    defaults = default_generation_params(
-        ModelConfig.from_pretrained(args.model_name_or_path, args.family), GREEDY
-    )
+    folder = args.model_name_or_path
+    check_is_model_folder(folder)
+    if is_exported(folder):
+        defaults = replace(GenerationMeta.read(Path(folder)).params(), do_sample=False)
+    else:
+        defaults = default_generation_params(ModelConfig.from_pretrained(folder, args.family), GREEDY)
     params = sampling_params(args, defaults, max_new_tokens=args.tgt_length)
     check_sampling_flags(args, params)
     return params

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
     from paddle_glm.data.data_files import load_examples
     from paddle_glm.data.datasets import GenerationDataset
     from paddle_glm.evaluation import metrics
-    from paddle_glm.evaluation.batch_generation import generate_all
+    from paddle_glm.evaluation.batch_generation import generate_for_scoring
     from paddle_glm.parallel.shutdown import exit_all_ranks
 
     baseline = read_metrics(args.baseline) if args.baseline else None
@@ -54,7 +54,9 @@ def run(args: argparse.Namespace) -> None:
     results = _token_metrics(backend, tokenizer, examples, args)
     template = with_source_prefix(tokenizer.template, args.source_prefix)
     prompts = GenerationDataset(examples, template, tokenizer, args.src_length, args.tgt_length)
-    answers = generate_all(backend, tokenizer, prompts.prompts, params, args.batch_size, progress=first)
+    answers = generate_for_scoring(
+        backend, tokenizer, prompts.prompts, params, args.batch_size, progress=first
+    )
     if first:
         labels = [reference or "" for reference in prompts.references]
         results |= metrics.score(answers, labels)

@@ -233,7 +233,7 @@ def _render_example(
     try:
         return render(template, tokenizer, example.messages, src_length, tgt_length)
     except InputError as error:
-        raise InputError(f"{example.origin}: {error}") from error
+        raise InputError(f"{example.origin}: {error}" if example.origin else str(error)) from error
 
 
 def _check_lengths(src_length: int, tgt_length: int) -> None:

@@ -4,7 +4,7 @@ import paddle.distributed as dist
 
 from paddle_glm.array_types import IntArray
 from paddle_glm.data.datasets import EvaluationDataset
-from paddle_glm.evaluation.batch_generation import generate_all
+from paddle_glm.evaluation.batch_generation import generate_for_scoring
 from paddle_glm.evaluation.metrics import score
 from paddle_glm.generation.params import GenerationParams
 from paddle_glm.models.base import CausalLM
@@ -54,7 +54,7 @@ class GenerationMetrics:
     def generate(self, prompts: list[IntArray]) -> list[str]:
         """The text of the answer to each prompt (int64 ids), on every process."""
         degree, rank = self.data_group.degree, self.data_group.rank
-        mine = generate_all(
+        mine = generate_for_scoring(
             self.backend, self.tokenizer, prompts[rank::degree], self.params, self.batch_size, self.progress
         )
         if degree == 1:

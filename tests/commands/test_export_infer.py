@@ -180,11 +180,14 @@ def test_every_engine_answers_alike(
         assert lines(found) == lines(paddle)
     predicted, model = tmp_path / "predicted", ["predict", "--model_name_or_path", str(onnx_folder)]
     predict = [*model, "--predict_file", str(predicted), *sizes[:-2]]
-    for words in ([], ["--backend", "openvino"]):
+    fastdeploy = ["--backend", "fastdeploy", "--fastdeploy_engine", "openvino"]
+    for words in ([], ["--backend", "openvino"], fastdeploy):
         assert main([*predict, *words]) == 0
         assert lines(predicted) == lines(paddle)
     assert main(["predict", "--model_name_or_path", str(tiny_checkpoint), "--backend", "openvino"]) == 2
     assert "no exported folder" in capsys.readouterr().err
+    assert main([*predict, *fastdeploy[2:]]) == 2
+    assert "only fastdeploy does" in capsys.readouterr().err
     assert main(["infer", "--model_path", str(exported), "--backend", "openvino"]) == 2
     assert "format paddle, which --backend paddle reads" in capsys.readouterr().err
 

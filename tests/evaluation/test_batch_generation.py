@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from paddle_glm.auto.tokenizer import AutoTokenizer
-from paddle_glm.evaluation.batch_generation import generate_all, generate_in_batches
+from paddle_glm.errors import InputError
+from paddle_glm.evaluation.batch_generation import generate_for_scoring, generate_in_batches
 from paddle_glm.generation.params import GenerationParams
 
 
@@ -40,13 +41,23 @@ def setting(tiny_checkpoint):
 
 @pytest.mark.parametrize("progress", [True, False])
 def test_all_answers_in_the_order_of_prompts(setting, progress):
-    assert generate_all(*setting, batch_size=2, progress=progress) == ["的", "，", "款", "这", "。"]
+    assert generate_for_scoring(*setting, batch_size=2, progress=progress) == ["的", "，", "款", "这", "。"]
 
 
 def test_batches_in_order(setting):
-    assert list(generate_in_batches(*setting, batch_size=2)) == [["的", "，"], ["款", "这"], ["。"]]
+    _, _, prompts, _ = setting
+    last = [[int(prompt[-1])] for prompt in prompts]
+    assert list(generate_in_batches(*setting, batch_size=2)) == [last[:2], last[2:4], last[4:]]
+
+
+def test_max_length_counts_the_prompt(setting):
+    """The first batch's longest prompt has 8 tokens, the second's 10, which leaves no room."""
+    batches = generate_in_batches(*setting, batch_size=2, max_length=9)
+    assert [len(ids) for ids in next(batches)] == [1, 1]
+    with pytest.raises(InputError, match=r"a prompt of 10 tokens leaves no room .* max_length 9"):
+        next(batches)
 
 
 def test_no_prompts(setting):
     backend, tokenizer, _, params = setting
-    assert generate_all(backend, tokenizer, [], params, batch_size=2, progress=False) == []
+    assert generate_for_scoring(backend, tokenizer, [], params, batch_size=2, progress=False) == []
