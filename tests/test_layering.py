@@ -63,9 +63,6 @@ UPWARD = {
     ("models.registry", "models.*.*"),
     ("models.*.__init__", "models.*.modeling"),
     ("models.*.__init__", "models.*.tokenizer"),
-    # Types alone.
-    ("models.dygraph", "models.base"),
-    ("models.past_key_values", "models.base"),
 }
 
 

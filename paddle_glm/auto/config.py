@@ -1,4 +1,4 @@
-"""`AutoConfig`: a configuration whose attributes can be set, as users of transformers know it."""
+"""`AutoConfig`: a configuration whose attributes can be set, as in transformers."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -14,9 +14,10 @@ _FIELDS = tuple(field.name for field in fields(ModelConfig))
 
 
 class AutoConfig(ModelConfig):
-    """A `ModelConfig` to be changed before a model is opened: `config.pre_seq_len = 128`.
+    """A mutable `ModelConfig`, to be changed before loading: `config.pre_seq_len = 128`.
 
-    It equals the `ModelConfig` of the same values. Keys that only the file has (`auto_map`) can be read.
+    It equals the `ModelConfig` of the same values. Keys of the file that are not used here
+    (`auto_map`) can be read.
     """
 
     @classmethod
@@ -31,8 +32,8 @@ class AutoConfig(ModelConfig):
     ) -> "AutoConfig":
         """Read `folder/config.json`; `family` overrides what the files say.
 
-        revision, download, cache_dir: as `hub.resolve_model_folder`. keywords: attributes to set, such as
-        `pre_seq_len=128`; `trust_remote_code` and its like change nothing, no code of the folder is run.
+        revision, download, cache_dir: as for `hub.resolve_model_folder`. keywords: attributes to set, such as
+        `pre_seq_len=128`; `trust_remote_code` and similar ones have no effect: code in a folder is never run.
         Raises `InputError` for any other keyword, and as `ModelConfig.from_pretrained` does.
         """
         config = super().from_pretrained(resolve_model_folder(folder, download, revision, cache_dir), family)
@@ -42,7 +43,7 @@ class AutoConfig(ModelConfig):
         return config
 
     def to_model_config(self) -> ModelConfig:
-        """The same values, for a model to keep."""
+        """An immutable copy."""
         return ModelConfig(**{name: getattr(self, name) for name in _FIELDS})
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -53,7 +54,7 @@ class AutoConfig(ModelConfig):
             value = str(value).rpartition(".")[2]
         ModelConfig(
             **{**{field: getattr(self, field) for field in _FIELDS}, name: value}
-        )  # says what is wrong
+        )  # raises for a bad value
         object.__setattr__(self, name, value)
 
     def __getattr__(self, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""What `AutoModel.from_pretrained` is asked for, by our keywords, by others' and by a configuration."""
+"""The options of `AutoModel.from_pretrained`: our keywords, those of other libraries, and a configuration."""
 
 import warnings
 from collections.abc import Mapping
@@ -17,13 +17,13 @@ from paddle_glm.pretrained_kwargs import supported_kwargs
 
 _PREFIX_FIELDS = ("pre_seq_len", "prefix_projection")
 _QUANTIZATION_FIELDS = ("quantization_bit", "quantization_group_size", "quantization_embeddings")
-# Keywords of other libraries that are said in ours.
+# Keywords of other libraries that are translated to ours.
 _FOREIGN_KEYWORDS = ("torch_dtype", "device_map", "quantization_config", "load_in_8bit", "load_in_4bit")
 
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """What is asked of a model beside its folder; None asks for what the folder has."""
+    """How to load a folder; None means as the folder is."""
 
     dtype: str = "auto"
     device: str | None = None
@@ -34,9 +34,9 @@ class LoadOptions:
     prefix_projection: bool | None = None
 
     def with_keywords(self, keywords: Mapping[str, Any]) -> "LoadOptions":
-        """With what the keywords of other libraries say, and `pre_seq_len` and `prefix_projection`.
+        """With `pre_seq_len`, `prefix_projection` and the keywords of other libraries applied.
 
-        Raises `InputError` for unknown ones, those that cannot be honoured, and contradictions.
+        Raises `InputError` for unknown keywords, keywords that cannot be honoured, and contradictions.
         """
         options = self
         for name, value in supported_kwargs(keywords, (*_PREFIX_FIELDS, *_FOREIGN_KEYWORDS)).items():
@@ -52,9 +52,10 @@ class LoadOptions:
         return options
 
     def with_config(self, config: Any, held: ModelConfig, folder: str | Path) -> "LoadOptions":
-        """With what `config` says otherwise than the folder's own, `held`: prefix, integers, dtype.
+        """With the prefix, quantisation and dtype of `config` where they differ from the folder's.
 
-        Raises `InputError` where it says another model, or something else than the keywords.
+        held: the folder's own configuration. Raises `InputError` for a configuration of another model, and
+        for one that contradicts the keywords.
         """
         if config is None:
             return self
@@ -67,7 +68,7 @@ class LoadOptions:
         if "quantization_group_size" in changed:
             changed["quantization_group_size"] = changed["quantization_group_size"] or 0
         for name, value in changed.items():
-            # What a folder holds is not taken away.
+            # A prefix or quantisation that the folder holds cannot be removed.
             lost = name in ("pre_seq_len", "quantization_bit") and not value
             if lost or name not in (*_PREFIX_FIELDS, *_QUANTIZATION_FIELDS, "dtype"):
                 raise InputError(
@@ -83,9 +84,9 @@ class LoadOptions:
         return options
 
     def attach_requested_prefix(self, model: CausalLM) -> None:
-        """Put the prefix in front that is asked for, where the model has none; it is untrained, and said so.
+        """Attach the requested prefix to a model without one, with a warning that it is untrained.
 
-        Raises `InputError` where the model has another one.
+        Raises `InputError` where the model has another prefix.
         """
         if self.pre_seq_len is None:
             return
@@ -106,7 +107,7 @@ _DEFAULTS = {field.name: field.default for field in fields(LoadOptions)}
 
 
 def to_model_config(config: Any, family: str | None = None) -> ModelConfig:
-    """A configuration of ours, or of a library whose `to_dict` gives the keys of config.json."""
+    """Our configuration from one of ours, or of a library whose `to_dict` returns the keys of config.json."""
     if isinstance(config, AutoConfig):
         return config.to_model_config()
     if isinstance(config, ModelConfig):
@@ -129,7 +130,7 @@ def _translate_keyword(name: str, value: Any) -> dict[str, Any]:
 
 
 def _single_device(device_map: Any) -> str:
-    """The device of a map that names one; raises `InputError` for a map over several."""
+    """The device of a device_map that names one; raises `InputError` for several."""
     instead = "share the model over GPUs by load_model_on_gpus(path, num_gpus=N)"
     if isinstance(device_map, Mapping):
         devices = {device_name(device) for device in device_map.values()}
@@ -153,8 +154,8 @@ def _to_mapping(given: Any) -> Any:
 def _parse_quantization_config(values: Any) -> dict[str, Any]:
     """Bits and group size of a configuration of transformers (BitsAndBytesConfig), PaddleNLP or a mapping.
 
-    The integers are ours: symmetric, with a scale per output or per group; what only says how bitsandbytes
-    stores its own has no meaning.
+    Our quantisation is symmetric, with a scale per output channel or per group; keys about how bitsandbytes
+    stores its weights are ignored.
     """
     if not isinstance(values, Mapping):
         values = vars(values)

@@ -1,4 +1,4 @@
-"""`AutoModel`: the model of whatever folder is given."""
+"""`AutoModel`: loads a model folder of any family, or builds a random model from a configuration."""
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from paddle_glm.sharding import Sharding
 
 
 class AutoModel:
-    """Makes the right `CausalLM` for a folder or a configuration."""
+    """Builds the `CausalLM` of a folder's or configuration's family."""
 
     @staticmethod
     def from_pretrained(
@@ -50,21 +50,23 @@ class AutoModel:
     ) -> CausalLM:
         """Load a hub folder, a merged folder or a folder of tensor-parallel shards, in evaluation mode.
 
-        dtype: what weights are stored in here ("float32", "float16", "bfloat16"), or "auto": the folder's
-            own, or float32 for half precision on a CPU with memory to spare (`memory.resolve_dtype`).
-            group: this process's place among those that share the model; only its own
-            slices are read. ptuning_checkpoint: folder of a prefix to put in front, ours or THUDM's.
-            lora_path: folder of LoRA adapters to put beside its weights, ours or PEFT's.
-            quantization_bit: 4 or 8 quantises float weights while they are read, so that the float model
-            is never in memory; None takes the folder as it is. quantization_group_size and
-            quantization_embeddings: as those of `CausalLM.quantize`. config: the folder's own, with another
-            prefix, bits or dtype. device: "gpu", "cuda:0", "cpu" or "auto", Paddle's current device from then
-            on; None takes that one. revision, download, cache_dir: as `hub.resolve_model_folder`.
-            keywords: `pre_seq_len` and `prefix_projection`, a prefix in front, untrained where the folder has
-            none; those of other libraries, as `LoadOptions` reads them. `trust_remote_code` changes nothing:
-            no code of a folder is run.
-            Raises `InputError` for a folder whose names or shapes are wrong, or quantised otherwise, for
-            keywords that cannot be honoured, and where the model does not fit into the device's memory.
+        dtype: of the weights in memory ("float32", "float16", "bfloat16"), or "auto": the folder's own, or
+            float32 for half precision on a CPU with enough memory (`load_memory.select_dtype`).
+        group: this process's tensor-parallel group; only this rank's slices are read.
+        family: overrides the family that the folder's files name.
+        ptuning_checkpoint: folder of a P-Tuning v2 prefix, ours or THUDM's.
+        lora_path: folder of LoRA adapters, ours or PEFT's.
+        quantization_bit: 4 or 8 quantises float weights while they are read; the float model is never in
+            memory. None loads the folder as it is.
+        quantization_group_size, quantization_embeddings: as for `CausalLM.quantize`.
+        config: the folder's own configuration, with another prefix, quantisation or dtype.
+        device: "gpu", "cuda:0", "cpu" or "auto"; it becomes Paddle's current device. None keeps the current.
+        revision, download, cache_dir: as for `hub.resolve_model_folder`.
+        keywords: `pre_seq_len` and `prefix_projection` attach a prefix, untrained where the folder has none;
+            those of other libraries, as `LoadOptions` reads them. `trust_remote_code` has no effect: code in
+            a folder is never run.
+        Raises `InputError` for a folder with wrong names or shapes or another quantisation, for keywords that
+        cannot be honoured, and for a model that does not fit into the device's memory.
         """
         quantization = (quantization_bit, quantization_group_size, quantization_embeddings)
         place = None if device is None else device_name(device)
@@ -104,10 +106,8 @@ class AutoModel:
     ) -> CausalLM:
         """A randomly initialised model: weights normal(0, 0.02), norms 1, biases 0.
 
-        trust_remote_code changes nothing, as in `from_pretrained`.
-
-        The numbers depend on `seed` and the parameter's name alone, so every degree of tensor
-        parallelism starts from the same model.
+        Each parameter depends on `seed` and its name alone, so it is the same at every tensor-parallel
+        degree. trust_remote_code has no effect, as in `from_pretrained`.
         """
         config = to_model_config(config)
         model = _build_model(config, canonical_dtype_name(dtype), group)
@@ -119,7 +119,7 @@ class AutoModel:
 
 
 def _initial_parameter(config: ModelConfig, name: str, seed: int) -> tuple[Array, Sharding]:
-    """A whole parameter of a random model and how it is cut; of integers, those of the float model's."""
+    """A full random parameter and its sharding; a quantised one is the random float parameter, quantised."""
     family, quantization = family_of(config), quantization_of(config)
     floats, sharding = family.float_parameters(config), family.parameters(config)[name].sharding
     weight = weight_name(name)
@@ -131,7 +131,7 @@ def _initial_parameter(config: ModelConfig, name: str, seed: int) -> tuple[Array
 
 
 def memory_budget(group: ProcessGroup) -> MemoryBudget:
-    """The room on Paddle's current device; all processes of the group see the least that one of them has."""
+    """Free memory of Paddle's current device: the minimum over the ranks of the group."""
     device = paddle.get_device()
     free = paddle.to_tensor([free_memory(device)], dtype="int64")
     if group.handle is not None:

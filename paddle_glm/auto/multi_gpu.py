@@ -1,4 +1,4 @@
-"""`load_model_on_gpus` of THUDM's utils.py: here several processes share a model, slice by slice."""
+"""`load_model_on_gpus` of THUDM's utils.py, as tensor parallelism over several processes."""
 
 import sys
 from pathlib import Path
@@ -12,11 +12,11 @@ from paddle_glm.parallel import init_parallel, world_size
 
 
 def load_model_on_gpus(checkpoint_path: str | Path, num_gpus: int = 2, **keywords: Any) -> CausalLM:
-    """The model, shared by `num_gpus` processes that the launcher started, of which this is one.
+    """Load this rank's part of the model; the launcher has started `num_gpus` processes.
 
-    Each holds its slices on its own GPU (on a machine without GPUs: on the CPU), and all make the same calls.
-    keywords: those of `AutoModel.from_pretrained`. Raises `InputError` where other than `num_gpus` processes
-    run, with the command that starts them.
+    Each rank holds its slices on its own GPU (or on the CPU of a machine without GPUs); all ranks make the
+    same calls. keywords: those of `AutoModel.from_pretrained`. Raises `InputError`, with the command to
+    start, where the number of processes is not `num_gpus`.
     """
     if num_gpus < 2:
         return AutoModel.from_pretrained(checkpoint_path, **{"device": "gpu", **keywords})

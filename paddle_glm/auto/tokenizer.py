@@ -17,7 +17,7 @@ from paddle_glm.tokenizers.tokenizer_config_keys import check_tokenizer_config
 
 
 class AutoTokenizer:
-    """Chooses the class by what the folder says."""
+    """Builds the tokenizer of a folder's family."""
 
     @staticmethod
     def from_pretrained(
@@ -28,13 +28,13 @@ class AutoTokenizer:
         cache_dir: str | Path | None = None,
         **keywords: Any,
     ) -> Tokenizer:
-        """The tokenizer of a hub folder, a merged folder, or any folder that `save_pretrained` wrote.
+        """The tokenizer of a hub folder, a merged folder, or a folder that `save_pretrained` wrote.
 
-        family: one of `family_names()`, for a folder that does not tell. revision, download, cache_dir: as
-        `hub.resolve_model_folder`. keywords: `trust_remote_code` and its like, which change nothing: no code
-        of the
-        folder is run. Raises InputError for other keywords, and if the folder or its SentencePiece model is
-        missing, cut off, or of an unknown family.
+        family: one of `family_names()`, where the files do not name it.
+        revision, download, cache_dir: as for `hub.resolve_model_folder`.
+        keywords: `trust_remote_code` and similar ones, which have no effect: code in a folder is never run.
+        Raises `InputError` for other keywords, an unknown family, and a folder or SentencePiece model that is
+        missing or truncated.
         """
         supported_kwargs(keywords, ())
         path = resolve_model_folder(folder, download, revision, cache_dir)
@@ -47,7 +47,7 @@ class AutoTokenizer:
 
 
 def detect_family(folder: Path) -> str:
-    """What our own key says, else config.json, else the tokenizer's file with the hub's configuration."""
+    """The family by our own key, else by config.json, else by the name of the tokenizer's file."""
     values = read_config(folder)
     if FAMILY_KEY in values:
         return str(values[FAMILY_KEY])

@@ -1,4 +1,4 @@
-"""What every backend shares: the attention mask, positions, and the contract with the generation loop."""
+"""What all backends share: tokens, their mask and positions, and the contract with the generation loop."""
 
 from abc import ABC, abstractmethod
 

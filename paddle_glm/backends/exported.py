@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 class ExportedBackend(KVCacheBackend):
-    """A folder of `paddle-glm export`, and what its cache holds before a prompt.
+    """A folder of `paddle-glm export`, with the initial cache that it needs.
 
     supports_empty_past: whether the engine takes a past of length 0. Where it does not, and there is no
     prefix, the cache begins with one column of zeros that the mask hides, so that results do not change.
@@ -47,10 +47,9 @@ class ExportedBackend(KVCacheBackend):
 
     library: ClassVar[ArrayLibrary]  # of the cache's tensors
     supports_empty_past: ClassVar[bool] = True
-    # Most that opening takes, of the weights in float32, by the dtype of the files; measured with 300 MB.
+    # Peak memory of loading / size of the float32 weights, by the dtype of the files; measured with 300 MB.
     loading_peak_factor: ClassVar[Mapping[str, float]]
-    # Whether weights of small integers, and of half precision, stay so on a CPU; or become float32 when the
-    # graph is loaded.
+    # Whether quantised and half precision weights stay so on a CPU, or become float32 at loading.
     keeps_integer_weights: ClassVar[bool] = True
     keeps_half_weights: ClassVar[bool] = False
 
@@ -95,7 +94,7 @@ class ExportedBackend(KVCacheBackend):
 
     @contextmanager
     def monitored_loading(self, folder: Path, device: str) -> Iterator[None]:
-        """Around the engine's call that loads the graph: says what is opened, and how far it is.
+        """Wraps the engine's loading of the graph: logs what is loaded and shows progress.
 
         Raises `InputError` as `check_memory` does, before anything is loaded.
         """
@@ -107,9 +106,9 @@ class ExportedBackend(KVCacheBackend):
             yield
 
     def check_memory(self, folder: Path, device: str) -> None:
-        """Say what is opened; raise `InputError` where it needs more than is free on the device.
+        """Log what is loaded; raise `InputError` where it needs more memory than the device has free.
 
-        device: "cpu", or a GPU by Paddle's name; nothing is known of the memory of another engine's "gpu".
+        device: "cpu", or a GPU by Paddle's name; the memory of another engine's "gpu" is unknown.
         """
         config, stored = self.config, self.meta.stored_dtype
         kind = f"int{config.quantization_bit} and {stored}" if config.quantization_bit else stored
@@ -127,7 +126,7 @@ class ExportedBackend(KVCacheBackend):
         )
 
     def _needed_bytes(self, budget: MemoryBudget) -> int:
-        """Most that opening the graph takes, and a step that widens weights which are kept as they are."""
+        """Peak memory of loading the graph, and of a step that upcasts weights which are kept as stored."""
         config, stored = self.config, self.meta.stored_dtype
         kept = int(LOAD_PEAK_FACTOR * weight_bytes(config, stored))
         if budget.device != "cpu":
@@ -144,7 +143,7 @@ class ExportedBackend(KVCacheBackend):
         return int(self.loading_peak_factor[stored] * weight_bytes(floats, "float32"))
 
     def _memory_advice(self, budget: MemoryBudget) -> str:
-        """How the model would fit, where it would."""
+        """How the model would fit, if it can."""
         backend = (
             "" if self.keeps_integer_weights else " and answer by --backend onnxruntime, which keeps integers"
         )
@@ -152,7 +151,7 @@ class ExportedBackend(KVCacheBackend):
             return f"more memory is needed{backend.replace(' and answer by', ', or')}"
         fitting = []
         for bits in sorted(BITS, reverse=True):
-            with suppress(InputError):  # sizes that cannot be kept in so many bits
+            with suppress(InputError):  # sizes that cannot be quantised to so many bits
                 config = self.family.quantized_config(self.config, bits)
                 needed = needed_bytes(config, self.meta.stored_dtype, budget)
                 if needed + upcast_bytes(config) <= budget.free:
@@ -186,7 +185,7 @@ class OnnxBackend(ExportedBackend):
 
     @abstractmethod
     def infer(self, inputs: dict[str, Array]) -> list[Array]:
-        """The graph's outputs, in its order, for its inputs by name; the arrays belong to the caller."""
+        """The graph's outputs, in its order, for its inputs by name. The caller owns the arrays."""
 
     def graph_path(self, folder: Path) -> Path:
         return folder / self.meta.graph_files[0]
@@ -201,6 +200,6 @@ def require_package(name: str, command: str) -> ModuleType:
 
 
 def graph_load_error(path: Path, error: Exception) -> InputError:
-    """What to say where an engine cannot load a graph: its message's first line, and how to mend it."""
+    """An `InputError` with the first line of the engine's message and the remedy."""
     reason = str(error).strip().partition("\n")[0]
     return InputError(f"{path} cannot be loaded ({reason}): copy or export the folder again")

@@ -1,7 +1,7 @@
 """An exported ONNX graph on the Runtime of FastDeploy 1.x (https://github.com/PaddlePaddle/FastDeploy).
 
-Its Runtime ends the process where an input is not as it likes it, so all is checked on this side: arrays are
-contiguous, int64 or float32, and no dimension is 0.
+The Runtime aborts the process on an invalid input, so inputs are checked here: arrays are contiguous, int64
+or float32, and no dimension is 0.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ INSTALL_HINT = (
 # As PaddleNLP's scripts for FastDeploy name them.
 ENGINES = ("onnx_runtime", "openvino", "tensorrt", "paddle", "paddle_tensorrt")
 _REQUIRED_NAMES = ("RuntimeOption", "Runtime", "ModelFormat")
-# Rows and tokens that TensorRT builds its engine for; it builds another one, slowly, for what is beyond.
+# Largest batch and length of TensorRT's optimisation profile; beyond them it rebuilds its engine, slowly.
 _TENSORRT_BATCH = 8
 _TENSORRT_LENGTH = 2048
 
@@ -32,15 +32,13 @@ _TENSORRT_LENGTH = 2048
 class FastDeployOptions(GraphOptions):
     """fastdeploy_engine: what computes below FastDeploy, one of `ENGINES`."""
 
-    fastdeploy_engine: str = option(ENGINES[0], "what computes below --backend fastdeploy", choices=ENGINES)
+    fastdeploy_engine: str = option(ENGINES[0], "the engine that --backend fastdeploy runs", choices=ENGINES)
 
 
 class FastDeployBackend(OnnxBackend):
     supports_empty_past = False
-    loading_peak_factor: ClassVar = {
-        "float32": 2.2,
-        "float16": 2.7,
-    }  # that of OpenVINO, which may compute below it
+    # OpenVINO's, which may be the engine below.
+    loading_peak_factor: ClassVar = {"float32": 2.2, "float16": 2.7}
     keeps_integer_weights = False
 
     def __init__(self, folder: Path, options: FastDeployOptions) -> None:
@@ -65,7 +63,7 @@ class FastDeployBackend(OnnxBackend):
     def infer(self, inputs: dict[str, Array]) -> list[Array]:
         batch = len(inputs[self.meta.inputs[0].name])
         outputs = self._runtime.infer(inputs)
-        # A step that failed is written to its log; what it returns then is empty.
+        # FastDeploy only logs a failed step and returns nothing.
         if len(outputs) != len(self.meta.outputs) or outputs[0].shape != (batch, self.meta.vocab_size):
             raise InputError(
                 f"FastDeploy gave {len(outputs)} outputs, the first of shape "
@@ -75,7 +73,7 @@ class FastDeployBackend(OnnxBackend):
 
 
 def _import_fastdeploy() -> ModuleType:
-    """FastDeploy 1.x; PyPI has other projects under its names, and FastDeploy 2 is a server."""
+    """FastDeploy 1.x; PyPI has unrelated projects of this name, and FastDeploy 2 is a server."""
     module = require_package("fastdeploy", f"the backend is FastDeploy 1.x, and {INSTALL_HINT}")
     missing = [name for name in _REQUIRED_NAMES if not hasattr(module, name)]
     if missing:
@@ -101,7 +99,7 @@ def _runtime_option(module: Any, graph: Path, meta: GenerationMeta, engine: str)
 
 
 def _check_engine(module: Any, meta: GenerationMeta, engine: str, device: str) -> None:
-    """Raise `InputError` for what FastDeploy answers by ending the process, or by computing elsewhere."""
+    """Raise `InputError` where FastDeploy would abort the process or fall back to another device."""
     if engine.startswith("paddle"):
         raise InputError(
             f"fastdeploy_engine {engine} reads .pdmodel files, which Paddle 3 cannot write for these models: "
@@ -117,7 +115,7 @@ def _check_engine(module: Any, meta: GenerationMeta, engine: str, device: str) -
 
 
 def _trt_profile_shapes(tensor: TensorMeta, meta: GenerationMeta) -> tuple[list[int], list[int], list[int]]:
-    """The smallest, usual and largest shape of an input: its first open size is the batch's."""
+    """The smallest, usual and largest shape of an input; dimension 0 is the batch, other -1s are lengths."""
     length = min(meta.max_sequence_length, _TENSORRT_LENGTH)
     batches, lengths = (1, 1, _TENSORRT_BATCH), (1, length // 2, length)
 

@@ -1,4 +1,4 @@
-"""What a folder's `generation_config.json` says of answers that nobody says otherwise of."""
+"""Generation defaults from a folder's `generation_config.json`."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ from paddle_glm.generation_keys import GENERATION_CONFIG_FILE, RULES
 from paddle_glm.key_rules import read_fields
 from paddle_glm.models.family import family_of
 
-# What `chat` of the originals passes itself, so that the file's values have no effect there.
+# The original `chat` passes these itself, so the file's values have no effect there.
 CHAT_OVERRIDES = ("do_sample", "temperature", "top_p", "num_beams", "max_length", "pad_token_id")
 
 
 def generation_config_values(config: ModelConfig) -> dict[str, Any]:
-    """The file's values by names of `GenerationParams`; without a file, those that `config.json` holds.
+    """The file's values by names of `GenerationParams`; without the file, those in `config.json`.
 
     Raises `InputError` for a value that would change answers and is not supported.
     """
@@ -24,9 +24,9 @@ def generation_config_values(config: ModelConfig) -> dict[str, Any]:
 
 
 def default_generation_params(config: ModelConfig, base: GenerationParams | None = None) -> GenerationParams:
-    """`base` (None: what `chat` of the original passes) with what the file says besides; raises as above.
+    """`base` (None: what the original `chat` passes), updated with the file's other values; raises as above.
 
-    The end tokens of ChatGLM3 are those of its roles, whatever the file says: its `chat` passes them.
+    ChatGLM3's end tokens are those of its roles whatever the file says, because its `chat` passes them.
     """
     file_values, family = generation_config_values(config), family_of(config)
     overridden = {*CHAT_OVERRIDES, *(("eos_token_ids",) if isinstance(family.template, RoleTemplate) else ())}

@@ -1,6 +1,6 @@
-"""`generation_meta.json`: all that a program needs to answer from an exported graph.
+"""`generation_meta.json`: everything a program needs to generate with an exported graph.
 
-The exporter writes it; Python and C++ read it, so that prompts, ids and shapes are spelled once.
+The exporter writes it; Python and C++ read it, so prompts, ids and shapes are defined once.
 """
 
 import json
@@ -16,17 +16,17 @@ from paddle_glm.generation.params import GenerationParams
 
 META_FILE_NAME = "generation_meta.json"
 FORMAT_VERSION = 2
-# What the graph is stored as -> its files behind the prefix.
+# Format of the graph -> suffixes of its files, after the model prefix.
 GRAPH_SUFFIXES = {"paddle": (".json", ".pdiparams"), "onnx": (".onnx",)}
-# Keys that came later: a folder without them says their defaults.
+# Later additions: folders without them have the defaults.
 _OPTIONAL_KEYS = {"format"}
-# Those of GenerationParams that belong to a tokenizer or to one call, not to a model.
+# Fields of GenerationParams that belong to a tokenizer or to one call, not to a model.
 _PER_CALL_FIELDS = ("eos_token_ids", "pad_token_id", "seed")
 
 
 @dataclass(frozen=True)
 class TensorMeta:
-    """An input or output of the graph; -1 in `shape` is a size that each step chooses."""
+    """An input or output of the graph; -1 in `shape` is a dynamic size."""
 
     name: str
     dtype: str
@@ -95,7 +95,7 @@ class GenerationMeta:
         return self.inputs[len(self.inputs) - 2 * self.num_layers :]
 
     def upcasts_weights(self, config: ModelConfig) -> bool:
-        """Whether the graph makes wider floats of weights where it uses them, of integers or half precision.
+        """Whether the graph upcasts stored weights, quantised or half precision, where it uses them.
 
         config: the folder's.
         """

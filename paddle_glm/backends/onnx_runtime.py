@@ -11,7 +11,7 @@ from paddle_glm.errors import InputError
 from paddle_glm.hardware import choose_device, num_threads
 
 INSTALL_HINT = 'pip install -c constraints.txt -e ".[onnx]"'
-_LOG_SEVERITY_ERROR = 3  # of the logger's severities
+_LOG_SEVERITY_ERROR = 3
 _CUDA = "CUDAExecutionProvider"
 
 
@@ -28,9 +28,9 @@ class OnnxRuntimeBackend(OnnxBackend):
         device, providers = _device_and_providers(runtime.get_available_providers(), options)
         disabled_optimizers = []
         if self.config.quantization_bit:
-            # Folded, small integers would be float weights from loading on, of four to eight times the size.
+            # Constant folding would dequantise the weights when the graph is loaded: 4 to 8 times the memory.
             disabled_optimizers = ["ConstantFolding"]
-            # Its own arena keeps a place for the floats that a step makes of each of them.
+            # The arena would keep a buffer for the dequantised copy of every weight.
             settings.enable_cpu_mem_arena = False
             keep_freed_memory()
         with self.monitored_loading(folder, device):
@@ -38,7 +38,7 @@ class OnnxRuntimeBackend(OnnxBackend):
                 self._session = runtime.InferenceSession(
                     str(path), settings, providers=providers, disabled_optimizers=disabled_optimizers
                 )
-            except Exception as error:  # the package has a class of its own for each of the library's codes
+            except Exception as error:  # one class per error code of the library
                 raise graph_load_error(path, error) from error
         if options.device != "auto" and device == "gpu" and _CUDA not in self._session.get_providers():
             raise InputError(f"device {options.device}: onnxruntime cannot use a GPU here; give --device cpu")
@@ -49,7 +49,7 @@ class OnnxRuntimeBackend(OnnxBackend):
 
 
 def _device_and_providers(available: list[str], options: GraphOptions) -> tuple[str, list[Any]]:
-    """The device, and the places to compute in the order in which the session tries them."""
+    """The device, and the execution providers in order of preference."""
     device, number = choose_device(options.device, options.device_id, has_gpu=_CUDA in available)
     if device == "cpu":
         return device, ["CPUExecutionProvider"]

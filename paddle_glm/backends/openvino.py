@@ -22,11 +22,11 @@ class OpenVinoBackend(OnnxBackend):
             raise InputError(f"device {options.device}: the backend openvino computes on CPUs; leave it out")
         openvino = require_package("openvino", INSTALL_HINT)
         settings = {
-            # Processors with bfloat16 or float16 units would otherwise compute in those.
+            # Processors with bfloat16 or float16 units would compute in those by default.
             "INFERENCE_PRECISION_HINT": "f32",
             "INFERENCE_NUM_THREADS": num_threads(options.cpu_threads),
             "PERFORMANCE_HINT": "LATENCY",
-            # Kernels are kept for each length of the cache; by default for 5000, some 0.7 MiB a length.
+            # Kernels are compiled per cache length and 5000 are kept by default, about 0.7 MiB each.
             "CPU_RUNTIME_CACHE_CAPACITY": 64,
         }
         path = self.graph_path(folder)

@@ -29,9 +29,9 @@ class PaddleInferenceBackend(ExportedBackend):
         device = use_device(options.device, options.device_id, num_threads(options.cpu_threads))
         config = _inference_config(folder, self.meta, device, options)
         if self.meta.upcasts_weights(self.config):
-            # It would widen all weights when they are loaded: two to eight times the memory, beside them.
+            # Constant folding would add upcast copies of all weights at loading: 2 to 8 times their memory.
             config.delete_pass("constant_folding_pass")
-            keep_freed_memory()  # three times faster, for the floats that each step makes instead
+            keep_freed_memory()  # upcasting in every step is 3 times faster with the memory kept
         with self.monitored_loading(folder, device):
             self._predictor = inference.create_predictor(config)
 
@@ -50,7 +50,7 @@ def _inference_config(
         config.enable_use_gpu(_INITIAL_GPU_POOL_MB, int(device.partition(":")[2]))
     else:
         config.disable_gpu()
-        # oneDNN compiles its kernels anew for each length of the cache: 3-5 times slower.
+        # oneDNN compiles new kernels for every cache length: 3 to 5 times slower.
         config.disable_mkldnn()
         config.set_cpu_math_library_num_threads(num_threads(options.cpu_threads))
     return config

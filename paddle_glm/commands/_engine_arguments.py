@@ -1,4 +1,4 @@
-"""Flags and set-up that the commands share which talk: with a folder here, or with a server."""
+"""Flags of the commands that generate from a folder or a server, and opening either."""
 
 import argparse
 import logging
@@ -22,7 +22,7 @@ API_KEY_VARIABLE = "OPENAI_API_KEY"
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which folder, what runs it, and where."""
+    """The folder, the backend, and the backend's options."""
     parser.add_argument(
         "--model_name_or_path",
         "--model_path",
@@ -59,7 +59,7 @@ def check_device_flags(args: argparse.Namespace) -> None:
 
 
 def open_engine_from_args(args: argparse.Namespace, folder: str | None = None) -> "Engine":
-    """What the flags of `add_backend_arguments` say, over `folder` or --model_name_or_path.
+    """Open `folder` (default: --model_name_or_path) as the flags of `add_backend_arguments` say.
 
     Raises `InputError` where it cannot be opened, and for flags that the backend does not take.
     """
@@ -70,21 +70,23 @@ def open_engine_from_args(args: argparse.Namespace, folder: str | None = None) -
 
 
 def add_remote_arguments(parser: argparse.ArgumentParser) -> None:
-    """A server of the OpenAI protocol in the place of a folder."""
+    """A server of the OpenAI protocol instead of a folder."""
     parser.add_argument("--api_base", help="talk to this server instead, such as http://127.0.0.1:8000/v1")
     parser.add_argument("--model", help="which of the server's models (default: the only one)")
     parser.add_argument(
         "--api_key", help=f"the server's key; {API_KEY_VARIABLE} keeps it out of process lists"
     )
-    parser.add_argument("--timeout", type=float, default=300.0, help="seconds that the server may be silent")
+    parser.add_argument(
+        "--timeout", type=float, default=300.0, help="seconds to wait for the server's next byte"
+    )
 
 
 def check_local_or_remote(
     args: argparse.Namespace, add_local: Sequence[Callable[[argparse.ArgumentParser], None]]
 ) -> None:
-    """Raise `InputError` unless there is a folder or a server, and no flag that has no meaning for it.
+    """Raise `InputError` unless exactly one of folder and server is given, and for flags of the other.
 
-    add_local: the functions whose flags are about a folder.
+    add_local: the functions that add the flags about a folder.
     """
     if (args.model_name_or_path is None) == (args.api_base is None):
         raise InputError("give --model_name_or_path FOLDER or --api_base URL (one of them)")
@@ -99,7 +101,7 @@ def check_local_or_remote(
 
 @contextmanager
 def require_extra(extra: str) -> Iterator[None]:
-    """Turns a package that is missing into an `InputError` with the extra that brings it."""
+    """Turn the error of a missing package into an `InputError` that names the extra to install."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -111,13 +113,13 @@ def require_extra(extra: str) -> Iterator[None]:
 
 
 def open_remote_session(args: argparse.Namespace) -> "RemoteSession":
-    """A conversation with the server, which has been asked for its models; the sampling flags go with it."""
+    """A session with the server; asks it for its models and sends the sampling flags with each request."""
     with require_extra("serve"):
         from paddle_glm.serving.client import OpenAIClient, RemoteSession, choose_model, request_fields
 
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log every request
     given = explicit_values(args, GenerationParams())
-    GenerationParams().updated(given)  # invalid values are said before a server is asked
+    GenerationParams().updated(given)  # reject invalid values before asking the server
     fields = request_fields(given)
     client = OpenAIClient(args.api_base, args.api_key or os.environ.get(API_KEY_VARIABLE), args.timeout)
     return RemoteSession(client, choose_model(client, args.model), fields)

@@ -1,23 +1,26 @@
 """Loss, perplexity and accuracy per token on held-out rows."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import paddle
 from paddle import Tensor
 
 from paddle_glm.evaluation.metrics import TOKEN_METRICS
-from paddle_glm.models.base import CausalLM
 from paddle_glm.parallel import SINGLE_PROCESS, ProcessGroup
 from paddle_glm.parallel.collectives import IGNORE_INDEX, all_reduce, vocab_parallel_cross_entropy
 
 
 @paddle.no_grad()
 def evaluate_tokens(
-    model: CausalLM, batches: Iterable[Mapping[str, Tensor]], data_group: ProcessGroup
+    model: Callable[..., Any],
+    batches: Iterable[Mapping[str, Tensor]],
+    data_group: ProcessGroup,
 ) -> dict[str, float]:
     """`loss` (mean over all answer tokens), `perplexity` and `accuracy` (share predicted exactly).
 
+    model: a `CausalLM`, or anything that returns `logits` for a batch by name.
     Every process of `data_group` brings its share of the batches; all get the same numbers.
     """
     totals = paddle.zeros([3], dtype="float64")

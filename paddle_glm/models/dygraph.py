@@ -14,13 +14,13 @@ from paddle_glm.models.past_key_values import PastKeyValues
 from paddle_glm.parallel.collectives import broadcast_array
 
 if TYPE_CHECKING:
-    from paddle_glm.models.base import CausalLM
+    from paddle_glm.models.step_model import StepModel
 
 
 class DygraphBackend(KVCacheBackend):
     """Runs `model.forward_with_cache`. Above degree 1, every process of the group makes the same calls."""
 
-    def __init__(self, model: CausalLM, past: PastKeyValues | None = None) -> None:
+    def __init__(self, model: StepModel, past: PastKeyValues | None = None) -> None:
         """past: of a conversation whose tokens are not computed again where a prompt begins with them."""
         super().__init__(model.config)
         self.model, self._reused_past = model, past

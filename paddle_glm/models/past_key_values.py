@@ -13,7 +13,7 @@ from paddle_glm.kv_cache import KVCache
 from paddle_glm.kv_cache.tensors import BufferLayer
 
 if TYPE_CHECKING:
-    from paddle_glm.models.base import CausalLM
+    from paddle_glm.models.step_model import StepModel
     from paddle_glm.parallel.layers import WeightFormat
 
 
@@ -27,17 +27,17 @@ class PastKeyValues(tuple[tuple[Tensor, Tensor], ...]):
 
     input_ids: IntArray
     prefix_length: int
-    model: CausalLM
+    model: StepModel
     weight_format: WeightFormat
 
     @classmethod
-    def from_cache(cls, cache: KVCache, input_ids: IntArray, model: CausalLM) -> PastKeyValues:
+    def from_cache(cls, cache: KVCache, input_ids: IntArray, model: StepModel) -> PastKeyValues:
         past = cls(cache)
         past.input_ids, past.prefix_length = input_ids, cache.prefix_length
         past.model, past.weight_format = model, model.weight_format
         return past
 
-    def belongs_to(self, model: CausalLM) -> bool:
+    def belongs_to(self, model: StepModel) -> bool:
         """Whether the model would compute the same: it is that one, neither cast nor quantised since."""
         return self.model is model and self.weight_format == model.weight_format
 
@@ -54,7 +54,7 @@ class PastKeyValues(tuple[tuple[Tensor, Tensor], ...]):
         return KVCache(layers, self.prefix_length)
 
 
-def check_past_key_values(model: CausalLM, past: Any, return_past: bool, num_beams: int) -> None:
+def check_past_key_values(model: StepModel, past: Any, return_past: bool, num_beams: int) -> None:
     """Raise `InputError` where `stream_chat` cannot go on from `past`, or give one (`return_past`)."""
     if past is None and not return_past:
         return

@@ -1,4 +1,4 @@
-"""Rows through a float model, one block at a time, to quantise its weights for the inputs that they see."""
+"""GPTQ (arXiv:2210.17323) over a float model, one block at a time, calibrated on rows of data."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,7 +33,7 @@ ProgressCallback = Callable[[int, int], None]
 
 @dataclass
 class _BlockInput:
-    """What a block is called with for one batch, and which tokens are no padding (bool [batch, tokens])."""
+    """The inputs of a block for one batch; token_mask: bool [batch, tokens], False for padding."""
 
     x: Tensor
     positions: Any
@@ -51,10 +51,10 @@ def gptq_quantize_folder(
     progress: ProgressCallback | None = None,
     **options: Any,
 ) -> ConversionResult:
-    """Write the float model in `source`, quantised for the inputs that it sees in `batches`.
+    """Write the float model in `source`, quantised by GPTQ with `batches` as calibration data.
 
-    bits, group_size, embeddings: as those of `CausalLM.quantize`; batches, progress: as those of `calibrate`,
-    which tells what is calibrated (the rest is rounded); options are `reshard`'s.
+    bits, group_size, embeddings: as for `CausalLM.quantize`. batches, progress: as for `calibrate`; weights
+    that it leaves out are rounded to nearest. options: those of `reshard`.
     """
     checkpoint = open_checkpoint(source, options.get("family"))
     checkpoint.validate()
@@ -67,7 +67,7 @@ def gptq_quantize_folder(
 
     @cache
     def calibrated_weights() -> dict[str, QuantizedWeight]:
-        # Made when the first is written: all that can be wrong with the target has been looked at by then.
+        # Computed when the first one is written: the target has been checked by then.
         return calibrate(checkpoint, quantization, batches, progress)
 
     def edit(source: Checkpoint, name: str, rank: int, degree: int, tensor: LazyTensor) -> LazyTensor:
@@ -90,12 +90,12 @@ def calibrate(
     batches: Iterable[Mapping[str, Array]],
     progress: ProgressCallback | None = None,
 ) -> dict[str, QuantizedWeight]:
-    """The linear weights of a float model's blocks by name, quantised by GPTQ; the vocabulary's are left out.
+    """GPTQ of the linear weights in a float model's blocks, by name; without embedding and head.
 
     batches: int64 `input_ids`, `attention_mask` [batch, tokens] and `position_ids` of texts like those that
-    the model will see. A block sees what the quantised blocks below it make of them. In memory at a time:
-    one block in float32, the embedding and the head, the batches' activations, some matrices of [in, in],
-    and what is found. Raises `InputError` for a weight that cannot be quantised.
+    the model will see. Each block is calibrated on the outputs of the quantised blocks below it. Memory: one
+    block in float32, the embedding and the head, the batches' activations, Hessians [in, in] of the block's
+    layers, and the results. Raises `InputError` for a weight that cannot be quantised.
     """
     model = family_of(checkpoint.config).model_class()(
         replace(checkpoint.config, num_layers=1, pre_seq_len=None)
@@ -136,10 +136,10 @@ def _embed_batch(model: CausalLM, batch: Mapping[str, Array]) -> _BlockInput:
 def _quantize_block(
     block: nn.Layer, block_inputs: Sequence[_BlockInput], quantization: QuantizationConfig, block_path: str
 ) -> Iterable[tuple[str, QuantizedWeight]]:
-    """(name, quantised weight) of the block's linear layers, which have the rounded weights from then on.
+    """(name, quantised weight) of the block's linear layers, whose weights are replaced by the rounded ones.
 
-    All layers' inputs are those of the float block, in one pass: a pass for each layer, behind rounded ones,
-    measured no better.
+    The inputs of all layers are taken from the float block in one pass; a pass per layer, after rounding
+    those before it, measured no better.
     """
     layers = {
         name: layer
@@ -161,7 +161,7 @@ def _quantize_block(
 def _hessians(
     block: nn.Layer, layers: Mapping[str, Any], block_inputs: Sequence[_BlockInput]
 ) -> dict[str, Array]:
-    """X^T X, float64 [in, in], of the inputs X that each of the block's layers sees."""
+    """X^T X, float64 [in, in], of the inputs X of each of the block's layers."""
     sums = {name: np.zeros([layer.weight.shape[1]] * 2) for name, layer in layers.items()}
 
     def hessian_hook(name: str, token_mask: Tensor) -> Callable[[nn.Layer, tuple[Tensor, ...]], None]:
