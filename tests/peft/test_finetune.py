@@ -140,7 +140,7 @@ def test_unmerged_and_merged_adapters_are_one_model(trained, paths, tmp_path):
     ("flags", "message"),
     [
         ("--lora True --pre_seq_len 4", "exclude each other"),
-        ("--prefix_tuning True --num_prefix_tokens 4 --pre_seq_len 5", "how long the prefix is"),
+        ("--prefix_tuning True --num_prefix_tokens 4 --pre_seq_len 5", "both give the prefix length"),
         ("--pre_seq_len 0", "expected at least 1"),
         ("--lora True --lora_rank 0", "a rank of at least 1"),
         ("--lora True --lora_target_modules beauty", "linear layers are"),
