@@ -1,4 +1,4 @@
-"""The step graph as one ONNX file, by way of Paddle's own (https://github.com/PaddlePaddle/Paddle2ONNX)."""
+"""Conversion of the step graph to ONNX with Paddle2ONNX (https://github.com/PaddlePaddle/Paddle2ONNX)."""
 
 import math
 from collections.abc import Sequence
@@ -13,25 +13,25 @@ from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.models.family import family_of
 
-# The oldest that says all our graphs need: engines inside FastDeploy 1.x are of 2022.
+# The oldest opset with all operators of our graphs: engines inside FastDeploy 1.x are of 2022.
 OPSET = 13
 MAX_OPSET = 17
 INSTALL_HINT = 'pip install -c constraints.txt -e ".[onnx]"'
-# A file is one protobuf message, which holds 2 GiB at most; the graph around the weights takes its part.
+# A protobuf message is limited to 2 GiB; some of it is left for the graph.
 MAX_WEIGHT_BYTES = 2**31 - 2**26
-# What can be kept in a file -> the most that making it takes, of its weights; measured with 80 to 300 MB.
+# Supported dtypes -> peak memory of the conversion relative to the weights, measured with 80 to 300 MB.
 EXPORT_PEAK_FACTORS = {"float32": 4.4, "float16": 6.3}
 QUANTIZED_EXPORT_PEAK_FACTOR = 7.0
 
 
 def check_onnx_limits(config: ModelConfig, dtype: str) -> None:
-    """Raise `InputError` for a model that no ONNX file can hold: too large, or of another dtype.
+    """Raise `InputError` for a model that is too large for an ONNX file, or of an unsupported dtype.
 
-    paddle2onnx itself writes an empty file above the limit, without an error.
+    Above the limit paddle2onnx writes an empty file without an error.
     """
     if dtype not in EXPORT_PEAK_FACTORS:
         raise InputError(
-            f"dtype {dtype} with the format onnx: engines compute no {dtype}; expected one of "
+            f"dtype {dtype} with the format onnx: engines do not support {dtype}; expected one of "
             f"{', '.join(EXPORT_PEAK_FACTORS)} (--dtype)"
         )
     specs = family_of(config).parameters(config).values()
@@ -44,10 +44,10 @@ def check_onnx_limits(config: ModelConfig, dtype: str) -> None:
 
 
 def convert_to_onnx(graph: Path, weights: Path, outputs: Sequence[TensorMeta], target: Path) -> None:
-    """Write `target` from Paddle's graph and weights; its outputs get the names of `outputs`, in order."""
+    """Convert Paddle's graph and weights to `target`; its outputs are named after `outputs`, in order."""
     onnx = require_package("onnx", INSTALL_HINT)
     paddle2onnx = require_package("paddle2onnx", INSTALL_HINT)
-    # Its optimiser installs packages with pip while it runs; any other name than that does nothing.
+    # Its optimiser would install packages with pip at run time; an unknown name disables it.
     message = paddle2onnx.export(str(graph), str(weights), opset_version=OPSET, optimize_tool="none")
     model = onnx.load_from_string(message)
     _name_outputs(model.graph, [one.name for one in outputs])
@@ -59,7 +59,7 @@ def convert_to_onnx(graph: Path, weights: Path, outputs: Sequence[TensorMeta], t
 
 
 def _name_outputs(graph: Any, names: Sequence[str]) -> None:
-    """Give the graph's outputs their names in `generation_meta.json`."""
+    """Rename the graph's outputs to those in `generation_meta.json`."""
     new = dict(zip((one.name for one in graph.output), names, strict=True))
     for node in graph.node:
         for side in (node.input, node.output):
@@ -70,7 +70,7 @@ def _name_outputs(graph: Any, names: Sequence[str]) -> None:
 
 
 def _drop_unused_initializers(graph: Any) -> None:
-    """Remove constants that no node reads: engines warn of each."""
+    """Remove unused constants, for each of which engines print a warning."""
     read = {name for node in graph.node for name in node.input}
     kept = [one for one in graph.initializer if one.name in read]
     del graph.initializer[:]

@@ -1,4 +1,4 @@
-"""Beam search, as `BeamSearchScorer` of transformers does it, over the same backend as the other loop."""
+"""Beam search, equal to `BeamSearchScorer` of transformers, on the same backends as sampling."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ _MASKED_SCORE = -1e9
 
 
 class BeamHypotheses:
-    """The best complete answers of one row, at most `num_beams`, as (score, tokens)."""
+    """The best finished hypotheses of one row, at most `num_beams`, as (score, tokens)."""
 
     def __init__(self, params: GenerationParams) -> None:
         self.params = params
@@ -26,7 +26,7 @@ class BeamHypotheses:
         return log_probability / float(length**self.params.length_penalty)
 
     def add(self, log_probability: float, tokens: list[int]) -> None:
-        """Keep an answer (its end token counts in its length) if it is among the best."""
+        """Add a hypothesis (its length includes the end token) if it is among the best."""
         score = self.score(log_probability, len(tokens))
         if len(self.beams) < self.params.num_beams or score > self.worst_score():
             self.beams.append((score, tokens))
@@ -40,7 +40,7 @@ class BeamHypotheses:
         return max(self.beams, key=lambda pair: pair[0])[1]
 
     def is_done(self, best_log_probability: float, length: int) -> bool:
-        """Whether no open beam can enter any more; the best of them is judged at its present length."""
+        """Whether no open beam can improve the result; the best one is scored at its current length."""
         if len(self.beams) < self.params.num_beams:
             return False
         return self.params.early_stopping or self.worst_score() >= self.score(best_log_probability, length)
@@ -48,7 +48,7 @@ class BeamHypotheses:
 
 @dataclass
 class BeamState:
-    """One row of the batch: its open beams, their log probabilities, and its complete answers."""
+    """One row of the batch: its open beams, their log probabilities, and its finished hypotheses."""
 
     params: GenerationParams
     hypotheses: BeamHypotheses
@@ -63,10 +63,10 @@ class BeamState:
         return cls(params, BeamHypotheses(params), [[] for _ in range(params.num_beams)], scores)
 
     def advance(self, flat_indices: Array, scores: Array, vocab: int) -> tuple[list[int], list[int]]:
-        """Take one step with the best continuations, best first; returns each new beam's parent and token.
+        """Advance with the best continuations, best first; return each new beam's parent and token.
 
-        flat_indices, scores [n]: a flat_index is beam * vocab + token. A continuation that ends is an answer
-        only if it is among the `num_beams` best.
+        flat_indices (beam * vocab + token), scores: [n]. A finished continuation becomes a hypothesis only if
+        it is among the `num_beams` best.
         """
         count = self.params.num_beams
         chosen: list[tuple[int, int, float]] = []
@@ -84,7 +84,7 @@ class BeamState:
         return [parent for parent, _, _ in chosen], [token for _, token, _ in chosen]
 
     def finish(self) -> list[int]:
-        """The best answer; beams that were still open when the length was reached take part."""
+        """The best hypothesis, including beams still open at the maximum length."""
         if not self.done:
             for beam, score in zip(self.beams, self.scores, strict=True):
                 self.hypotheses.add(float(score), beam)
@@ -99,10 +99,10 @@ def beam_search(
     max_steps: int,
     processors: Sequence[LogitsProcessor] = (),
 ) -> Array:
-    """The best answer of each row, int64 [batch, length], padded behind its end token.
+    """The best hypothesis of each row, int64 [batch, length], right-padded after its end token.
 
-    The prompt runs once per row, not once per beam. `repetition_penalty` and the caller's processors act on
-    log probabilities, as in transformers; temperature, top-k and top-p are for sampling alone.
+    Prefill runs once per row, not once per beam. `repetition_penalty` and the caller's processors act on log
+    probabilities, as in transformers; temperature, top-k and top-p are not used.
     """
     count = params.num_beams
     logits = backend.prefill(input_ids, attention_mask)
@@ -135,10 +135,11 @@ def beam_search(
 def _broadcast_top_k(
     backend: GenerationBackend, totals: Array, params: GenerationParams
 ) -> tuple[IntArray, Array]:
-    """Places and scores [batch, n] of the best continuations, best first, the same in every process.
+    """Flat indices and scores [batch, n] of the best continuations, best first, equal on all ranks.
 
-    n leaves `num_beams` continuations even if every beam's end tokens come first. Scores travel as bit
-    patterns: processes that summed in another order must not stop at another step.
+    n leaves `num_beams` continuations even if every beam's end tokens rank first. Scores are broadcast too,
+    as
+    bit patterns: ranks whose sums differ by rounding must not stop at different steps.
     """
     n = min(max(2, 1 + len(params.eos_token_ids)) * params.num_beams, totals.shape[-1])
     flat_indices = np.stack([top_k_ids(row, n)[:n] for row in totals])

@@ -1,4 +1,4 @@
-"""What changes scores before a token is chosen: the repetition penalty, then processors of the caller's."""
+"""Logits processors: the repetition penalty, then those of the caller."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,15 +10,14 @@ from paddle_glm.generation.params import GenerationParams
 from paddle_glm.generation.sampling import SeenTokens, apply_repetition_penalty
 
 LogitsProcessor = Callable[[IntArray, Array], Array]
-"""(ids int64 [rows, length], scores [rows, vocab]) -> scores, as in transformers: -inf forbids a token.
+"""(ids int64 [rows, length], scores [rows, vocab]) -> scores, as in transformers; -inf forbids a token.
 
-The ids are the prompt's, left padding included, and the answer's; scores are logits, in beam search log
-probabilities.
+ids: prompt (with left padding) and answer so far. scores: logits; in beam search log probabilities.
 """
 
 
 class LogitsProcessorList:
-    """All of them for the rows of one call, with what they have to know of these rows."""
+    """The processors of one call, with the state of its rows."""
 
     def __init__(
         self,
@@ -33,7 +32,7 @@ class LogitsProcessorList:
         self._seen: SeenTokens | None = None
 
     def __call__(self, scores: Array) -> Array:
-        """Scores [rows, vocab] to choose by; raises `InputError` for what a processor must not give."""
+        """Processed scores [rows, vocab]. Raises `InputError` for invalid results of a processor."""
         if self.penalty != 1.0:
             if self._seen is None:
                 self._seen = SeenTokens(self._ids, self._mask, scores.shape[-1])
@@ -43,14 +42,14 @@ class LogitsProcessorList:
         return scores
 
     def add(self, tokens: IntArray) -> None:
-        """Every row goes on with a token, int64 [rows]."""
+        """Append a token to every row, int64 [rows]."""
         if self._seen is not None:
             self._seen.add(tokens)
         if self.processors:
             self._ids = np.concatenate([self._ids, tokens[:, None]], axis=1)
 
     def select(self, rows: IntArray) -> None:
-        """Row i becomes what row `rows[i]` was."""
+        """Reorder rows: row i becomes the former row `rows[i]`."""
         if self._seen is not None:
             self._seen.select(rows)
         if self.processors:
@@ -61,10 +60,11 @@ def _validate_scores(scores: Array, shape: tuple[int, ...]) -> Array:
     scores = np.asarray(scores)
     if scores.shape != shape or scores.dtype.kind != "f":
         raise InputError(
-            f"logits_processor gave {scores.dtype} {list(scores.shape)}: expected scores, float {list(shape)}"
+            f"logits_processor returned {scores.dtype} {list(scores.shape)}: "
+            f"expected scores, float {list(shape)}"
         )
     if np.isnan(scores).any() or not np.isfinite(scores.max(axis=-1)).all():
         raise InputError(
-            "logits_processor gave NaN, or -inf for every token: -inf is for those that are forbidden"
+            "logits_processor returned NaN, or -inf for every token: use -inf only for forbidden tokens"
         )
     return scores

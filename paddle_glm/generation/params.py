@@ -1,4 +1,4 @@
-"""How answers are generated: every switch, its one default and its help text."""
+"""Generation parameters, with their defaults and help texts."""
 
 import difflib
 from collections.abc import Mapping
@@ -14,32 +14,30 @@ def _option(default: Any, text: str) -> Any:
 
 @dataclass(frozen=True)
 class GenerationParams:
-    """Sampling, beam search and stopping; the defaults are those of `model.chat` in the original ChatGLM2.
-
-    (`top_k` is transformers' own default, which applies there too.) Raises `InputError` for values
-    that cannot work.
+    """Sampling, beam search and stopping; the defaults are those of `model.chat` in the original ChatGLM2
+    (`top_k`: transformers' default, which applies there). Raises `InputError` for invalid values.
     """
 
-    do_sample: bool = _option(True, "draw from the distribution; otherwise take the most likely token")
-    temperature: float = _option(0.8, "divides the logits: below 1 is more certain, above 1 more varied")
-    top_k: int = _option(50, "draw only from this many most likely tokens; 0 means from all")
-    top_p: float = _option(0.8, "draw only from the fewest tokens that together have this probability")
-    repetition_penalty: float = _option(1.0, "above 1 makes tokens of the prompt and the answer less likely")
-    num_beams: int = _option(1, "number of beams; above 1 is beam search, which does not sample")
+    do_sample: bool = _option(True, "sample; otherwise greedy decoding")
+    temperature: float = _option(0.8, "divides the logits: lower is more deterministic, higher more varied")
+    top_k: int = _option(50, "sample from the k most likely tokens; 0: all")
+    top_p: float = _option(0.8, "sample from the smallest set of tokens with this total probability")
+    repetition_penalty: float = _option(1.0, "values above 1 penalise tokens already in prompt or answer")
+    num_beams: int = _option(1, "number of beams; above 1: beam search, without sampling")
     length_penalty: float = _option(1.0, "exponent of the length that divides a beam's score")
     early_stopping: bool = _option(False, "end beam search as soon as num_beams answers are complete")
-    max_length: int = _option(8192, "most tokens of prompt and answer together")
-    max_new_tokens: int | None = _option(None, "most tokens of the answer; wins over max_length")
-    seed: int | None = _option(None, "seed of the sampler; the same seed gives the same answer")
+    max_length: int = _option(8192, "maximum tokens of prompt plus answer")
+    max_new_tokens: int | None = _option(None, "maximum tokens of the answer; overrides max_length")
+    seed: int | None = _option(None, "seed of the sampler, for reproducible answers")
     eos_token_ids: tuple[int, ...] = _option((), "ids that end an answer")
-    pad_token_id: int = _option(0, "id that fills rows which are complete")
+    pad_token_id: int = _option(0, "id that pads finished rows")
 
     def __post_init__(self) -> None:
         for name, ok, expected in (
             (
                 "temperature",
                 self.temperature > 0,
-                "a number above 0 (for the most likely token, turn sampling off)",
+                "a number above 0 (for greedy decoding turn sampling off)",
             ),
             ("top_k", self.top_k >= 0, "0 (off) or a positive number"),
             ("top_p", 0 < self.top_p <= 1, "a number above 0 and at most 1"),
@@ -56,11 +54,11 @@ class GenerationParams:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "GenerationParams":
-        """Parameters from a mapping; a name that does not exist is an `InputError` suggesting the nearest."""
+        """Parameters from a mapping; raises `InputError` as `updated`."""
         return cls().updated(values)
 
     def updated(self, values: Mapping[str, Any]) -> "GenerationParams":
-        """A copy with `values` set; an unknown name is an `InputError` suggesting the nearest."""
+        """A copy with `values` set. Raises `InputError` for an unknown name, suggesting the nearest."""
         names = [option.name for option in fields(self)]
         for name in values:
             if name not in names:
@@ -70,9 +68,9 @@ class GenerationParams:
         return replace(self, **values)
 
     def max_total_length(self, prompt_length: int, limit: int | None) -> int:
-        """The length at which rows of `prompt_length` tokens stop; `limit` is the model's own.
+        """The total length at which rows with `prompt_length` tokens stop; `limit`: the model's maximum.
 
-        Raises `InputError` where the prompt leaves no room for one token.
+        Raises `InputError` if the prompt leaves no room for a token.
         """
         wanted = self.max_length if self.max_new_tokens is None else prompt_length + self.max_new_tokens
         last = wanted if limit is None else min(wanted, limit)

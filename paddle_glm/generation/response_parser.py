@@ -1,4 +1,4 @@
-"""What the model wrote -> the assistant's messages, whole or while it arrives."""
+"""Parsing of the model's text into assistant messages, complete or streamed."""
 
 import ast
 from collections.abc import Sequence
@@ -7,13 +7,13 @@ from typing import Any
 from paddle_glm.chat_template import ChatTemplate, Message, RoleTemplate, parse_response
 
 History = list[Any]
-"""(question, answer) pairs for ChatGLM-6B and ChatGLM2, messages for ChatGLM3; messages are always taken."""
+"""(question, answer) pairs for ChatGLM-6B and ChatGLM2, messages for ChatGLM3; all accept messages."""
 
 
 def parse_messages(template: ChatTemplate, text: str) -> list[Message]:
-    """The decoded text of an answer -> one message, or several where the model took the turn again.
+    """The decoded text of an answer -> its messages.
 
-    ChatGLM3 writes its role token between a remark and the tool call that follows it.
+    ChatGLM3 may answer with several, separated by its role token: text, then a tool call.
     """
     parts = [text]
     if isinstance(template, RoleTemplate):
@@ -22,15 +22,15 @@ def parse_messages(template: ChatTemplate, text: str) -> list[Message]:
 
 
 def visible_text(messages: list[Message]) -> str:
-    """What a reader of the answer sees: the messages' contents, one after another."""
+    """The visible text of an answer: the contents of its messages, one per line."""
     return "\n".join(message["content"] for message in messages)
 
 
 def parse_tool_call(message: Message) -> dict[str, Any]:
-    """ChatGLM3's call of a tool: `{"name", "parameters"}`, or `{"name", "content"}` for another content.
+    """A tool call of ChatGLM3: `{"name", "parameters"}`, or `{"name", "content"}` if it cannot be parsed.
 
-    The model writes a fenced block holding `tool_call(name=value, ...)`. The original evaluates it as
-    Python; here only literals are read, and a block that holds anything else is given back as text.
+    The model writes a fenced block with `tool_call(name=value, ...)`. The original evaluates it as Python;
+    here only literals are accepted, and any other block is returned as text.
     """
     name, content = message["metadata"], message["content"]
     try:
@@ -50,11 +50,11 @@ def chat_result(
     messages: list[Message],
     answer: list[Message],
 ) -> tuple[Any, History]:
-    """What the originals' `chat` returns: the response, and the history with it.
+    """(response, history) as returned by `chat` of the original models.
 
-    messages: the conversation that was asked, `query` at its end; answer: the assistant's messages. The
-    response is text; for a tool call of ChatGLM3 it is `{"name", "parameters"}`, or `{"name", "content"}`
-    where the conversation declares no tools.
+    messages: the conversation, ending with `query`; answer: the assistant's messages. The response is text;
+    for a tool call of ChatGLM3 it is `{"name", "parameters"}`, or `{"name", "content"}` if the conversation
+    declares no tools.
     """
     last = answer[-1]
     response: Any = last["content"]
@@ -73,28 +73,28 @@ def extended_history(
     messages: list[Message],
     answer: list[Message],
 ) -> History:
-    """The history with one more exchange, in the form that the family's original keeps."""
+    """The history with this exchange appended, in the format of the family's original."""
     if isinstance(template, RoleTemplate):
         return [*messages, *answer]
     return [*(history or ()), (query, answer[-1]["content"])]
 
 
 class StreamingResponseParser:
-    """Pieces of the model's text -> pieces of the visible text; joined, they are that of the whole answer.
+    """Incremental parser: pieces of the model's text -> pieces of visible text.
 
-    Held back: a header line until its line break, white space that may be the answer's end, what may be
-    the beginning of a text that the template replaces, and punctuation that the next character may widen.
+    Withheld until final: a header line, trailing white space, a possible start of a text that the template
+    replaces, and punctuation that the next character may widen.
     """
 
     def __init__(self, template: ChatTemplate, hide_tool_calls: bool = False) -> None:
-        """hide_tool_calls: messages that call a tool are not for the reader."""
+        """hide_tool_calls: leave tool calls out of the visible text."""
         self.template = template
         self.hide_tool_calls = hide_tool_calls
         self.raw = ""
         self.emitted = ""
 
     def push(self, text: str) -> str:
-        """Take more of the model's text; returns the visible text that is final so far, often empty."""
+        """Take more text; return the visible text that has become final, often empty."""
         self.raw += text
         messages = parse_messages(self.template, self.raw)
         if isinstance(self.template, RoleTemplate):
@@ -105,7 +105,7 @@ class StreamingResponseParser:
         return self._emit(visible[: len(visible) - self._pending_length(visible)])
 
     def finish(self) -> str:
-        """The rest."""
+        """Return the remaining visible text."""
         return self._emit(self._visible(self.messages()))
 
     def messages(self) -> list[Message]:
@@ -121,7 +121,7 @@ class StreamingResponseParser:
         return piece
 
     def _pending_length(self, visible: str) -> int:
-        """Length of the longest end of `visible` that begins a text to be replaced."""
+        """Length of the longest suffix of `visible` that may start a text to be replaced."""
         lengths = [
             size
             for old, _ in self.template.replacements

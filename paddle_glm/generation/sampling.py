@@ -1,7 +1,7 @@
-"""From logits to the next token: penalty -> temperature -> top-k -> top-p -> draw.
+"""Sampling: repetition penalty, temperature, top-k, top-p, draw.
 
-Each part computes what the class of the same purpose in transformers' `logits_process.py` computes.
-Where values tie, the lower id counts as the more likely one, so that every program agrees.
+Each step equals the corresponding class in transformers' `logits_process.py`. Ties are broken towards the
+lower id, so that all programs agree.
 """
 
 import numpy as np
@@ -12,9 +12,9 @@ from paddle_glm.generation.params import GenerationParams
 
 
 def check_finite(logits: FloatArray, step: int) -> None:
-    """Raise `InputError` naming step and row where logits [batch, vocab] are NaN or infinite.
+    """Raise `InputError` with step and row if logits [batch, vocab] are NaN or infinite.
 
-    The originals replace such logits by a fixed token and go on; an answer made that way is noise.
+    The originals continue with a fixed token instead, which generates noise.
     """
     bad = np.flatnonzero(~np.isfinite(logits).all(axis=-1))
     if bad.size:
@@ -25,7 +25,7 @@ def check_finite(logits: FloatArray, step: int) -> None:
 
 
 class SeenTokens:
-    """Which ids each row has held so far, prompt included and padding left out: bool [batch, vocab]."""
+    """Which ids occur in each row, prompt included, padding excluded: bool [batch, vocab]."""
 
     def __init__(self, input_ids: IntArray, attention_mask: IntArray, vocab_size: int) -> None:
         self.mask = np.zeros((len(input_ids), vocab_size), dtype=bool)
@@ -40,12 +40,12 @@ class SeenTokens:
 
 
 def apply_repetition_penalty(scores: Array, seen: Array, penalty: float) -> Array:
-    """Scores [batch, vocab] with those of seen ids divided by `penalty` (multiplied where negative)."""
+    """Divide scores [batch, vocab] of seen ids by `penalty`, multiply negative ones (arXiv:1909.05858)."""
     return np.where(seen, np.where(scores < 0, scores * penalty, scores / penalty), scores)
 
 
 def top_k_ids(scores: Array, count: int) -> IntArray:
-    """Ids of the `count` highest of scores [vocab], and of all that tie with the last, best first."""
+    """Ids of the `count` highest scores [vocab], best first, including ties with the last."""
     ids = np.arange(scores.size)
     if 0 < count < scores.size:
         ids = np.flatnonzero(scores >= np.partition(scores, -count)[-count])
@@ -53,10 +53,10 @@ def top_k_ids(scores: Array, count: int) -> IntArray:
 
 
 def top_k_top_p_filter(logits: FloatArray, params: GenerationParams) -> tuple[IntArray, Array]:
-    """The ids that may be drawn from logits [vocab], most likely first, and their probabilities (sum 1).
+    """Candidate ids from logits [vocab], most likely first, and their normalised probabilities.
 
-    Temperature, then top-k (all that tie with the k-th stay), then top-p (the token that passes the
-    threshold stays). float64, so that the cumulated probability does not depend on the vocabulary's size.
+    Temperature, then top-k (ties with the k-th are kept), then top-p (the token that crosses the threshold is
+    kept). In float64, so that cumulative probabilities do not depend on the vocabulary size.
     """
     scores = logits.astype(np.float64) / params.temperature
     ids = top_k_ids(scores, params.top_k or scores.size)
@@ -70,17 +70,17 @@ def top_k_top_p_filter(logits: FloatArray, params: GenerationParams) -> tuple[In
 
 
 def sample_token(logits: FloatArray, uniform: float, params: GenerationParams) -> int:
-    """The id at which the cumulated probability of the candidates passes `uniform` in [0, 1)."""
+    """The id at which the cumulative probability exceeds `uniform`, a number in [0, 1)."""
     ids, weights = top_k_top_p_filter(logits, params)
     place = int(np.searchsorted(np.cumsum(weights), uniform, side="right"))
     return int(ids[min(place, ids.size - 1)])
 
 
 class Sampler:
-    """Picks one token per row; owns the random numbers of one call.
+    """Samples one token per row; owns the random state of one call.
 
-    A row's random numbers depend on the seed, its place in the batch and the step alone, not on which
-    other rows are complete.
+    A row's random numbers depend only on the seed, its batch index and the step, not on which rows have
+    finished.
     """
 
     def __init__(self, params: GenerationParams, batch: int) -> None:
@@ -89,7 +89,7 @@ class Sampler:
         self.random = np.random.default_rng(params.seed)
 
     def sample(self, logits: FloatArray, rows: IntArray) -> IntArray:
-        """Tokens int64 [n] from penalised logits float32 [n, vocab] of the batch's `rows` [n]."""
+        """Tokens int64 [n] from processed logits float32 [n, vocab]; `rows` [n]: their batch indices."""
         if not self.params.do_sample:
             best: IntArray = logits.argmax(axis=-1).astype(np.int64)
             return best

@@ -1,4 +1,4 @@
-"""From messages to streamed text, and from a batch of prompts to their answers' ids."""
+"""Chat sessions: messages -> streamed text; and batch generation: prompts -> answers' ids."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ from paddle_glm.generation.stop_strings import StopStringChecker
 
 
 class ChatTokenizer(PromptTokenizer, Protocol):
-    """What a session asks of a tokenizer: `paddle_glm.tokenizers.Tokenizer` is one."""
+    """What a session needs of a tokenizer, such as `paddle_glm.tokenizers.Tokenizer`."""
 
     @property
     def template(self) -> ChatTemplate: ...
@@ -28,9 +28,10 @@ class ChatTokenizer(PromptTokenizer, Protocol):
 
 @dataclass(frozen=True)
 class GenerationOutput:
-    """How an answer ended: its messages (several where ChatGLM3 calls a tool after a remark).
+    """A finished answer.
 
-    finish_reason: "stop" for an end token or a stop text, "length" where the length was reached.
+    messages: usually one; two if ChatGLM3 calls a tool after some text. finish_reason: "stop" for an end
+    token or a stop string, "length" for the maximum length.
     """
 
     messages: list[Message]
@@ -46,13 +47,13 @@ def template_stop_token_ids(template: ChatTemplate, tokenizer: PromptTokenizer) 
 def with_special_token_ids(
     params: GenerationParams, tokenizer: PromptTokenizer, template: ChatTemplate
 ) -> GenerationParams:
-    """`params` with the tokenizer's padding id, and the template's end tokens unless some are set."""
+    """`params` with the tokenizer's padding id and, unless set, the template's end tokens."""
     ends = params.eos_token_ids or template_stop_token_ids(template, tokenizer)
     return replace(params, eos_token_ids=ends, pad_token_id=tokenizer.pad_token_id)
 
 
 def pad_left(sequences: Sequence[Sequence[int]], pad: int) -> tuple[IntArray, IntArray]:
-    """input_ids and attention_mask, int64 [batch, longest]."""
+    """Left-pad sequences; returns input_ids and attention_mask, int64 [batch, longest]."""
     width = max(map(len, sequences))
     ids = np.full((len(sequences), width), pad, dtype=np.int64)
     mask = np.zeros_like(ids)
@@ -65,7 +66,7 @@ def pad_left(sequences: Sequence[Sequence[int]], pad: int) -> tuple[IntArray, In
 def generate_batch(
     backend: GenerationBackend, prompts: Sequence[Sequence[int]], params: GenerationParams
 ) -> list[list[int]]:
-    """The answers' ids of a batch of prompts, each without its end token and what follows."""
+    """Ids of the answers to a batch of prompts, each truncated before its end token."""
     ids, mask = pad_left(prompts, params.pad_token_id)
     columns = np.stack(list(generate(backend, ids, mask, params)), axis=1)
     return [_truncate_at_eos(row.tolist(), params.eos_token_ids) for row in columns]
@@ -76,7 +77,7 @@ def _truncate_at_eos(ids: list[int], ends: tuple[int, ...]) -> list[int]:
 
 
 class SessionOutput(Protocol):
-    """How an answer ended, as far as every kind of session can say."""
+    """A finished answer, as provided by every kind of session."""
 
     @property
     def messages(self) -> list[Message]: ...
@@ -86,18 +87,18 @@ class SessionOutput(Protocol):
 
 
 class Session(Protocol):
-    """What the terminal and the web pages talk to: a model here, or a server elsewhere."""
+    """A chat session with a local model or a remote server, for the terminal and the web pages."""
 
     @property
     def reply(self) -> SessionOutput | None:
-        """How the last answer ended; None while one is streamed and where it failed."""
+        """The last answer; None while streaming and after a failure."""
 
     def stream(self, messages: Sequence[Message]) -> Iterator[str]:
-        """Yield the answer to `messages` in pieces, never half a character; then `reply` is set."""
+        """Yield the answer to `messages` in pieces of complete characters, then set `reply`."""
 
 
 class StreamDecoder:
-    """The text of one answer while its tokens arrive, and how it ended."""
+    """Incremental decoder of one answer: tokens -> visible text."""
 
     def __init__(
         self,
@@ -108,7 +109,7 @@ class StreamDecoder:
         stop_strings: Sequence[str] = (),
         hide_tool_calls: bool = False,
     ) -> None:
-        """stop_strings: texts that end the answer; hide_tool_calls: leave tool calls out of the text."""
+        """stop_strings: strings that end the answer; hide_tool_calls: leave tool calls out of the text."""
         self.ended = False
         self.reply: GenerationOutput | None = None
         self._eos_token_ids = eos_token_ids
@@ -118,7 +119,7 @@ class StreamDecoder:
         self._stops = StopStringChecker(stop_strings)
 
     def push(self, token: int) -> str:
-        """Take the next token; returns the text that is final so far. Sets `ended` at an end."""
+        """Take a token; return the text that has become final. Sets `ended` at the end of the answer."""
         if token in self._eos_token_ids:
             self.ended = True
             return ""
@@ -127,7 +128,7 @@ class StreamDecoder:
         return piece
 
     def finish(self) -> str:
-        """The rest of the text; sets `reply`."""
+        """Return the remaining text and set `reply`."""
         rest = self._stops.push(self._response.push(self._text.finish()) + self._response.finish())
         rest += self._stops.finish()
         messages = self._response.messages()
@@ -139,7 +140,7 @@ class StreamDecoder:
 
 
 class ChatSession:
-    """Answers conversations over one backend; the conversation itself stays with the caller."""
+    """A `Session` with one backend; the caller keeps the conversation."""
 
     def __init__(
         self,
@@ -157,10 +158,10 @@ class ChatSession:
         self.reply: GenerationOutput | None = None
 
     def stream(self, messages: Sequence[Message]) -> Iterator[str]:
-        """Yield the answer to `messages` in pieces, never half a character.
+        """Yield the answer to `messages` in pieces of complete characters.
 
-        When it is over, `reply` holds the messages to append to the conversation. Raises `InputError`
-        for a conversation that cannot be rendered or that leaves no room for an answer.
+        Afterwards `reply` holds the messages to append to the conversation. Raises `InputError` for a
+        conversation that cannot be rendered or leaves no room for an answer.
         """
         self.reply = None
         prompt = render(self.template, self.tokenizer, messages).input_ids
@@ -169,7 +170,7 @@ class ChatSession:
         return self._stream(steps, len(prompt))
 
     def answer(self, messages: Sequence[Message]) -> GenerationOutput:
-        """The whole answer at once."""
+        """The complete answer."""
         for _ in self.stream(messages):
             pass
         assert self.reply is not None

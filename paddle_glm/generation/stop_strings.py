@@ -1,12 +1,12 @@
-"""Texts that end an answer, found while it arrives."""
+"""Stop strings in streamed text."""
 
 from collections.abc import Sequence
 
 
 class StopStringChecker:
-    """Pieces of an answer -> the same pieces up to the first of `stop_strings`, which is not given out.
+    """Passes pieces of an answer through up to the first stop string, exclusive.
 
-    Held back is what may be the beginning of a stop.
+    A possible start of a stop string is withheld.
     """
 
     def __init__(self, stop_strings: Sequence[str] = ()) -> None:
@@ -16,7 +16,7 @@ class StopStringChecker:
         self._pending = ""
 
     def push(self, piece: str) -> str:
-        """Take more text; returns what is certain by now, and nothing more once a stop was met."""
+        """Take more text; return what has become final, and nothing after a stop string."""
         if self.stopped:
             return ""
         text = self._pending + piece
@@ -29,7 +29,7 @@ class StopStringChecker:
         return self._emit(text[: len(text) - pending_length])
 
     def finish(self) -> str:
-        """What was held back, when the answer has ended without a stop."""
+        """The withheld text, if the answer ended without a stop string."""
         held, self._pending = self._pending, ""
         return self._emit(held)
 
@@ -39,6 +39,6 @@ class StopStringChecker:
 
 
 def _partial_stop_length(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that begins `stop`."""
+    """Length of the longest suffix of `text` that is a proper prefix of `stop`."""
     sizes = range(min(len(stop) - 1, len(text)), 0, -1)
     return next((size for size in sizes if text.endswith(stop[:size])), 0)

@@ -1,4 +1,4 @@
-"""Moving a model between devices: `to`, `cuda`, `cpu`, as PyTorch's and Paddle's users call them."""
+"""`to`, `cuda` and `cpu` of a model, as in PyTorch and Paddle."""
 
 from typing import Any, TypeVar
 
@@ -12,10 +12,7 @@ _Model = TypeVar("_Model", bound="DeviceMixin")
 
 
 class DeviceMixin:
-    """The methods, for `CausalLM` to inherit; they work in place.
-
-    Paddle computes on its current device, so that a move sets that too.
-    """
+    """Mixin of `CausalLM`; its methods work in place and also set Paddle's current device."""
 
     def to(
         self: _Model,
@@ -27,8 +24,8 @@ class DeviceMixin:
     ) -> _Model:
         """Move to a device ("cpu", "gpu", "cuda", "gpu:1", a place of Paddle's), `cast` to a dtype, or both.
 
-        A dtype may come first, as in `model.to("float16")`. Raises `InputError` for a GPU that is not there
-        and for names of neither.
+        The first argument may also be a dtype, as in `model.to("float16")`. Raises `InputError` for a missing
+        GPU and for names that are neither device nor dtype.
         """
         model: Any = self
         if dtype is None and canonical_dtype_name(device) in (*DTYPES, "float64"):
@@ -42,11 +39,11 @@ class DeviceMixin:
 
     @property
     def device(self: Any) -> str:
-        """Where the weights are: "cpu" or "gpu:N"."""
+        """The device of the weights: "cpu" or "gpu:N"."""
         return device_name(next(iter(self.parameters())).place)
 
     def cuda(self: _Model, device: Any = None) -> _Model:
-        """Move to the GPU, or to that of a number; raises `InputError` where there is none."""
+        """Move to the GPU, or to GPU number `device`. Raises `InputError` if there is none."""
         if device is None:
             return self.to("gpu")
         return self.to(device)

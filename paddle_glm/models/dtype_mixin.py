@@ -1,4 +1,4 @@
-"""Another dtype for the weights of a model that is in memory: `half`, `bfloat16`, `float`."""
+"""`half`, `bfloat16`, `float` and `cast` of a model in memory."""
 
 from typing import Any, TypeVar
 
@@ -13,34 +13,34 @@ _Model = TypeVar("_Model", bound="DtypeMixin")
 
 
 class DtypeMixin:
-    """The methods, for `CausalLM` to inherit; they work in place, on one weight after another."""
+    """Mixin of `CausalLM`; its methods work in place, one weight at a time."""
 
     def half(self: _Model) -> _Model:
-        """Keep float weights in float16; see `cast`."""
+        """Cast float weights to float16; see `cast`."""
         return self.cast("float16")
 
     def float16(self: _Model, *_: Any) -> _Model:
-        """Keep float weights in float16; see `cast`."""
+        """Cast float weights to float16; see `cast`."""
         return self.cast("float16")
 
     def bfloat16(self: _Model, *_: Any) -> _Model:
-        """Keep float weights in bfloat16; see `cast`."""
+        """Cast float weights to bfloat16; see `cast`."""
         return self.cast("bfloat16")
 
     def float(self: _Model, *_: Any) -> _Model:
-        """Keep float weights in float32; see `cast`. What was rounded before stays rounded."""
+        """Cast float weights to float32; see `cast`. Earlier rounding is not undone."""
         return self.cast("float32")
 
     def double(self: _Model, *_: Any) -> _Model:
-        """Raises `InputError`: there is no float64 here."""
+        """Raise `InputError`: float64 is not supported."""
         return self.cast("float64")
 
     @paddle.no_grad()
     def cast(self: _Model, dtype: Any) -> _Model:
-        """Keep float weights in `dtype`, as `canonical_dtype_name` reads it, from now on; returns the model.
+        """Cast float weights to `dtype` (anything `canonical_dtype_name` accepts); returns the model.
 
-        Integers, their scales, a prefix and LoRA adapters stay as they are, and computing follows `dtype`.
-        Parameters become new objects, so that an optimizer has to be made afterwards.
+        Quantised weights, their scales, prefixes and LoRA adapters are unchanged. Parameters are replaced by
+        new objects, so create optimizers afterwards. Raises `InputError` for an unsupported dtype.
         """
         model: Any = self
         dtype = canonical_dtype_name(dtype)
@@ -67,6 +67,6 @@ class DtypeMixin:
 
 
 def canonical_dtype_name(dtype: Any) -> str:
-    """ "float16" of it, of "fp16", "half" and the dtypes of Paddle, numpy and PyTorch; else its text."""
+    """Canonical name of a dtype ("float16" for "fp16", "half", and dtypes of Paddle, numpy and PyTorch)."""
     name = str(getattr(dtype, "__name__", dtype)).rpartition(".")[2]
     return {"half": "float16", "fp16": "float16", "bf16": "bfloat16", "float": "float32"}.get(name, name)

@@ -1,4 +1,4 @@
-"""Keywords of `generate`, `chat` and `stream_chat`, as guides of other libraries give them."""
+"""Keyword arguments of `generate`, `chat` and `stream_chat`, including those of other libraries."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,17 +11,17 @@ from paddle_glm.errors import InputError
 from paddle_glm.generation import GenerationParams
 from paddle_glm.generation.logits_processors import LogitsProcessor
 
-# Name -> the only value that asks for nothing else.
+# Name -> the neutral value that is accepted.
 _ACCEPTED_VALUES: dict[str, Any] = {"use_cache": True, "num_return_sequences": 1, "output_scores": False,
     "output_attentions": False, "output_hidden_states": False, "return_dict_in_generate": False}  # fmt: skip
-# Name -> what to use in its place.
+# Name -> what to use instead.
 _UNSUPPORTED_KWARGS = {
-    "use_cache": "generation always keeps keys and values",
+    "use_cache": "generation always uses a KV cache",
     "num_return_sequences": "repeat the prompt's row in input_ids",
     "output_scores": "call the model, model(input_ids).logits",
-    "output_attentions": "attention weights are not kept",
+    "output_attentions": "attention weights are not stored",
     "output_hidden_states": "call the model with output_hidden_states=True",
-    "return_dict_in_generate": "generate gives the ids",
+    "return_dict_in_generate": "generate returns ids",
     "generation_config": "give its values as keywords, such as temperature=0.8",
     "stopping_criteria": "stop reading stream_chat, or give eos_token_id and max_new_tokens",
     "streamer": "iterate over stream_chat",
@@ -31,7 +31,7 @@ _UNSUPPORTED_KWARGS = {
     "min_length": "give a logits_processor that sets the end token's score to -inf",
     "min_new_tokens": "give a logits_processor that sets the end token's score to -inf",
     "no_repeat_ngram_size": "give repetition_penalty or a logits_processor",
-    "past_key_values": "stream_chat takes and gives them",
+    "past_key_values": "stream_chat accepts and returns them",
     "decode_strategy": "give do_sample=True or num_beams",
 }
 
@@ -39,9 +39,9 @@ _UNSUPPORTED_KWARGS = {
 def params_from_kwargs(
     values: Mapping[str, Any], defaults: GenerationParams | None = None
 ) -> GenerationParams:
-    """`defaults` with what keywords say; None is the default.
+    """`defaults` updated with keyword arguments; None means the default.
 
-    Raises `InputError` naming a keyword that cannot be honoured, with what to use in its place.
+    Raises `InputError` for an unsupported keyword, naming the alternative.
     """
     given = {name: value for name, value in values.items() if value is not None}
     for name, instead in _UNSUPPORTED_KWARGS.items():
@@ -54,7 +54,7 @@ def params_from_kwargs(
 
 
 def wrap_logits_processors(given: Any) -> list[LogitsProcessor]:
-    """A callable, a list of them or None, given paddle tensors, as the generation loop calls them.
+    """Adapt a callable on Paddle tensors, a list of them or None to the generation loop.
 
     Raises `InputError` for anything else.
     """

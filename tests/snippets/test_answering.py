@@ -83,8 +83,8 @@ def test_a_processor_sees_the_ids_so_far(model: CausalLM, tokenizer: Tokenizer) 
 def test_a_processor_that_cannot_be_used_is_named(model: CausalLM, tokenizer: Tokenizer) -> None:
     cases = {
         "logits_processor holds 'top': expected a callable": ["top"],
-        "logits_processor gave NaN, or -inf for every token": lambda ids, scores: scores * float("-inf"),
-        r"logits_processor gave float32 \[5\]: expected scores": lambda ids, scores: scores[0, :5],
+        "logits_processor returned NaN, or -inf for every token": lambda ids, scores: scores * float("-inf"),
+        r"logits_processor returned float32 \[5\]: expected scores": lambda ids, scores: scores[0, :5],
     }
     for message, processor in cases.items():
         with pytest.raises(InputError, match=message):
@@ -94,7 +94,7 @@ def test_a_processor_that_cannot_be_used_is_named(model: CausalLM, tokenizer: To
 def test_what_generation_cannot_do_is_refused_by_name(model: CausalLM, tokenizer: Tokenizer) -> None:
     for keyword, value, instead in (
         ("stopping_criteria", [], "stop reading stream_chat"),
-        ("return_dict_in_generate", True, "gives the ids"),
+        ("return_dict_in_generate", True, "returns ids"),
         ("num_return_sequences", 2, "repeat the prompt"),
         ("output_scores", True, r"model\(input_ids\).logits"),
         ("min_length", 5, "logits_processor"),
