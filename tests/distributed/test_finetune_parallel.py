@@ -1,12 +1,11 @@
 """Finetuning in real processes, by the commands of the guides: the same numbers as in one process."""
 
 import json
-import shutil
 
 import pytest
 
 from paddle_glm.checkpoint import is_complete, open_checkpoint
-from tests.distributed.launch import ROOT, launch
+from tests.distributed.launch import ROOT, finetune_in_turn, launch
 from tests.training.finetune_helpers import (
     finetune,
     losses,
@@ -23,6 +22,7 @@ SHORT = """
     --learning_rate 1e-3 --max_steps 4 --eval_steps 2 --save_steps 2 --src_length 24 --tgt_length 12
     --per_device_train_batch_size 2 --per_device_eval_batch_size 3 --max_grad_norm 0.5
 """
+PAIR = "--gradient_accumulation_steps 2 --tensor_parallel_degree 2"
 
 
 @pytest.fixture(scope="module")
@@ -73,31 +73,50 @@ def test_guide_command_a_with_four_processes(paths, alone, tmp_path):
 
 def test_two_models_of_two_processes(paths, alone, tmp_path):
     """Data parallelism does what accumulation does, beside tensor parallelism."""
-    flags = f"{GUIDE_A} {SHORT} --gradient_accumulation_steps 2 --tensor_parallel_degree 2"
-    run(flags, 4, tmp_path / "out", *paths)
+    run(f"{GUIDE_A} {SHORT} {PAIR}", 4, tmp_path / "out", *paths)
     assert_equal_runs(alone, tmp_path / "out")
 
 
-def test_a_resumed_run_is_the_same_in_every_bit(paths, tmp_path):
-    flags = f"{GUIDE_A} {SHORT} --gradient_accumulation_steps 2 --tensor_parallel_degree 2"
-    flags += " --do_generation False --save_total_limit 9"
-    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
-    run(flags, 2, whole, *paths)
-    resumed.mkdir()
-    shutil.copytree(whole / "checkpoint-2", resumed / "checkpoint-2")
-    run(flags, 2, resumed, *paths)
+@pytest.fixture(scope="module")
+def pair(paths, tiny_rows, tmp_path_factory):
+    """A folder with runs of two processes that share a model; most begin from `whole`."""
+    folder = tmp_path_factory.mktemp("pair")
+    words = [*f"{GUIDE_A} {SHORT} {PAIR} --do_generation False --save_total_limit 9".split(), *paths]
+    rows = [{"instruction": row["content"], "input": "", "output": row["summary"]} for row in tiny_rows]
+    task = write_rows(folder / "rows", rows)
+    guide_b = [*f"{GUIDE_B} {SHORT} {PAIR}".split(), *paths, "--task_name_or_path", str(task)]
+    whole, resumed, replaced = (str(folder / name) for name in ("whole", "resumed", "replaced"))
+    checkpoint = "checkpoint-2"
+    runs = [
+        {"flags": [*words, "--output_dir", whole]},
+        {
+            "flags": [*words, "--output_dir", resumed],
+            "copy": (f"{whole}/{checkpoint}", f"{resumed}/{checkpoint}"),
+        },
+        {
+            "flags": [*words, "--output_dir", replaced, "--overwrite_output_dir", "--max_steps", "2"],
+            "copy": (whole, replaced),
+        },
+        {"flags": [*guide_b, "--output_dir", str(folder / "guide_b")]},
+    ]
+    finetune_in_turn(runs, 2, folder / "logs")
+    return folder
+
+
+def test_a_resumed_run_is_the_same_in_every_bit(pair):
+    whole, resumed = pair / "whole", pair / "resumed"
     assert resumable_files(resumed / "checkpoint-4") == resumable_files(whole / "checkpoint-4")
     assert len(resumable_files(resumed / "checkpoint-4")) >= 9
     for rank in range(2):
         name = f"model-tp{rank:02d}-of-02.safetensors"
         assert (resumed / name).read_bytes() == (whole / name).read_bytes()
+    assert [line["step"] for line in read_log(resumed) if "loss" in line] == [3, 4]
 
 
-def test_other_processes_start_from_its_weights_and_replace_it_late(paths, tmp_path, capfd):
-    """The advice for another number of processes is followed; a new run of two replaces the earlier one."""
+def test_another_number_of_processes_starts_from_its_weights(paths, pair, tmp_path, capfd):
+    """As the error advises."""
     flags = f"{GUIDE_A} {SHORT} --gradient_accumulation_steps 2 --do_generation False"
-    out, new = tmp_path / "out", tmp_path / "new"
-    run(f"{flags} --tensor_parallel_degree 2 --save_total_limit 9", 2, out, *paths)
+    out, new = pair / "whole", tmp_path / "new"
     assert finetune(f"{flags} --tensor_parallel_degree 1", *paths, "--output_dir", out) == 2
     error = capfd.readouterr().err
     advice = f"(--model_name_or_path {out / 'checkpoint-4'} --output_dir NEW)"
@@ -106,24 +125,21 @@ def test_other_processes_start_from_its_weights_and_replace_it_late(paths, tmp_p
     followed = advice.strip("()").replace("NEW", str(new))
     assert finetune(f"{flags} --tensor_parallel_degree 1 {followed}", *paths[2:]) == 0
     assert is_complete(new) and losses(new)[0] < losses(out)[0]
-    again = f"{flags} --tensor_parallel_degree 2 --overwrite_output_dir --max_steps 2"
-    run(again, 2, out, *paths)
+
+
+def test_a_new_run_replaces_the_earlier_one(pair):
+    out = pair / "replaced"
     assert [path.name for path in out.glob("checkpoint-*")] == ["checkpoint-2"]
     assert is_complete(out) and is_complete(out / "checkpoint-2") and len(losses(out)) == 2
 
 
-def test_guide_command_b(paths, tiny_rows, tmp_path):
+def test_guide_command_b(pair):
     """School-math rows, the best of several checkpoints, no generation."""
-    rows = [{"instruction": row["content"], "input": "", "output": row["summary"]} for row in tiny_rows]
-    folder = write_rows(tmp_path / "rows", rows)
-    flags = f"{GUIDE_B} {SHORT} --gradient_accumulation_steps 2 --tensor_parallel_degree 2"
-    run(flags, 2, tmp_path / "out", *paths, "--task_name_or_path", str(folder))
-    measured = {
-        line["step"]: line["eval_accuracy"] for line in read_log(tmp_path / "out") if "eval_accuracy" in line
-    }
+    out = pair / "guide_b"
+    measured = {line["step"]: line["eval_accuracy"] for line in read_log(out) if "eval_accuracy" in line}
     best = max(measured, key=measured.__getitem__)
-    assert max_parameter_difference(tmp_path / "out", tmp_path / "out" / f"checkpoint-{best}") == 0
-    assert open_checkpoint(tmp_path / "out").tensor_parallel_degree == 2
+    assert max_parameter_difference(out, out / f"checkpoint-{best}") == 0
+    assert open_checkpoint(out).tensor_parallel_degree == 2
 
 
 def test_too_few_processes_are_told_how_many(paths, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from paddle_glm.checkpoint.reshard import reshard
 from paddle_glm.checkpoint.safetensors_file import open_safetensors
-from tests.distributed.launch import ROOT, launch
+from tests.distributed.launch import finetune_in_turn
 from tests.distributed.test_tensor_parallel import results_by_rank
 from tests.training.finetune_helpers import finetune, losses, read_log, write_rows
 
@@ -40,19 +40,36 @@ def test_processes_compute_what_one_does(processes: int, tmp_path: Path) -> None
                 assert found["switched"] < LARGEST < 1e-3 < found["apart"], (rank, case, found)
 
 
+@pytest.fixture(scope="module")
+def flags(tiny_checkpoint, tiny_rows, tmp_path_factory):
+    """The flags of each method, but for the number of processes and the output folder."""
+    folder = tmp_path_factory.mktemp("peft")
+    rows = write_rows(folder / "rows", tiny_rows)
+    reshard(tiny_checkpoint, folder / "packed", quantize=(4, 16, True))  # embedding and head are integers too
+    bases = dict.fromkeys(METHODS, tiny_checkpoint) | {"lora-embeddings": folder / "packed"}
+    return {
+        method: f"{own} {SHORT} --model_name_or_path {bases[method]} --task_name_or_path {rows}"
+        for method, own in METHODS.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def shared(flags, tmp_path_factory):
+    """A folder with a run of each method, by two processes that share the model."""
+    folder = tmp_path_factory.mktemp("shared")
+    runs = [
+        {"flags": f"{words} --tensor_parallel_degree 2 --output_dir {folder / method}".split()}
+        for method, words in flags.items()
+    ]
+    finetune_in_turn(runs, 2, folder / "logs")
+    return folder
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_finetuning_with_two_processes(method, tiny_checkpoint, tiny_rows, tmp_path):
+def test_finetuning_with_two_processes(method, flags, shared, tmp_path):
     """Shared between two, the adapter that is written is one process's, in one piece."""
-    rows, base = write_rows(tmp_path / "rows", tiny_rows), tiny_checkpoint
-    if method == "lora-embeddings":  # the embedding and the head are integers too
-        base = tmp_path / "packed"
-        reshard(tiny_checkpoint, base, quantize=(4, 16, True))
-    flags = f"{METHODS[method]} {SHORT} --model_name_or_path {base} --task_name_or_path {rows}"
-    assert finetune(flags, "--output_dir", tmp_path / "alone") == 0
-    words = f"{flags} --tensor_parallel_degree 2 --output_dir {tmp_path / 'shared'}".split()
-    done = launch(ROOT / "tools" / "finetune_generation.py", 2, tmp_path / "logs", *words)
-    assert done.returncode == 0, done.stdout
-    one, other = tmp_path / "alone", tmp_path / "shared"
+    assert finetune(flags[method], "--output_dir", tmp_path / "alone") == 0
+    one, other = tmp_path / "alone", shared / method
     assert losses(other) == pytest.approx(losses(one), abs=1e-5)
     norms = [[line["grad_norm"] for line in read_log(out) if "grad_norm" in line] for out in (one, other)]
     assert norms[1] == pytest.approx(norms[0], rel=1e-4)

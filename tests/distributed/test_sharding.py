@@ -33,9 +33,7 @@ def run(runs, degree, processes, folder, model, rows):
     flags = (
         f"{SHORT} --model_name_or_path {model} --task_name_or_path {data} --tensor_parallel_degree {degree}"
     )
-    done = launch(
-        WORKER, processes, folder / "logs", str(folder), json.dumps(runs), *flags.split(), timeout=400
-    )
+    done = launch(WORKER, processes, folder / "logs", str(folder), json.dumps(runs), *flags.split())
     assert done.returncode == 0, done.stdout
     ranks = {found["rank"]: found for found in results(done.stdout)}  # the first one's log is shown twice
     return [ranks[rank] for rank in range(processes)]
