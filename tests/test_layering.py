@@ -49,6 +49,7 @@ ONLY = {"generation": {"errors", "array_types", "chat_template", "models.family"
 WITHOUT_PADDLE = (
     *("errors", "version", "system", "array_types", "allocator", "progress"),
     *("paddlenlp_format", "config", "sharding", "auto.config", "auto.tokenizer"),
+    *("auto.backend", "auto.dygraph", "auto.engine", "backends.options", "backends.fastdeploy"),
     *("chat_template", "key_rules", "config_keys", "pretrained_kwargs"),
     *("models.registry", "models.*.config", "models.*.paddlenlp"),
     *("models.family", "models.*.*", "models.*.tokenizer"),
@@ -258,8 +259,8 @@ def test_layers_without_paddle_load_without_it():
 @pytest.mark.integration
 def test_help_and_merge_start_without_paddle():
     run = "from paddle_glm.main import main\ntry: main({})\nexcept SystemExit as end: assert not end.code"
-    assert not HEAVY & loaded_by(run.format(["--help"]))
-    assert not HEAVY & loaded_by(run.format(["merge", "--help"]))
+    for words in ([], ["merge"], ["chat"], ["predict"]):
+        assert not HEAVY & loaded_by(run.format([*words, "--help"]))
 
 
 @pytest.mark.integration

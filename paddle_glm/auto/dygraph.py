@@ -25,19 +25,21 @@ class DygraphOptions(BackendOptions):
 
     dtype: str = option(
         "auto",
-        "of a model folder's weights in memory; auto: the files' own, and float32 for half precision on "
-        "a CPU that has the memory, because it is faster there",
+        "dtype of a model folder's weights in memory; auto: as in the files, but float32 for half precision "
+        "on a CPU with enough memory, where it is faster",
         choices=("auto", *DTYPES),
     )
-    family: str | None = option(None, "what the model is, where its files do not say", choices=family_names())
+    family: str | None = option(
+        None, "family of the model, where its files do not name it", choices=family_names()
+    )
     ptuning_checkpoint: str | None = option(None, "folder of a prefix (P-Tuning v2), ours or THUDM's")
-    pre_seq_len: int | None = option(None, "tokens that the prefix in --ptuning_checkpoint must have", int)
+    pre_seq_len: int | None = option(None, "required length of the prefix in --ptuning_checkpoint", int)
     lora_path: str | None = option(None, "folder of LoRA adapters, ours or PEFT's")
     quantization_bit: int | None = option(
-        None, "keep linear layers' weights in so many bits", int, choices=BITS
+        None, "quantise the weights of linear layers to so many bits", int, choices=BITS
     )
     quantization_group_size: int | None = option(
-        None, "inputs that share a scale; 0: one scale per output (default: 128 for 4 bits, 0 for 8)", int
+        None, "inputs per scale; 0: one scale per output (default: 128 for 4 bits, 0 for 8)", int
     )
 
     def __post_init__(self) -> None:

@@ -34,8 +34,10 @@ class BackendOptions:
     """
 
     device: str = option("auto", f"where to compute: {DEVICE_HELP}", device_argument)
-    device_id: int | None = option(None, "which GPU, as gpu:N says it too", int)
-    cpu_threads: int = option(0, "0 takes all that may be used", int)
+    device_id: int | None = option(None, "number of the GPU, the same as --device gpu:N", int)
+    cpu_threads: int = option(
+        0, "threads to compute with; 0: OMP_NUM_THREADS, or all CPUs of the process", int
+    )
 
     def __post_init__(self) -> None:
         parse_device(self.device, self.device_id)

@@ -39,7 +39,7 @@ def _backend_name(text: str) -> str:
 def add_backend_arguments(parser: argparse.ArgumentParser, backends: Sequence[str]) -> None:
     """--backend with the names to choose from, and the options that these backends declare."""
     parser.add_argument(
-        "--backend", choices=backends, type=_backend_name, help="default: what fits the folder"
+        "--backend", choices=backends, type=_backend_name, help="default: the first that reads the folder"
     )
     add_option_arguments(parser, [BACKENDS[name].options for name in backends])
 

@@ -35,7 +35,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         help="largest file of a full folder",
     )
     parser.add_argument(
-        "--family", choices=family_names(), help="what the model is, where its files do not say"
+        "--family", choices=family_names(), help="family of the model, where its files do not name it"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a folder that this program wrote")
 

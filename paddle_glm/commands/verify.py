@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--nan", action="store_true", help="look at every weight for NaN and Inf")
     parser.add_argument(
-        "--family", choices=family_names(), help="what the model is, where its files do not say"
+        "--family", choices=family_names(), help="family of the model, where its files do not name it"
     )
 
 
