@@ -11,7 +11,7 @@ from paddle import Tensor
 from paddle_glm.array_types import Array, IntArray
 from paddle_glm.kv_cache.arrays import ArrayLibrary
 
-BLOCK = 256  # columns by which a buffer grows: one copy of it every so many tokens
+BLOCK = 128  # columns by which a buffer grows: one copy of it every so many tokens
 
 
 def _take(tensor: Tensor, rows: IntArray) -> Tensor:
