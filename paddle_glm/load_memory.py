@@ -26,7 +26,7 @@ _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 
 
 class InsufficientMemoryError(InputError):
-    """A model that does not fit; `shortage` says so without the flags that would help."""
+    """A model or a cache that does not fit; `shortage` says so without the flags that would help."""
 
     def __init__(self, shortage: str, suggestion: str) -> None:
         super().__init__(f"{shortage}: {suggestion}; {SKIP_VARIABLE}=1 leaves this check out")
@@ -77,11 +77,16 @@ def weight_bytes(config: ModelConfig, dtype: str, degree: int = 1) -> int:
     return total
 
 
-def cache_bytes(config: ModelConfig, dtype: str, budget: MemoryBudget) -> int:
-    """Keys and values of `CACHE_TOKENS` tokens in one of the processes."""
+def cache_bytes(
+    config: ModelConfig, dtype: str, budget: MemoryBudget, tokens: int = CACHE_TOKENS, rows: int = 1
+) -> int:
+    """Keys and values of `tokens` tokens in each of `rows` rows, in one of the processes.
+
+    dtype: of the weights.
+    """
     width = 4 if budget.device == "cpu" else _BYTES[dtype]  # CPUs compute in float32
     heads = max(1, config.num_key_value_heads // budget.degree)
-    return 2 * config.num_layers * heads * config.head_dim * CACHE_TOKENS * width
+    return 2 * config.num_layers * heads * config.head_dim * tokens * rows * width
 
 
 def upcast_bytes(config: ModelConfig) -> int:

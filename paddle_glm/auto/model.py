@@ -3,23 +3,21 @@
 from pathlib import Path
 from typing import Any
 
-import paddle
-
 from paddle_glm.array_types import Array
 from paddle_glm.auto.load_options import LoadOptions, to_model_config
 from paddle_glm.checkpoint import open_checkpoint
 from paddle_glm.checkpoint.quantize_on_load import quantize_on_load
 from paddle_glm.config import ModelConfig
-from paddle_glm.hardware import device_name, free_memory, local_world_size, use_device
+from paddle_glm.hardware import device_name, use_device
 from paddle_glm.hub import resolve_model_folder
-from paddle_glm.load_memory import LoadRequest, MemoryBudget, select_dtype
+from paddle_glm.load_memory import LoadRequest, select_dtype
 from paddle_glm.models.base import CausalLM
 from paddle_glm.models.dtype_mixin import canonical_dtype_name
 from paddle_glm.models.family import family_of
 from paddle_glm.models.initialization import initial_value
 from paddle_glm.numpy_interop import writable_array
 from paddle_glm.parallel import SINGLE_PROCESS, ProcessGroup
-from paddle_glm.parallel.collectives import all_reduce
+from paddle_glm.parallel.memory import memory_budget
 from paddle_glm.peft.lora import load_lora
 from paddle_glm.peft.prefix import attach_prefix_encoder, load_prefix
 from paddle_glm.quantization import quantization_of, quantize, weight_name
@@ -128,16 +126,6 @@ def _initial_parameter(config: ModelConfig, name: str, seed: int) -> tuple[Array
         return values, sharding
     integers, scale = quantize(values, quantization.bits, quantization.group_size)
     return (integers if name == weight else scale), sharding
-
-
-def memory_budget(group: ProcessGroup) -> MemoryBudget:
-    """Free memory of Paddle's current device: the minimum over the ranks of the group."""
-    device = paddle.get_device()
-    free = paddle.to_tensor([free_memory(device)], dtype="int64")
-    if group.handle is not None:
-        free = all_reduce(free, group, paddle.distributed.ReduceOp.MIN)
-    local_degree = local_world_size() if device == "cpu" else 1
-    return MemoryBudget(device, int(free), group.degree, local_degree, is_leader=group.rank == 0)
 
 
 def _build_model(config: ModelConfig, dtype: str, group: ProcessGroup) -> CausalLM:

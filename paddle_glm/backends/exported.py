@@ -45,6 +45,7 @@ class ExportedBackend(KVCacheBackend):
     prefix, the cache begins with one column of zeros that the mask hides, so that results do not change.
     """
 
+    cache_copies = 2  # what a graph takes and what it gives
     library: ClassVar[ArrayLibrary]  # of the cache's tensors
     supports_empty_past: ClassVar[bool] = True
     # Peak memory of loading / size of the float32 weights, by the dtype of the files; measured with 300 MB.
@@ -57,6 +58,8 @@ class ExportedBackend(KVCacheBackend):
         self.meta = GenerationMeta.read(folder, options.model_prefix)
         super().__init__(ModelConfig.from_pretrained(folder, self.meta.family))
         self.prefix_cache = self._read_prefix_cache(folder)
+        self.stored_dtype = self.meta.stored_dtype
+        self._device = "gpu"  # until it is known
 
     def new_cache(self, batch: int) -> KVCache:
         rows = np.zeros(batch, dtype=np.int64)
@@ -74,6 +77,9 @@ class ExportedBackend(KVCacheBackend):
         logits, present = self.run_graph([inputs[one.name] for one in steps], self._cache.tensors)
         self._cache = self._cache_of(present)
         return logits
+
+    def memory_budget(self) -> MemoryBudget | None:
+        return None if self._device == "gpu" else MemoryBudget(self._device, free_memory(self._device))
 
     @abstractmethod
     def run_graph(self, steps: list[IntArray], past: list[Any]) -> tuple[FloatArray, list[Any]]:
@@ -110,6 +116,7 @@ class ExportedBackend(KVCacheBackend):
 
         device: "cpu", or a GPU by Paddle's name; the memory of another engine's "gpu" is unknown.
         """
+        self._device = device
         config, stored = self.config, self.meta.stored_dtype
         kind = f"int{config.quantization_bit} and {stored}" if config.quantization_bit else stored
         size = sum(self.meta.files.values())

@@ -1,6 +1,7 @@
 """Shared by backends whose cache is a `KVCache`."""
 
 from abc import abstractmethod
+from typing import ClassVar
 
 import numpy as np
 
@@ -8,6 +9,10 @@ from paddle_glm.array_types import Array, FloatArray, IntArray
 from paddle_glm.backends.base import Backend
 from paddle_glm.config import ModelConfig
 from paddle_glm.kv_cache import KVCache
+from paddle_glm.load_memory import CACHE_TOKENS, MemoryBudget, cache_bytes, check_memory_budget
+
+# Free memory is looked at again every so many tokens of an answer.
+CHECK_INTERVAL = 128
 
 
 class KVCacheBackend(Backend):
@@ -17,6 +22,9 @@ class KVCacheBackend(Backend):
     has it.
     """
 
+    stored_dtype: str  # of the weights
+    cache_copies: ClassVar[int] = 1  # that are in memory while a step runs
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self._cache = KVCache([])
@@ -24,6 +32,35 @@ class KVCacheBackend(Backend):
     @abstractmethod
     def new_cache(self, batch: int) -> KVCache:
         """What `batch` rows begin with: no columns, or those of a prefix."""
+
+    @abstractmethod
+    def memory_budget(self) -> MemoryBudget | None:
+        """What is free where the cache goes; None where nothing is known of that."""
+
+    def check_cache_fits(self, rows: int, prompt_tokens: int, new_tokens: int | None) -> None:
+        """Raise `InsufficientMemoryError` where keys and values of so many rows are larger than what is free.
+
+        prompt_tokens, new_tokens: of each row. Where nobody said how many are wanted (None), there has to be
+        room for `CACHE_TOKENS`, as opening the model made sure of. What the cache holds now counts as free.
+        """
+        budget = self.memory_budget()
+        if budget is None:
+            return
+        tokens = prompt_tokens + (CACHE_TOKENS if new_tokens is None else new_tokens)
+        tokens = min(tokens, self.config.max_sequence_length)
+        size = self.cache_copies * cache_bytes(self.config, self.stored_dtype, budget, tokens, rows)
+        check_memory_budget(
+            f"the key/value cache of {rows} x {tokens} tokens",
+            budget.local_degree * (size - self._cache.nbytes),
+            budget,
+            lambda: "give a shorter prompt, fewer rows or beams, or a smaller max_new_tokens",
+        )
+
+    def decode(self, tokens: IntArray) -> FloatArray:
+        rows, length = self._mask.shape
+        if length % CHECK_INTERVAL == 0:
+            self.check_cache_fits(rows, length, CHECK_INTERVAL)
+        return super().decode(tokens)
 
     def reset(self, batch: int) -> None:
         self._cache = self.new_cache(batch)

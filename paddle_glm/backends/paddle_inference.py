@@ -21,6 +21,7 @@ class PaddleInferenceBackend(ExportedBackend):
     """Feeds a predictor step by step; the cache goes from its outputs to its inputs."""
 
     library = PADDLE
+    cache_copies = 3  # the predictor's own, too
     loading_peak_factor: ClassVar = {"float32": 1.1}
     keeps_half_weights = True
 

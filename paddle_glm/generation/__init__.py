@@ -1,6 +1,10 @@
 """Token ids in, token ids or text out, over any backend; numpy only, and nothing of models."""
 
-from paddle_glm.generation.backend_protocol import ContinuousBatchingBackend, GenerationBackend
+from paddle_glm.generation.backend_protocol import (
+    ContinuousBatchingBackend,
+    GenerationBackend,
+    MemoryCheckingBackend,
+)
 from paddle_glm.generation.detokenizer import StreamingDetokenizer
 from paddle_glm.generation.loop import generate
 from paddle_glm.generation.params import GenerationParams
@@ -18,6 +22,7 @@ __all__ = [
     "GenerationBackend",
     "GenerationOutput",
     "GenerationParams",
+    "MemoryCheckingBackend",
     "Session",
     "StreamDecoder",
     "StreamingDetokenizer",

@@ -26,6 +26,17 @@ class GenerationBackend(Protocol):
 
 
 @runtime_checkable
+class MemoryCheckingBackend(GenerationBackend, Protocol):
+    """One that knows what its cache takes."""
+
+    def check_cache_fits(self, rows: int, prompt_tokens: int, new_tokens: int | None) -> None:
+        """Raise `InputError` where keys and values of so many rows are larger than what is free.
+
+        prompt_tokens, new_tokens: of each row; None where nobody said how many are wanted.
+        """
+
+
+@runtime_checkable
 class ContinuousBatchingBackend(GenerationBackend, Protocol):
     """One whose rows may come and go while others are generated: continuous batching."""
 

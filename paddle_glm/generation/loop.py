@@ -6,7 +6,7 @@ import numpy as np
 
 from paddle_glm.array_types import FloatArray, IntArray
 from paddle_glm.errors import InputError
-from paddle_glm.generation.backend_protocol import GenerationBackend
+from paddle_glm.generation.backend_protocol import GenerationBackend, MemoryCheckingBackend
 from paddle_glm.generation.beam import beam_search
 from paddle_glm.generation.logits_processors import LogitsProcessor, LogitsProcessorList
 from paddle_glm.generation.params import GenerationParams
@@ -67,7 +67,8 @@ def generate(
 
     input_ids, attention_mask: int64 [batch, length], padded on the left (mask 0). A row that is complete
     yields its end token once and `pad_token_id` from then on. Beam search yields when it is over.
-    Raises `InputError` for shapes that do not match, a prompt without room, or logits that are not finite.
+    Raises `InputError` for shapes that do not match, a prompt without room, keys and values that do not fit
+    into memory, or logits that are not finite.
     """
     input_ids = np.asarray(input_ids, dtype=np.int64)
     attention_mask = np.asarray(attention_mask, dtype=np.int64)
@@ -80,6 +81,9 @@ def generate(
         raise InputError("the last column of attention_mask holds padding: pad batches on the left")
     last = params.max_total_length(input_ids.shape[1], backend.max_length)
     max_steps = last - input_ids.shape[1]
+    if isinstance(backend, MemoryCheckingBackend):
+        new_tokens = None if params.max_new_tokens is None else max_steps
+        backend.check_cache_fits(len(input_ids) * params.num_beams, input_ids.shape[1], new_tokens)
     if params.num_beams > 1:
         return iter(beam_search(backend, input_ids, attention_mask, params, max_steps, processors).T)
     state = GenerationState(input_ids, attention_mask, params, max_steps, processors)

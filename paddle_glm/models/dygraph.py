@@ -10,8 +10,10 @@ from paddle_glm.array_types import FloatArray, IntArray
 from paddle_glm.backends.kv_cache import KVCacheBackend
 from paddle_glm.errors import InputError
 from paddle_glm.kv_cache import KVCache
+from paddle_glm.load_memory import MemoryBudget
 from paddle_glm.models.past_key_values import PastKeyValues
 from paddle_glm.parallel.collectives import broadcast_array
+from paddle_glm.parallel.memory import memory_budget
 
 if TYPE_CHECKING:
     from paddle_glm.models.step_model import StepModel
@@ -23,6 +25,7 @@ class DygraphBackend(KVCacheBackend):
     def __init__(self, model: StepModel, past: PastKeyValues | None = None) -> None:
         """past: of a conversation whose tokens are not computed again where a prompt begins with them."""
         super().__init__(model.config)
+        self.stored_dtype = model.dtype
         self.model, self._reused_past = model, past
 
     @property
@@ -50,6 +53,9 @@ class DygraphBackend(KVCacheBackend):
     def _check_mode(self) -> None:
         if self.model.training:
             raise InputError("the model is in training mode, where it drops out at random: call model.eval()")
+
+    def memory_budget(self) -> MemoryBudget:
+        return memory_budget(self.model.group)
 
     @paddle.no_grad()
     def new_cache(self, batch: int) -> KVCache:

@@ -13,9 +13,10 @@ import numpy as np
 
 from paddle_glm.array_types import Array
 from paddle_glm.errors import InputError
-from paddle_glm.generation import ContinuousBatchingBackend, GenerationParams
+from paddle_glm.generation import ContinuousBatchingBackend, GenerationParams, MemoryCheckingBackend
 from paddle_glm.generation.loop import GenerationState
 from paddle_glm.generation.session import pad_left
+from paddle_glm.load_memory import CACHE_TOKENS, InsufficientMemoryError
 
 if TYPE_CHECKING:
     from paddle_glm.auto.engine import Engine
@@ -88,6 +89,7 @@ class Scheduler:
         self._waiting: deque[GenerationRequest] = deque()
         self._running: list[GenerationRequest] = []
         self._logits = np.zeros((0, 0), dtype=np.float32)  # of the running requests' next tokens
+        self._memory_full = False  # until a running request ends
         self._condition = threading.Condition()
         self._closed = False
         opened: Future[Engine] = Future()
@@ -161,7 +163,7 @@ class Scheduler:
             while not (self._closed or self._running or self._waiting):
                 self._condition.wait()
             room = self.max_batch_size - len(self._running)
-            if self._running and not self._can_add_rows:
+            if self._running and (self._memory_full or not self._can_add_rows):
                 room = 0
             requests: list[GenerationRequest] = []
             while self._waiting and len(requests) < room:
@@ -174,6 +176,13 @@ class Scheduler:
 
     def _prefill(self, requests: list[GenerationRequest]) -> None:
         """Run the prompts, together; where that fails, those that run already go on."""
+        try:
+            requests = self._fitting(requests)
+        except InputError as error:
+            self._fail(requests, error)
+            return
+        if not requests:
+            return
         batch = pad_left([request.prompt for request in requests], requests[0].state.params.pad_token_id)
         try:
             if not self._running:
@@ -186,6 +195,29 @@ class Scheduler:
         else:
             self._running += requests
 
+    def _fitting(self, requests: list[GenerationRequest]) -> list[GenerationRequest]:
+        """The first of the requests whose keys and values fit into memory; the others go on waiting.
+
+        Raises `InsufficientMemoryError` where the first one does not fit while nothing runs.
+        """
+        if not isinstance(self._backend, MemoryCheckingBackend):
+            return requests
+        self._memory_full = False
+        while requests:
+            together = [*self._running, *requests]
+            # All rows have the columns of the longest one.
+            length = max(len(request.prompt) + request.state.step for request in together)
+            try:
+                self._backend.check_cache_fits(len(together), length, max(map(_expected_tokens, together)))
+                break
+            except InsufficientMemoryError:
+                if not self._running and len(requests) == 1:
+                    raise
+                with self._condition:
+                    self._waiting.appendleft(requests.pop())
+                self._memory_full = True
+        return requests
+
     def _step(self) -> None:
         """One token for every running request, then the model's next step over those that go on."""
         kept_rows, tokens = [], []
@@ -195,6 +227,7 @@ class Scheduler:
                 kept_rows.append(row)
                 tokens.append(token)
         dropped = len(kept_rows) < len(self._running)
+        self._memory_full = self._memory_full and not dropped
         self._running = [self._running[row] for row in kept_rows]
         if not self._running:
             return
@@ -230,6 +263,12 @@ class Scheduler:
                 request.listener.on_failed(error)
             except Exception:
                 log.exception("a listener failed")
+
+
+def _expected_tokens(request: GenerationRequest) -> int:
+    """How many more tokens there has to be room for; see `KVCacheBackend.check_cache_fits`."""
+    left = request.state.max_steps - request.state.step
+    return left if request.state.params.max_new_tokens is not None else min(left, CACHE_TOKENS)
 
 
 def _similar_lengths(requests: Sequence[GenerationRequest]) -> bool:
