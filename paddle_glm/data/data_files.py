@@ -1,7 +1,4 @@
-"""Data files: which ones, the examples in them, those that are held out.
-
-Needs neither paddle nor a tokenizer.
-"""
+"""Finding data files, loading their examples, splitting off validation rows; no Paddle, no tokenizer."""
 
 from __future__ import annotations
 
@@ -35,7 +32,7 @@ _SPLIT_FILE_STEMS = {"train": ("train",), "validation": ("dev", "valid", "eval")
 
 @dataclass(frozen=True)
 class DataFiles:
-    """Where the rows of each part are; None where there is no such file."""
+    """The file of each split; None if there is none."""
 
     train: Path | None = None
     validation: Path | None = None
@@ -48,12 +45,12 @@ def find_data_files(
     validation_file: str | Path | None = None,
     test_file: str | Path | None = None,
 ) -> DataFiles:
-    """Files of a task folder, or a single file to train on; a file named by itself wins.
+    """The files of a task folder, or a single training file; the other arguments override a split.
 
     In a folder, `train.json`, `dev.json` (or `valid...`, `eval...`) and `test.json` are taken, also as
-    `.jsonl`, `.csv`, `.tsv` or `.parquet`, else the only file whose name begins so
-    (`train_first5000.json`); a folder's only data file is for training. Raises InputError for what is not
-    there and for names that leave a choice.
+    `.jsonl`, `.csv`, `.tsv` or `.parquet`, else the only file whose name starts with one of these stems
+    (`train_first5000.json`). If the folder has a single data file, it is the training file. Raises
+    `InputError` for missing files and ambiguous names.
     """
     named = {
         part: existing_path(value, f"--{part}_file")
@@ -68,7 +65,7 @@ def find_data_files(
 
 
 def existing_path(value: str | Path, flag: str) -> Path:
-    """A path that exists; one written with Windows' backslashes is understood everywhere."""
+    """`value` as a path, Windows' backslashes accepted; raises `InputError` if it is missing."""
     for path in (Path(value), Path(str(value).replace("\\", "/"))):
         if path.exists():
             return path
@@ -83,12 +80,12 @@ def load_examples(
 ) -> list[Example]:
     """Read the conversations of a file: a JSON array, JSON lines, CSV, TSV or parquet.
 
-    columns: keys to read; None finds them, anew where a row has other ones. require_answer: every
-    conversation must
-    end with an answer; without, rows may lack it (for prediction). limit: rows to read at most.
+    columns: keys to read; None detects them, again for each row that has other keys. require_answer:
+    whether every conversation must end with an answer (false for prediction). limit: maximum number of
+    examples.
 
-    Rows whose question or answer is empty are left out with a warning, as the originals do. Raises
-    InputError with file, line and reason for anything else that cannot be used.
+    Rows with an empty question or answer are skipped with a warning, as in THUDM's scripts. Raises
+    `InputError` with file, line and reason for every other unusable row.
     """
     path = Path(path)
     examples: list[Example] = []
@@ -123,10 +120,10 @@ def load_examples(
 
 
 def train_validation_split(examples: list[Example], seed: int = 42) -> tuple[list[Example], list[Example]]:
-    """Part rows into training and validation, for data without a validation file.
+    """Split examples into training and validation, for data without a validation file.
 
-    2 % of the rows (at least 1, at most 1000), chosen by the seed alone, are held out; both parts keep
-    the order of the file.
+    2 % of the examples (at least 1, at most 1000) become validation examples, chosen by `seed` alone. Both
+    splits keep the order of the file. Raises `InputError` for fewer than 2 examples.
     """
     if len(examples) < 2:
         raise InputError(
@@ -141,7 +138,7 @@ def train_validation_split(examples: list[Example], seed: int = 42) -> tuple[lis
 
 
 def _find_in_folder(folder: Path, named: Collection[str]) -> DataFiles:
-    """named: the parts whose files are given, which are not looked for."""
+    """The splits found in a folder, except those in `named`, whose files are given."""
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
     parts: dict[str, Path] = {}
     for part, stems in _SPLIT_FILE_STEMS.items():

@@ -1,4 +1,4 @@
-"""Conversations to token ids: one sample per row, optionally several rows packed into one sequence."""
+"""Datasets of token ids: one sample per conversation, or several packed into one sequence; the collator."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ from paddle_glm.tokenizers.base import Tokenizer
 logger = logging.getLogger(__name__)
 
 IGNORE_INDEX = -100
-_PROGRESS_MIN_ROWS = 20_000  # rows; fewer take less than two seconds
+_PROGRESS_MIN_ROWS = 20_000  # fewer take less than two seconds
 
 
 def max_sample_length(src_length: int, tgt_length: int) -> int:
-    """Tokens of the longest training sample: question, answer and what ends it."""
+    """Maximum tokens of a training sample: prompt, answer and end token."""
     return src_length + tgt_length + 1
 
 
 class SupervisedDataset:
-    """Training samples `{"input_ids", "labels", "position_ids"}`, int64 arrays, rendered up front.
+    """Training samples `{"input_ids", "labels", "position_ids"}`, tokenized when constructed.
 
-    position_ids are the tokenizer's, [tokens], or [2, tokens] where a family has two rows. Labels stand
-    under their own ids (the model shifts) and are -100 where there is nothing to learn. Rows are cut to
-    `src_length` and `tgt_length` as the family's original script cuts them; a row that has no answer
-    left is dropped with a warning.
+    input_ids, labels: int64 [length]. Labels are aligned with input_ids (the model shifts them) and -100
+    where no loss is computed. position_ids: int64 [length], or [2, length] for a family with two rows of
+    positions. Prompts and answers are truncated to `src_length` and `tgt_length` tokens as in the family's
+    original script; samples without an answer after that are dropped with a warning. Raises `InputError`
+    if no sample is left, or for lengths below 1.
     """
 
     def __init__(
@@ -74,11 +75,11 @@ class SupervisedDataset:
 
 
 class GenerationDataset:
-    """Prompts to be answered, `{"input_ids", "position_ids"}`, and the answers to compare with.
+    """Prompts `{"input_ids", "position_ids"}` (int64, as in `SupervisedDataset`) with reference answers.
 
-    `references` are cut to `tgt_length` as the originals cut labels for evaluation: two of those tokens
-    go to what stands before the answer there; they are cleaned as the model's answers are. None where a
-    row has no answer.
+    `prompts`: int64 [prompt_length] each. `references`: the answer of each row, None without one, truncated
+    to `tgt_length` tokens less the tokenizer's special tokens, as THUDM's evaluation truncates its labels,
+    and processed by the template's `process_response`.
     """
 
     def __init__(
@@ -116,8 +117,8 @@ class GenerationDataset:
 
 
 class EvaluationDataset:
-    """Rows held out: samples to compute the loss of (None where no row has an answer), and prompts to
-    answer (None where none are to be).
+    """Held-out rows: `samples` for the loss (None if no row has an answer), `generation` for generated
+    answers (None if none are generated). As a sequence, its items are those of `samples`.
     """
 
     def __init__(self, samples: SupervisedDataset | None, generation: GenerationDataset | None) -> None:
@@ -132,11 +133,11 @@ class EvaluationDataset:
 
 
 class PackedDataset:
-    """Several samples in one sequence of at most `max_length` tokens, for fewer padding tokens.
+    """Several samples packed into one sequence of at most `max_length` tokens, to reduce padding.
 
-    `position_ids` restart in every sample; `attention_mask` is 1, 2, ... for the tokens of each, which
-    keeps samples apart. The first label of each sample is -100: in a shifted loss it would be predicted
-    from the sample before.
+    Items are as in `SupervisedDataset`, with `position_ids` that restart in each sample and `attention_mask`,
+    int64 [length], the 1-based index of each token's sample: tokens attend within their sample only. The
+    first label of each sample is -100, because a shifted loss would predict it from the previous sample.
     """
 
     def __init__(self, dataset: SupervisedDataset, max_length: int) -> None:
@@ -163,9 +164,9 @@ class PackedDataset:
 
 
 def pack_samples(lengths: Sequence[int], limit: int) -> list[list[int]]:
-    """Indices of `lengths` in bins whose sums are at most `limit`: best fit, longest first.
+    """Bins of indices of `lengths`, each with a sum of at most `limit`: best-fit decreasing, deterministic.
 
-    Deterministic. Raises InputError if one length alone is above the limit.
+    Raises `InputError` for a length above `limit`.
     """
     longest = max(lengths, default=0)
     if longest > limit:
@@ -174,7 +175,7 @@ def pack_samples(lengths: Sequence[int], limit: int) -> list[list[int]]:
             "raise its length or lower src_length and tgt_length"
         )
     bins: list[list[int]] = []
-    room: list[tuple[int, int]] = []  # (tokens free, bin), sorted
+    room: list[tuple[int, int]] = []  # (free tokens, bin), sorted
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
         place = bisect.bisect_left(room, (lengths[index], -1))
         if place == len(room):
@@ -188,11 +189,11 @@ def pack_samples(lengths: Sequence[int], limit: int) -> list[list[int]]:
 
 
 class Collator:
-    """Rows of unequal lengths to one batch of int64 arrays [batch, ..., length].
+    """Pads samples and stacks them to a batch of int64 arrays [batch, ..., length].
 
-    Pads to the batch's longest row, rounded up to `pad_to_multiple_of`: on the right for training
-    (labels -100), on the left for generation (`side="left"`). Gives `attention_mask`: 0 for padding, 1
-    for real tokens, 1, 2, ... for those of each sample in packed rows.
+    length is that of the longest sample, rounded up to `pad_to_multiple_of`. Padding is on the right for
+    training (labels -100), on the left for generation (`side="left"`). The batch has an `attention_mask`,
+    [batch, length]: 0 for padding, 1 for tokens, 1, 2, ... for the tokens of each packed sample.
     """
 
     def __init__(self, pad_token_id: int, pad_to_multiple_of: int | None = None, side: str = "right") -> None:
@@ -222,7 +223,7 @@ class Collator:
 
 
 def _model_inputs(tokenizer: Tokenizer, ids: list[int]) -> dict[str, IntArray]:
-    """The arrays of one sequence; its mask is all ones until it is padded."""
+    """input_ids [length] and position_ids [length] or [2, length] of one sequence, int64."""
     inputs = tokenizer.sequence_inputs(ids)
     return {name: np.asarray(inputs[name], dtype=np.int64) for name in ("input_ids", "position_ids")}
 

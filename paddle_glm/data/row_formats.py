@@ -1,4 +1,4 @@
-"""Rows to conversations: which columns are recognised, and what they may hold."""
+"""Converting rows to conversations: the recognised columns and their types."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 from paddle_glm.chat_template import Message, messages_from_history
 from paddle_glm.errors import InputError
 
-SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT's names for the two
+SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT's role names -> ours
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Keys of a row. `input` continues the question; `messages` is a whole conversation and stands alone."""
+    """Keys of a row. `input` is appended to the prompt; `messages` is a whole conversation, used alone."""
 
     prompt: str | None = None
     response: str | None = None
@@ -24,12 +24,12 @@ class Columns:
     messages: str | None = None
 
     def matches(self, row: dict[str, Any]) -> bool:
-        """Whether the row has the key that a question or a conversation is under."""
+        """Whether the row has the key of the prompt or of the conversation."""
         return (self.prompt if self.messages is None else self.messages) in row
 
 
-# Layouts that are recognised by their keys, first match first. cpp_infer/src/rows.cc holds the same, which
-# tests/golden/rows.json sees to.
+# Detected by their keys; the first match wins. cpp_infer/src/rows.cc has the same list;
+# tests/golden/rows.json holds the two equal.
 KNOWN_COLUMNS = (
     Columns(messages="messages"),
     Columns(messages="conversations"),
@@ -44,31 +44,34 @@ KNOWN_COLUMNS = (
 
 @dataclass(frozen=True)
 class Example:
-    """One conversation. `origin` is "file:line"; an unanswered one ends with the user's message."""
+    """One conversation. `origin` is "file:line"; without an answer, the last message is the user's."""
 
     messages: tuple[Message, ...]
     origin: str = ""
 
     @property
     def answer(self) -> str | None:
-        """The text of the last message if the assistant spoke it."""
+        """The content of the last message if its role is assistant, else None."""
         last = self.messages[-1]
         return last["content"] if last["role"] == "assistant" else None
 
     @property
     def prompt_messages(self) -> tuple[Message, ...]:
-        """All messages before the last answer."""
+        """The messages without the final answer."""
         return self.messages if self.answer is None else self.messages[:-1]
 
     @property
     def is_empty(self) -> bool:
-        """Whether the last question, or its answer where there is one, holds nothing but white space."""
+        """Whether the last question or its answer is only white space."""
         last = 1 if self.answer is None else 2
         return not all(message["content"].strip() for message in self.messages[-last:])
 
 
 def detect_columns(row: dict[str, Any], require_answer: bool, origin: str) -> Columns:
-    """The first known layout whose keys this row has, an answer being optional without `require_answer`."""
+    """The first of `KNOWN_COLUMNS` that this row has; the response may be absent without `require_answer`.
+
+    Raises `InputError` if none matches.
+    """
     for layout in KNOWN_COLUMNS:
         if layout.messages is not None:
             if layout.messages in row:
@@ -83,7 +86,7 @@ def detect_columns(row: dict[str, Any], require_answer: bool, origin: str) -> Co
 
 
 def read_example(row: dict[str, Any], columns: Columns, require_answer: bool, origin: str) -> Example:
-    """The conversation of a row; `require_answer`: it must end with one. InputError names `origin`."""
+    """The conversation of a row. Raises `InputError` naming `origin` for wrong types or a missing answer."""
     if columns.messages is not None:
         messages = _messages_from_list(row, columns.messages, require_answer, origin)
     else:
@@ -92,7 +95,7 @@ def read_example(row: dict[str, Any], columns: Columns, require_answer: bool, or
 
 
 def abbreviate(value: Any) -> str:
-    """A value as messages show it."""
+    """A value as JSON for an error message, at most 60 characters."""
     text = json.dumps(value, ensure_ascii=False, default=str)  # parquet has dates and bytes, too
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -103,7 +106,7 @@ def _messages_from_columns(
     if columns.prompt is None or (require_answer and columns.response is None):
         raise InputError("--prompt_column and --response_column go together: give both or neither")
     questions = _text_list(row, columns.prompt, origin)
-    # To be answered, a row may lack the answer, or hold an empty one as test files do.
+    # Without require_answer the response may be absent, or empty as in test files.
     has_answer = require_answer or row.get(columns.response or "") not in (None, "")
     replies = _text_list(row, columns.response, origin) if has_answer and columns.response else []
     if len(questions) - len(replies) not in ((0,) if require_answer else (0, 1)):
@@ -124,7 +127,7 @@ def _messages_from_columns(
 
 
 def _messages_from_list(row: dict[str, Any], column: str, require_answer: bool, origin: str) -> list[Message]:
-    """Role objects; ShareGPT's `from`, `value` and its names for roles are understood."""
+    """Messages with `role` and `content`, or ShareGPT's `from` and `value`."""
     entries = _parse_list(row.get(column), column, origin)
     if not entries:
         raise InputError(f"{origin}: {column!r} is {abbreviate(entries)}: expected a list of messages")
@@ -134,7 +137,9 @@ def _messages_from_list(row: dict[str, Any], column: str, require_answer: bool, 
             raise InputError(
                 f"{origin}: a message is {abbreviate(entry)}: expected an object with role and content"
             )
-        entry = {key: value for key, value in entry.items() if value is not None}  # parquet fills with None
+        entry = {
+            key: value for key, value in entry.items() if value is not None
+        }  # parquet fills missing keys with None
         role = entry.pop("role", entry.pop("from", None))
         content = entry.pop("content", entry.pop("value", None))
         if not isinstance(role, str):
@@ -154,7 +159,7 @@ def _messages_from_list(row: dict[str, Any], column: str, require_answer: bool, 
 
 
 def _text_list(row: dict[str, Any], column: str, origin: str) -> list[str]:
-    """A column's text, or the texts of its list (PaddleNLP's `src` and `tgt`)."""
+    """A column's value as a list of texts; it may be a list already (PaddleNLP's `src` and `tgt`)."""
     if column not in row:
         raise InputError(f"{origin}: no column {column!r} among {', '.join(row) or 'none'}")
     value = row[column]
@@ -172,7 +177,7 @@ def _check_text(value: Any, column: str | None, origin: str) -> str:
 
 
 def _parse_list(value: Any, column: str, origin: str) -> list[Any]:
-    """A list, or one written as JSON, which is how the field of a CSV file holds it."""
+    """A list, or its JSON text, as in a CSV field; empty for None and empty text."""
     found = value
     if isinstance(value, str):
         try:

@@ -1,6 +1,6 @@
-"""The rows of one data file: JSON, JSON lines, CSV, TSV, parquet. Says what is wrong by file and line.
+"""Reading the rows of a JSON, JSON Lines, CSV, TSV or parquet file, with errors that name file and line.
 
-Needs neither paddle nor a tokenizer; parquet needs pyarrow.
+No Paddle, no tokenizer; parquet needs pyarrow.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from paddle_glm.errors import InputError
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 SUFFIXES = (".json", ".jsonl", *DELIMITERS, ".parquet")
 INSTALL_PARQUET = 'pip install -c constraints.txt -e ".[parquet]"'
-_MAX_CSV_FIELD = 2**31 - 1  # of a CSV file, in characters; Python's own limit is 128 Ki
+_MAX_CSV_FIELD = 2**31 - 1  # characters of a CSV field; Python's default limit is 128 Ki
 _PARQUET_MAGIC = b"PAR1"
-# How other files begin that rows come in -> what to do with them.
+# First bytes of file types that are not read -> what to do with such a file.
 _UNSUPPORTED_MAGIC = {
     b"PK\x03\x04": 'is a zip archive, as .xlsx files are: save the sheet as "CSV UTF-8"',
     b"\xd0\xcf\x11\xe0": 'is an Excel workbook: save the sheet as "CSV UTF-8"',
     b"\x1f\x8b": "is compressed: unpack it with gunzip",
 }
-_BYTE_ORDER_MARKS = {  # the longer ones first: UTF-16's begins UTF-32's
+_BYTE_ORDER_MARKS = {  # the longer first: UTF-32 LE starts with the mark of UTF-16 LE
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
     codecs.BOM_UTF16_LE: "UTF-16",
@@ -36,10 +36,10 @@ _BYTE_ORDER_MARKS = {  # the longer ones first: UTF-16's begins UTF-32's
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """(number, row) of every row: the line that it begins on, in parquet files its count from 1.
+    """Yield (number, row): the line that a row starts on, in parquet files its index from 1.
 
-    A row is whatever value a JSON file holds there; of a table, a dict from the names of its columns to
-    text (CSV, TSV) or Python values (parquet). Raises InputError for what cannot be read.
+    A row of a JSON file is any JSON value; a row of a table is a dict from column names to text (CSV, TSV)
+    or Python values (parquet). Raises `InputError` for a file that cannot be read.
     """
     if path.is_dir():
         found = sorted(one.name for one in path.iterdir() if one.suffix in SUFFIXES)[:5]
@@ -57,15 +57,15 @@ def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def is_parquet(path: Path) -> bool:
-    """Whether a file says so by its name or its first bytes."""
+    """Whether the suffix or the first bytes of a file are those of parquet."""
     with path.open("rb") as file:
         return path.suffix.lower() == ".parquet" or file.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 file, with or without a byte order mark.
+    """The text of a UTF-8 file, with or without a byte order mark.
 
-    Raises InputError for another encoding, naming the first wrong byte and the command that converts it.
+    Raises `InputError` for another encoding, with the first invalid byte and a command to convert the file.
     """
     content = path.read_bytes()
     for beginning, advice in _UNSUPPORTED_MAGIC.items():
@@ -87,7 +87,7 @@ def read_text(path: Path) -> str:
 
 
 def _detect_utf16_or_utf32(content: bytes) -> str | None:
-    """iconv's name of an encoding of two or four bytes: by its mark, or by ASCII's zeros."""
+    """iconv's name of a UTF-16 or UTF-32 encoding, from its mark or from the zero bytes of ASCII text."""
     for mark, name in _BYTE_ORDER_MARKS.items():
         if content.startswith(mark):
             return name
@@ -99,7 +99,7 @@ def _detect_utf16_or_utf32(content: bytes) -> str | None:
 
 
 def _may_be_gbk(content: bytes, wrong: int) -> bool:
-    if not content[:wrong].isascii():  # what came before was UTF-8
+    if not content[:wrong].isascii():  # the bytes before it were valid UTF-8
         return False
     try:
         content.decode("gb18030")
@@ -127,7 +127,7 @@ def _jsonl_rows(text: str, path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _json_array_rows(text: str, path: Path) -> Iterator[tuple[int, Any]]:
-    """Elements one by one, so that each is known by its line."""
+    """Decode the elements one by one, to know the line of each."""
     decoder = json.JSONDecoder()
     line, counted = 1, 0
     position = _skip_whitespace(text, text.index("[") + 1)
@@ -159,8 +159,8 @@ def _skip_whitespace(text: str, position: int) -> int:
 
 
 def _csv_rows(text: str, delimiter: str, path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Rows under the names of the first one; a quoted field may hold delimiters, quotes and line ends."""
-    csv.field_size_limit(_MAX_CSV_FIELD)  # the module's, there is no other
+    """Rows keyed by the header; a quoted field may contain delimiters, quotes and line breaks."""
+    csv.field_size_limit(_MAX_CSV_FIELD)  # csv has only this global setting
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     names: list[str] | None = None
     while True:

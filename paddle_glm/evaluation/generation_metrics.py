@@ -14,10 +14,10 @@ from paddle_glm.tokenizers.base import Tokenizer
 
 
 class GenerationMetrics:
-    """Answers the prompts of `EvaluationDataset` and scores the answers: ROUGE-1/2/L, BLEU-4.
+    """Generates answers to the prompts of an `EvaluationDataset` and scores them: ROUGE-1/2/L, BLEU-4.
 
-    Data-parallel processes share the prompts out, and each ends up with all answers and the same scores.
-    `predictions` are those of the last call.
+    The prompts are distributed over the data-parallel ranks; every rank gets all answers and the same
+    scores. `predictions` holds the answers of the last call.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class GenerationMetrics:
         self.predictions: list[str] = []
 
     def __call__(self, rows: EvaluationDataset, limit: int = -1) -> dict[str, float]:
-        """limit: batches per data-parallel process, -1 for all. Rows without an answer are not scored."""
+        """Scores by name, empty without references. limit: batches per data-parallel rank, -1 for all."""
         if rows.generation is None:
             return {}
         count = len(rows.generation)
@@ -52,7 +52,7 @@ class GenerationMetrics:
         return score(*zip(*known, strict=True)) if known else {}
 
     def generate(self, prompts: list[IntArray]) -> list[str]:
-        """The text of the answer to each prompt (int64 ids), on every process."""
+        """The answer to each prompt (int64 [prompt_length]), on every rank, in the order given."""
         degree, rank = self.data_group.degree, self.data_group.rank
         mine = generate_for_scoring(
             self.backend, self.tokenizer, prompts[rank::degree], self.params, self.batch_size, self.progress

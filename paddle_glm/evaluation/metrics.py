@@ -1,4 +1,4 @@
-"""ROUGE and BLEU of generated answers, computed as THUDM's `ptuning/main.py` does."""
+"""Names of all metrics; ROUGE and BLEU of generated answers, computed as in THUDM's `ptuning/main.py`."""
 
 import logging
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ METRIC_NAMES = ("rouge-1", "rouge-2", "rouge-l", "bleu-4")
 
 
 def score_pair(prediction: str, label: str) -> dict[str, float]:
-    """ROUGE-1/2/L F1 and BLEU-4 of one answer, each in percent, rounded to four places.
+    """ROUGE-1/2/L F1 and BLEU-4 of one answer, in percent, rounded to four decimals.
 
-    ROUGE compares the words that jieba cuts. BLEU compares characters, up to 4-grams, smoothed by
-    NLTK's method 3. An answer or label without words scores 0 in all four: rouge-chinese refuses it, so
-    that the original script stopped there.
+    ROUGE is over jieba's words, BLEU over characters up to 4-grams with NLTK's smoothing method 3. All
+    four are 0 if the answer or the label has no words: rouge-chinese raises there, which ended THUDM's
+    script. Raises `InputError` if a package is missing.
     """
     check_metric_packages()
     import jieba
@@ -34,7 +34,7 @@ def score_pair(prediction: str, label: str) -> dict[str, float]:
 def score(predictions: Sequence[str], labels: Sequence[str]) -> dict[str, float]:
     """The mean of `score_pair` over all pairs, by name (`METRIC_NAMES`).
 
-    Raises InputError where there is nothing to compare, the lengths differ, or a package is missing.
+    Raises `InputError` for no pairs, different lengths, or a missing package.
     """
     if not predictions or len(predictions) != len(labels):
         raise InputError(f"cannot score {len(predictions)} predictions against {len(labels)} labels")
@@ -43,7 +43,7 @@ def score(predictions: Sequence[str], labels: Sequence[str]) -> dict[str, float]
 
 
 def check_metric_packages() -> None:
-    """Raises InputError that names the pip command where one of the three packages is missing."""
+    """Raise `InputError` with the pip command if jieba, rouge-chinese or nltk is missing."""
     import importlib.util
 
     packages = {"jieba": "jieba", "rouge_chinese": "rouge-chinese", "nltk": "nltk"}
@@ -53,7 +53,7 @@ def check_metric_packages() -> None:
 
 
 def check_requested_metrics(best: str | None, answers: bool) -> None:
-    """Raise `InputError` before a run where an evaluation will not give what is asked for.
+    """Raise `InputError` before a run whose evaluations cannot compute a requested metric.
 
     best: `--metric_for_best_model`; answers: whether answers are generated and scored.
     """

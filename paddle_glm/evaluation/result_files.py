@@ -1,4 +1,4 @@
-"""The files that answers to rows and their scores are written to."""
+"""Output files of an evaluation."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ METRICS_FILE = "metrics.json"
 def write_predictions_and_metrics(
     folder: Path, results: Mapping[str, Any], labels: Sequence[str], answers: Sequence[str]
 ) -> None:
-    """`generated_predictions.txt` as THUDM's script writes it, and the metrics as JSON."""
+    """Write `generated_predictions.txt` in the format of THUDM's script, and the metrics as JSON."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = [
         json.dumps({"labels": label, "predict": answer}, ensure_ascii=False) + "\n"

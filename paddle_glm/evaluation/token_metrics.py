@@ -18,10 +18,11 @@ def evaluate_tokens(
     batches: Iterable[Mapping[str, Tensor]],
     data_group: ProcessGroup,
 ) -> dict[str, float]:
-    """`loss` (mean over all answer tokens), `perplexity` and `accuracy` (share predicted exactly).
+    """`TOKEN_METRICS` over all labels that are not -100: mean loss in nats, exp(loss), share of argmax hits.
 
-    model: a `CausalLM`, or anything that returns `logits` for a batch by name.
-    Every process of `data_group` brings its share of the batches; all get the same numbers.
+    model: a `CausalLM`, or any callable that returns `logits` for the batch's arrays as keywords.
+    batches: tensors as `Collator` gives them. Each rank of `data_group` passes its part of the batches;
+    the totals are summed over the group, so that all ranks return the same values.
     """
     totals = paddle.zeros([3], dtype="float64")
     for batch in batches:
@@ -35,10 +36,10 @@ def evaluate_tokens(
 
 
 def sum_token_metrics(logits: Tensor, labels: Tensor) -> Tensor:
-    """Summed cross entropy, right predictions and number of labels that count: float64 [3].
+    """Summed cross entropy, number of correct predictions, number of labels that are not -100: float64 [3].
 
-    logits: float32 [batch, tokens, vocab]; labels: int64 [batch, tokens], aligned with the inputs, each
-    predicted from the tokens before it.
+    logits: float32 [batch, length, vocab]; labels: int64 [batch, length], aligned with the inputs: the logits
+    at position i are compared with the label at i + 1.
     """
     logits, labels = logits[:, :-1], labels[:, 1:]
     counted = labels != IGNORE_INDEX

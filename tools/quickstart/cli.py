@@ -27,24 +27,22 @@ MARKER_FILE = ".paddle_glm_quickstart"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output_dir", default="quickstart", help="gets everything; made anew each time")
-    parser.add_argument("--data", help="folder of real rows (train and dev files) instead of made ones")
+    parser.add_argument("--output_dir", default="quickstart", help="output folder, recreated by each run")
+    parser.add_argument("--data", help="folder of real rows (train and dev files) instead of generated ones")
     parser.add_argument(
         "--method",
         choices=quickstart_plan.METHODS,
         default="full",
-        help="train all weights, or LoRA adapters or a prefix (P-Tuning v2) on a base trained before",
+        help="train all weights, or LoRA adapters or a prefix (P-Tuning v2) on a base model trained first",
     )
     parser.add_argument(
         "--quantization_bit",
         type=int,
         choices=sorted(BITS),
-        help="keep weights in so many bits: those of the trained model, or those of the base of an adapter",
+        help="quantise the trained model, or the base model of an adapter, to this many bits",
     )
-    parser.add_argument(
-        "--max_steps", type=int, help="optimizer steps (default: what the files in configs/ say)"
-    )
-    parser.add_argument("--eval_rows", type=int, default=100, help="held-out rows to score")
+    parser.add_argument("--max_steps", type=int, help="optimizer steps (default: from the files in configs/)")
+    parser.add_argument("--eval_rows", type=int, default=100, help="number of held-out rows to evaluate")
     parser.add_argument("--setup_seconds", type=float, help=argparse.SUPPRESS)
 
 
@@ -64,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
     """Run all steps and write `summary.json`. Raises `InputError` where a step fails."""
     if args.data and not Path(args.data).is_dir():
         raise InputError(f"--data {args.data}: expected a folder with train.json and dev.json")
-    # Python would end at once, and the step that runs would go on alone.
+    # By default, Python would exit at once and leave the current step running.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     os.chdir(quickstart_plan.ROOT)
     plan = quickstart_plan.QuickstartPlan(
@@ -88,7 +86,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def recreate_output_dir(folder: Path) -> None:
-    """An empty, marked folder; raises InputError rather than remove what a quick start did not make."""
+    """Create an empty folder with a marker file; raises `InputError` for an existing folder without one."""
     if folder.exists():
         if not (folder / MARKER_FILE).is_file():
             raise InputError(f"{folder} was not made by a quick start: move it, or give another --output_dir")
@@ -99,7 +97,7 @@ def recreate_output_dir(folder: Path) -> None:
 
 
 def run_plan(plan: quickstart_plan.QuickstartPlan) -> tuple[dict[str, float], str | None]:
-    """Runs all steps; returns the seconds of each, and why the last ones were left out, if they were."""
+    """Run all steps; returns the seconds of each, and the reason if the last ones were skipped."""
     steps = plan.steps()
     seconds: dict[str, float] = {}
     for number, step in enumerate(steps, start=1):
@@ -119,7 +117,7 @@ def run_plan(plan: quickstart_plan.QuickstartPlan) -> tuple[dict[str, float], st
 
 
 def compare_answers(plan: quickstart_plan.QuickstartPlan) -> int:
-    """Prints both programs' answers; returns how many there are. Raises InputError where they differ."""
+    """Print both programs' answers and return their number; raises `InputError` if they differ."""
     python, cpp = (
         _read_lines(plan.path(name)) for name in (quickstart_plan.PYTHON_ANSWERS, quickstart_plan.CPP_ANSWERS)
     )
@@ -144,7 +142,7 @@ def format_summary(
     scores: Mapping[str, Mapping[str, float]],
     left_out: str | None,
 ) -> str:
-    """How long everything took, what was learnt, and how to go on."""
+    """Durations, scores, files to look at, commands to continue with."""
     total = sum(seconds.values())
     times = [f"  {name:<12}{value:>8.1f} s" for name, value in [*seconds.items(), ("total", total)]]
     names = ("loss.png", "after/generated_predictions.txt", "answers/", "summary.json")
@@ -160,7 +158,7 @@ def format_summary(
 
 
 def next_commands(plan: quickstart_plan.QuickstartPlan, with_cpp: bool) -> list[str]:
-    """Commands that do more with what is there now."""
+    """Commands to continue with."""
     question = shlex.quote(_read_json(plan.path(quickstart_plan.QUESTIONS_FILE))[0]["content"])
 
     def command(name: str, *words: str) -> str:

@@ -1,4 +1,4 @@
-"""The steps of the quick start: which commands run, in which order, with which folders."""
+"""The steps of the quick start: commands, order, folders."""
 
 import json
 import shutil
@@ -18,21 +18,21 @@ TRAINING_PHRASE, TENSOR_PARALLEL_PHRASE = (
 )
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = Path("configs/tiny/quickstart.yaml")
-# What trains an adapter, and the flag that gives it to other commands.
+# How an adapter is trained, and the flag that passes it to other commands.
 ADAPTER_CONFIGS = {"lora": Path("configs/tiny/lora.yaml"), "ptuning": Path("configs/tiny/prefix.yaml")}
 ADAPTER_FLAGS = {"lora": "--lora_path", "ptuning": "--ptuning_checkpoint"}
 CPP_PROGRAM = "cpp_infer/build/paddle_glm_infer"
-# What the two programs that answer from the graph are asked, and their answers {src, output}, line by line.
+# Questions to both programs that run the graph, and their answers, one {src, output} per line.
 NUM_QUESTIONS, QUESTIONS_FILE = 3, "questions.json"
 PYTHON_ANSWERS, CPP_ANSWERS = "answers/python.jsonl", "answers/cpp.jsonl"
 
 
 @dataclass(frozen=True)
 class QuickstartStep:
-    """One command of the chain: its name, what it is for, and its words.
+    """One command of the chain: name, purpose, argument vector.
 
-    run_dir: the folder of a training run, whose log is shown in the place of its output.
-    optional: what it needs may be missing on a machine; then it and all steps behind it are left out.
+    run_dir: output folder of a training run, whose losses are shown instead of its output. optional: a
+    requirement may be missing on a machine; then this step and all later ones are skipped.
     """
 
     name: str
@@ -44,10 +44,10 @@ class QuickstartStep:
 
 @dataclass(frozen=True)
 class QuickstartPlan:
-    """One quick start: its folders and sizes, and from them its steps.
+    """Folders and sizes of one quick start, and the steps that follow from them.
 
-    Real rows have more words and longer texts than those of the grammar: they get a larger vocabulary
-    and model, and longer sequences.
+    Real rows have more words and longer texts than generated ones: they get a larger vocabulary, a larger
+    model and longer sequences.
     """
 
     output: Path
@@ -59,12 +59,12 @@ class QuickstartPlan:
 
     @property
     def data(self) -> Path:
-        """What the model learns first."""
+        """The training data of the base model."""
         return self.real_data or self.output / "data"
 
     @property
     def task(self) -> Path:
-        """What is scored and asked: an adapter learns the voice of one shop, where rows are made."""
+        """The evaluated data; with generated rows, adapters learn the style of one shop."""
         return self.data if self.method == "full" else self.real_data or self.output / "shop"
 
     @property
@@ -74,12 +74,12 @@ class QuickstartPlan:
 
     @property
     def base(self) -> str:
-        """The folder that an adapter is trained on."""
+        """Name of the model folder that an adapter is trained on."""
         return f"base_int{self.bits}" if self.bits else "base"
 
     @property
     def model_flags(self) -> list[str]:
-        """The flags that name what is exported: a model, with what was trained beside it."""
+        """The flags of the model that is exported, with its adapter."""
         if self.method == "full":
             return ["--model_name_or_path", self.path(f"merged_int{self.bits}" if self.bits else "merged")]
         if self.method == "lora" and not self.bits:
@@ -93,14 +93,14 @@ class QuickstartPlan:
 
     @property
     def evaluation_names(self) -> list[str]:
-        """The steps that score a model; each leaves its scores in a folder of its name."""
+        """Names of the evaluation steps; each writes its scores to a folder of that name."""
         return [step.name for step in self.steps() if "evaluate" in step.argv]
 
     def path(self, name: str) -> str:
         return str(self.output / name)
 
     def steps(self) -> list[QuickstartStep]:
-        """All steps in the order of the work; they need `questions` once `tiny` has made the rows."""
+        """All steps in order; the last ones need `write_questions` after the step `tiny`."""
         return list(self._steps())
 
     def _steps(self) -> Iterator[QuickstartStep]:
@@ -223,7 +223,7 @@ class QuickstartPlan:
         yield QuickstartStep("cpp", "the C++ program answers the same questions from the same graph", words)
 
     def write_questions(self) -> None:
-        """The first held-out questions, for both programs that answer from the graph."""
+        """Write the first held-out questions, for both programs that run the graph."""
         from paddle_glm.data.data_files import find_data_files, load_examples
 
         files = find_data_files(self.task)
@@ -237,13 +237,13 @@ class QuickstartPlan:
 
 
 def program(command: str) -> list[str]:
-    """The installed `paddle-glm`, else the same from this checkout, with a command."""
+    """The argument vector of a command: of the installed `paddle-glm`, else of this checkout."""
     installed = Path(shutil.which("paddle-glm", path=str(Path(sys.executable).parent)) or "")
     words = [str(installed)] if installed.is_file() else [sys.executable, "-m", "paddle_glm.main"]
     return [*words, command]
 
 
 def _python_cmake_options() -> list[str]:
-    """What makes the C++ program use the Paddle of this Python, where that is not the checkout's .venv."""
+    """CMake options to link the Paddle of this Python, if it is not that of the checkout's .venv."""
     in_venv = Path(sys.prefix).resolve() == (ROOT / ".venv").resolve()
     return [] if in_venv else [f"-DPADDLE_GLM_PYTHON={sys.executable}"]

@@ -1,4 +1,4 @@
-"""Running one step of the quick start: a command in a process of its own, shown as one types it."""
+"""Running one step of the quick start in a subprocess."""
 
 import os
 import shlex
@@ -12,14 +12,14 @@ from tools.quickstart.plan import NUM_PROCESSES, ROOT, QuickstartStep
 
 
 def run_step(step: QuickstartStep, output: Path) -> float:
-    """Runs a step, shows what it prints (for training, the loss), and returns its seconds.
+    """Run a step, show its output (for training, its losses), and return its duration in seconds.
 
-    What it logs goes to `log/NAME.log`. Raises InputError with the log's end where it fails.
+    stderr goes to `log/NAME.log`. Raises `InputError` with the last lines of the log if the step fails.
     """
     print("  $ " + format_command(step.argv), flush=True)
     log = output / "log" / f"{step.name}.log"
     environment = dict(os.environ)
-    if step.run_dir is not None:  # the processes share the cores; without this each takes them all
+    if step.run_dir is not None:  # split the cores between the ranks; by default each uses all
         environment.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // NUM_PROCESSES, 1)))
     started = time.perf_counter()
     with log.open("wb") as errors:
@@ -33,7 +33,7 @@ def run_step(step: QuickstartStep, output: Path) -> float:
             code = process.wait()
         except BaseException:
             process.terminate()
-            process.wait()  # the launcher ends its own processes first
+            process.wait()  # the launcher ends its ranks first
             raise
     if code != 0:
         tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
@@ -50,7 +50,7 @@ def _show_output(process: subprocess.Popen[bytes]) -> None:
 
 
 def _show_losses(process: subprocess.Popen[bytes], train_log: Path) -> None:
-    """Prints the loss every few seconds while a training run goes on."""
+    """Print losses while a training run is in progress."""
     from paddle_glm.training.loss_curve import read_log_records
 
     shown_step, ended = 0, False
@@ -63,7 +63,7 @@ def _show_losses(process: subprocess.Popen[bytes], train_log: Path) -> None:
         records = read_log_records(train_log) if train_log.is_file() else []
         losses = [record for record in records if "loss" in record]
         for record in losses:
-            # Every 50 steps is enough to watch, and the last one.
+            # Every 50 steps, and the last one.
             due = record["step"] % 50 == 0 or (ended and record is losses[-1])
             if due and record["step"] > shown_step:
                 shown_step = record["step"]
@@ -71,11 +71,11 @@ def _show_losses(process: subprocess.Popen[bytes], train_log: Path) -> None:
 
 
 def _format_progress(record: Mapping[str, float]) -> str:
-    """A line of train_log.jsonl for people."""
+    """One line of text for a record of train_log.jsonl."""
     return f"step {record['step']:>4}  loss {record['loss']:.3f}  {record['tokens_per_second']:.0f} tokens/s"
 
 
 def format_command(words: list[str]) -> str:
-    """A command as one types it in the checkout."""
+    """A command as typed in the checkout."""
     here = str(ROOT) + os.sep
     return shlex.join(word.removeprefix(here) for word in words)
