@@ -1,8 +1,7 @@
-"""Conversation templates as data, and the one renderer that turns messages into ids and a loss mask.
+"""Chat templates as data, and the renderer that turns messages into ids and a loss mask.
 
-Training, chat, the web pages, export and the C++ program all take their prompts from here, so a
-prompt is spelled once per family. A template knows the names of special tokens; their ids belong to
-the tokenizer. Nothing here imports paddle or sentencepiece.
+Training, chat, the web pages, export and the C++ program all render a family's template
+(`models/NAME/template.py`). Templates name special tokens; the tokenizer knows their ids.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ Message = dict[str, Any]
 
 
 class PromptTokenizer(Protocol):
-    """What rendering asks of a tokenizer."""
+    """The part of a tokenizer that rendering needs."""
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
 
@@ -35,16 +34,16 @@ class PromptTokenizer(Protocol):
 
 @dataclass(frozen=True)
 class RenderedChat:
-    """A conversation as token ids, and for each id whether the model is trained to produce it (1 or 0).
+    """Token ids of a conversation, and for each 1 if it is a training target, else 0.
 
-    A prompt for generation has a mask of zeros.
+    A prompt for generation has no targets.
     """
 
     input_ids: list[int]
     loss_mask: list[int]
 
     def labels(self, ignore_index: int = -100) -> list[int]:
-        """Ids aligned with `input_ids`, `ignore_index` where there is nothing to learn; the model shifts."""
+        """The targets at their own positions (the model shifts), `ignore_index` elsewhere."""
         return [
             token if mask else ignore_index
             for token, mask in zip(self.input_ids, self.loss_mask, strict=True)
@@ -53,11 +52,12 @@ class RenderedChat:
 
 @dataclass(frozen=True)
 class ChatTemplate(ABC):
-    """How a family writes a conversation.
+    """The prompt format of a family.
 
-    `end_token` closes an answer in training; generation stops at any of `stop_tokens`;
-    `replacements` are applied to what the model answers, then each of `wide_punctuation`, (narrow, wide),
-    where it stands beside a Chinese character (the originals' `process_response`).
+    prefix_tokens: special tokens that begin a prompt. end_token: ends an answer in training.
+    stop_tokens: any of them ends an answer in generation.
+    replacements: (old, new) texts of answers. wide_punctuation: (ASCII, full-width), replaced after them
+        next to a Chinese character (`process_response` of the originals).
     """
 
     layout: ClassVar[str]
@@ -77,18 +77,18 @@ class ChatTemplate(ABC):
         max_source_length: int | None = None,
         max_target_length: int | None = None,
     ) -> RenderedChat:
-        """See the module's `render`; messages have been checked to be non-empty, with text contents."""
+        """See `render` of this module, which has checked that there are messages with text contents."""
 
     @abstractmethod
     def parse_response(self, text: str) -> Message:
-        """What the model answered (its decoded text) -> the assistant's message."""
+        """The assistant's message in the decoded text of an answer."""
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON value that `template_from_dict` and the C++ program read."""
+        """The template as a JSON value, for `template_from_dict` and the C++ program."""
         return {"layout": self.layout, **asdict(self)}
 
     def process_response(self, text: str) -> str:
-        """A text of the model as a reader is to see it."""
+        """The text of an answer as users see it: stripped, with the replacements."""
         text = text.strip()
         for old, new in self.replacements:
             text = text.replace(old, new)
@@ -102,13 +102,15 @@ class ChatTemplate(ABC):
 class RoundTemplate(ChatTemplate):
     """All rounds in one text: `[Round 1] ... [Round 2] ...` (ChatGLM-6B, ChatGLM2-6B).
 
-    Only the last answer of a conversation is trained on. A system message goes in front of the last
-    question, as THUDM's `openai_api.py` does for models without a system role.
+    Only the last answer is a training target. A system message is prepended to the last question, as in
+    THUDM's `openai_api.py` for models without a system role.
 
-    `question` and `answer` are the texts of one round; `lone_question` is that of a conversation
-    without history. `source_reserved` and `target_reserved` are what a training sample takes off
-    `max_source_length` and `max_target_length` before it cuts the question and the answer to them
-    (the originals differ in what they count). `trained_suffix` of the last `suffix_tokens` carry loss.
+    suffix_tokens: special tokens that end a prompt; the last `trained_suffix` of them are targets.
+    first_round: number of the first round.
+    question, answer: text of a round, with `{round}`, `{query}` and `{response}`.
+    lone_question: text of the question in a conversation without history.
+    source_reserved, target_reserved: tokens subtracted from `max_source_length` and `max_target_length`
+        before question and answer of a training sample are truncated; the originals differ in them.
     """
 
     layout: ClassVar[str] = "rounds"
@@ -123,7 +125,7 @@ class RoundTemplate(ChatTemplate):
     trained_suffix: int
 
     def prompt(self, query: str, history: Iterable[tuple[str, str]] = ()) -> str:
-        """The text that asks `query` after the (question, answer) pairs of `history`."""
+        """The prompt's text for `query` after the (question, answer) pairs of `history`."""
         history = list(history)
         if not history:
             return self.lone_question.format(round=self.first_round, query=query)
@@ -153,7 +155,7 @@ class RoundTemplate(ChatTemplate):
             *_truncate(answer_ids, max_target_length, self.target_reserved),
             tokenizer.get_command(self.end_token),
         ]
-        # The originals turn padding ids into ignored labels wherever they stand, in answers too.
+        # The originals ignore labels that equal the padding id, also inside answers.
         pad = tokenizer.pad_token_id
         mask = [0] * (len(source) - self.trained_suffix) + [1] * self.trained_suffix
         return RenderedChat(source + target, mask + [int(token != pad) for token in target])
@@ -164,7 +166,7 @@ class RoundTemplate(ChatTemplate):
     def _split_conversation(
         self, messages: Sequence[Message]
     ) -> tuple[str, list[tuple[str, str]], str | None]:
-        """Messages -> last question, (question, answer) pairs before it, last answer or None."""
+        """(last question, (question, answer) pairs before it, last answer or None)."""
         system = ""
         if messages[0]["role"] == "system":
             system, messages = messages[0]["content"], messages[1:]
@@ -185,7 +187,7 @@ class RoundTemplate(ChatTemplate):
 
 @dataclass(frozen=True)
 class _SourcePrefixTemplate(RoundTemplate):
-    """Rounds with a text in front of each prompt, for rows: it is part of no exported folder."""
+    """Rounds with a text before every prompt. It is for rows of data; exported folders never have it."""
 
     source_prefix: str
 
@@ -195,12 +197,14 @@ class _SourcePrefixTemplate(RoundTemplate):
 
 @dataclass(frozen=True)
 class RoleTemplate(ChatTemplate):
-    """One special token per message, then a header line, then the text (ChatGLM3-6B).
+    """For each message a role token, a header line and the text (ChatGLM3-6B).
 
-    Every message of `reply_role` is trained on, from its header line up to the token that ends it:
-    the next message's role token, or `end_token` at the very end (THUDM's `finetune_hf.py`).
-    A training sample is cut to `max_source_length + max_target_length + 1` tokens, a prompt to
-    `max_source_length` before the token that asks for the reply, both as there.
+    Training targets are all messages of `reply_role`, from the header line to the token that ends the
+    message: the next role token, or `end_token` at the end (THUDM's `finetune_hf.py`). As there, training
+    samples are truncated to `max_source_length + max_target_length + 1` tokens, and prompts to
+    `max_source_length` before the role token of the reply.
+
+    roles: (role, its token). header: text with `{metadata}`. reply_role: the assistant's.
     """
 
     layout: ClassVar[str] = "roles"
@@ -210,7 +214,7 @@ class RoleTemplate(ChatTemplate):
     reply_role: str
 
     def message_ids(self, tokenizer: PromptTokenizer, message: Message) -> list[int]:
-        """Role token, header line, content; a system message's `tools` are appended to it as JSON."""
+        """Ids of role token, header line and content; `tools` of a system message are appended as JSON."""
         content = message["content"]
         if message["role"] == "system" and "tools" in message:
             content += "\n" + json.dumps(message["tools"], indent=4, ensure_ascii=False)
@@ -247,7 +251,7 @@ class RoleTemplate(ChatTemplate):
         return RenderedChat(ids, mask)
 
     def parse_response(self, text: str) -> Message:
-        """The header line names a tool or is blank; a text without a line break has no header yet."""
+        """The first line is the header, blank or a tool's name; a text of one line has no header."""
         header, line_break, content = text.partition("\n")
         metadata = header.strip() if line_break else ""
         return {
@@ -272,10 +276,11 @@ def render(
     max_source_length: int | None = None,
     max_target_length: int | None = None,
 ) -> RenderedChat:
-    """A conversation -> ids and loss mask: a training sample if the assistant spoke last, else a prompt.
+    """Ids and loss mask of a conversation: a training sample if the assistant spoke last, else a prompt.
 
-    Lengths are in tokens and cut as the family's original finetuning scripts do; None does not cut.
-    Raises InputError for an empty conversation, a message without text and roles that do not fit.
+    max_source_length, max_target_length: tokens, truncated as the family's original finetuning scripts do;
+        None does not truncate.
+    Raises `InputError` for an empty conversation, a message without text, and unsupported roles.
     """
     if not messages:
         raise InputError("an empty conversation: give at least one message")
@@ -291,9 +296,9 @@ def render(
 
 
 def with_source_prefix(template: ChatTemplate, text: str | None) -> ChatTemplate:
-    """The template with `text` in front of every prompt (`--source_prefix` of THUDM's main.py).
+    """The template with `text` before every prompt (`--source_prefix` of THUDM's main.py).
 
-    Raises InputError for a family whose messages have roles: there a system message says it.
+    Raises `InputError` for a `RoleTemplate`, which has system messages for that.
     """
     if not text:
         return template
@@ -307,7 +312,7 @@ def with_source_prefix(template: ChatTemplate, text: str | None) -> ChatTemplate
 
 
 def parse_response(template: ChatTemplate, text: str) -> Message:
-    """The decoded text of an answer -> the assistant's message, cleaned as the originals do."""
+    """The assistant's message in the decoded text of an answer, with the originals' replacements."""
     return template.parse_response(text)
 
 
@@ -317,7 +322,7 @@ def messages_from_history(
     system: str | None = None,
     role: str = "user",
 ) -> list[Message]:
-    """The originals' `query, history` -> messages. History holds (question, answer) pairs or role objects."""
+    """Messages for the originals' `query, history`; history has (question, answer) pairs or messages."""
     messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
     for item in history or ():
         if isinstance(item, dict):
@@ -332,7 +337,7 @@ def messages_from_history(
 
 
 def template_from_dict(data: dict[str, Any]) -> ChatTemplate:
-    """The inverse of `ChatTemplate.to_dict`, after JSON (which knows lists only)."""
+    """The inverse of `ChatTemplate.to_dict`; `data` may come from JSON, with lists for tuples."""
     classes: dict[str, type[ChatTemplate]] = {kind.layout: kind for kind in (RoundTemplate, RoleTemplate)}
     values = dict(data)
     layout = values.pop("layout", None)

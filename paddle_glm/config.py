@@ -1,4 +1,4 @@
-"""The architecture of one model, and the only place that reads foreign configuration keys."""
+"""`ModelConfig`: sizes and switches of a model, read from and written to `config.json`."""
 
 import json
 from collections.abc import Mapping
@@ -23,14 +23,18 @@ FAMILY_KEY = "paddle_glm_family"
 class ModelConfig:
     """Sizes and switches of a model; `from_pretrained` reads a folder's `config.json`.
 
-    The defaults are those of ChatGLM2-6B. Ids of special tokens are None where the architecture has no
-    use for them, or its files do not name them (the first releases of ChatGLM-6B). `pre_seq_len` is the
-    length of a trained prefix that stands beside the weights, None where there is none. Without
-    `multi_query_attention` ChatGLM2's fused projection is laid out head by head. `rope_ratio` divides rotary
-    positions in ChatGLM2 and multiplies their base in ChatGLM3. `quantization_bit` is 0 for float weights;
-    `quantization_group_size` None means one scale per output channel. `hub` keeps the keys of the original
-    file which the architecture does not need (`auto_map`, `architectures`, ...), so that saving gives them
-    back; `generation_config` does so with the contents of `generation_config.json`, None where there is none.
+    The defaults are those of ChatGLM2-6B.
+
+    head_dim: channels of one attention head.
+    multi_query_attention: false means that ChatGLM2's fused projection is laid out head by head.
+    rope_ratio: divides rotary positions in ChatGLM2, multiplies the base of their frequencies in ChatGLM3.
+    bos_token_id, mask_token_id, gmask_token_id: None if the architecture does not use the token, or its
+        `config.json` does not name it (the first releases of ChatGLM-6B).
+    dtype: of the weights in the files.
+    pre_seq_len: length of a P-Tuning v2 prefix stored with the weights; None for no prefix.
+    quantization_bit: 0 for float weights. quantization_group_size: None for one scale per output channel.
+    hub: keys of the file that no field stands for (`auto_map`, `architectures`, ...), written back on saving.
+    generation_config: the contents of `generation_config.json`; None if there was none.
     """
 
     family: str = "chatglm2"
@@ -84,10 +88,10 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], family: str | None = None) -> "ModelConfig":
-        """Read a `config.json` of the hub or of PaddleNLP given as a mapping.
+        """The configuration in the contents of a `config.json`, the hub's or PaddleNLP's.
 
-        What is made of each key is said in `config_keys`. Raises `InputError` for a missing key, a value that
-        cannot be, or one that names another computation.
+        family: overrides detection. Raises `InputError` for a missing key, a value of the wrong kind, or one
+        that is not supported.
         """
         paddlenlp = _paddlenlp_format(values)
         if paddlenlp is not None:
@@ -106,9 +110,9 @@ class ModelConfig:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, family: str | None = None) -> "ModelConfig":
-        """Read `folder/config.json` and, beside it, `generation_config.json` where there is one.
+        """Read `folder/config.json`, and `generation_config.json` if there is one.
 
-        family overrides what the files say.
+        family: overrides what the files say. Raises `InputError` as `from_dict`, and for unreadable files.
         """
         path = Path(folder) / "config.json"
         if not path.is_file():
@@ -127,7 +131,7 @@ class ModelConfig:
         return replace(config, generation_config=_read_json(generation_path))
 
     def to_hub_dict(self) -> dict[str, Any]:
-        """The keys of THUDM's `config.json`, with the original's other keys given back."""
+        """The contents of the hub's `config.json`, with the keys of the original file that have no field."""
         schema = config_schema(self.family)
         own = {key: getattr(self, name) for name, key in schema.fields.items()}
         out = {
@@ -143,25 +147,25 @@ class ModelConfig:
         return {**out, **same, FAMILY_KEY: self.family}
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `folder/config.json`, and `generation_config.json` where the model came with one."""
+        """Write `folder/config.json`, and `generation_config.json` if the model came with one."""
         _write_json(Path(folder) / "config.json", self.to_hub_dict())
         if self.generation_config is not None:
             _write_json(Path(folder) / generation_keys.GENERATION_CONFIG_FILE, self.generation_config)
 
     def save_for_paddlenlp(self, folder: str | Path, tensor_parallel_degree: int = 1) -> None:
-        """Write `folder/config.json` with PaddleNLP's keys, beside shards of the given degree."""
+        """Write `folder/config.json` with PaddleNLP's keys, for shards of the given degree."""
         values = paddlenlp_format(self.family).paddlenlp_config(self.to_hub_dict(), tensor_parallel_degree)
         _write_json(Path(folder) / "config.json", values)
 
 
 def config_schema(family: str) -> ConfigSchema:
-    """How `config.json` of a family is read and written; raises `InputError` listing the known families."""
+    """The schema of a family's `config.json`; raises `InputError` listing the known families."""
     schema: ConfigSchema = family_module(family, "config").SCHEMA
     return schema
 
 
 def paddlenlp_format(family: str) -> PaddleNLPFormat:
-    """How PaddleNLP stores models of a family; raises `InputError` where it has no class for them."""
+    """PaddleNLP's format of a family; raises `InputError` if it has no class for it."""
     found = config_schema(family).paddlenlp
     if found is None:
         raise InputError(f"PaddleNLP has no class for {family}: use safetensors or bin")
@@ -169,7 +173,7 @@ def paddlenlp_format(family: str) -> PaddleNLPFormat:
 
 
 def paddlenlp_formats() -> list[PaddleNLPFormat]:
-    """The formats of all families."""
+    """PaddleNLP's formats of all families."""
     found = (config_schema(family).paddlenlp for family in family_names())
     return [known for known in found if known is not None]
 
@@ -195,7 +199,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _paddlenlp_format(values: Mapping[str, Any]) -> PaddleNLPFormat | None:
-    """The format of a `config.json` that PaddleNLP wrote; None for the hub's."""
+    """The format of a `config.json` written by PaddleNLP; None for the hub's."""
     formats = paddlenlp_formats()
     hub_types = {config_schema(family).model_type for family in family_names()}
     for known in formats:
@@ -207,7 +211,7 @@ def _paddlenlp_format(values: Mapping[str, Any]) -> PaddleNLPFormat | None:
 
 
 def _family_of_tokenizer(text: str) -> str | None:
-    """The family that the lower-case text of `tokenizer_config.json` names; None where it names none."""
+    """The family named in `tokenizer_config.json`, given as lower-case text; None if it names none."""
     for family in reversed(family_names()):
         if any(mark in text for mark in config_schema(family).tokenizer_marks):
             return family
@@ -215,9 +219,9 @@ def _family_of_tokenizer(text: str) -> str | None:
 
 
 def _detect_family(values: Mapping[str, Any]) -> str:
-    """The family of a hub's `config.json`: what our own key says, else its keys, then its name on the hub.
+    """The family of the hub's `config.json`, by `FAMILY_KEY`, by its keys, and then by `_name_or_path`.
 
-    Raises `InputError` where no family fits, and for a key that the families which fit read differently.
+    Raises `InputError` if no family has these keys, or several that read one of them differently.
     """
     if FAMILY_KEY in values:
         return str(values[FAMILY_KEY])

@@ -1,4 +1,4 @@
-"""What families have in common in reading `config.json`; each describes its own keys in its folder."""
+"""The schema of `config.json`, and the rules that all families share."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ from paddle_glm.paddlenlp_format import PaddleNLPFormat
 DTYPES = ("float32", "float16", "bfloat16")
 CONFIG_FILE = "config.json"
 
-# What our fields may hold, read from a file or not.
+# Values that the fields of `ModelConfig` may have.
 FIELD_TYPES: Mapping[str, ValueType] = {
     **dict.fromkeys(
         ("num_layers", "hidden_size", "num_attention_heads", "num_key_value_heads"), POSITIVE_INT
@@ -47,14 +47,14 @@ FIELD_TYPES: Mapping[str, ValueType] = {
 class ConfigSchema:
     """How the `config.json` of one family is recognised, read and written.
 
-    title: the family, for messages. model_type, class_name: what its files say of themselves.
-    own_keys: any of these keys tells that a file may be of this family.
-    tokenizer_marks: text in `tokenizer_config.json` by which a family is told from others with the same keys.
-    rules: what is made of each key. required: keys without which there is no model.
-    derive: the fields that `rules` read -> fields that a file says in another form.
-    defaults: fields that the original's class sets otherwise than `ModelConfig` where a file lacks their key.
-    ambiguous_keys: keys that families with the same keys read differently -> the value that means the same.
-    paddlenlp: how PaddleNLP stores these models; None where it has no class for them.
+    title: the family, for messages. model_type, class_name: `model_type` and `architectures` of its files.
+    own_keys: a file with any of these keys may belong to the family.
+    tokenizer_marks: text in `tokenizer_config.json` that tells it from families with the same keys.
+    rules: by key. required: keys that a file must have.
+    derive: fields that `rules` read -> fields computed from them.
+    defaults: values of fields whose key a file lacks, where the original's differ from `ModelConfig`'s.
+    ambiguous_keys: keys that families with the same `own_keys` read differently -> the value they agree on.
+    paddlenlp: PaddleNLP's format of these models; None if it has no class for them.
     released: name on the hub -> `config.json` of each released model.
     """
 
@@ -73,17 +73,17 @@ class ConfigSchema:
 
     @property
     def fields(self) -> dict[str, str]:
-        """Our field -> the file's key."""
+        """Field of `ModelConfig` -> key of the file."""
         return {rule.field: key for key, rule in self.rules.items() if isinstance(rule, Mapped)}
 
 
 def _strip_framework(dtype: Any) -> Any:
-    """transformers writes "float16", its users "torch.float16"."""
+    """ "torch.float16" -> "float16"."""
     return dtype.removeprefix("torch.").removeprefix("paddle.") if isinstance(dtype, str) else dtype
 
 
 def mapped(*names: str, **renamed: str) -> dict[str, Rule]:
-    """Keys that are spelled as our fields are, and others (key=field)."""
+    """Rules that read keys into the fields of the same names, and into others (key="field")."""
     return {
         key: Mapped(name, FIELD_TYPES[name]) for key, name in {**{n: n for n in names}, **renamed}.items()
     }
@@ -92,12 +92,12 @@ def mapped(*names: str, **renamed: str) -> dict[str, Rule]:
 COMMON_RULES: dict[str, Rule] = {
     **mapped("num_layers", "hidden_size", "num_attention_heads", "layernorm_epsilon"),
     **mapped("eos_token_id", "pad_token_id", "pre_seq_len", "prefix_projection"),
-    # THUDM's keys of quantised checkpoints, and ours: they have no groups.
+    # THUDM's key of quantised checkpoints, and two of our own.
     **mapped("quantization_bit", "quantization_embeddings", "quantization_group_size"),
     "torch_dtype": Mapped("dtype", FIELD_TYPES["dtype"], _strip_framework),
-    "dtype": Alias("torch_dtype"),  # its name in newer files; one alone is taken for the other
+    "dtype": Alias("torch_dtype"),  # its name in newer files; read if the other is missing
     "num_hidden_layers": Alias("num_layers"),
     # Weights of other libraries: bitsandbytes, GPTQ, AWQ.
     "quantization_config": Restricted((None, {}), written=False),
-    "use_cache": Ignored("says whether keys and values are kept, which is the caller's matter here"),
+    "use_cache": Ignored("the caller decides whether keys and values are cached"),
 }

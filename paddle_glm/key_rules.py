@@ -1,4 +1,4 @@
-"""What is made of each key of a foreign JSON file: read, held to what is supported, or left alone and why."""
+"""Rules for the keys of other projects' JSON files: read into a field, restricted to values, or ignored."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ from paddle_glm.errors import InputError
 
 @dataclass(frozen=True)
 class ValueType:
-    """What a value must be: in words for messages, and as a test."""
+    """The values that a key may have, as a predicate and in words for error messages."""
 
     description: str
     accepts: Callable[[Any], bool]
@@ -18,7 +18,7 @@ class ValueType:
 
 @dataclass(frozen=True)
 class Mapped:
-    """Read into our `field`. convert: the file's spelling -> ours."""
+    """The key is read into `field`, after `convert`. kind: the values accepted then."""
 
     field: str
     kind: ValueType
@@ -27,9 +27,9 @@ class Mapped:
 
 @dataclass(frozen=True)
 class Restricted:
-    """Any other value is another computation, and refused.
+    """Values outside `allowed` would change the computation and are refused.
 
-    written: a file of ours says the first of `allowed`, since the original reads the key.
+    written: whether new files have the key, with the first of `allowed`, because the original reads it.
     """
 
     allowed: tuple[Any, ...]
@@ -38,14 +38,14 @@ class Restricted:
 
 @dataclass(frozen=True)
 class Alias:
-    """Another name of `key`: refused where the two differ."""
+    """Another name of `key`; the two must agree."""
 
     key: str
 
 
 @dataclass(frozen=True)
 class Ignored:
-    """Changes no answer. written: what a file of ours says, where the original cannot do without the key."""
+    """The key has no effect on results. written: its value in new files, if the original requires the key."""
 
     reason: str
     written: Any = None
@@ -56,10 +56,9 @@ Rules = Mapping[str, Rule]
 
 
 def read_fields(rules: Rules, values: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Our fields from a file's values; null is a key that is not there, and a key without a rule is unknown.
+    """Field -> value of the `Mapped` keys of a file. Null counts as absent; unknown keys are skipped.
 
-    source: what the file is called in messages. Raises `InputError` naming a key whose value is of the
-    wrong kind or not supported.
+    source: the file, for messages. Raises `InputError` for unsupported values.
     """
     found: dict[str, Any] = {}
     for key, rule in rules.items():
@@ -80,7 +79,7 @@ def read_fields(rules: Rules, values: Mapping[str, Any], source: str) -> dict[st
 
 
 def default_keys(rules: Rules) -> dict[str, Any]:
-    """What a file made from nothing says of keys that are no field of ours."""
+    """Key -> value, for the keys that a new file needs beside those of `Mapped` rules."""
     said = {
         key: rule.allowed[0] for key, rule in rules.items() if isinstance(rule, Restricted) and rule.written
     }
@@ -113,6 +112,6 @@ NUMBER = ValueType("a number", _is_number)
 
 
 def one_of(*values: Any) -> ValueType:
-    """One of some values, true and false being no numbers."""
+    """One of `values`; true and false do not count as 1 and 0."""
     words = ", ".join(map(str, values[:-1])) + f" or {values[-1]}"
     return ValueType(words, lambda value: value in values and not isinstance(value, bool))

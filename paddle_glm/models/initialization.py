@@ -1,4 +1,4 @@
-"""What the parameters of a model start from that was never trained."""
+"""Random initialisation of parameters, independent of the other parameters and of tensor parallelism."""
 
 import zlib
 from collections.abc import Iterator
@@ -8,15 +8,14 @@ import numpy as np
 
 from paddle_glm.array_types import Array
 
-# Numbers that are made at once.
+# Numbers generated at once.
 _BLOCK_ELEMENTS = 1 << 20
 
 
 def initial_value(name: str, shape: tuple[int, ...], seed: int) -> Array:
-    """A float32 array: matrices normal(0, 0.02), norms 1, biases 0.
+    """float32 array: matrices normal(0, 0.02), norms 1, biases 0.
 
-    Each parameter has a generator of its own, seeded by its hub name, so that its numbers do not depend
-    on the other parameters or on how many processes share them.
+    name: on the hub; with `seed` it seeds the parameter's own generator.
     """
     values, filled = np.empty(shape, np.float32), 0
     for rows in initial_rows(name, shape, seed):
@@ -26,7 +25,7 @@ def initial_value(name: str, shape: tuple[int, ...], seed: int) -> Array:
 
 
 def initial_rows(name: str, shape: tuple[int, ...], seed: int) -> Iterator[Array]:
-    """`initial_value` some rows at a time, for what is larger than memory."""
+    """The rows of `initial_value` in blocks, for parameters that need not fit into memory."""
     generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
     rows_per_block = max(1, _BLOCK_ELEMENTS // prod(shape[1:]))
     for start in range(0, shape[0], rows_per_block):

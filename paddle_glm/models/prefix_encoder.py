@@ -1,4 +1,4 @@
-"""The parameters of P-Tuning v2's prefix encoder, which a checkpoint may hold beside the model's own."""
+"""The parameters of P-Tuning v2's prefix encoder (`PrefixEncoder` of modeling_chatglm.py)."""
 
 from paddle_glm.config import ModelConfig
 from paddle_glm.sharding import REPLICATED, ParameterSpec
@@ -7,14 +7,14 @@ PREFIX_ENCODER = "transformer.prefix_encoder"
 
 
 def prefix_kv_size(config: ModelConfig) -> int:
-    """How many numbers all keys and values of one prefix token are."""
+    """Elements of the keys and values of one prefix token, over all layers."""
     return 2 * config.num_layers * config.num_key_value_heads * config.head_dim
 
 
 def prefix_parameters(config: ModelConfig, width: int) -> dict[str, ParameterSpec]:
-    """The encoder's parameters by hub name, none where `pre_seq_len` is None; all are whole on every rank.
+    """Hub name -> spec of the encoder's parameters, replicated over ranks; none if `pre_seq_len` is None.
 
-    width: that of the embedding in front of a projection; without one it holds the keys and values.
+    width: of the embedding, if a projection follows it; otherwise the embedding holds keys and values.
     """
     if config.pre_seq_len is None:
         return {}

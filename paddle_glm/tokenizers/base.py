@@ -1,4 +1,4 @@
-"""What every ChatGLM tokenizer shares: SentencePiece, truncation, left padding, saving.
+"""`Tokenizer`: what the families' tokenizers share (SentencePiece, truncation, left padding, saving).
 
 A family's `tokenizer.py` adds its special tokens, how text becomes pieces and where the special tokens go.
 """
@@ -29,37 +29,37 @@ CONFIG_FILE = "tokenizer_config.json"
 
 
 class Tokenizer(ABC):
-    """A SentencePiece model with a family's special tokens behind its vocabulary."""
+    """A SentencePiece model and a family's special tokens."""
 
     vocab_file: ClassVar[str]
     family: ClassVar[str]
     template: ClassVar[ChatTemplate]
     hub_config: ClassVar[dict[str, Any]]
-    """`tokenizer_config.json` of the released model, for folders that were made here."""
+    """`tokenizer_config.json` of the released model."""
     config_rules: ClassVar[Rules]
-    """What is made of each key of `tokenizer_config.json`."""
+    """Rules for the keys of `tokenizer_config.json`."""
     sentencepiece: ClassVar[SentencePieceSettings]
     command_tokens: ClassVar[tuple[str, ...]]
-    """Special tokens which `encode_special_tokens` finds in a text."""
+    """Special tokens that `encode_special_tokens` recognises in a text."""
     padding_side: ClassVar[str] = "left"
 
     def __init__(self, model_file: str | Path, config: Mapping[str, Any] | None = None) -> None:
-        """`config` holds further keys for `tokenizer_config.json`, kept when the tokenizer is saved."""
+        """config: the contents of `tokenizer_config.json`, written back on saving."""
         self.model_file = Path(model_file)
         self.sp_model = load_sentencepiece(self.model_file)
         self.config = dict(config or {})
 
-    # -- what a family says -------------------------------------------------------------------
+    # -- defined by a family -------------------------------------------------------------------
 
     @property
     @abstractmethod
     def special_tokens(self) -> dict[str, int]:
-        """Every special token by the name that `get_command` takes."""
+        """Special token -> id."""
 
     @property
     @abstractmethod
     def vocab_size(self) -> int:
-        """Ids that have a piece or a special token: [0, vocab_size)."""
+        """Number of ids with a piece or a special token."""
 
     @property
     @abstractmethod
@@ -79,7 +79,7 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def text_to_pieces(self, text: str) -> list[str]:
-        """Text to SentencePiece pieces; special tokens spelled in it are plain text."""
+        """SentencePiece's pieces of a text; special tokens in it are plain text."""
 
     @abstractmethod
     def convert_token_to_id(self, token: str) -> int: ...
@@ -94,20 +94,20 @@ class Tokenizer(ABC):
     def build_inputs_with_special_tokens(
         self, first: list[int], second: list[int] | None = None
     ) -> list[int]:
-        """Ids of a text, or of a question and its answer, with the special tokens that the model expects."""
+        """Ids of a text, or of a question and its answer, with the special tokens of a prompt."""
 
     @abstractmethod
     def tokenizer_spec(self) -> dict[str, Any]:
-        """How ids and text differ from the SentencePiece model's, as a JSON value for other programs.
+        """How ids and text differ from SentencePiece's, as a JSON value for programs in other languages.
 
-        pieces: the model's size; offset: added to its ids. spelled: (text, piece) pairs, replaced in this
-        order before a text is encoded and back after decoding. texts: (id, text) of ids that are not
-        decoded as their piece. below_offset: the token of an id below `offset`, `{index}` standing for it.
-        Ids beyond all these have no text.
+        pieces: number of SentencePiece's pieces. offset: added to SentencePiece's ids.
+        spelled: (text, piece) pairs; texts are replaced in this order before encoding, pieces after decoding.
+        texts: (id, text) of ids that are not decoded as their piece.
+        below_offset: token of ids below `offset`; `{index}` stands for the id. Other ids have no text.
         """
 
     def build_prompt(self, query: str, history: Sequence[tuple[str, str]] | None = None) -> str:
-        """The text of all rounds, ending where the model is to answer `query`."""
+        """The prompt that asks `query` after the (question, answer) pairs of `history`."""
         if not isinstance(self.template, RoundTemplate):
             raise InputError(f"{self.family} has no prompt text: use build_chat_input, which gives ids")
         return self.template.prompt(query, history or ())
@@ -129,13 +129,13 @@ class Tokenizer(ABC):
         return {self.convert_id_to_token(index): index for index in range(self.vocab_size)}
 
     def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> Any:
-        """One token to its id, or a list to a list."""
+        """The id of a token, or the ids of a list."""
         if isinstance(tokens, str):
             return self.convert_token_to_id(tokens)
         return [self.convert_token_to_id(token) for token in tokens]
 
     def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
-        """One id to its token, or a list (or array) to a list."""
+        """The token of an id, or the tokens of a list or an array."""
         values = _as_list(ids)
         if isinstance(values, int):
             return self.convert_id_to_token(values)
@@ -144,15 +144,15 @@ class Tokenizer(ABC):
 
     @property
     def skipped_ids(self) -> frozenset[int]:
-        """What decoding leaves out with `skip_special_tokens`."""
+        """Ids that `skip_special_tokens` drops."""
         return frozenset((self.bos_token_id, self.eos_token_id, self.pad_token_id))
 
     # -- text to ids --------------------------------------------------------------------------
 
     def tokenize(self, text: str, encode_special_tokens: bool = False) -> list[str]:
-        """Pieces; with `encode_special_tokens` a special token spelled in the text becomes that token.
+        """Pieces of a text. encode_special_tokens: recognise `command_tokens` in it.
 
-        Off by default: a user who types `<|system|>` must not be able to speak in that role.
+        Off by default, so that users who type `<|system|>` do not get that role.
         """
         check_text(text)
         if not encode_special_tokens:
@@ -163,7 +163,7 @@ class Tokenizer(ABC):
         return tokens
 
     def text_to_ids(self, text: str, encode_special_tokens: bool = False) -> list[int]:
-        """Ids of the pieces of one text, without special tokens around it."""
+        """Ids of a text, without the special tokens of a prompt."""
         return [self.convert_token_to_id(token) for token in self.tokenize(text, encode_special_tokens)]
 
     def encode(
@@ -175,7 +175,7 @@ class Tokenizer(ABC):
         max_length: int | None = None,
         encode_special_tokens: bool = False,
     ) -> list[int]:
-        """Ids of a text, or of a pair. Truncation cuts on the right and counts the special tokens."""
+        """Ids of a text or a pair. Truncation is on the right; `max_length` includes the special tokens."""
         first = self.text_to_ids(text, encode_special_tokens)
         second = None if text_pair is None else self.text_to_ids(text_pair, encode_special_tokens)
         if truncation:
@@ -198,10 +198,11 @@ class Tokenizer(ABC):
         pad_to_multiple_of: int | None = None,
         return_tensors: str | None = None,
     ) -> BatchEncoding:
-        """Model inputs of one text (lists of ids) or of a list of texts (lists of lists).
+        """Model inputs: `input_ids`, `attention_mask` and `position_ids` of a text, or of a list of texts.
 
-        padding: False, True or "longest", "max_length". return_tensors: None, "np" or "pd" (then one
-        text gives a batch of one).
+        padding: False, True (or "longest"), or "max_length"; on the left.
+        return_tensors: None for lists, "np" for numpy arrays, "pd" for Paddle tensors, int64 [batch, tokens];
+            a single text is then a batch of one.
         """
         single = isinstance(text, str)
         texts = [text] if isinstance(text, str) else list(text)
@@ -225,13 +226,13 @@ class Tokenizer(ABC):
         return ModelConfig(family=self.family)
 
     def sequence_inputs(self, ids: list[int]) -> dict[str, Any]:
-        """The named inputs of one sequence before padding; `position_ids` are the family's `positions`."""
+        """Inputs of one sequence, without padding; `position_ids` are the family's `positions`."""
         row = np.asarray([ids], dtype=np.int64)
         positions = family_of(self.model_config).positions(self.model_config, row, np.ones_like(row))
         return {"input_ids": ids, "attention_mask": [1] * len(ids), "position_ids": positions[0].tolist()}
 
     def pad_inputs(self, inputs: Mapping[str, Any], length: int) -> dict[str, Any]:
-        """One sequence's inputs padded on the left to `length`: padding has mask 0 and position 0."""
+        """Inputs of one sequence padded on the left to `length`; padding has mask 0 and position 0."""
         missing = length - len(inputs["input_ids"])
         filler = {"input_ids": self.pad_token_id}
         return {name: _pad_left(values, missing, filler.get(name, 0)) for name, values in inputs.items()}
@@ -244,9 +245,9 @@ class Tokenizer(ABC):
         pad_to_multiple_of: int | None = None,
         return_tensors: str | None = None,
     ) -> BatchEncoding:
-        """A batch, as a list of inputs or as inputs of lists, padded on the left (see `__call__`).
+        """Inputs of several sequences, given as a list of inputs or as inputs of lists, padded on the left.
 
-        Sequences longer than the length asked for stay whole.
+        Arguments are those of `__call__`. Sequences longer than `max_length` are not truncated.
         """
         if isinstance(encoded, Mapping):
             count = len(encoded["input_ids"])
@@ -271,11 +272,11 @@ class Tokenizer(ABC):
         return_tensors: str | None = None,
         return_dict: bool = True,
     ) -> BatchEncoding:
-        """Model inputs that ask for the answer to a conversation, or to each of a batch of them.
+        """Model inputs of the prompt for a conversation, or for a batch of conversations.
 
-        conversation: messages `{"role": ..., "content": ...}`, the last one not the assistant's. padding and
-        return_tensors are those of `__call__`; of the flags that transformers has, only True is supported.
-        Raises `InputError` for messages that the family's template cannot hold.
+        conversation: messages `{"role": ..., "content": ...}`; the last is not the assistant's.
+        padding, return_tensors: as in `__call__`. The other flags of transformers must be True.
+        Raises `InputError` for messages that the family's template does not support.
         """
         if not (add_generation_prompt and tokenize and return_dict):
             raise InputError("apply_chat_template gives the inputs of a prompt: leave its flags at True")
@@ -293,7 +294,7 @@ class Tokenizer(ABC):
     # -- ids to text --------------------------------------------------------------------------
 
     def decode(self, ids: Any, skip_special_tokens: bool = False) -> str:
-        """Text of ids (a list, an array, or one id), as the original class decodes them."""
+        """Text of ids (a list, an array, or a single id), as the original class decodes it."""
         values = _as_list(ids)
         tokens = self.convert_ids_to_tokens(
             [values] if isinstance(values, int) else values, skip_special_tokens
@@ -307,13 +308,13 @@ class Tokenizer(ABC):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Tokenizer:
-        """Read a hub folder (`vocab_file`, `tokenizer_config.json` if present) or a model file itself."""
+        """Load from a folder with `vocab_file` and maybe `tokenizer_config.json`, or from the file itself."""
         path = Path(folder)
         model_file = path / cls.vocab_file if path.is_dir() else path
         return cls(model_file, read_config(model_file.parent))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Copy the SentencePiece model; write `tokenizer_config.json` with the hub's keys and the family."""
+        """Write the SentencePiece model, and `tokenizer_config.json` with the hub's keys and the family."""
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         if (target / self.vocab_file).resolve() != self.model_file.resolve():
@@ -324,7 +325,7 @@ class Tokenizer(ABC):
 
 
 def load_sentencepiece(path: Path) -> SentencePieceProcessor:
-    """Load a SentencePiece model; raises InputError for a file that is missing, cut off or no such model."""
+    """Load a SentencePiece model; raises `InputError` for a missing, truncated or different file."""
     if not path.is_file():
         raise InputError(
             f"{path} not found: a ChatGLM folder holds {path.name} beside its weights; copy it there"
@@ -341,7 +342,7 @@ def load_sentencepiece(path: Path) -> SentencePieceProcessor:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """`tokenizer_config.json` of a folder, {} where there is none."""
+    """The contents of `tokenizer_config.json`, {} if there is none."""
     path = folder / CONFIG_FILE
     if not path.is_file():
         return {}
@@ -360,13 +361,13 @@ def check_text(text: Any) -> None:
 
 
 def _pad_left(values: Sequence[Any], count: int, filler: int) -> list[Any]:
-    """A list, or each list of a list, with `count` fillers in front."""
+    """The list, or each list in it, after `count` fillers."""
     if len(values) and np.ndim(values[0]):
         return [_pad_left(row, count, filler) for row in values]
     return [filler] * count + list(values)
 
 
 def _as_list(ids: Any) -> Any:
-    """Numbers, numpy arrays and paddle tensors to plain ints and lists."""
+    """An int or a list for a number, list, numpy array or Paddle tensor."""
     values = ids.tolist() if hasattr(ids, "tolist") else ids
     return values if isinstance(values, int) else list(values)

@@ -1,4 +1,4 @@
-"""What a tokenizer gives: named inputs of texts, their lengths, and their arrays."""
+"""`BatchEncoding`, and truncation, padding and conversion to arrays of a tokenizer's outputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from paddle_glm.hardware import resolve_device
 
 
 class BatchEncoding(dict[str, Any]):
-    """The named inputs of one text or a batch; `encoding.input_ids` reads as `encoding["input_ids"]`."""
+    """Model inputs by name; `encoding.input_ids` is `encoding["input_ids"]`."""
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -29,7 +29,7 @@ class BatchEncoding(dict[str, Any]):
 
 
 def as_tensors(batch: Mapping[str, Any], kind: str) -> BatchEncoding:
-    """Lists of equal lengths to numpy arrays ("np") or paddle tensors ("pd"), int64 but for boolean masks."""
+    """Lists of equal lengths to numpy arrays ("np") or Paddle tensors ("pd"), int64; masks may be bool."""
     if kind not in ("np", "pd"):
         raise InputError(f"return_tensors={kind!r}: expected None, 'np' (numpy) or 'pd' (Paddle)")
     lengths = {len(ids) for ids in batch["input_ids"]}
@@ -49,7 +49,7 @@ def as_tensors(batch: Mapping[str, Any], kind: str) -> BatchEncoding:
 def truncate(
     first: list[int], second: list[int] | None, max_tokens: int
 ) -> tuple[list[int], list[int] | None]:
-    """Truncate to `max_tokens` ids on the right, the longer of a pair first (transformers' longest_first)."""
+    """At most `max_tokens` ids, cut on the right, the longer of a pair first (`longest_first`)."""
     max_tokens = max(max_tokens, 0)
     if second is None:
         return first[:max_tokens], None
@@ -65,7 +65,7 @@ def truncate(
 def padded_length(
     lengths: list[int], padding: bool | str, max_length: int | None, multiple: int | None
 ) -> int | None:
-    """The length to pad to, or None for no padding."""
+    """The length to pad to, a multiple of `multiple`; None for no padding."""
     if padding is False:
         return None
     if padding == "max_length":

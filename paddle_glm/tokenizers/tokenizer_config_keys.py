@@ -1,7 +1,7 @@
 """Checks `tokenizer_config.json` and its companions against a tokenizer.
 
-Each tokenizer class says what is made of each key that its original reads (`config_rules`). A special token
-that the files add must be one of the family's under its own id.
+Each tokenizer class has rules for the keys that its original reads (`config_rules`). Special tokens that the
+files add must be the family's, with the same ids.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 CONFIG_FILE = "tokenizer_config.json"
 
 COMMON_RULES: dict[str, Rule] = {
-    "padding_side": Ignored("what is to be answered is padded on the left, always"),
+    "padding_side": Ignored("prompts are always padded on the left"),
     "truncation_side": Restricted(("right",)),
-    "tokenizer_class": Ignored("the model's family says which class"),
-    "model_max_length": Ignored("a warning there; truncation names its own length here"),
-    "chat_template": Ignored("chat of the originals builds its prompts itself"),
-    "split_special_tokens": Ignored("special tokens that are spelled in a text are text here, always"),
+    "tokenizer_class": Ignored("the family determines the class"),
+    "model_max_length": Ignored("only warned about; truncation takes max_length"),
+    "chat_template": Ignored("the original's chat builds its prompts in code"),
+    "split_special_tokens": Ignored("special tokens in a text are always plain text"),
 }
 
 
 def check_tokenizer_config(tokenizer: Tokenizer) -> None:
-    """Raise `InputError` where the files beside a tokenizer ask for other ids or texts than its own."""
-    # transformers writes a token as its text, or as an object with the text as its content.
+    """Raise `InputError` if the files next to a tokenizer ask for other ids or texts than its own."""
+    # transformers writes a token as its text, or as an object with the text in "content".
     given = {
         key: _token_text(value) if key.endswith("_token") else value
         for key, value in tokenizer.config.items()
@@ -48,7 +48,7 @@ def check_tokenizer_config(tokenizer: Tokenizer) -> None:
 
 
 def _added_tokens(tokenizer: Tokenizer) -> Iterator[tuple[str, str, int | None]]:
-    """(file, token, its id or None) of each token that the files add."""
+    """(file, token, id or None) of every token that the files add."""
     decoder = tokenizer.config.get("added_tokens_decoder") or {}
     if not isinstance(decoder, dict) or not all(map(str.isdecimal, decoder)):
         raise InputError(

@@ -1,19 +1,19 @@
-"""Bytes of activations in one training step, by formula: what autograd keeps, and what is there beside it.
+"""Bytes of activations in one training step: tensors saved for backward, and temporaries at the peak.
 
-What is kept was counted with `paddle.autograd.saved_tensors_hooks`, operator by operator (a test repeats
-the count): an operator keeps the factors of a product, the output of softmax, the input of an activation; a
-sum, a copy and a reshape keep nothing; a product with a frozen weight keeps the weight alone. Counts are per
-token; `c` is the size of a number in products (2 in half precision), `s` in the residual stream (2 at O2),
-norms and softmax are float32. Of one block of ChatGLM2 that is:
+Saved tensors were counted operator by operator with `paddle.autograd.saved_tensors_hooks`; a test repeats
+it. Matmuls save their factors (with a frozen weight, the weight alone), softmax its output, activation
+functions their input; additions, copies and reshapes save nothing. `c` is the itemsize of matmuls (2 in
+half precision), `s` that of the residual stream (2 at O2); norms and softmax are float32. Each family
+describes its blocks as `BlockActivations`. A block of ChatGLM2 saves per token:
 
-    norms         2 x (4 hidden + 4), and 4 hidden each where their weights are trained
-    linear inputs c x (hidden + queries + hidden + ffn), of those that are trained or have an adapter
-    rotary        s x (queries + keys) / 2, the channels that turn
-    attention     c x queries + c x (keys + values) x keys seen / tokens + (4, in half 6) x heads x keys seen
+    norms         2 x (4 hidden + 4), and 4 hidden for each trained norm weight
+    linear inputs c x (hidden + queries + hidden + ffn), for layers that are trained or have an adapter
+    rotary        s x (queries + keys) / 2, the rotated channels
+    attention     c x queries + c x (keys + values) x key length / tokens + (4, half 6) x heads x key length
     SwiGLU        c x 2 ffn
 
-Tensor parallelism cuts all but the norms and the inputs `hidden`. Half precision was derived, not measured:
-Paddle has no such kernels on CPUs.
+Tensor parallelism shards all but the norms and the inputs of size `hidden`. Half precision is derived, not
+measured: Paddle has no half kernels for CPU.
 """
 
 from dataclasses import dataclass
@@ -25,17 +25,14 @@ from paddle_glm.peft.lora_config import LoraConfig
 
 @dataclass(frozen=True)
 class MicroBatchSpec:
-    """One batch of one process.
+    """A micro-batch on one rank.
 
-    batch_size, seq_length: the batch's shape. degree: of tensor parallelism. compute_itemsize,
-    residual_itemsize: bytes of a number in
-    products and between blocks. full_finetuning: the model's own weights are trained; else `lora` beside
-    them,
-    or the prefix that `config` names. weight_copy_bytes: bytes of copies of weights that one block keeps
-    (half
-    ones of float32 weights, rows that several processes hold). head_gradient_bytes, block_gradient_bytes:
-    bytes of the
-    head's gradient and of the largest one in a block, which stand beside the sums that they are added to.
+    batch_size, seq_length: its shape, in tokens. degree: of tensor parallelism.
+    compute_itemsize, residual_itemsize: bytes per element of matmuls and of the residual stream.
+    full_finetuning: all weights are trained; otherwise `lora`, or the prefix that `config` describes.
+    weight_copy_bytes: copies of weights that a block saves (half copies of float32 weights, replicated rows).
+    head_gradient_bytes, block_gradient_bytes: gradient of the head, and the largest one of a block, before
+        they are added to the accumulated ones.
     """
 
     config: ModelConfig
@@ -57,7 +54,7 @@ class MicroBatchSpec:
 
     @property
     def kv_length(self) -> int:
-        """Positions that a token may see: the prefix too."""
+        """Tokens that attention sees, with the prefix."""
         return self.seq_length + (self.config.pre_seq_len or 0)
 
     @property
@@ -70,7 +67,7 @@ class MicroBatchSpec:
 
     @property
     def num_kv_heads(self) -> int:
-        """Key/value heads on this process: at least one."""
+        """Key/value heads on this rank, at least one."""
         return max(self.config.num_key_value_heads // self.degree, 1)
 
     @property
@@ -87,11 +84,11 @@ class MicroBatchSpec:
 
 
 def activation_bytes(step: MicroBatchSpec) -> int:
-    """The most bytes of activations at once: at the loss, or in the block whose backward runs."""
+    """Peak bytes of activations: at the loss, or in the backward pass of a block."""
     config = step.config
     block, batch = saved_block_bytes(step), step.batch_size * step.seq_length
     if step.recompute:
-        # Inputs of blocks, and one block at a time that is computed again.
+        # Inputs of all blocks, and one block that is recomputed.
         kept = config.num_layers * batch * config.hidden_size * step.residual_itemsize
         working = block + _transient_bytes(step)
     else:
@@ -101,16 +98,16 @@ def activation_bytes(step: MicroBatchSpec) -> int:
 
 
 def saved_activation_bytes(step: MicroBatchSpec) -> int:
-    """What all blocks keep without recomputation; the first one less, where nothing below it is trained."""
+    """Bytes saved by all blocks without recomputation; less by the first if nothing below it is trained."""
     batch = step.batch_size * step.seq_length
     spared = 0 if step.full_finetuning else _norm_saved_bytes(step)
     if not step.full_finetuning and step.lora is None:
-        spared += _rotary_saved_bytes(step)  # a prefix is behind the first layer's queries and keys
+        spared += _rotary_saved_bytes(step)  # a prefix joins after the first layer's rotation
     return step.config.num_layers * saved_block_bytes(step) - batch * spared
 
 
 def saved_block_bytes(step: MicroBatchSpec) -> int:
-    """What one block keeps for its backward."""
+    """Bytes that one block saves for backward."""
     config, batch = step.config, step.batch_size * step.seq_length
     sizes = (config.hidden_size, step.query_size, config.hidden_size, step.ffn_size)
     linear = sum(
@@ -123,7 +120,7 @@ def saved_block_bytes(step: MicroBatchSpec) -> int:
 
 
 def saved_head_bytes(step: MicroBatchSpec) -> int:
-    """The final norm, the head's input and the loss's probabilities."""
+    """Bytes saved by the final norm, the head and the loss."""
     hidden = step.config.hidden_size
     per_token = (
         _norm_saved_bytes(step)
@@ -140,13 +137,13 @@ def _linear_names(config: ModelConfig) -> tuple[str, ...]:
 
 
 def _norm_saved_bytes(step: MicroBatchSpec) -> int:
-    """Bytes that a norm keeps of a token: its input, in float32, and what its weight is multiplied with."""
+    """Bytes per token that a norm saves: float32 input, statistics, and the factor of a trained weight."""
     factors = 2 if step.full_finetuning else 1
     return 4 * (factors * step.config.hidden_size + step.block.norm_statistics)
 
 
 def _linear_saved_bytes(step: MicroBatchSpec, module: str, size: int) -> int:
-    """Bytes that a linear layer keeps of a token's input of `size` numbers."""
+    """Bytes per token that a linear layer with `size` inputs saves."""
     if step.full_finetuning:
         return step.compute_itemsize * size
     if step.lora is None or not step.lora.matches(module):
@@ -156,16 +153,14 @@ def _linear_saved_bytes(step: MicroBatchSpec, module: str, size: int) -> int:
 
 
 def _rotary_saved_bytes(step: MicroBatchSpec) -> int:
-    """Bytes that the rotation keeps of a token: the rotated channels of its queries and keys."""
+    """Bytes per token that the rotary embedding saves: rotated channels of queries and keys."""
     heads = step.num_heads + step.num_kv_heads
     return step.residual_itemsize * heads * family_of(step.config).rotated_channels(step.config)
 
 
 def _attention_saved_bytes(step: MicroBatchSpec) -> int:
     scores = step.batch_size * step.num_heads * step.seq_length * step.kv_length
-    weights = scores * (
-        4 if step.compute_itemsize == 4 else 6
-    )  # in half precision those that values are mixed with
+    weights = scores * (4 if step.compute_itemsize == 4 else 6)  # half precision saves the cast weights, too
     if step.config.attention_dropout:
         weights += scores * (5 if step.compute_itemsize == 4 else 1)
     pairs = 2 * step.kv_size * step.kv_length
@@ -173,20 +168,20 @@ def _attention_saved_bytes(step: MicroBatchSpec) -> int:
 
 
 def _shared_across_blocks_bytes(step: MicroBatchSpec) -> int:
-    """What blocks have in common: the additive mask, the rotary table's rows, the prefix itself."""
+    """Bytes shared by all blocks: the additive mask, rows of the rotary table, the prefix."""
     config = step.config
     mask = 4 * step.batch_size * step.seq_length * step.kv_length
     rotary = step.residual_itemsize * step.batch_size * step.seq_length * config.head_dim
     prefix = 0
     if config.pre_seq_len is not None:
         numbers = 2 * config.num_layers * config.num_key_value_heads * config.head_dim * config.pre_seq_len
-        # Float32 as they are made; for each row with dropout's mask, their copies and those' gradients.
+        # float32, and for each row dropout's mask, a copy and its gradient.
         prefix = numbers * (4 + step.batch_size * (1 + 2 * step.compute_itemsize))
     return mask + rotary + prefix
 
 
 def _loss_peak_bytes(step: MicroBatchSpec) -> int:
-    """Logits, probabilities and their gradient: as many as there are at once, in float32 but for logits."""
+    """Peak bytes at the loss: logits, and float32 probabilities and gradients."""
     copies = step.compute_itemsize + 4 if step.degree == 1 else step.compute_itemsize + 12
     if step.compute_itemsize == 2 and step.degree == 1:
         copies += 4  # logits in float32
@@ -197,13 +192,14 @@ def _loss_peak_bytes(step: MicroBatchSpec) -> int:
 
 
 def _transient_bytes(step: MicroBatchSpec) -> int:
-    """What is there beside what a block keeps, at the widest place: in its MLP's backward, or in attention,
-    where scores stand beside those with a mask, or their gradients beside the weights'.
+    """Peak bytes of temporaries in a block's backward, in the MLP or in attention.
+
+    Attention has scores with and without mask at once, or the gradients of scores and of softmax.
     """
     config, batch = step.config, step.batch_size * step.seq_length
     fused = step.block.ffn_inputs * step.ffn_size
-    # Gradients of both ends of SwiGLU, its output again, and the residual's. An adapter's output has a
-    # gradient of its own, beside that of the sum which it is part of.
+    # Gradients of the activation's input and output, its recomputed output, the residual's gradient. An
+    # adapter's output has a gradient of its own, beside that of the sum it is part of.
     wide, narrow = (2, 3) if step.lora is not None or fused > step.ffn_size else (1, 2)
     mlp = (
         batch * step.compute_itemsize * (wide * fused + narrow * config.hidden_size)
@@ -213,7 +209,7 @@ def _transient_bytes(step: MicroBatchSpec) -> int:
     inputs = _linear_saved_bytes(step, names[2], config.hidden_size) + _linear_saved_bytes(
         step, names[3], step.ffn_size
     )
-    later = batch * (_norm_saved_bytes(step) + inputs + step.compute_itemsize * fused)  # what the MLP keeps
+    later = batch * (_norm_saved_bytes(step) + inputs + step.compute_itemsize * fused)  # saved by the MLP
     scores = 2 * 4 * step.batch_size * step.num_heads * step.seq_length * step.kv_length
     attention = scores + 2 * batch * step.compute_itemsize * (step.query_size + 2 * step.kv_size)
     return max(mlp, attention - later)

@@ -1,7 +1,7 @@
-"""ChatGLM-6B: post-residual blocks with two rotary positions per token; prompts are read in both directions.
+"""ChatGLM-6B: post-residual blocks, two rotary positions per token, bidirectional attention in the prompt.
 
-Reproduces modeling_chatglm.py of THUDM/chatglm-6b; modules carry its names, so parameter names are those
-of hub checkpoints.
+Reproduces modeling_chatglm.py of THUDM/chatglm-6b; modules have its names, so that parameters have those of
+hub checkpoints.
 """
 
 import math
@@ -37,7 +37,7 @@ from paddle_glm.parallel.layers import (
 from paddle_glm.precision import compute_dtype
 from paddle_glm.sharding import vocab_parallel
 
-# The original computes it from a default of 28 layers, however many there are.
+# The original takes its default of 28 layers, whatever the configuration says.
 RESIDUAL_SCALE = math.sqrt(2 * 28)
 
 
@@ -48,7 +48,7 @@ class SelfAttention(TensorLayer):
         self, config: ModelConfig, group: ProcessGroup, weight_format: WeightFormat, index: int
     ) -> None:
         super().__init__()
-        # Scores are kept smaller by the layer's number until they are float32, as in the original.
+        # As in the original, scores are divided by the layer's number until they are float32.
         self.group, self.head_dim, self.qk_layer_scaling = group, config.head_dim, index + 1.0
         self.query_key_value = ColumnParallelLinear(
             config.hidden_size, query_key_value(config), group, weight_format, bias=True
@@ -71,7 +71,7 @@ class SelfAttention(TensorLayer):
 
 
 class MLP(TensorLayer):
-    """Two projections with GELU, by its tanh approximation, in between."""
+    """x [batch, tokens, hidden] -> the same shape: two projections and GELU (tanh approximation)."""
 
     def __init__(self, config: ModelConfig, group: ProcessGroup, weight_format: WeightFormat) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class MLP(TensorLayer):
 
 
 class Block(TensorLayer):
-    """scale * norm(x) + attention(norm(x)), then the same with the MLP: the norm's output is the residual."""
+    """h = norm(x), x = scale * h + attention(h), then the same with the MLP: norms feed the residuals."""
 
     def __init__(
         self, config: ModelConfig, group: ProcessGroup, weight_format: WeightFormat, index: int
@@ -121,11 +121,11 @@ class Transformer(nn.Layer):
 
 
 class ChatGLMModel(CausalLM):
-    """See `CausalLM` for what calling it takes and gives; position_ids are [batch, 2, tokens].
+    """`forward` is `CausalLM`'s, with position_ids [batch, 2, tokens].
 
-    Tokens before `<sop>` are seen by all. They are those whose second position is 0; with one row of
-    positions (`position_encoding_2d` false) those before the first `<sop>` of `input_ids`, so that such
-    a prompt has to be given in one piece.
+    Tokens before `<sop>` attend to each other, and all tokens to them: those whose second position is 0. With
+    one row of positions (`position_encoding_2d` false) they are found by the `<sop>` in `input_ids`, so that
+    the prompt must be passed in one call.
     """
 
     is_causal = False
@@ -168,6 +168,6 @@ class ChatGLMModel(CausalLM):
 
 
 def rotary_inv_freq(size: int) -> Array:
-    """The rotary frequencies of `size` channels, float32 [size / 2], rounded to float16 as there."""
+    """Rotary frequencies of `size` channels, float32 [size / 2], rounded to float16 as in the original."""
     exponent = np.arange(0, size, 2, dtype=np.float32) / np.float32(size)
     return (1.0 / 10000.0**exponent).astype(np.float16).astype(np.float32)

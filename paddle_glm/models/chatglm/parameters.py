@@ -14,7 +14,7 @@ from paddle_glm.sharding import (
 
 
 def query_key_value(config: ModelConfig) -> Sharding:
-    """Rows of the fused projection: head by head, each its query, key and value."""
+    """Rows of the fused projection: query, key and value of head 0, of head 1, ..."""
     return column_parallel(Segment(3 * config.hidden_size, config.num_attention_heads))
 
 
@@ -31,7 +31,7 @@ def ffn_output(config: ModelConfig) -> Sharding:
 
 
 def parameters(config: ModelConfig) -> dict[str, ParameterSpec]:
-    """Every parameter by its hub name; weights are [out_features, in_features]. The head is the embedding."""
+    """Hub name -> spec; weights are [out_features, in_features]. The LM head is tied to the embedding."""
     hidden, ffn, vocab = config.hidden_size, config.ffn_hidden_size, config.vocab_size
     whole = ParameterSpec((hidden,), REPLICATED)
     layer = {

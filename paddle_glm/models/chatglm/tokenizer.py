@@ -1,4 +1,4 @@
-"""The tokenizer of ChatGLM-6B (THUDM's tokenization_chatglm.py)."""
+"""The tokenizer of ChatGLM-6B (tokenization_chatglm.py of THUDM/chatglm-6b)."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def blank_token(length: int) -> str:
 
 
 class ChatGLMTokenizer(Tokenizer):
-    """ids: those of image tokens (20000 in the first releases, none later), then the SentencePiece pieces.
+    """Ids are the image tokens (20000 in the first releases, none later), then SentencePiece's pieces.
 
-    The commands are control pieces of the model. Line breaks, tabs and runs of blanks are pieces; the
-    model makes full-width punctuation narrow.
+    Special tokens are control pieces of the SentencePiece model; line breaks, tabs and runs of blanks are
+    pieces, too. Its normalisation turns full-width punctuation into ASCII.
     """
 
     vocab_file = FAMILY.vocab_file
@@ -95,7 +95,10 @@ class ChatGLMTokenizer(Tokenizer):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> ChatGLMTokenizer:
-        """As every tokenizer; where the files do not give the number of image tokens, the model's ids do."""
+        """As `Tokenizer.from_pretrained`; the number of image tokens follows from `config.json` if not given.
+
+        Raises `InputError` if `config.json` and the tokenizer disagree on the id of `<sop>`.
+        """
         path = Path(folder)
         model_file = path / cls.vocab_file if path.is_dir() else path
         tokenizer_config = read_config(model_file.parent)
@@ -103,7 +106,7 @@ class ChatGLMTokenizer(Tokenizer):
         if not (model_file.parent / "config.json").is_file():
             return tokenizer
         model = ModelConfig.from_pretrained(model_file.parent, cls.family)
-        assert model.bos_token_id is not None  # a key that this architecture's files must have
+        assert model.bos_token_id is not None  # required by SCHEMA
         images = model.bos_token_id - tokenizer.bos_token_id + tokenizer.num_image_tokens
         if images < 0 or (images != tokenizer.num_image_tokens and IMAGE_KEY in tokenizer_config):
             raise InputError(
@@ -167,14 +170,14 @@ class ChatGLMTokenizer(Tokenizer):
         return int(image[1]) if image else self.num_image_tokens + self.sp_model.piece_to_id(token)
 
     def convert_id_to_token(self, index: int) -> str:
-        """The rows that pad a model's vocabulary have no text."""
+        """A piece, `<image_N>`, or "" for the ids that pad the model's vocabulary."""
         if not 0 <= index < self.vocab_size:
             return ""
         piece = index - self.num_image_tokens
         return f"<image_{index}>" if piece < 0 else self.sp_model.id_to_piece(piece)
 
     def convert_tokens_to_string(self, tokens: Sequence[str]) -> str:
-        """Control pieces have no text; line breaks, tabs and blanks are written out."""
+        """Text of the pieces; control pieces have none."""
         text = self.sp_model.decode_pieces(list(tokens)).replace(LINE_BREAK, "\n").replace(TAB, "\t")
         return _BLANK.sub(_decode_blank, text)
 
@@ -197,7 +200,7 @@ class ChatGLMTokenizer(Tokenizer):
 
     @cached_property
     def model_config(self) -> ModelConfig:
-        """The configuration beside the tokenizer; without one, that of the final release with its ids."""
+        """`config.json` beside the tokenizer; without one, the final release's with this tokenizer's ids."""
         return ModelConfig(
             family=self.family,
             position_encoding_2d=True,
@@ -208,7 +211,7 @@ class ChatGLMTokenizer(Tokenizer):
 
 
 def _encode_whitespace(text: str) -> str:
-    """White space as the names of its pieces."""
+    """Replace line breaks, tabs and runs of blanks by the pieces that stand for them."""
     text = text.replace("\n", LINE_BREAK).replace("\t", TAB)
     return _RUN.sub(lambda run: blank_token(len(run[0])), text)
 

@@ -1,7 +1,7 @@
-"""ChatGLM2 and ChatGLM3: pre-norm blocks with grouped-query attention, half-rotated heads and SwiGLU.
+"""ChatGLM2 and ChatGLM3: pre-norm blocks, grouped-query attention, half of each head rotated, SwiGLU.
 
-Reproduces modeling_chatglm.py of THUDM/chatglm2-6b and THUDM/chatglm3-6b; modules carry its names, so
-parameter names are those of hub checkpoints.
+Reproduces modeling_chatglm.py of THUDM/chatglm2-6b and THUDM/chatglm3-6b; modules have its names, so that
+parameters have those of hub checkpoints.
 """
 
 from functools import partial
@@ -47,7 +47,7 @@ class SelfAttention(TensorLayer):
         self.dense = RowParallelLinear(config.hidden_size, attention_output(config), group, weight_format)
         self.split_qkv = partial(split_qkv_per_head, head_dim=config.head_dim)
         if config.multi_query_attention:
-            # Local rows of queries, keys and values.
+            # This rank's rows of queries, keys and values.
             rows = [stop - start for start, stop in sharding.local_ranges(group.rank, group.degree)]
             self.split_qkv = partial(split_qkv_blocks, rows=rows, head_dim=config.head_dim)
 
@@ -64,7 +64,7 @@ class SelfAttention(TensorLayer):
 
 
 class MLP(TensorLayer):
-    """SwiGLU between two projections; gate and up are fused in the first."""
+    """x [batch, tokens, hidden] -> the same shape: fused gate and up, SwiGLU, down."""
 
     def __init__(self, config: ModelConfig, group: ProcessGroup, weight_format: WeightFormat) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class Transformer(nn.Layer):
 
 
 class ChatGLM2Model(CausalLM):
-    """See `CausalLM` for what calling it takes and gives."""
+    """`forward` is `CausalLM`'s, with position_ids [batch, tokens]."""
 
     def __init__(
         self, config: ModelConfig, dtype: str = "float32", group: ProcessGroup = SINGLE_PROCESS
@@ -138,6 +138,7 @@ class ChatGLM2Model(CausalLM):
         self.register_buffer("rotary_table", paddle.to_tensor(self.build_rotary_table()), persistable=False)
 
     def build_rotary_table(self) -> Array:
+        """float32 [max_sequence_length, rotary_dim], in model precision; `rope_ratio` divides positions."""
         config = self.config
         return rotary_table(
             config.max_sequence_length, rotary_dim(config), self.dtype, position_scale=config.rope_ratio

@@ -14,9 +14,9 @@ from paddle_glm.sharding import (
 
 
 def query_key_value(config: ModelConfig) -> Sharding:
-    """Rows of the fused projection: all query heads, then the key groups, then the value groups.
+    """Rows of the fused projection: all query heads, all key heads, all value heads.
 
-    Without `multi_query_attention` head by head, each its query, key and value.
+    Without `multi_query_attention`: query, key and value of head 0, of head 1, ...
     """
     heads, groups, dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
     if not config.multi_query_attention:
@@ -27,7 +27,7 @@ def query_key_value(config: ModelConfig) -> Sharding:
 
 
 def gate_up(config: ModelConfig) -> Sharding:
-    """Rows of SwiGLU's fused projection: the gate half, then the up half."""
+    """Rows of SwiGLU's fused projection: gate, then up."""
     ffn = config.ffn_hidden_size
     return column_parallel(Segment(ffn, ffn), Segment(ffn, ffn))
 
@@ -42,7 +42,7 @@ def ffn_output(config: ModelConfig) -> Sharding:
 
 
 def parameters(config: ModelConfig) -> dict[str, ParameterSpec]:
-    """Every parameter by its hub name; weights are [out_features, in_features]."""
+    """Hub name -> spec; weights are [out_features, in_features]."""
     hidden, ffn, vocab = config.hidden_size, config.ffn_hidden_size, config.vocab_size
     heads = config.num_attention_heads * config.head_dim
     fused = heads + 2 * config.num_key_value_heads * config.head_dim

@@ -20,7 +20,7 @@ COMMAND_TOKENS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")
 
 
 class ChatGLM2Tokenizer(Tokenizer):
-    """ids: the SentencePiece pieces, then the commands in order. Padding is the model's unknown piece."""
+    """Ids are SentencePiece's pieces, then `command_tokens`. Padding is the id of the unknown piece."""
 
     vocab_file = FAMILY.vocab_file
     family = "chatglm2"
@@ -83,15 +83,15 @@ class ChatGLM2Tokenizer(Tokenizer):
 
     @property
     def unk_token_id(self) -> None:
-        """None, as the originals report: their model spells what it does not know in bytes."""
+        """None, as in the original: unknown characters become byte pieces."""
 
     def text_to_pieces(self, text: str) -> list[str]:
         pieces: list[str] = self.sp_model.encode(text, out_type=str)
         return pieces
 
     def text_to_ids(self, text: str, encode_special_tokens: bool = False) -> list[int]:
-        # SentencePiece's own ids: three times as fast as piece by piece, and a trained model in which
-        # "sop" happens to be a piece cannot turn that text into the command.
+        # SentencePiece's own ids: three times as fast as by pieces, and the text "sop" never becomes the
+        # special token, even if a trained model has such a piece.
         if encode_special_tokens:
             return super().text_to_ids(text, encode_special_tokens)
         check_text(text)
@@ -103,7 +103,7 @@ class ChatGLM2Tokenizer(Tokenizer):
         return self.sp_model.piece_to_id(token) if index is None else index
 
     def convert_id_to_token(self, index: int) -> str:
-        """Control pieces and commands have no text; nor have the rows that pad a model's vocabulary."""
+        """A piece, or "" for special tokens and for the ids that pad the model's vocabulary."""
         if index in self._control_ids or not 0 <= index < self._first_command_id:
             return ""
         return self.sp_model.id_to_piece(index)

@@ -7,9 +7,9 @@ from paddle_glm.models.chatglm2.positions import rotary_dim
 
 
 class ChatGLM3Model(ChatGLM2Model):
-    """See `CausalLM` for what calling it takes and gives."""
+    """`forward` is `CausalLM`'s, with position_ids [batch, tokens]."""
 
     def build_rotary_table(self) -> Array:
-        """float32 [max_sequence_length, rotary_dim], in every dtype; `rope_ratio` multiplies the base."""
+        """float32 [max_sequence_length, rotary_dim], never rounded; `rope_ratio` multiplies the base."""
         config = self.config
         return rotary_table(config.max_sequence_length, rotary_dim(config), base=10000.0 * config.rope_ratio)

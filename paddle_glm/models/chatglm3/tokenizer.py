@@ -21,7 +21,7 @@ ROLE_TOKENS = ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
 
 
 class ChatGLM3Tokenizer(ChatGLM2Tokenizer):
-    """ChatGLM2's with a token for each role; commands keep their text when decoded."""
+    """ChatGLM2's with one more special token per role; special tokens keep their text when decoded."""
 
     family = "chatglm3"
     template: ClassVar[ChatTemplate] = CHATGLM3
@@ -44,7 +44,7 @@ class ChatGLM3Tokenizer(ChatGLM2Tokenizer):
         )
 
     def build_single_message(self, role: str, metadata: str, message: str) -> list[int]:
-        """Role token, `metadata` and a line break, then the message."""
+        """Ids of the role token, of `metadata` and a line break, and of the message."""
         assert isinstance(self.template, RoleTemplate)
         return self.template.message_ids(self, {"role": role, "metadata": metadata, "content": message})
 
@@ -55,7 +55,10 @@ class ChatGLM3Tokenizer(ChatGLM2Tokenizer):
         role: str = "user",
         return_tensors: str | None = "np",
     ) -> BatchEncoding:
-        """A batch of one: the prompt that asks `query` in `role` after `history` (messages or pairs)."""
+        """Inputs of the prompt that asks `query` in `role` after `history`, a batch of one.
+
+        history: messages, or (question, answer) pairs. return_tensors: as in `Tokenizer.__call__`.
+        """
         ids = render(self.template, self, messages_from_history(query, history, role=role)).input_ids
         batch = BatchEncoding({name: [values] for name, values in self.sequence_inputs(ids).items()})
         return batch if return_tensors is None else as_tensors(batch, return_tensors)
