@@ -19,7 +19,7 @@ from paddle_glm.errors import InputError
 from paddle_glm.system import usable_cpus
 
 DEVICE_HELP = "auto (the GPU where there is one), cpu, gpu, or one GPU: gpu:1"
-# What `python -m paddle.distributed.launch` tells its processes.
+# Set by `python -m paddle.distributed.launch` for its processes.
 _SELECTED_GPUS_VARIABLE, _LOCAL_SIZE_VARIABLE = "FLAGS_selected_gpus", "PADDLE_LOCAL_SIZE"
 # Paddle sets this variable to 1 when it is imported without it, so it is read before that.
 _OMP_NUM_THREADS = None if "paddle" in sys.modules else os.environ.get("OMP_NUM_THREADS")
@@ -125,21 +125,21 @@ def local_world_size() -> int:
 
 
 def free_memory(device: str = "cpu") -> int:
-    """Bytes that this process may still take: of the machine ("cpu"), or of a GPU ("gpu:N")."""
+    """Bytes that this process can still allocate on the machine ("cpu") or on a GPU ("gpu:N")."""
     if device == "cpu":
         return free_cpu_memory()
     import paddle
 
     free, _ = paddle.cuda.mem_get_info(device)
-    # Paddle keeps what was freed, for itself.
+    # Paddle's allocator keeps freed memory for later tensors.
     kept = paddle.device.cuda.memory_reserved(device) - paddle.device.cuda.memory_allocated(device)
     return free + kept
 
 
 def free_cpu_memory(root: Path = Path("/")) -> int:
-    """Bytes of memory that are free or can be made so, within the limits of the control groups around us.
+    """Bytes of memory that are available within the limits of this process's control groups.
 
-    root: where `proc` and `sys` are.
+    root: the folder that holds `proc` and `sys`.
     """
     meminfo = root / "proc/meminfo"
     text = meminfo.read_text("utf-8") if meminfo.is_file() else ""
@@ -151,7 +151,7 @@ def free_cpu_memory(root: Path = Path("/")) -> int:
     return max(0, min([int(found[1]) * 1024, *_cgroup_free_bytes(root)]))
 
 
-# What the two versions of control groups call a group's limit, its use, and droppable file pages in its stat.
+# Version of control groups -> files of the limit and the usage, and keys of reclaimable pages in memory.stat.
 _CGROUP_FILES = {
     1: ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file")),
     2: ("memory.max", "memory.current", ("inactive_file", "active_file")),
@@ -159,7 +159,7 @@ _CGROUP_FILES = {
 
 
 def _cgroup_free_bytes(root: Path) -> Iterator[int]:
-    """What the memory group of this process and each one around it leave: limit - use + droppable pages."""
+    """limit - usage + reclaimable pages, of this process's memory group and of each group around it."""
     groups = root / "proc/self/cgroup"
     for line in groups.read_text("utf-8").splitlines() if groups.is_file() else ():
         _, controllers, path = line.split(":", 2)
@@ -180,7 +180,7 @@ def _cgroup_free_bytes(root: Path) -> Iterator[int]:
                     break
 
 
-def _free_in_cgroup(group: Path, limit_file: str, use_file: str, droppable: tuple[str, ...]) -> int | None:
+def _free_in_cgroup(group: Path, limit_file: str, use_file: str, reclaimable: tuple[str, ...]) -> int | None:
     """None where the group sets no limit, or is not there."""
     try:
         limit = (group / limit_file).read_text("utf-8").strip()
@@ -193,4 +193,4 @@ def _free_in_cgroup(group: Path, limit_file: str, use_file: str, droppable: tupl
         stat = dict(line.split() for line in (group / "memory.stat").read_text("utf-8").splitlines())
     except (OSError, ValueError):
         stat = {}
-    return left + sum(int(stat.get(name, 0)) for name in droppable)
+    return left + sum(int(stat.get(name, 0)) for name in reclaimable)

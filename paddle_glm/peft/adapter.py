@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import paddle.distributed as dist
@@ -15,11 +15,9 @@ from paddle_glm.checkpoint import atomic_folder
 from paddle_glm.checkpoint.lazy_tensor import as_lazy
 from paddle_glm.checkpoint.safetensors_file import write_safetensors
 from paddle_glm.errors import InputError
+from paddle_glm.models.base import CausalLM
 from paddle_glm.parallel import ProcessGroup
 from paddle_glm.sharding import ParameterSpec
-
-if TYPE_CHECKING:
-    from paddle_glm.models.base import CausalLM
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class Adapter:
     what the latter holds.
     """
 
-    model: "CausalLM"
+    model: CausalLM
     tensors: Mapping[str, Tensor]
     specs: Mapping[str, ParameterSpec]
     file_names: Mapping[str, str]

@@ -8,7 +8,7 @@ uses stand in its layers.
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import paddle
@@ -16,6 +16,7 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from paddle_glm.errors import InputError
+from paddle_glm.models.base import CausalLM
 from paddle_glm.models.family import family_of
 from paddle_glm.parallel import ProcessGroup
 from paddle_glm.parallel.collectives import copy_to_group, reduce_from_group, reduce_replicated_grads
@@ -32,10 +33,6 @@ from paddle_glm.peft.lora_config import (
     tensor_file_name,
 )
 from paddle_glm.sharding import ParameterSpec
-
-if TYPE_CHECKING:
-    from paddle_glm.models.base import CausalLM
-
 
 DEFAULT_NAME = "default"  # what PEFT calls an only adapter
 
@@ -104,7 +101,7 @@ class _AdapterRegistry:
     active: str | None = None
 
 
-def attach_lora(model: "CausalLM", config: LoraConfig, seed: int = 0, name: str = DEFAULT_NAME) -> Adapter:
+def attach_lora(model: CausalLM, config: LoraConfig, seed: int = 0, name: str = DEFAULT_NAME) -> Adapter:
     """Put untrained adapters beside the linear layers that `config` names; they change nothing yet.
 
     A begins as PEFT's, uniform(-1/sqrt(inputs), 1/sqrt(inputs)), by `seed` and name alone, B as zeros.
@@ -129,7 +126,7 @@ def attach_lora(model: "CausalLM", config: LoraConfig, seed: int = 0, name: str 
     return adapter
 
 
-def load_lora(model: "CausalLM", folder: str | Path, name: str = DEFAULT_NAME) -> Adapter:
+def load_lora(model: CausalLM, folder: str | Path, name: str = DEFAULT_NAME) -> Adapter:
     """Give the model the adapter in a folder, ours or PEFT's, under a name, and use it.
 
     Raises `InputError` where the folder holds none, or one of another model, and for a name that is taken.
@@ -144,7 +141,7 @@ def load_lora(model: "CausalLM", folder: str | Path, name: str = DEFAULT_NAME) -
     return adapter
 
 
-def use_lora(model: "CausalLM", name: str | None) -> None:
+def use_lora(model: CausalLM, name: str | None) -> None:
     """Compute with the adapter of that name from now on; with None, with the base alone.
 
     Raises `InputError` where the model holds no such adapter.
@@ -161,13 +158,13 @@ def use_lora(model: "CausalLM", name: str | None) -> None:
         lora_layer.attach_to(layers[module])
 
 
-def adapter_names(model: "CausalLM") -> list[str]:
+def adapter_names(model: CausalLM) -> list[str]:
     """The names of the adapters that the model holds, in the order in which it got them."""
     return list(_registry_of(model).adapters)
 
 
 @paddle.no_grad()
-def merge_and_unload(model: "CausalLM") -> None:
+def merge_and_unload(model: CausalLM) -> None:
     """Add the adapter in use to the weights beside it and let go of all; the whole model must be here.
 
     Raises `InputError` for a quantised model: the sum would lose what the adapter has learnt to rounding.
@@ -185,7 +182,7 @@ def merge_and_unload(model: "CausalLM") -> None:
         weight.set_value((weight.astype("float32") + delta).astype(weight.dtype))
 
 
-def _inject_adapter(model: "CausalLM", config: LoraConfig, modules: list[str], name: str) -> Adapter:
+def _inject_adapter(model: CausalLM, config: LoraConfig, modules: list[str], name: str) -> Adapter:
     registry = _registry_of(model)
     if name in registry.adapters:
         raise InputError(f"the model has an adapter {name!r} already: give this one another name")
@@ -216,6 +213,6 @@ def _registry_of(model: Any) -> _AdapterRegistry:
     return registry
 
 
-def _linear_layers(model: "CausalLM") -> list[tuple[str, Any]]:
+def _linear_layers(model: CausalLM) -> list[tuple[str, Any]]:
     kinds = (ColumnParallelLinear, RowParallelLinear)
     return [(name, layer) for name, layer in model.named_sublayers() if isinstance(layer, kinds)]

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import paddle
@@ -20,6 +20,7 @@ from paddle_glm.checkpoint.safetensors_file import open_safetensors
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.kv_cache.tensors import PrefixCache
+from paddle_glm.models.base import CausalLM
 from paddle_glm.models.family import family_of
 from paddle_glm.models.prefix_encoder import PREFIX_ENCODER
 from paddle_glm.parallel import ProcessGroup
@@ -28,9 +29,6 @@ from paddle_glm.parallel.layers import linear, new_parameter
 from paddle_glm.peft.adapter import Adapter
 from paddle_glm.precision import autocast_disabled, compute_dtype
 from paddle_glm.sharding import ParameterSpec, Segment, column_parallel
-
-if TYPE_CHECKING:
-    from paddle_glm.models.base import CausalLM
 
 PREFIX_WEIGHTS_FILE, PREFIX_CONFIG_FILE = "prefix_model.safetensors", "prefix_config.json"
 PREFIX_DROPOUT = 0.1  # the original's, of keys and values in training
@@ -123,7 +121,7 @@ def _float_array(tensor: Any) -> Array:
 
 
 def attach_prefix(
-    model: "CausalLM", length: int, projection: bool, dropout: float = PREFIX_DROPOUT, seed: int = 0
+    model: CausalLM, length: int, projection: bool, dropout: float = PREFIX_DROPOUT, seed: int = 0
 ) -> Adapter:
     """Put an untrained prefix in front of the model's rows; training the adapter trains it alone.
 
@@ -146,7 +144,7 @@ def attach_prefix(
     return adapter
 
 
-def attach_prefix_encoder(model: "CausalLM", dropout: float = PREFIX_DROPOUT) -> None:
+def attach_prefix_encoder(model: CausalLM, dropout: float = PREFIX_DROPOUT) -> None:
     """The encoder that the model's configuration names, with parameters still to be filled."""
     encoder = PrefixEncoder(model.config, model.group, model.weight_dtype, dropout)
     if not model.training:
@@ -156,7 +154,7 @@ def attach_prefix_encoder(model: "CausalLM", dropout: float = PREFIX_DROPOUT) ->
     model.prefix_cache = PrefixCache(model.config.pre_seq_len, encoder)
 
 
-def load_prefix(model: "CausalLM", folder: str | Path) -> Adapter:
+def load_prefix(model: CausalLM, folder: str | Path) -> Adapter:
     """Give the model the prefix in a folder: ours, or a checkpoint of THUDM's that holds it (alone or not).
 
     Raises `InputError` where the folder holds none, or one of a model with other sizes.
@@ -211,7 +209,7 @@ def _no_prefix_error(folder: str | Path) -> InputError:
     return InputError(f"{folder} holds no prefix: expected tensors {PREFIX_ENCODER}.*, as P-Tuning saves")
 
 
-def _prefix_adapter(model: "CausalLM") -> Adapter:
+def _prefix_adapter(model: CausalLM) -> Adapter:
     config, specs = model.config, _prefix_specs(model.config)
     config_values = {
         "family": config.family,
