@@ -1,7 +1,7 @@
-"""ChatGLM on PaddlePaddle: finetune, merge, evaluate, export, answer.
+"""ChatGLM on PaddlePaddle: finetune, merge, evaluate, export, generate.
 
-`from paddle_glm import AutoConfig, AutoTokenizer, AutoModel`; each is imported when first used, so
-that tools which need no framework start fast.
+`from paddle_glm import AutoConfig, AutoTokenizer, AutoModel`; names are imported on first use, so that tools
+without a framework start fast.
 """
 
 from importlib import import_module
@@ -32,7 +32,7 @@ __all__ = [
 _LAZY_IMPORTS = {
     "AutoConfig": ("paddle_glm.auto.config", "AutoConfig"),
     "AutoModel": ("paddle_glm.auto.model", "AutoModel"),
-    # Guides use these names for the same thing.
+    # Aliases that guides use.
     "AutoModelForCausalLM": ("paddle_glm.auto.model", "AutoModel"),
     "AutoModelForSeq2SeqLM": ("paddle_glm.auto.model", "AutoModel"),
     "AutoTokenizer": ("paddle_glm.auto.tokenizer", "AutoTokenizer"),

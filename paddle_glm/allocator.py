@@ -1,20 +1,20 @@
-"""The C library's allocator, told to keep what is freed.
+"""Make the C library's allocator keep freed memory.
 
-Paddle's operators on a CPU take memory for every result and give it back at once. Blocks of some MiB go to
-the system and come back cleared, page by page: two thirds of a step's time where weights become floats as
-they are used, in blocks as large as a graph's.
+Paddle's CPU operators allocate memory for every result and free it at once. Blocks of a few MiB are returned
+to the system, which clears them page by page when they are allocated again: two thirds of the time of a step
+that dequantises weights in blocks as large as a graph's.
 """
 
 from paddle_glm.system import c_library
 
-# M_TRIM_THRESHOLD and M_MMAP_MAX of glibc's malloc.h: how much free memory is kept at the heap's end, and how
-# many blocks may lie outside the heap, which free gives back whatever their size.
+# glibc's malloc.h: M_TRIM_THRESHOLD, free memory kept at the end of the heap; M_MMAP_MAX, number of blocks
+# allocated outside the heap, which are always returned to the system.
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 _TRIM_BYTES = 512 << 20
 
 
 def keep_freed_memory() -> None:
-    """From now on keep up to 512 MiB of freed memory in this process; does nothing without glibc."""
+    """Keep up to 512 MiB of freed memory in this process; no-op without glibc."""
     mallopt = getattr(c_library(), "mallopt", None)
     if mallopt is not None:
         mallopt(_MMAP_MAX, 0)

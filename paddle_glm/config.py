@@ -21,7 +21,7 @@ FAMILY_KEY = "paddle_glm_family"
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes and switches of a model; `from_pretrained` reads a folder's `config.json`.
+    """Configuration of a model; `from_pretrained` reads a folder's `config.json`.
 
     The defaults are those of ChatGLM2-6B.
 
@@ -33,7 +33,7 @@ class ModelConfig:
     dtype: of the weights in the files.
     pre_seq_len: length of a P-Tuning v2 prefix stored with the weights; None for no prefix.
     quantization_bit: 0 for float weights. quantization_group_size: None for one scale per output channel.
-    hub: keys of the file that no field stands for (`auto_map`, `architectures`, ...), written back on saving.
+    extra_keys: keys of the file without a field (`auto_map`, `architectures`, ...), written back on saving.
     generation_config: the contents of `generation_config.json`; None if there was none.
     """
 
@@ -64,7 +64,7 @@ class ModelConfig:
     quantization_bit: int = 0
     quantization_group_size: int | None = None
     quantization_embeddings: bool = False
-    hub: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    extra_keys: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
     generation_config: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -82,8 +82,8 @@ class ModelConfig:
             )
         if not self.multi_query_attention and self.num_key_value_heads != self.num_attention_heads:
             raise InputError(
-                f"multi_query_attention false: each of {self.num_attention_heads} heads has keys of its own, "
-                f"so that num_key_value_heads cannot be {self.num_key_value_heads}"
+                f"multi_query_attention false: each of {self.num_attention_heads} heads has its own keys, so "
+                f"num_key_value_heads cannot be {self.num_key_value_heads}"
             )
 
     @classmethod
@@ -102,11 +102,10 @@ class ModelConfig:
             raise InputError(f"{CONFIG_FILE} lacks {', '.join(missing)}: is it a {schema.title} checkpoint?")
         if "dtype" in values:
             values = {"torch_dtype": values["dtype"], **values}
-        found = {**schema.defaults, **read_fields(schema.rules, values, CONFIG_FILE)}
-        rest = {
-            key: value for key, value in values.items() if key not in (*schema.fields.values(), FAMILY_KEY)
-        }
-        return cls(family=family, hub=rest, **{**found, **schema.derive(found)})
+        fields = {**schema.defaults, **read_fields(schema.rules, values, CONFIG_FILE)}
+        own_keys = (*schema.fields.values(), FAMILY_KEY)
+        extra_keys = {key: value for key, value in values.items() if key not in own_keys}
+        return cls(family=family, extra_keys=extra_keys, **{**fields, **schema.derive(fields)})
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, family: str | None = None) -> "ModelConfig":
@@ -138,13 +137,13 @@ class ModelConfig:
             "architectures": [schema.class_name],
             "model_type": schema.model_type,
             **default_keys(schema.rules),
-            **self.hub,
+            **self.extra_keys,
             **{key: value for key, value in own.items() if value is not None},
         }
-        same = {
+        aliases = {
             key: out[rule.key] for key, rule in schema.rules.items() if isinstance(rule, Alias) and key in out
         }
-        return {**out, **same, FAMILY_KEY: self.family}
+        return {**out, **aliases, FAMILY_KEY: self.family}
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `folder/config.json`, and `generation_config.json` if the model came with one."""
@@ -165,21 +164,21 @@ def config_schema(family: str) -> ConfigSchema:
 
 
 def paddlenlp_format(family: str) -> PaddleNLPFormat:
-    """PaddleNLP's format of a family; raises `InputError` if it has no class for it."""
-    found = config_schema(family).paddlenlp
-    if found is None:
+    """How PaddleNLP stores models of a family; raises `InputError` if it does not support the family."""
+    schema = config_schema(family)
+    if schema.paddlenlp is None:
         raise InputError(f"PaddleNLP has no class for {family}: use safetensors or bin")
-    return found
+    return schema.paddlenlp
 
 
 def paddlenlp_formats() -> list[PaddleNLPFormat]:
-    """PaddleNLP's formats of all families."""
-    found = (config_schema(family).paddlenlp for family in family_names())
-    return [known for known in found if known is not None]
+    """The PaddleNLP formats of all families."""
+    formats = (config_schema(family).paddlenlp for family in family_names())
+    return [layout for layout in formats if layout is not None]
 
 
 def released_configs() -> dict[str, Mapping[str, Any]]:
-    """Name on the hub -> `config.json` of every released model."""
+    """{name on the hub: `config.json`} of every released model."""
     schemas = map(config_schema, family_names())
     return {name: values for schema in schemas for name, values in schema.released.items()}
 
@@ -194,7 +193,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON ({error}): download it again") from error
     if not isinstance(values, dict):
-        raise InputError(f"{path} holds a {type(values).__name__}, expected an object")
+        raise InputError(f"{path} contains a {type(values).__name__}, expected an object")
     return values
 
 
@@ -202,12 +201,12 @@ def _paddlenlp_format(values: Mapping[str, Any]) -> PaddleNLPFormat | None:
     """The format of a `config.json` written by PaddleNLP; None for the hub's."""
     formats = paddlenlp_formats()
     hub_types = {config_schema(family).model_type for family in family_names()}
-    for known in formats:
-        if known.model_type == values.get("model_type") and known.model_type not in hub_types:
-            return known
+    for layout in formats:
+        if layout.model_type == values.get("model_type") and layout.model_type not in hub_types:
+            return layout
     if not written_by_paddlenlp(values):
         return None
-    return next((known for known in formats if known.own_keys & values.keys()), None)
+    return next((layout for layout in formats if layout.own_keys & values.keys()), None)
 
 
 def _family_of_tokenizer(text: str) -> str | None:
@@ -226,19 +225,19 @@ def _detect_family(values: Mapping[str, Any]) -> str:
     if FAMILY_KEY in values:
         return str(values[FAMILY_KEY])
     schemas = {family: config_schema(family) for family in family_names()}
-    fitting = [family for family, schema in schemas.items() if schema.own_keys & values.keys()]
-    if not fitting:
+    matching = [family for family, schema in schemas.items() if schema.own_keys & values.keys()]
+    if not matching:
         titles = " or ".join(schema.title for schema in schemas.values())
         raise InputError(f"{CONFIG_FILE} has no key of a known model: expected a checkpoint of {titles}")
     name = str(values.get("_name_or_path", "")).lower()
-    named = [family for family in fitting if any(mark in name for mark in schemas[family].tokenizer_marks)]
+    named = [family for family in matching if any(mark in name for mark in schemas[family].tokenizer_marks)]
     if named:
         return named[-1]
-    titles = " and ".join(schemas[family].title for family in fitting)
-    for key, neutral in schemas[fitting[0]].ambiguous_keys.items():
-        if len(fitting) > 1 and values.get(key) not in (neutral, None):
+    titles = " and ".join(schemas[family].title for family in matching)
+    for key, neutral in schemas[matching[0]].ambiguous_keys.items():
+        if len(matching) > 1 and values.get(key) not in (neutral, None):
             raise InputError(
                 f"{CONFIG_FILE} says {key} = {values[key]!r}, which {titles} read differently, "
-                f"and no file says which of them this is: give --family {' or '.join(fitting)}"
+                f"and no file says which of them this is: give --family {' or '.join(matching)}"
             )
-    return fitting[0]
+    return matching[0]

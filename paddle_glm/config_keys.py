@@ -98,6 +98,6 @@ COMMON_RULES: dict[str, Rule] = {
     "dtype": Alias("torch_dtype"),  # its name in newer files; read if the other is missing
     "num_hidden_layers": Alias("num_layers"),
     # Weights of other libraries: bitsandbytes, GPTQ, AWQ.
-    "quantization_config": Restricted((None, {}), written=False),
+    "quantization_config": Restricted((None, {}), save_default=False),
     "use_cache": Ignored("the caller decides whether keys and values are cached"),
 }

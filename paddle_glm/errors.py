@@ -1,9 +1,9 @@
-"""The one exception that means "the user can mend this"."""
+"""The exception for errors that the user can fix."""
 
 
 class InputError(ValueError):
-    """A value, file or flag that cannot be used.
+    """An invalid value, file or flag.
 
-    The message names the value, what was expected and how to mend it. The command line prints it
-    on one line and exits with code 2; a traceback would hide it.
+    The message names the value, what was expected and how to fix it. Commands print it on one line, without
+    a traceback, and exit with code 2.
     """

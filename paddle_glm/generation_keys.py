@@ -1,4 +1,4 @@
-"""Every key of `generation_config.json` that transformers' `generate` heeds, and what is made of it here."""
+"""Rules for every key of `generation_config.json` that transformers' `generate` reads."""
 
 from typing import Any
 
@@ -31,8 +31,8 @@ def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else (value,)
 
 
-_NO_EFFECT_ON_OUTPUT = "changes how an answer is computed or given, not the answer"
-# Keys by what they are called there; fields are those of GenerationParams.
+_NO_EFFECT_ON_OUTPUT = "affects how tokens are computed or returned, not which"
+# transformers' key -> rule; fields are those of GenerationParams.
 RULES: Rules = {
     "do_sample": Mapped("do_sample", BOOLEAN),
     "temperature": Mapped("temperature", POSITIVE_NUMBER),
@@ -77,9 +77,9 @@ RULES: Rules = {
     "token_healing": Restricted((False,)),
     "dola_layers": Restricted((None,)),
     "cache_implementation": Restricted(("dynamic", "static", "offloaded")),
-    "remove_invalid_values": Ignored("logits that are not finite are an error here"),
-    "bos_token_id": Ignored("begins answers to no prompt at all, which are not given"),
-    "decoder_start_token_id": Ignored("belongs to models with an encoder"),
+    "remove_invalid_values": Ignored("non-finite logits are an error here"),
+    "bos_token_id": Ignored("starts generation without a prompt, which is not supported"),
+    "decoder_start_token_id": Ignored("only for encoder-decoder models"),
     "use_cache": Ignored(_NO_EFFECT_ON_OUTPUT),
     "low_memory": Ignored(_NO_EFFECT_ON_OUTPUT),
     "prompt_lookup_num_tokens": Ignored(_NO_EFFECT_ON_OUTPUT),

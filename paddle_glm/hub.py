@@ -1,7 +1,7 @@
-"""From what a user calls a model to the folder that holds it; the one place that talks to hubs.
+"""Resolve a model's name to a folder; the only place that contacts model hubs.
 
-A folder is taken as it is. A hub's name, OWNER/MODEL, is fetched where that is asked for, by the hub's own
-package, into that package's cache. Code in a hub's folder is not fetched.
+A local folder is used as it is. A hub name, OWNER/MODEL, is downloaded on request by the hub's own package
+into that package's cache. Code files are not downloaded.
 """
 
 import os
@@ -13,19 +13,19 @@ from pathlib import Path
 
 from paddle_glm.errors import InputError
 
-HUB_VARIABLE = "PADDLE_GLM_HUB"  # which hub `download=True` means
+HUB_VARIABLE = "PADDLE_GLM_HUB"  # the hub of `download=True`
 DOWNLOAD_HELP = (
-    "fetch a model whose name is no folder here, from the hub given (default: $PADDLE_GLM_HUB or huggingface)"
+    "download a model that is no local folder, from this hub (default: $PADDLE_GLM_HUB or huggingface)"
 )
 REVISION_HELP = "branch, tag or commit on the hub"
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-# What a local folder may be called without a hub being asked for.
+# Accepted for local folders, which have only one revision.
 _DEFAULT_REVISIONS = (None, "main", "master")
 # Owners whose models have another owner on ModelScope.
 _MODELSCOPE_OWNERS = {"THUDM": "ZhipuAI", "zai-org": "ZhipuAI"}
-# What is read of a model, and its licence; then the weights of folders without safetensors.
+# Files that are downloaded first; then, without safetensors, the weights in older formats.
 _MODEL_PATTERNS = ["*.json", "*.model", "*.safetensors", "*LICENSE*"]
-_IGNORE_PATTERNS = ["manifest.json"]  # of folders that we wrote: it names files that are not fetched
+_IGNORE_PATTERNS = ["manifest.json"]  # lists files that are not downloaded
 _LEGACY_WEIGHT_PATTERNS = ["pytorch_model*.bin", "model_state*.pdparams"]
 
 
@@ -35,27 +35,26 @@ def resolve_model_folder(
     revision: str | None = None,
     cache_dir: str | Path | None = None,
 ) -> Path:
-    """The folder that `name` means: itself where it exists, else what a hub has under that name.
+    """The local folder `name`, or else the downloaded folder of the hub name `name`.
 
-    download: True fetches from the hub that the environment variable PADDLE_GLM_HUB names (huggingface where
-    it is not set), "huggingface" or "modelscope" from that one; what has been fetched is not fetched again.
-    revision: branch, tag or commit there. cache_dir: where to keep it in the place of the hub's own cache.
-    A path that does not exist and is no hub's name is given back for the caller to judge. Raises
-    `InputError` for a hub's name without `download`, with the commands that fetch it; where fetching fails;
-    for a revision of a local folder, which holds one alone.
+    download: "huggingface", "modelscope", or True for the hub in the environment variable PADDLE_GLM_HUB
+    (default huggingface); cached files are not downloaded again. revision: branch, tag or commit. cache_dir:
+    replaces the hub's own cache. A missing path that is no hub name is returned for the caller to check.
+    Raises `InputError` for a hub name without `download`, with the commands that fetch it; if a download
+    fails; and for a revision of a local folder.
     """
     path = Path(name)
     hub = _selected_hub(download)
     if path.exists():
         if revision not in _DEFAULT_REVISIONS:
             raise InputError(
-                f"revision {revision!r}: {name} is a folder here and holds one revision; leave it out, or "
+                f"revision {revision!r}: {name} is a local folder, which has one revision; leave it out, or "
                 "give the hub's name and download"
             )
         return path
     if not _REPO_ID.fullmatch(str(name)):
         if hub is not None:
-            raise InputError(f"{name} is no hub's name: expected OWNER/MODEL, such as THUDM/chatglm2-6b")
+            raise InputError(f"{name} is not a hub name: expected OWNER/MODEL, such as THUDM/chatglm2-6b")
         return path
     if hub is None:
         raise InputError(_download_hint(str(name), revision))
@@ -63,7 +62,7 @@ def resolve_model_folder(
 
 
 def _selected_hub(download: bool | str | None) -> str | None:
-    """The hub to fetch from, None for none; a YAML file's `true` may arrive as text."""
+    """The hub to download from, or None; `true` in a YAML file may arrive as text."""
     if isinstance(download, str) and download.lower() in ("true", "false"):
         download = download.lower() == "true"
     if not download:
@@ -76,16 +75,16 @@ def _selected_hub(download: bool | str | None) -> str | None:
 
 
 def _download_hint(name: str, revision: str | None) -> str:
-    wanted = f" --revision {revision}" if revision else ""
+    option = f" --revision {revision}" if revision else ""
     return (
-        f"{name} is no folder here. Fetch it by `hf download {name}{wanted} --local-dir {name}` or "
-        f"`modelscope download --model {modelscope_name(name)}{wanted} --local_dir {name}`, or let "
-        "--download (in Python download=True) do it"
+        f"{name} is not a local folder. Download it with `hf download {name}{option} --local-dir {name}` or "
+        f"`modelscope download --model {modelscope_name(name)}{option} --local_dir {name}`, or with "
+        "--download (in Python download=True)"
     )
 
 
 def modelscope_name(name: str) -> str:
-    """What ModelScope calls a model of Hugging Face's."""
+    """ModelScope's name of a model on Hugging Face."""
     owner, _, model = name.partition("/")
     return f"{_MODELSCOPE_OWNERS.get(owner, owner)}/{model}"
 
@@ -109,14 +108,14 @@ def _download(hub: str, name: str, revision: str | None, cache_dir: str | Path |
         folder = Path(fetch(allow_patterns=_MODEL_PATTERNS))
         if not any(folder.glob("*.safetensors")):
             folder = Path(fetch(allow_patterns=_LEGACY_WEIGHT_PATTERNS))
-    except Exception as error:  # both packages raise classes of their own, requests' and the system's
+    except Exception as error:  # both packages raise their own classes, requests' and the system's
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"{to_repo_id(name)} could not be fetched from {title}: {reason} (is the name right and the "
-            f"network there? the other hub: --download {_other_hub(hub)})"
+            f"{to_repo_id(name)} could not be downloaded from {title}: {reason} (check the name and the "
+            f"network, or try the other hub: --download {_other_hub(hub)})"
         ) from error
     if not (folder / "config.json").is_file():
-        raise InputError(f"{to_repo_id(name)} on {title} holds no config.json: is it a model?")
+        raise InputError(f"{to_repo_id(name)} on {title} has no config.json: is it a model?")
     return folder
 
 
@@ -124,7 +123,7 @@ def _other_hub(hub: str) -> str:
     return next(name for name in HUBS if name != hub)
 
 
-# Hub -> how to call it, and what it calls a model.
+# Hub -> its title, and a function that maps a model's name to its own.
 HUBS: dict[str, tuple[str, Callable[[str], str]]] = {
     "huggingface": ("Hugging Face", str),
     "modelscope": ("ModelScope", modelscope_name),

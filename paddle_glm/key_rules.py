@@ -27,13 +27,13 @@ class Mapped:
 
 @dataclass(frozen=True)
 class Restricted:
-    """Values outside `allowed` would change the computation and are refused.
+    """Values other than `allowed` mean another computation and are refused.
 
-    written: whether new files have the key, with the first of `allowed`, because the original reads it.
+    save_default: files that we write contain the first of `allowed`, since the original reads the key.
     """
 
     allowed: tuple[Any, ...]
-    written: bool = True
+    save_default: bool = True
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ class Alias:
 
 @dataclass(frozen=True)
 class Ignored:
-    """The key has no effect on results. written: its value in new files, if the original requires the key."""
+    """Has no effect on outputs. default: value in files that we write, if the original needs the key."""
 
     reason: str
-    written: Any = None
+    default: Any = None
 
 
 Rule = Mapped | Restricted | Alias | Ignored
@@ -60,34 +60,33 @@ def read_fields(rules: Rules, values: Mapping[str, Any], source: str) -> dict[st
 
     source: the file, for messages. Raises `InputError` for unsupported values.
     """
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for key, rule in rules.items():
         value = values.get(key)
         if value is None or isinstance(rule, Ignored):
             continue
-        says = f"{source} says {key} = {value!r}"
+        message = f"{source} says {key} = {value!r}"
         if isinstance(rule, Mapped):
             value = rule.convert(value) if rule.convert is not None else value
             if not rule.kind.accepts(value):
-                raise InputError(f"{says}: expected {rule.kind.description}")
-            found[rule.field] = value
+                raise InputError(f"{message}: expected {rule.kind.description}")
+            fields[rule.field] = value
         elif isinstance(rule, Alias) and value != values.get(rule.key, value):
-            raise InputError(f"{says}, but {rule.key} = {values[rule.key]!r}: expected the same")
+            raise InputError(f"{message}, but {rule.key} = {values[rule.key]!r}: expected the same")
         elif isinstance(rule, Restricted) and value not in rule.allowed:
-            raise InputError(f"{says}; only {_describe_allowed(rule.allowed)} is supported")
-    return found
+            raise InputError(f"{message}; only {_describe_allowed(rule.allowed)} is supported")
+    return fields
 
 
 def default_keys(rules: Rules) -> dict[str, Any]:
-    """Key -> value, for the keys that a new file needs beside those of `Mapped` rules."""
-    said = {
-        key: rule.allowed[0] for key, rule in rules.items() if isinstance(rule, Restricted) and rule.written
-    }
-    return said | {
-        key: rule.written
-        for key, rule in rules.items()
-        if isinstance(rule, Ignored) and rule.written is not None
-    }
+    """{key: value} that a new file needs beside the keys mapped to fields."""
+    defaults: dict[str, Any] = {}
+    for key, rule in rules.items():
+        if isinstance(rule, Restricted) and rule.save_default:
+            defaults[key] = rule.allowed[0]
+        elif isinstance(rule, Ignored) and rule.default is not None:
+            defaults[key] = rule.default
+    return defaults
 
 
 def _describe_allowed(values: tuple[Any, ...]) -> str:

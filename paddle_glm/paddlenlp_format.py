@@ -1,7 +1,7 @@
-"""How PaddleNLP stores models, as data: keys of `config.json`, names and layout of weights.
+"""PaddleNLP's storage format as data: keys of `config.json`, names and layout of weights.
 
-Each family that PaddleNLP has a class for describes it by one `PaddleNLPFormat` in its own folder.
-`checkpoint.paddlenlp` applies the part on weights.
+Each family that PaddleNLP supports has one `PaddleNLPFormat` in its folder. `checkpoint.paddlenlp` applies
+the part on weights.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ from paddle_glm.errors import InputError
 
 # PaddleNLP's key -> the hub's, for all classes; PaddleNLP reads the latter too.
 _RENAMED_KEYS = {"num_hidden_layers": "num_layers", "dtype": "torch_dtype"}
-# The dtype that PaddleNLP assumes where a file names none.
+# The dtype that PaddleNLP assumes if a file has none.
 _KEY_DEFAULTS: dict[str, Any] = {"torch_dtype": "float32"}
 # PaddleNLP's keys without a counterpart on the hub.
 _PADDLENLP_KEYS = {
@@ -21,15 +21,15 @@ _PADDLENLP_KEYS = {
     "long_sequence_init_args", "long_sequence_strategy_name", "long_sequence_strategy_type",
     "output_predict", "prefix_projection", "architectures", "model_type",
 }  # fmt: skip
-# Switches of PaddleNLP's classes that the originals do not have; any other value changes the computation.
+# Switches that only PaddleNLP's classes have; any other value changes the computation.
 _UNSUPPORTED_SWITCHES = {"use_long_sequence_strategies": False, "activation": "gelu", "attention_scale": True}
-# The hub's keys that PaddleNLP has no use for.
+# The hub's keys that PaddleNLP does not use.
 _HUB_KEYS = {"auto_map", "transformers_version", "_name_or_path"}
 
 
 @dataclass(frozen=True)
 class PaddleNLPFormat:
-    """How one of PaddleNLP's model classes stores its models.
+    """Storage format of one of PaddleNLP's model classes.
 
     Files:
     model_type, model_class: `model_type` and `architectures` of its `config.json`.
@@ -37,20 +37,20 @@ class PaddleNLPFormat:
         hub's.
 
     Keys of `config.json`:
-    own_keys: keys by which its file is told from those of PaddleNLP's other classes.
+    own_keys: keys that distinguish its file from those of PaddleNLP's other classes.
     renamed_keys: PaddleNLP's key -> the hub's.
-    key_defaults: by the hub's key, the value that the class assumes where a file lacks it.
+    key_defaults: the hub's key -> the value that the class assumes if it is missing.
     fixed_keys: the hub's keys that the class does not read -> the value that it computes with.
 
     Weights:
     prefix: what its class for generation prepends to names; its base class writes them without.
     hub_prefix: what the hub prepends to the same names.
-    unprefixed_starts: beginnings of names without `prefix` by which a `.pdparams` file is recognised.
+    unprefixed_starts: starts of names without `prefix` by which a `.pdparams` file is recognised.
     renamed: names that differ otherwise, PaddleNLP's without `prefix` -> the hub's.
     not_transposed: hub names of matrices stored as on the hub; the others are [in_features, out_features].
-    buffers: hub names of entries of its state dict that are no parameters -> their value for a head_dim.
-    legacy_fused: fused linear layer -> the parts that older files hold instead, in the order of its rows.
-    legacy_alternating: linear layers whose rows alternate between two halves in such files.
+    buffers: hub name of a buffer in its state dict -> function of head_dim that computes it.
+    legacy_fused: fused linear layer -> the layers that older files have instead, in the order of its rows.
+    legacy_alternating: linear layers whose rows alternate between two halves in older files.
     """
 
     model_type: str
@@ -71,39 +71,39 @@ class PaddleNLPFormat:
     legacy_alternating: tuple[str, ...] = ()
 
     def hub_config(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The hub's `config.json` for PaddleNLP's.
+        """Convert PaddleNLP's `config.json` to the hub's.
 
-        Raises `InputError` for a switch whose value is not supported.
+        Raises `InputError` for an unsupported value of a switch.
         """
         renamed = {**_RENAMED_KEYS, **self.renamed_keys}
-        found = {renamed.get(key, key): value for key, value in values.items() if key not in _PADDLENLP_KEYS}
+        config = {renamed.get(key, key): value for key, value in values.items() if key not in _PADDLENLP_KEYS}
         for key, expected in _UNSUPPORTED_SWITCHES.items():
-            if (value := found.pop(key, expected)) != expected:
+            if (value := config.pop(key, expected)) != expected:
                 raise InputError(f"config.json says {key} = {value!r}; only {expected!r} is supported")
-        self.check_expressible(found)
-        return {**_KEY_DEFAULTS, **self.key_defaults, **self.fixed_keys, **found}
+        self.check_expressible(config)
+        return {**_KEY_DEFAULTS, **self.key_defaults, **self.fixed_keys, **config}
 
     def paddlenlp_config(self, hub_values: Mapping[str, Any], degree: int) -> dict[str, Any]:
-        """PaddleNLP's `config.json` for the hub's. degree: tensor parallelism of the shards beside it."""
+        """Convert the hub's `config.json` to PaddleNLP's, for shards of tensor-parallel degree `degree`."""
         renamed = {hub: own for own, hub in {**_RENAMED_KEYS, **self.renamed_keys}.items()}
-        found = {renamed.get(key, key): value for key, value in hub_values.items() if key not in _HUB_KEYS}
-        found["architectures"], found["model_type"] = [self.model_class], self.model_type
-        found["paddlenlp_version"] = None
+        config = {renamed.get(key, key): value for key, value in hub_values.items() if key not in _HUB_KEYS}
+        config["architectures"], config["model_type"] = [self.model_class], self.model_type
+        config["paddlenlp_version"] = None
         if degree > 1:
-            found["tensor_parallel_degree"] = degree
-        return found
+            config["tensor_parallel_degree"] = degree
+        return config
 
     def check_expressible(self, hub_values: Mapping[str, Any]) -> None:
-        """Raise `InputError` for a hub key whose value PaddleNLP's class cannot compute with."""
+        """Raise `InputError` for a hub key with a value that PaddleNLP's class does not support."""
         for key, expected in self.fixed_keys.items():
             if hub_values.get(key, expected) != expected:
                 raise InputError(
                     f"config.json says {key} = {hub_values[key]!r}: PaddleNLP's classes do not read it and "
-                    f"compute what {expected!r} means; use safetensors or bin"
+                    f"compute as if it were {expected!r}; use safetensors or bin"
                 )
 
     def hub_name(self, name: str) -> str:
-        """The hub's name of a tensor that PaddleNLP calls `name`."""
+        """The hub's name of PaddleNLP's tensor `name`."""
         bare = name.removeprefix(self.prefix)
         return self.renamed.get(bare, self.hub_prefix + bare)
 
@@ -116,5 +116,5 @@ class PaddleNLPFormat:
 
 
 def written_by_paddlenlp(values: Mapping[str, Any]) -> bool:
-    """Whether a `config.json` has a key that PaddleNLP writes and the hub does not."""
+    """Whether a `config.json` has keys that PaddleNLP writes and the hub does not."""
     return "paddlenlp_version" in values or ("num_hidden_layers" in values and "num_layers" not in values)

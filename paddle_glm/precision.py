@@ -1,4 +1,4 @@
-"""Which dtype a model computes in."""
+"""Compute dtype and mixed precision."""
 
 from contextlib import AbstractContextManager
 from typing import Any
@@ -8,20 +8,20 @@ import paddle
 _HALF = (paddle.float16, paddle.bfloat16)
 
 
-def compute_dtype(stored: paddle.dtype) -> paddle.dtype:
-    """The dtype of activations for weights of dtype `stored`.
+def compute_dtype(weight_dtype: paddle.dtype) -> paddle.dtype:
+    """The dtype of activations and caches for weights of `weight_dtype`.
 
-    Paddle 3.3 has no half precision matmul, softmax or norm for CPU: there, half weights are widened
-    where they are used, and activations and caches are float32.
+    Paddle 3.3 has no half precision matmul, softmax or norm for CPU: there half precision weights are upcast
+    where they are used, and everything else is float32.
     """
-    if stored in _HALF and paddle.get_device() == "cpu":
+    if weight_dtype in _HALF and paddle.get_device() == "cpu":
         return paddle.float32
-    return stored
+    return weight_dtype
 
 
 def autocast_disabled() -> AbstractContextManager[Any]:
-    """Inside, automatic mixed precision leaves float32 alone: for norms, softmax and the loss.
+    """A context without automatic mixed precision, for norms, softmax and the loss in float32.
 
-    At level O2 it would otherwise cast the inputs of every operation to half precision.
+    At level O2 Paddle would otherwise cast the inputs of every operation to half precision.
     """
     return paddle.amp.auto_cast(enable=False)

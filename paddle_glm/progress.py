@@ -1,4 +1,4 @@
-"""How far work has come, where it takes long."""
+"""Progress of long operations on standard error."""
 
 import os
 import sys
@@ -8,36 +8,34 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-# Seconds of work that nobody needs to be told of.
-DELAY_SECONDS = 5.0
-# Seconds between lines where there is no terminal.
-_LINE_INTERVAL = 15.0
-# Seconds between two looks at work that says nothing of itself.
-_POLL_INTERVAL = 1.0
+DELAY_SECONDS = 5.0  # nothing is shown of shorter operations
+_LINE_INTERVAL = 15.0  # seconds between log lines without a terminal
+_POLL_INTERVAL = 1.0  # seconds between calls of `polled_progress`'s function
 
 Progress = Callable[[int], Any]
 
 
 @contextmanager
-def progress_bar(what: str, total: int) -> Iterator[Progress]:
-    """Gives a function to be called with the bytes that have just been done, of `total`.
+def progress_bar(label: str, total: int) -> Iterator[Progress]:
+    """Yield a function to be called with the number of bytes just processed, of `total`.
 
-    Once the work has taken `DELAY_SECONDS` seconds, a bar on standard error shows how far it is; a plain line
-    now and then where that is no terminal. Of several processes of one job the first alone shows anything.
+    After `DELAY_SECONDS` a progress bar is shown on standard error, or log lines if that is not a terminal.
+    In a distributed run only rank 0 shows progress.
     """
     if os.environ.get("PADDLE_TRAINER_ID", "0") != "0":
         yield lambda done: None
     elif sys.stderr.isatty():
-        yield from _tqdm_bar(what, total)
+        yield from _tqdm_bar(label, total)
     else:
-        yield _LogLines(what, total, sys.stderr)
+        yield _LogLines(label, total, sys.stderr)
 
 
 @contextmanager
-def polled_progress(what: str, total: int, done: Callable[[], int]) -> Iterator[None]:
-    """Shows how far the work inside is, which is one call of a library that says nothing meanwhile.
+def polled_progress(label: str, total: int, done: Callable[[], int]) -> Iterator[None]:
+    """Show the progress of a library call inside the block that reports none itself.
 
-    done: gives the bytes so far; a thread asks it once a second, as often as the library lets Python run.
+    done: returns the bytes processed so far; a thread calls it once a second, if the library releases the
+    GIL.
     """
     ended = threading.Event()
 
@@ -48,7 +46,7 @@ def polled_progress(what: str, total: int, done: Callable[[], int]) -> Iterator[
             progress(now - shown)
             shown = now
 
-    with progress_bar(what, total) as progress:
+    with progress_bar(label, total) as progress:
         watcher = threading.Thread(target=poll, args=(progress,), daemon=True)
         watcher.start()
         try:
@@ -58,18 +56,20 @@ def polled_progress(what: str, total: int, done: Callable[[], int]) -> Iterator[
             watcher.join()
 
 
-def _tqdm_bar(what: str, total: int) -> Iterator[Progress]:
+def _tqdm_bar(label: str, total: int) -> Iterator[Progress]:
     from tqdm import tqdm
 
-    with tqdm(total=total, desc=what, unit="B", unit_scale=True, delay=DELAY_SECONDS, mininterval=0.5) as bar:
+    with tqdm(
+        total=total, desc=label, unit="B", unit_scale=True, delay=DELAY_SECONDS, mininterval=0.5
+    ) as bar:
         yield bar.update
 
 
 class _LogLines:
-    """Writes a line for a log after `DELAY_SECONDS` seconds, and again each `_LINE_INTERVAL`."""
+    """Print a line after `DELAY_SECONDS`, and then one per `_LINE_INTERVAL`."""
 
-    def __init__(self, what: str, total: int, stream: TextIO) -> None:
-        self._what, self._total, self._stream = what, total, stream
+    def __init__(self, label: str, total: int, stream: TextIO) -> None:
+        self._label, self._total, self._stream = label, total, stream
         self._done, self._next = 0, time.monotonic() + DELAY_SECONDS
 
     def __call__(self, done: int) -> None:
@@ -77,5 +77,5 @@ class _LogLines:
         if (now := time.monotonic()) < self._next:
             return
         self._next = now + _LINE_INTERVAL
-        share = 100 * self._done // max(self._total, 1)
-        print(f"{self._what}: {share}% of {self._total / 1e9:.1f} GB", file=self._stream, flush=True)
+        percent = 100 * self._done // max(self._total, 1)
+        print(f"{self._label}: {percent}% of {self._total / 1e9:.1f} GB", file=self._stream, flush=True)

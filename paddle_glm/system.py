@@ -1,6 +1,6 @@
-"""What Linux, Windows and macOS do differently: locks, files in use, processors, memory, the console.
+"""Differences between Linux, Windows and macOS: locks, files in use, processors, memory, console.
 
-Nothing else in this package asks which system it runs on, or takes what some systems lack.
+No other module asks for the operating system or uses features that some systems lack.
 """
 
 import ctypes
@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
-# Not asked in place: type checkers skip what is behind `sys.platform`.
+# A variable, since type checkers skip branches on `sys.platform` itself.
 PLATFORM: str = sys.platform
 WINDOWS = PLATFORM == "win32"
 LINUX = PLATFORM.startswith("linux")
-# For how long a file that another program has open is waited for: virus scanners and indexers open new ones.
+# Seconds to wait for a file that another program has open: virus scanners and indexers open new files.
 FILE_IN_USE_TIMEOUT = 2.0
 
 try:
@@ -36,14 +36,14 @@ except ImportError:
 
 
 def usable_cpus() -> int:
-    """The number of processors that this process may use."""
+    """Number of processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def peak_resident_bytes() -> int:
-    """Most resident memory that this process has had."""
+    """Peak resident memory of this process, in bytes."""
     if resource is not None:
         unit = 1 if PLATFORM == "darwin" else 1024  # bytes on macOS, KiB on Linux
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
@@ -54,19 +54,19 @@ def peak_resident_bytes() -> int:
 
 
 def resident_bytes() -> int:
-    """Resident memory that this process has now."""
+    """Resident memory of this process, in bytes."""
     import psutil
 
     return int(psutil.Process().memory_info().rss)
 
 
 def c_library() -> ctypes.CDLL | None:
-    """The C library that this process runs on; None on Windows, where it has no common name."""
+    """The C library of this process; None on Windows, where it has no fixed name."""
     return None if WINDOWS else ctypes.CDLL(None, use_errno=True)
 
 
 def try_lock(descriptor: int) -> bool:
-    """Lock an open file for this process, without waiting; the lock goes with the descriptor."""
+    """Lock an open file exclusively; False if another descriptor holds the lock. Closing it unlocks."""
     try:
         if fcntl is not None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -80,21 +80,21 @@ def try_lock(descriptor: int) -> bool:
 
 
 def release_lock(descriptor: int, path: Path) -> None:
-    """Remove the file of a lock and let go of it. A file that cannot be removed does no harm."""
-    if not WINDOWS:  # while it is locked, so that nobody else holds a file without a name
+    """Remove a lock file and release the lock. A file that cannot be removed does no harm."""
+    if not WINDOWS:  # while locked, so that no one else locks a file that is then removed
         with suppress(OSError):
             path.unlink(missing_ok=True)
     os.close(descriptor)
-    if WINDOWS:  # open files have to stay there, ours and those of who waits for the lock
+    if WINDOWS:  # open files cannot be removed
         with suppress(OSError):
             path.unlink(missing_ok=True)
 
 
 def flush(path: Path) -> None:
-    """Have a file's bytes, or a folder's names, on disk. Windows writes names down by itself."""
+    """fsync a file or a folder; on Windows folders need none."""
     if WINDOWS and path.is_dir():
         return
-    # Windows flushes what is open for writing alone.
+    # Windows only flushes files that are open for writing.
     descriptor = os.open(path, (os.O_RDWR | getattr(os, "O_BINARY", 0)) if WINDOWS else os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -105,9 +105,9 @@ def flush(path: Path) -> None:
 
 
 def retry_while_in_use(action: Callable[..., Result], *arguments: Any) -> Result:
-    """`action(*arguments)`; on Windows again for a while where a file is in use.
+    """Call `action(*arguments)`; on Windows retry while a file is in use, for `FILE_IN_USE_TIMEOUT` seconds.
 
-    There a file that any program has open, or mapped, is neither renamed nor removed, and nor is its folder.
+    There a file that any program has open or mapped can neither be renamed nor removed, nor can its folder.
     """
     deadline = time.monotonic() + FILE_IN_USE_TIMEOUT
     while True:
@@ -116,22 +116,22 @@ def retry_while_in_use(action: Callable[..., Result], *arguments: Any) -> Result
         except PermissionError:
             if not WINDOWS or time.monotonic() > deadline:
                 raise
-            gc.collect()  # maps of our own that nobody uses any more
+            gc.collect()  # closes memory maps of this process that are no longer used
             time.sleep(0.05)
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder and all that is in it; what is read-only too, as on POSIX."""
+    """Remove a folder with its contents, on Windows including read-only files, as on POSIX."""
 
-    def again(function: Callable[..., Any], path: str, _: Any) -> None:
+    def retry_writable(function: Callable[..., Any], path: str, _: Any) -> None:
         os.chmod(path, stat.S_IWRITE)
         retry_while_in_use(function, path)
 
-    shutil.rmtree(folder, onerror=again if WINDOWS else None)
+    shutil.rmtree(folder, onerror=retry_writable if WINDOWS else None)
 
 
 def bind_exclusive(bound: socket.socket, address: Any) -> None:
-    """Bind a socket to an address that no other program listens on, though one may just have ended."""
+    """Bind a socket to an address that no other program listens on, even if one has just stopped."""
     if hasattr(socket, "SO_EXCLUSIVEADDRUSE"):  # on Windows SO_REUSEADDR lets two programs share a port
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
     else:
@@ -140,10 +140,9 @@ def bind_exclusive(bound: socket.socket, address: Any) -> None:
 
 
 def configure_console_encoding() -> None:
-    """Let every text be printed, whatever the console's code page.
+    """Make every text printable, whatever the console's code page.
 
-    A file or a pipe whose encoding has no Chinese gets UTF-8, as the files that we write; what a terminal
-    cannot show is shown as an escape.
+    Files and pipes whose encoding lacks Chinese get UTF-8; terminals show unsupported characters as escapes.
     """
     for stream in (sys.stdout, sys.stderr):
         if not isinstance(stream, io.TextIOWrapper):

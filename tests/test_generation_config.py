@@ -76,12 +76,15 @@ def test_chat_keeps_what_the_originals_chat_passes() -> None:
 
 def test_without_the_file_config_json_may_say_it() -> None:
     """transformers makes the one from the other."""
-    assert generation_config_values(ModelConfig(hub={"repetition_penalty": 1.4})) == {
+    assert generation_config_values(ModelConfig(extra_keys={"repetition_penalty": 1.4})) == {
         "repetition_penalty": 1.4
     }
-    assert generation_config_values(ModelConfig(hub={"repetition_penalty": 1.4}, generation_config={})) == {}
+    assert (
+        generation_config_values(ModelConfig(extra_keys={"repetition_penalty": 1.4}, generation_config={}))
+        == {}
+    )
     with pytest.raises(InputError, match=r"config.json says no_repeat_ngram_size = 3; only 0 is supported"):
-        generation_config_values(ModelConfig(hub={"no_repeat_ngram_size": 3}))
+        generation_config_values(ModelConfig(extra_keys={"no_repeat_ngram_size": 3}))
 
 
 @pytest.fixture

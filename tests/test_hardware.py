@@ -160,6 +160,4 @@ def test_the_launchers_flag_behind_the_script(command: str, capsys) -> None:
     words = ["--gpus", "0,1"] if command == "finetune" else ["--model_name_or_path", "a", "--gpus", "0,1"]
     words += ["--merge_model_path", "b"] if command == "merge" else []
     assert main([command, *words]) == 2
-    assert (
-        "stands before the script: python -m paddle.distributed.launch --gpus 0,1" in capsys.readouterr().err
-    )
+    assert "goes before the script: python -m paddle.distributed.launch --gpus 0,1" in capsys.readouterr().err

@@ -83,7 +83,7 @@ def test_a_failed_fetch_is_said_in_a_line(source: str, published: Path, tmp_path
     assert done.returncode != 0
     last = done.stderr.strip().splitlines()[-1]
     other = "modelscope" if source == "huggingface" else "huggingface"
-    assert re.search(rf"InputError: .*/chatglm2-6b could not be fetched.*--download {other}", last), last
+    assert re.search(rf"InputError: .*/chatglm2-6b could not be downloaded.*--download {other}", last), last
 
 
 def test_true_means_the_hub_that_the_environment_names(
@@ -104,14 +104,14 @@ def test_a_folder_wins_and_holds_one_revision(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     (tmp_path / NAME).mkdir(parents=True)
     assert hub.resolve_model_folder(NAME, True, "main") == Path(NAME)
-    with pytest.raises(InputError, match=r"revision 'v0.1.0': THUDM/chatglm2-6b is a folder here"):
+    with pytest.raises(InputError, match=r"revision 'v0.1.0': THUDM/chatglm2-6b is a local folder"):
         hub.resolve_model_folder(NAME, revision="v0.1.0")
 
 
 def test_what_is_no_hubs_name_is_left_to_the_caller(tmp_path: Path) -> None:
     for name in (tmp_path / "missing", "missing", "./a/b", "a/b/c"):
         assert hub.resolve_model_folder(name) == Path(name)
-    with pytest.raises(InputError, match=r"missing is no hub's name: expected OWNER/MODEL"):
+    with pytest.raises(InputError, match=r"missing is not a hub name: expected OWNER/MODEL"):
         hub.resolve_model_folder("missing", "modelscope")
     with pytest.raises(InputError, match="download 'gitee': expected one of huggingface, modelscope"):
         hub.resolve_model_folder(NAME, "gitee")
@@ -122,7 +122,7 @@ def commands_in(text: str) -> list[list[str]]:
 
 
 def test_the_commands_that_are_named_hold_the_revision() -> None:
-    with pytest.raises(InputError, match="is no folder here") as caught:
+    with pytest.raises(InputError, match="is not a local folder") as caught:
         hub.resolve_model_folder(NAME, revision="v1.0")
     first, second = commands_in(str(caught.value))
     assert first == ["hf", "download", NAME, "--revision", "v1.0", "--local-dir", NAME]
@@ -171,7 +171,7 @@ def test_every_command_says_how_to_fetch(
     monkeypatch.chdir(tmp_path)
     assert main([*words, "--model_name_or_path", NAME]) == 2
     error = capfd.readouterr().err
-    assert "THUDM/chatglm2-6b is no folder here. Fetch it by `hf download" in error
+    assert "THUDM/chatglm2-6b is not a local folder. Download it with `hf download" in error
     assert "`modelscope download --model ZhipuAI/chatglm2-6b" in error and "Traceback" not in error
     assert not list(tmp_path.iterdir())
 

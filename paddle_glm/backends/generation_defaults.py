@@ -20,7 +20,7 @@ def generation_config_values(config: ModelConfig) -> dict[str, Any]:
     """
     if config.generation_config is not None:
         return read_fields(RULES, config.generation_config, GENERATION_CONFIG_FILE)
-    return read_fields(RULES, config.hub, "config.json")
+    return read_fields(RULES, config.extra_keys, "config.json")
 
 
 def default_generation_params(config: ModelConfig, base: GenerationParams | None = None) -> GenerationParams:

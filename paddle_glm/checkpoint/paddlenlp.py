@@ -1,7 +1,7 @@
-"""Weights between PaddleNLP's names and layout and the hub's, as a family's `PaddleNLPFormat` describes them.
+"""Convert weights between PaddleNLP's and the hub's names and layout, as a `PaddleNLPFormat` describes.
 
-PaddleNLP stores linear weights as [in_features, out_features]; reading transposes them by a view, so that a
-rank still reads only the bytes of its slice.
+PaddleNLP stores linear weights as [in_features, out_features]; they are transposed as views, so that a rank
+still reads only the bytes of its shard.
 """
 
 import json
@@ -21,40 +21,44 @@ from paddle_glm.paddlenlp_format import PaddleNLPFormat
 
 
 def detect_format(names: Iterable[str], pdparams: bool) -> PaddleNLPFormat | None:
-    """The PaddleNLP format that the names of tensors belong to; None for the hub's.
+    """The PaddleNLP format with such tensor names; None for the hub's.
 
-    pdparams: they come from `.pdparams` files, which only PaddleNLP writes.
+    pdparams: the names come from `.pdparams` files, which only PaddleNLP writes.
     """
-    listed, formats = list(names), paddlenlp_formats()
-    for known in formats:
-        if any(name.startswith(known.prefix) for name in listed):
-            return known
+    names, formats = list(names), paddlenlp_formats()
+    for layout in formats:
+        if any(name.startswith(layout.prefix) for name in names):
+            return layout
     if pdparams:
-        for known in formats:
-            if any(name.startswith(known.unprefixed_starts) for name in listed):
-                return known
+        for layout in formats:
+            if any(name.startswith(layout.unprefixed_starts) for name in names):
+                return layout
     return None
 
 
 def tensors_to_hub(tensors: Mapping[str, Array], layout: PaddleNLPFormat) -> dict[str, StoredTensor]:
-    """Views of PaddleNLP's tensors under the hub's names, in the hub's layout."""
-    found: dict[str, StoredTensor] = {}
+    """Views of PaddleNLP's tensors under the hub's names, in the hub's layout.
+
+    Raises InputError for duplicate tensors, and for a legacy query without its key and value.
+    """
+    hub_tensors: dict[str, StoredTensor] = {}
     for name, tensor in tensors.items():
-        if tensor.dtype == np.uint16:  # numpy has no bfloat16, so PaddleNLP writes its bits
+        if tensor.dtype == np.uint16:  # numpy has no bfloat16: PaddleNLP saves it as uint16
             tensor = tensor.view(ml_dtypes.bfloat16)
         hub_name = layout.hub_name(name)
-        if hub_name in found:
-            raise InputError(f"{hub_name} is there twice, once as {name}")
-        found[hub_name] = tensor.T if layout.is_transposed(hub_name, tensor.ndim) else tensor
-    return _fuse_legacy_tensors(found, layout)
+        if hub_name in hub_tensors:
+            raise InputError(f"duplicate tensor {hub_name}, once as {name}")
+        hub_tensors[hub_name] = tensor.T if layout.is_transposed(hub_name, tensor.ndim) else tensor
+    return _fuse_legacy_tensors(hub_tensors, layout)
 
 
 def tensors_to_paddlenlp(
     tensors: Iterable[tuple[str, Any]], config: ModelConfig
 ) -> Iterator[tuple[str, LazyTensor]]:
-    """A model's tensors, in the hub's names and layout, as PaddleNLP's classes load them.
+    """Convert tensors from the hub's names and layout to those that PaddleNLP's classes load.
 
-    What its state dict does not hold (a tied head, tables of older releases) is left out.
+    Tensors that are not in its state dict (a tied head, tables of older releases) are left out; buffers that
+    are missing are added.
     """
     layout = paddlenlp_format(config.family)
     parameters = family_of(config).parameters(config)
@@ -75,21 +79,21 @@ def tensors_to_paddlenlp(
 
 
 def set_tokenizer_class(folder: Path, family: str, for_paddlenlp: bool) -> None:
-    """Name the reader's class in `folder/tokenizer_config.json`: PaddleNLP looks its classes up by it."""
-    path, known = folder / "tokenizer_config.json", config_schema(family).paddlenlp
-    if known is None or not path.is_file():
+    """Set `tokenizer_class` in `folder/tokenizer_config.json`, by which PaddleNLP finds its classes."""
+    path, layout = folder / "tokenizer_config.json", config_schema(family).paddlenlp
+    if layout is None or not path.is_file():
         return
     values = json.loads(path.read_text(encoding="utf-8"))
-    values["tokenizer_class"] = known.tokenizer_class if for_paddlenlp else known.hub_tokenizer_class
+    values["tokenizer_class"] = layout.tokenizer_class if for_paddlenlp else layout.hub_tokenizer_class
     path.write_text(json.dumps(values, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
 def check_paddlenlp_degree(config: ModelConfig, degree: int) -> None:
-    """Raise InputError where PaddleNLP cannot load shards of this degree: it pads and shares nothing."""
-    for what in ("num_attention_heads", "num_key_value_heads", "ffn_hidden_size", "vocab_size"):
-        if getattr(config, what) % degree:
+    """Raise InputError if PaddleNLP cannot load shards of this degree: it neither pads nor replicates."""
+    for name in ("num_attention_heads", "num_key_value_heads", "ffn_hidden_size", "vocab_size"):
+        if getattr(config, name) % degree:
             raise InputError(
-                f"PaddleNLP cannot load {degree} shards of this model: {what} is {getattr(config, what)}, "
+                f"PaddleNLP cannot load {degree} shards of this model: {name} is {getattr(config, name)}, "
                 f"which {degree} does not divide; choose another --tensor_parallel_degree, or safetensors"
             )
 
@@ -97,13 +101,13 @@ def check_paddlenlp_degree(config: ModelConfig, degree: int) -> None:
 def _fuse_legacy_tensors(
     tensors: dict[str, StoredTensor], layout: PaddleNLPFormat
 ) -> dict[str, StoredTensor]:
-    """Tensors of an older file in the layout of newer ones: layers fused, alternating rows as halves."""
+    """Convert tensors of older files: fuse separate layers, and de-interleave alternating rows to halves."""
     for fused, parts in layout.legacy_fused.items():
         for name in [name for name in tensors if f".{parts[0]}." in name]:
             before, kind = name.split(f"{parts[0]}.")
             names = [f"{before}{part}.{kind}" for part in parts]
             if any(part not in tensors for part in names):
-                raise InputError(f"{name} is there without its key and value")
+                raise InputError(f"{name} has no matching key and value")
             tensors[f"{before}{fused}.{kind}"] = ConcatenatedRows(
                 [_as_rows(tensors.pop(part), part) for part in names]
             )
@@ -115,7 +119,7 @@ def _fuse_legacy_tensors(
 
 
 def _as_rows(tensor: StoredTensor, name: str) -> Array:
-    """A tensor of one dimension or more, as an array."""
+    """The tensor if it is an array of at least one dimension, else InputError."""
     if not tensor.shape or isinstance(tensor, ConcatenatedRows):
         raise InputError(f"{name} has shape {tensor.shape}: expected rows")
     return tensor

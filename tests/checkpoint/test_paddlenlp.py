@@ -212,7 +212,7 @@ def test_old_checkpoints_with_split_and_interleaved_weights(
     broken = split_and_interleaved(state)
     del broken[rename("chatglm_v2.encoder.layers.0.self_attention.key.bias")]
     write(tmp_path / "model_state.pdparams", broken)
-    with pytest.raises(InputError, match=r"layers.0.self_attention.query.bias is there without its key"):
+    with pytest.raises(InputError, match=r"layers.0.self_attention.query.bias has no matching key"):
         open_checkpoint(tmp_path)
 
 

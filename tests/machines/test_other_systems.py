@@ -125,6 +125,7 @@ def test_several_processes_are_refused(command, tiny_checkpoint, monkeypatch, ca
 
 def test_a_file_in_use_is_waited_for(monkeypatch):
     monkeypatch.setattr(system, "WINDOWS", True)
+    monkeypatch.setattr(system, "FILE_IN_USE_TIMEOUT", 60.0)  # collecting garbage takes seconds under load
     failures = iter([PermissionError(), PermissionError()])
 
     def rename(name: str) -> str:

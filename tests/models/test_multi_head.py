@@ -92,7 +92,7 @@ def test_the_switch_is_kept_and_a_file_without_it_means_the_same(folder: Path) -
     # The original's class takes false where a file says nothing.
     bare = {key: value for key, value in values.items() if not key.startswith("multi_query")}
     assert ModelConfig.from_dict(bare) == config
-    with pytest.raises(InputError, match=r"each of 4 heads has keys of its own.*cannot be 2"):
+    with pytest.raises(InputError, match=r"each of 4 heads has its own keys.*cannot be 2"):
         replace(config, num_key_value_heads=2)
 
 

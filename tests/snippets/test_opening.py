@@ -142,15 +142,15 @@ def test_what_opening_cannot_do_is_refused_by_name(folder: str, monkeypatch: pyt
         ),
         ({"attn_implementation": "sdpa"}, "attn_implementation is not supported: leave it out"),
         ({"max_memory": {0: "10GB"}}, "max_memory is not supported: give quantization_bit=4"),
-        ({"trust_remote_cod": True}, "knows no 'trust_remote_cod': known are .*trust_remote_code"),
+        ({"trust_remote_cod": True}, "has no keyword 'trust_remote_cod': known are .*trust_remote_code"),
         ({"prefix_projection": True}, "prefix_projection needs pre_seq_len"),
-        ({"revision": "v0.1.0"}, "revision 'v0.1.0': .* is a folder here"),
+        ({"revision": "v0.1.0"}, "revision 'v0.1.0': .* is a local folder"),
         ({"config": 3}, "config is a int: expected AutoConfig"),
     ):
         with pytest.raises(InputError, match=message):
             AutoModel.from_pretrained(folder, **keywords)
     for auto in (AutoTokenizer, AutoConfig):
-        with pytest.raises(InputError, match="from_pretrained knows no 'use_slow'"):
+        with pytest.raises(InputError, match="from_pretrained has no keyword 'use_slow'"):
             auto.from_pretrained(folder, use_slow=True)
     with pytest.raises(InputError, match=r"padding_side is not supported: .* left"):
         AutoTokenizer.from_pretrained(folder, padding_side="right")
@@ -163,7 +163,7 @@ def test_what_opening_cannot_do_is_refused_by_name(folder: str, monkeypatch: pyt
 
 def test_a_hubs_name_is_fetched_or_explained(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for auto in (AutoModel, AutoTokenizer, AutoConfig):
-        with pytest.raises(InputError, match="is no folder here"):
+        with pytest.raises(InputError, match="is not a local folder"):
             auto.from_pretrained("THUDM/chatglm2-6b", trust_remote_code=True, revision="v1.0")
     asked = []
     monkeypatch.setattr(hub, "_download", lambda *arguments: asked.append(arguments) or Path(folder))
