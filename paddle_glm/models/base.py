@@ -1,4 +1,4 @@
-"""What every family shares: calling, loading, saving, generating."""
+"""`CausalLM`, the base class of all families: forward, loading, saving, quantising."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -43,11 +43,11 @@ KeyValue = tuple[Tensor, Tensor]
 
 @dataclass
 class CausalLMOutput:
-    """What a model returns.
+    """Output of `CausalLM.forward`.
 
-    logits: float32 [batch, tokens, vocab]; None in training with labels above degree 1, where each
-        process keeps its slice of the vocabulary.
-    loss: float32 scalar, the mean over labels that are not -100.
+    logits: float32 [batch, tokens, vocab]; None in training with labels and tensor parallelism, where each
+        rank keeps its shard of the vocabulary.
+    loss: float32 scalar, the mean over labels other than -100.
     past_key_values: a cache whose item of a layer is its (key, value), each [batch, local key/value heads,
         length, head_dim].
     hidden_states: the embeddings, then every block's output: [batch, tokens, hidden].
@@ -60,11 +60,11 @@ class CausalLMOutput:
 
 
 class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
-    """A decoder-only language model whose subclass names its parts.
+    """A decoder-only language model.
 
-    A subclass gives `embed`, `blocks`, `position_embeddings`, `final_norm` and `head`; a block maps
-    `(x, positions, mask, cache)` to x, and updates its layer of the cache. `is_causal`: no token sees a later
-    one.
+    A family's subclass defines `embed`, `blocks`, `position_embeddings`, `final_norm`, `head` and
+    `build_rotary_table`. A block maps `(x, positions, mask, cache)` to x and updates its layer of the cache.
+    `is_causal`: no token attends to a later one.
     """
 
     is_causal = True
@@ -81,14 +81,14 @@ class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
         self.prefix_cache: PrefixCache | None = None
 
     def set_weight_format(self, weight_format: WeightFormat) -> None:
-        """Say in what the parameters are kept; making them so is the caller's."""
+        """Set the format of weights; converting the parameters is up to the caller."""
         self.weight_format, self.dtype, self.weight_dtype = (
             weight_format,
             weight_format.dtype,
             getattr(paddle, weight_format.dtype),
         )
 
-    # Parts, given by the family.
+    # Defined by the family.
     def embed(self, input_ids: Tensor) -> Tensor:
         raise NotImplementedError
 
@@ -99,11 +99,11 @@ class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
         raise NotImplementedError
 
     def build_attention_mask(self, input_ids: Tensor, position_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """The additive mask of a step over `input_ids`; a family that reads both ways has another one."""
+        """The additive mask of `input_ids`, float32 [batch, 1, tokens, past + tokens]; causal by default."""
         return causal_mask(attention_mask, dim_size(input_ids, 1))
 
     def build_rotary_table(self) -> Array:
-        """The buffer `rotary_table`, cos and sin of every position, for the dtype of weights."""
+        """The buffer `rotary_table`: cos and sin of every position, for the weight dtype."""
         raise NotImplementedError
 
     def final_norm(self, x: Tensor) -> Tensor:
@@ -126,19 +126,20 @@ class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
         """Run the model.
 
         input_ids: int64 [batch, tokens].
-        position_ids: int64 [batch, tokens], or [batch, 2, tokens] where a family has two rows; the family's
-            own when absent.
-        attention_mask: int [batch, past + tokens], 0 for padding, 1 for real tokens, 1, 2, ... for those
-            of each sample in a packed sequence; or bool [batch, 1, tokens, past + tokens], True where a
-            query may attend. All real when absent. A prefix is not part of it: it is visible to all.
-        past_key_values: what an earlier call gave with `use_cache`, or (key, value) of each layer, a prefix
-            included; it is not changed, and gradients flow through it.
-        labels: int64 [batch, tokens] aligned with input_ids; each is predicted from the tokens
-            before it; -100 is left out.
-        return_last_logit: logits of the last token alone, [batch, 1, vocab]; not with labels.
+        position_ids: int64 [batch, tokens], or [batch, 2, tokens] for families with two rows; default: the
+            family's positions.
+        attention_mask: int [batch, past + tokens]: 0 for padding, 1 for real tokens, 1, 2, ... for the
+            samples
+            of a packed sequence; or bool [batch, 1, tokens, past + tokens], True where a query may attend.
+            Default: no padding. A prefix is not part of it; all tokens attend to it.
+        past_key_values: the cache returned by an earlier call, or (key, value) of each layer, including a
+            prefix; it is not modified, and gradients flow through it.
+        labels: int64 [batch, tokens], aligned with input_ids and shifted internally; -100 is ignored.
+        return_last_logit: return only the last token's logits, [batch, 1, vocab]; not with labels.
+        Raises `InputError` for return_last_logit with labels.
         """
         if return_last_logit and labels is not None:
-            raise InputError("return_last_logit leaves the loss no logits: give labels or it")
+            raise InputError("return_last_logit and labels exclude each other: give one of them")
         cache = self._concat_cache(past_key_values, input_ids.shape[0], use_cache)
         past = 0 if cache is None else cache.own_length
         if attention_mask is None:
@@ -167,7 +168,7 @@ class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
         )
 
     def _default_positions(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """The family's positions; with a boolean mask no token counts as padding."""
+        """The family's positions; a boolean mask implies no padding."""
         mask = np.ones((input_ids.shape[0], attention_mask.shape[-1]), np.int64)
         if attention_mask.ndim == 2:
             mask = attention_mask.numpy()
@@ -175,7 +176,7 @@ class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
         return paddle.to_tensor(positions, place=input_ids.place)
 
     def _concat_cache(self, past: Sequence[KeyValue] | None, batch: int, use_cache: bool) -> KVCache | None:
-        """A differentiable cache for one call: what it is given, else the prefix; None if none is needed."""
+        """A differentiable cache for one call: the given past, else the prefix; None if not needed."""
         prefix = self.prefix_cache
         if past is None and prefix is not None:
             past = prefix.key_values(batch)
@@ -217,14 +218,14 @@ class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
     ) -> Tensor:
         behind_frozen = x.stop_gradient and all(tensor.stop_gradient for tensor in past)
         if behind_frozen and paddle.is_grad_enabled():
-            # Behind a frozen embedding: a block whose inputs need no gradient would give its weights none.
+            # After a frozen embedding: recompute gives no weight gradients if no input needs a gradient.
             x = x.detach()
             x.stop_gradient = False
         hidden_states: Tensor = recompute(_block_hidden_states, block, x, positions, mask, *past)
         return hidden_states
 
     def new_cache(self, batch: int) -> KVCache:
-        """A cache for `forward_with_cache` that is written in place: empty, or the prefix in each row."""
+        """A cache for `forward_with_cache`, written in place: empty, or with the prefix in each row."""
         if self.prefix_cache is None:
             return KVCache([BufferLayer() for _ in self.blocks()])
         pairs = self.prefix_cache.key_values(batch)
@@ -233,26 +234,26 @@ class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
     def forward_with_cache(
         self, input_ids: Tensor, position_ids: Tensor, attention_mask: Tensor, cache: KVCache
     ) -> Tensor:
-        """One prefill or decode step, the function that backends run and export traces.
+        """One prefill or decode step: backends run it, export traces it.
 
-        input_ids, position_ids, attention_mask: the family's `step_inputs`. The cache is updated.
-        Returns the last position's logits, float32 [batch, vocab].
+        input_ids, position_ids, attention_mask: see `Family.step_inputs`. Updates the cache. Returns the
+        logits of the last position, float32 [batch, vocab].
         """
         mask = self.build_attention_mask(input_ids, position_ids, attention_mask)
         x = self._run_blocks(input_ids, position_ids, mask, cache)
         return self.head().gather(self.head()(self.final_norm(x[:, -1:]))).astype("float32").squeeze(1)
 
     def enable_recompute(self) -> None:
-        """Keep only each block's input in training and compute the rest again in backward."""
+        """Activation checkpointing in training: save only each block's input (arXiv:1604.06174)."""
         self.recompute = True
 
     def named_arrays(self) -> Iterator[tuple[str, Array]]:
-        """Every parameter by its hub name, this process's slice, as a numpy array of its stored dtype."""
+        """(hub name, numpy array of this rank's shard in the weight dtype) of every parameter."""
         for name, parameter in self.named_parameters():
             yield name, to_numpy(parameter)
 
     def load_weights(self, checkpoint: Checkpoint | QuantizingCheckpoint) -> None:
-        """Set every parameter, in place, from a checkpoint of any degree; reads this rank's slices only."""
+        """Set all parameters in place from a checkpoint of any degree; reads only this rank's shards."""
         parameters = list(self.named_parameters())
         total = sum(tensor_nbytes(parameter) for _, parameter in parameters)
         with progress_bar(f"opening {checkpoint.folder}", total) as progress:
@@ -262,12 +263,13 @@ class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
                 progress(tensor_nbytes(parameter))
 
     def quantize(self, bits: int, group_size: int | None = None, embeddings: bool = False) -> "CausalLM":
-        """Turn linear layers' weights into integers of 4 or 8 bits, in place, one layer after another.
+        """Weight-only quantisation of linear layers to 4 or 8 bits, in place, one layer at a time.
 
-        group_size: inputs that share a scale; None takes 128 for 4 bits (less where sizes ask for it) and one
-            scale per output channel for 8, 0 the latter for both. embeddings: embedding and head too.
-        Returns the model, as it is where it has such integers already. Raises `InputError` where this process
-        holds only a slice, the model is quantised otherwise, sizes do not fit, or a weight is not finite.
+        group_size: inputs per scale; None means 128 for 4 bits (smaller if sizes require it) and one scale
+            per output channel for 8; 0 means one scale per output channel. embeddings: also embedding and LM
+            head.
+        Returns the model, unchanged if it is already quantised this way. Raises `InputError` for a shard,
+        another quantisation, sizes that do not fit, and non-finite weights.
         """
         held = quantization_of(self.config)
         if held is not None and held.satisfies(bits, group_size, embeddings):
@@ -277,7 +279,7 @@ class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
         config = self.family.quantized_config(self.config, bits, group_size, embeddings)
         for name, parameter in self.named_parameters():
             if not bool(paddle.isfinite(parameter.astype("float32")).all()):
-                raise InputError(f"{name} holds NaN or infinity: the model cannot be quantised")
+                raise InputError(f"{name} contains NaN or infinity: the model cannot be quantised")
         self.set_weight_format(WeightFormat(self.dtype, quantization_of(config)))
         for layer in self.sublayers():
             if isinstance(layer, ParallelWeight):
@@ -292,10 +294,10 @@ class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
         format: str = "safetensors",
         overwrite: bool = False,
     ) -> None:
-        """Write `config.json` and weights, whole or not at all.
+        """Write `config.json` and the weights atomically.
 
-        format: "safetensors" and "bin" have the hub's names and layout, "pdparams" PaddleNLP's.
-        Raises `InputError` where this process holds only a slice.
+        format: "safetensors" and "bin" use the hub's names and layout, "pdparams" PaddleNLP's.
+        Raises `InputError` for a shard, and for a model with LoRA adapters.
         """
         if self.group.degree > 1:
             raise InputError("save_pretrained needs the whole model: save shards and run `paddle-glm merge`")
@@ -318,7 +320,7 @@ class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
 
 
 def causal_lm_loss(logits: Tensor, labels: Tensor, group: ProcessGroup) -> Tensor:
-    """Mean cross entropy of each label given the tokens before it; 0 where no label counts.
+    """Mean next-token cross entropy; 0 if there are no labels.
 
     logits: [batch, tokens, local vocab]; labels: [batch, tokens].
     """

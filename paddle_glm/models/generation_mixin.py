@@ -1,4 +1,4 @@
-"""What users of the original models call on a model: `generate`, `chat`, `stream_chat`."""
+"""`generate`, `chat` and `stream_chat` of a model, as in the original implementations."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from paddle_glm.tokenizers import Tokenizer
 
 
 class GenerationMixin:
-    """The methods, for `CausalLM` to inherit.
+    """Mixin of `CausalLM`.
 
-    params are those of `GenerationParams`; transformers' `eos_token_id` is taken too, and what cannot be is
-    refused by name. logits_processor: a callable or a list of them, (ids int64 [rows, length], scores float32
-    [rows, vocab]) -> scores, given paddle tensors; in beam search scores are log probabilities.
+    params: fields of `GenerationParams`, and transformers' `eos_token_id`; unsupported ones raise `InputError`.
+    logits_processor: a callable or a list of callables (ids int64 [rows, length], scores float32 [rows, vocab])
+    -> scores, on Paddle tensors; in beam search scores are log probabilities.
     """
 
     def generate(
@@ -38,13 +38,12 @@ class GenerationMixin:
         inputs: Any = None,
         **params: Any,
     ) -> paddle.Tensor:
-        """Prompts with their answers, int64 [batch, prompt + new], padded behind each end token.
+        """Prompts with generated tokens, int64 [batch, prompt + new], right-padded after each end token.
 
-        input_ids (or inputs), attention_mask: int [batch, length], arrays or tensors, padded on the left; all
-            real where no mask is given. position_ids: those of the tokenizer, which follow from the mask.
-            What `params` leave open is as in the folder's generation_config.json; end and padding ids are
-            the configuration's where it says none.
-        Raises `InputError` for positions that are others.
+        input_ids (or inputs), attention_mask: int [batch, length], arrays or tensors, left-padded; without a mask
+            there is no padding. position_ids: the tokenizer's, which follow from the mask. Defaults of `params`
+            come from generation_config.json, end and padding ids from the model configuration.
+        Raises `InputError` for other positions.
         """
         if (input_ids is None) == (inputs is None):
             raise InputError("generate takes input_ids: generate(**tokenizer(text, return_tensors='pd'))")

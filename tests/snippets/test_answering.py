@@ -254,5 +254,5 @@ def test_the_last_logits_alone(model: CausalLM, tokenizer: Tokenizer) -> None:
     logits = outputs.logits[:, -1]
     assert outputs.logits.shape[1] == 1
     assert float((logits - model(**inputs).logits[:, -1]).abs().max()) < 1e-5
-    with pytest.raises(InputError, match="return_last_logit leaves the loss no logits"):
+    with pytest.raises(InputError, match="return_last_logit and labels exclude each other"):
         model(inputs.input_ids, labels=inputs.input_ids, return_last_logit=True)
