@@ -24,9 +24,10 @@ from paddle_glm.tokenizers import Tokenizer
 class GenerationMixin:
     """Mixin of `CausalLM`.
 
-    params: fields of `GenerationParams`, and transformers' `eos_token_id`; unsupported ones raise `InputError`.
-    logits_processor: a callable or a list of callables (ids int64 [rows, length], scores float32 [rows, vocab])
-    -> scores, on Paddle tensors; in beam search scores are log probabilities.
+    params: fields of `GenerationParams`, and transformers' `eos_token_id`; unsupported ones raise
+    `InputError`.
+    logits_processor: a callable or a list of callables (ids int64 [rows, length], scores float32 [rows,
+    vocab]) -> scores, on Paddle tensors; in beam search scores are log probabilities.
     """
 
     def generate(
@@ -40,9 +41,9 @@ class GenerationMixin:
     ) -> paddle.Tensor:
         """Prompts with generated tokens, int64 [batch, prompt + new], right-padded after each end token.
 
-        input_ids (or inputs), attention_mask: int [batch, length], arrays or tensors, left-padded; without a mask
-            there is no padding. position_ids: the tokenizer's, which follow from the mask. Defaults of `params`
-            come from generation_config.json, end and padding ids from the model configuration.
+        input_ids (or inputs), attention_mask: int [batch, length], arrays or tensors, left-padded; without a
+            mask there is no padding. position_ids: the tokenizer's, which follow from the mask. Defaults of
+            `params` come from generation_config.json, end and padding ids from the model configuration.
         Raises `InputError` for other positions.
         """
         if (input_ids is None) == (inputs is None):
@@ -103,12 +104,12 @@ class GenerationMixin:
         logits_processor: Any = None,
         **params: Any,
     ) -> Iterator[tuple[Any, ...]]:
-        """Like `chat`, while the answer grows: all of it so far, and the history with that.
+        """Like `chat`, but yields (answer so far, history) while the answer grows.
 
-        return_past_key_values: a third value, keys and values so far, to be given as `past_key_values` when
-            the conversation goes on. What the next prompt has in common with them is not computed again; the
-            prompt is the same one, so that answers are too. Raises `InputError` where a family has no use for
-            them (ChatGLM-6B), and for those of another model.
+        return_past_key_values: also yield the KV cache, to be passed as `past_key_values` with the next
+            query;
+            tokens shared with it are not computed again, and answers are the same as without it. Raises
+            `InputError` for families that cannot reuse a past (ChatGLM-6B), and for another model's past.
         """
         resolved_params = params_from_kwargs(params, default_generation_params(self.config))
         check_past_key_values(self, past_key_values, return_past_key_values, resolved_params.num_beams)
@@ -129,7 +130,7 @@ class GenerationMixin:
         messages: list[Message],
         backend: DygraphBackend | None,
     ) -> Iterator[tuple[Any, ...]]:
-        """backend: whose past is given with each answer."""
+        """backend: yield its past with each answer."""
         template = session.template
         text, last = "", None
         for piece in session.stream(messages):
