@@ -1,7 +1,7 @@
-"""Flags and rows of `paddle-glm quantize` for methods that look at what weights are multiplied with."""
+"""Flags and calibration data of `paddle-glm quantize`."""
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from paddle_glm.array_types import Array
 from paddle_glm.commands._model_arguments import add_row_arguments, columns_from_args, positive_int
@@ -9,11 +9,8 @@ from paddle_glm.commands._option_arguments import add_device_argument
 from paddle_glm.errors import InputError
 from paddle_glm.hardware import use_device
 
-if TYPE_CHECKING:
-    pass
-
 NEAREST, GPTQ = "nearest", "gptq"
-# Rows that go through a block together.
+# Rows per forward pass of a block.
 _BATCH_SIZE = 8
 
 
@@ -22,19 +19,21 @@ def add_calibration_arguments(parser: argparse.ArgumentParser) -> None:
         "--method",
         choices=(NEAREST, GPTQ),
         default=NEAREST,
-        help="how weights are rounded: each to the nearest, or so that the layers' outputs on the rows of "
-        "--calibration_file change least (arXiv:2210.17323)",
+        help="how weights are rounded: to the nearest, or by GPTQ (arXiv:2210.17323), which minimises the "
+        "change of the layers' outputs on the rows of --calibration_file",
     )
     parser.add_argument(
         "--calibration_file", help=f"rows with answers, such as the training data, for --method {GPTQ}"
     )
-    parser.add_argument("--calibration_rows", type=positive_int, default=128, help="how many, from the first")
+    parser.add_argument(
+        "--calibration_rows", type=positive_int, default=128, help="number of rows, from the first"
+    )
     add_device_argument(parser)
     add_row_arguments(parser)
 
 
 def uses_calibration(args: argparse.Namespace) -> bool:
-    """Whether rows are looked at; raises `InputError` where the flags say both or neither."""
+    """Whether the method needs calibration; raises `InputError` for flags that contradict it."""
     if args.method == GPTQ and args.calibration_file is None:
         raise InputError(f"--method {GPTQ} needs --calibration_file: rows like those that the model will see")
     if args.method == NEAREST and args.calibration_file is not None:
@@ -47,7 +46,7 @@ def uses_calibration(args: argparse.Namespace) -> bool:
 
 
 def calibration_batches(args: argparse.Namespace) -> list[dict[str, Array]]:
-    """The rows as the model sees them in training, question and answer, padded on the right."""
+    """Batches of the rows as in training, prompt and answer, padded on the right: `Collator`'s arrays."""
     from paddle_glm.auto.tokenizer import AutoTokenizer
     from paddle_glm.data.data_files import load_examples
     from paddle_glm.data.datasets import Collator, SupervisedDataset
@@ -64,7 +63,7 @@ def calibration_batches(args: argparse.Namespace) -> list[dict[str, Array]]:
 def quantize_with_calibration(
     args: argparse.Namespace, options: tuple[int, int | None, bool], **common: Any
 ) -> Any:
-    """Write the folder; returns what `reshard` does."""
+    """Quantise by GPTQ and write the folder; returns the same as `reshard`."""
     from tqdm import tqdm
 
     from paddle_glm.quantization.calibration import gptq_quantize_folder

@@ -1,4 +1,4 @@
-"""`--download` and `--revision`: flags of every command that takes `--model_name_or_path`."""
+"""`--download` and `--revision`, for every command with `--model_name_or_path`."""
 
 import argparse
 from pathlib import Path
@@ -10,13 +10,13 @@ MODEL_FLAG = "--model_name_or_path"
 
 
 def add_hub_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where a hub's name comes from."""
+    """How a hub name is resolved."""
     parser.add_argument("--download", nargs="?", const=True, choices=list(HUBS), help=DOWNLOAD_HELP)
     parser.add_argument("--revision", help=REVISION_HELP)
 
 
 def resolve_model(args: argparse.Namespace) -> None:
-    """Make `args.model_name_or_path` a folder, and `args.model_name` what its last part was.
+    """Make `args.model_name_or_path` a local folder; set `args.model_name`, the last part of the name.
 
     Raises `InputError` as `resolve_model_folder` does.
     """

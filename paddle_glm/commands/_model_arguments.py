@@ -1,4 +1,4 @@
-"""Flags and set-up that the commands share which let a model answer rows."""
+"""Flags shared by the commands that generate answers to rows, and opening their model."""
 
 import argparse
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from paddle_glm.models.dygraph import DygraphBackend
     from paddle_glm.tokenizers import Tokenizer
 
-# A model's answer to a row has a length of its own flag.
+# Replaced by --tgt_length.
 _LENGTH_FIELDS = ("max_length", "max_new_tokens")
 
 
@@ -40,47 +40,52 @@ def positive_int(text: str) -> int:
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which model, where it computes, and how rows become prompts."""
+    """Flags for the model, its device, and how rows become prompts."""
     parser.add_argument(
         "--model_name_or_path", required=True, help="hub folder, merged folder or folder of shards"
     )
     add_loading_arguments(parser)
     add_device_argument(parser)
-    parser.add_argument("--batch_size", type=positive_int, default=8, help="rows answered together")
+    parser.add_argument("--batch_size", type=positive_int, default=8, help="rows per batch")
     add_row_arguments(parser)
 
 
 def add_row_arguments(parser: argparse.ArgumentParser) -> None:
-    """What is read of a row, and how much of it."""
+    """Flags for the columns of a row and their maximum lengths."""
     parser.add_argument(
-        "--src_length", type=positive_int, default=128, help="most tokens of a prompt; longer ones are cut"
+        "--src_length",
+        type=positive_int,
+        default=128,
+        help="maximum tokens of a prompt; longer ones are truncated",
     )
-    parser.add_argument("--tgt_length", type=positive_int, default=128, help="most tokens of an answer")
-    parser.add_argument("--source_prefix", help="text in front of every prompt, as it was trained with")
+    parser.add_argument("--tgt_length", type=positive_int, default=128, help="maximum tokens of an answer")
+    parser.add_argument("--source_prefix", help="text prepended to every prompt, as in training")
     add_column_arguments(parser)
 
 
 def add_limit_argument(parser: argparse.ArgumentParser, text: str) -> None:
-    """How many rows of a file; `max_predict_samples` is THUDM's name."""
+    """`--limit`, also by THUDM's name `--max_predict_samples`."""
     parser.add_argument("--limit", "--max_predict_samples", type=positive_int, help=text)
 
 
 def add_column_arguments(parser: argparse.ArgumentParser) -> None:
-    """What the columns of a row are called."""
+    """Flags that name the columns of a row."""
     for name, meaning in (("prompt", "question"), ("response", "answer"), ("history", "earlier rounds")):
-        parser.add_argument(f"--{name}_column", help=f"key of the {meaning}; common names are recognised")
+        parser.add_argument(
+            f"--{name}_column", help=f"column of the {meaning} (default: recognised by common names)"
+        )
 
 
 def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
-    """Rows are answered with the most likely token by default, as PaddleNLP's predict_generation.py does."""
+    """Sampling flags; decoding is greedy by default, as in PaddleNLP's predict_generation.py."""
     add_sampling_arguments(parser, GREEDY, exclude=_LENGTH_FIELDS)
 
 
 def generation_params(args: argparse.Namespace) -> GenerationParams:
-    """The flags of `add_generation_arguments`, and `--tgt_length` as the length of answers.
+    """Parameters from the flags of `add_generation_arguments`, with `--tgt_length` as `max_new_tokens`.
 
-    What they leave open is as the folder says: an exported one in generation_meta.json, else in
-    generation_config.json.
+    Other values are the folder's: of generation_meta.json in an exported folder, else of
+    generation_config.json. Raises `InputError` for invalid values and flags without effect.
     """
     from paddle_glm.auto.backend import is_exported
     from paddle_glm.backends.generation_meta import GenerationMeta
@@ -98,7 +103,7 @@ def generation_params(args: argparse.Namespace) -> GenerationParams:
 
 
 def columns_from_args(args: argparse.Namespace) -> Any:
-    """The columns named by flags, or None to recognise them."""
+    """The `Columns` named by flags, or None to detect them."""
     from paddle_glm.data.data_files import Columns
 
     if args.prompt_column is None:
@@ -111,7 +116,7 @@ def columns_from_args(args: argparse.Namespace) -> Any:
 def examples_from_args(
     args: argparse.Namespace, questions: Sequence[str], limit: int | None = None
 ) -> "list[Example]":
-    """The first `limit` rows of --data_file, which may lack answers; without it, the questions."""
+    """The first `limit` examples of --data_file, with or without answers; without the flag, `questions`."""
     from paddle_glm.data.data_files import Example, load_examples
 
     columns = columns_from_args(args)
@@ -125,7 +130,7 @@ def examples_from_args(
 
 
 def open_model(args: argparse.Namespace) -> "tuple[DygraphBackend, Tokenizer]":
-    """The model over all processes that the launcher started (one without it), and its tokenizer."""
+    """The model, sharded over all ranks that the launcher started, and its tokenizer."""
     from paddle_glm.auto.model import AutoModel
     from paddle_glm.auto.tokenizer import AutoTokenizer
     from paddle_glm.models.dygraph import DygraphBackend

@@ -1,4 +1,4 @@
-"""The sampling flags of every command, from the fields of GenerationParams: one default, one help text."""
+"""Sampling flags of all commands, made from the fields of `GenerationParams`."""
 
 import argparse
 from collections.abc import Sequence
@@ -10,17 +10,17 @@ from paddle_glm.generation.params import GenerationParams
 from paddle_glm.models.family import get_family
 from paddle_glm.models.registry import family_names
 
-# PaddleNLP's names for how the next token is chosen.
+# PaddleNLP's values of --decode_strategy.
 STRATEGIES = ("greedy_search", "sampling", "beam_search")
 GREEDY = GenerationParams(do_sample=False)
-# Those that a tokenizer gives.
+# Set from the tokenizer.
 _TOKENIZER_FIELDS = ("eos_token_ids", "pad_token_id")
 _SAMPLING_ONLY = {"temperature", "top_k", "top_p"}
 _BEAM_SEARCH_ONLY = {"length_penalty", "early_stopping"}
 
 
 def boolean(text: str) -> bool:
-    """`--flag`, `--flag True` and `--flag false` all work, as in PaddleNLP's scripts."""
+    """Parse a boolean flag's value: `--flag`, `--flag True` and `--flag false`, as in PaddleNLP's scripts."""
     values = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
     if text.lower() not in values:
         raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
@@ -30,10 +30,10 @@ def boolean(text: str) -> bool:
 def add_sampling_arguments(
     parser: argparse.ArgumentParser, defaults: GenerationParams, exclude: Sequence[str] = ()
 ) -> None:
-    """A flag per field of GenerationParams but `exclude`, and `--decode_strategy`.
+    """A flag for each field of `GenerationParams` except `exclude`, and `--decode_strategy`.
 
-    Flags that are not given leave no trace in the namespace, so that `sampling_params` can take a
-    model's own defaults for them; `defaults` is what the help text says.
+    Flags that are not given are absent from the namespace, so that `sampling_params` can use the model's
+    defaults; `defaults` are those shown in the help text.
     """
     parser.add_argument(
         "--decode_strategy",
@@ -54,7 +54,7 @@ def add_sampling_arguments(
 
 
 def _family_defaults(name: str, defaults: GenerationParams) -> str:
-    """The defaults of families whose original `chat` samples otherwise."""
+    """Help text for families whose `chat` has other defaults."""
     if not defaults.do_sample:
         return ""
     families = [
@@ -69,7 +69,7 @@ def sampling_params(args: argparse.Namespace, defaults: GenerationParams, **valu
 
 
 def check_sampling_flags(args: argparse.Namespace, params: GenerationParams) -> None:
-    """Raise `InputError` for a flag that has no effect on answers which are generated with `params`."""
+    """Raise `InputError` for a flag without effect on generation with `params`."""
     for names, used, need in (
         (_SAMPLING_ONLY, params.do_sample, "sampling, which the other flags turn off"),
         (_BEAM_SEARCH_ONLY, params.num_beams > 1, "--num_beams above 1"),
@@ -80,10 +80,10 @@ def check_sampling_flags(args: argparse.Namespace, params: GenerationParams) -> 
 
 
 def explicit_values(args: argparse.Namespace, defaults: GenerationParams) -> dict[str, Any]:
-    """What the flags that were given say, by names of `GenerationParams`.
+    """The values of the given flags, by fields of `GenerationParams`.
 
-    More than one beam turns sampling off; a flag that only sampling heeds turns it on, unless the flags
-    say how tokens are chosen. Raises `InputError` for flags that contradict each other.
+    Unless the flags set `do_sample` or `decode_strategy`, more than one beam turns sampling off and a flag
+    of sampling alone turns it on. Raises `InputError` for contradictory flags.
     """
     names = [option.name for option in fields(GenerationParams) if option.name not in _TOKENIZER_FIELDS]
     given = {name: getattr(args, name) for name in names if hasattr(args, name)}

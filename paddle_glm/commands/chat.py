@@ -1,4 +1,4 @@
-"""`paddle-glm chat`: a conversation in the terminal, with a folder's model or a server's."""
+"""`paddle-glm chat`: chat in the terminal with a local model or a server's."""
 
 import argparse
 from collections.abc import Iterator
@@ -24,13 +24,13 @@ from paddle_glm.models.family import family_of
 if TYPE_CHECKING:
     from paddle_glm.generation import Session
 
-HELP = "talk in the terminal with a model folder, an exported one, or a server (--api_base)"
+HELP = "chat in the terminal with a model folder, an exported folder or a server (--api_base)"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_engine_arguments(parser)
     add_remote_arguments(parser)
-    parser.add_argument("--system", help="a message in front of the conversation that sets its tone")
+    parser.add_argument("--system", help="system message of the conversation")
     add_sampling_arguments(parser, GenerationParams())
 
 
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _open_session(args: argparse.Namespace) -> "tuple[Session, str]":
-    """What to talk to, and its name."""
+    """The session with the model or the server, and its display name."""
     if args.api_base is not None:
         remote = open_remote_session(args)
         return remote, remote.model
@@ -56,10 +56,10 @@ def _open_session(args: argparse.Namespace) -> "tuple[Session, str]":
 
 
 def chat_loop(session: "Session", initial_messages: list[Message]) -> None:
-    """Read questions until `stop` or the end of input; `clear` goes back to `initial_messages`.
+    """Read questions until `stop` or the end of input; `clear` resets the conversation to `initial_messages`.
 
-    Ctrl-C ends an answer and leaves that round out of the conversation. So does an error, but in the first
-    round, where nothing is lost, it is raised.
+    Ctrl-C aborts an answer and drops its round. An `InputError` drops the round too, but is raised if no
+    round has been completed.
     """
     messages = list(initial_messages)
     answered = False
@@ -75,7 +75,7 @@ def chat_loop(session: "Session", initial_messages: list[Message]) -> None:
                 print(piece, end="", flush=True)
         except KeyboardInterrupt:
             print(" ……")
-        except InputError as error:  # a conversation that has become too long, most likely
+        except InputError as error:  # usually a conversation that is too long
             if not answered:
                 print()
                 raise

@@ -1,4 +1,4 @@
-"""`paddle-glm convert`: a checkpoint of any format to another format."""
+"""`paddle-glm convert`: convert a checkpoint to another format, dtype or degree."""
 
 import argparse
 
@@ -6,16 +6,16 @@ from paddle_glm.checkpoint.reshard import reshard
 from paddle_glm.checkpoint.save import FORMATS, SAVE_FORMAT_HELP
 from paddle_glm.commands.merge import add_common_arguments, common_options
 
-# Who reads the result -> the format that they read best.
+# Shorthands for formats by who reads them.
 FORMAT_ALIASES = {"hub": "safetensors", "paddle": "pdparams"}
 HELP = "write a checkpoint in another format, dtype or tensor-parallel degree"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--model_name_or_path", required=True, help="model folder of any format, the hub's or PaddleNLP's"
+        "--model_name_or_path", required=True, help="model folder in any format, of the hub or PaddleNLP"
     )
-    parser.add_argument("--output_path", required=True, help="folder to write")
+    parser.add_argument("--output_path", required=True, help="output folder")
     parser.add_argument(
         "--format",
         choices=[*FORMAT_ALIASES, *FORMATS],

@@ -1,4 +1,4 @@
-"""`paddle-glm estimate-memory`: what a finetuning run needs on each process, before it is started."""
+"""`paddle-glm estimate-memory`: the memory that a finetuning run needs on each rank."""
 
 import argparse
 import json
@@ -12,7 +12,7 @@ from paddle_glm.errors import InputError
 if TYPE_CHECKING:
     from paddle_glm.training.memory_estimate import MemoryEstimate, TrainingPlan
 
-HELP = "estimate the memory that a finetuning run needs, by its flags alone"
+HELP = "estimate the memory of a finetuning run from its flags, without loading a model"
 _GIB = 2**30
 
 
@@ -22,7 +22,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def run_argv(argv: Sequence[str]) -> int:
-    """Print the estimate; returns 0. Raises `InputError` for flags and sizes that cannot be used."""
+    """Print the estimate; returns 0. Raises `InputError` for invalid flags and sizes."""
     args, flags = _parser().parse_known_args(list(argv))
     if args.command == "ptuning":
         flags = _finetune_flags_from_ptuning(args, flags)
@@ -30,7 +30,7 @@ def run_argv(argv: Sequence[str]) -> int:
     from paddle_glm.training.memory_estimate import estimate_training_memory, plan_from_flags, resolve_config
 
     recipe = [args.recipe] if args.recipe else []
-    # What every run needs and no estimate does.
+    # Required by finetune, unused here.
     needed = ["--output_dir", "-"] + (["--model_name_or_path", args.model] if args.model else [])
     model_args, data_args, training_args = parse_finetune_args([*recipe, *needed, *flags])
     config = resolve_config(model_args.model_name_or_path)
@@ -44,7 +44,7 @@ def run_argv(argv: Sequence[str]) -> int:
 
 
 def _finetune_flags_from_ptuning(args: argparse.Namespace, flags: Sequence[str]) -> list[str]:
-    """The flags of `finetune` that `paddle-glm ptuning --do_train` makes of its own."""
+    """The flags of `finetune` that `paddle-glm ptuning --do_train` is translated to."""
     from paddle_glm.training.thudm_flags import parse_thudm_flags, to_finetune_argv
 
     if args.recipe:
@@ -57,25 +57,25 @@ def _parser() -> _Parser:
     parser = _Parser(
         prog="paddle-glm estimate-memory",
         usage="%(prog)s [--model M] [--recipe FILE.yaml] [flags of paddle-glm finetune]",
-        description=HELP + "; flags of paddle-glm finetune win over the recipe's",
+        description=HELP + "; flags of paddle-glm finetune override the recipe",
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--model", help=f"{', '.join(released_configs())}, or a model folder; default: the recipe's"
+        "--model", help=f"{', '.join(released_configs())}, or a model folder; default: that of the recipe"
     )
     parser.add_argument("--recipe", help="YAML or JSON file of arguments for paddle-glm finetune")
     parser.add_argument(
         "--command",
         default="finetune",
         choices=("finetune", "ptuning"),
-        help="whose flags follow: those of paddle-glm finetune, or THUDM's",
+        help="the command whose flags are given: paddle-glm finetune, or ptuning with THUDM's",
     )
     parser.add_argument(
         "--processes",
         type=int,
-        help="how many run; default: tensor_parallel_degree x sharding_parallel_degree",
+        help="number of ranks; default: tensor_parallel_degree x sharding_parallel_degree",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object, in bytes")
+    parser.add_argument("--json", action="store_true", help="print a JSON object with sizes in bytes")
     return parser
 
 

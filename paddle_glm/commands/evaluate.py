@@ -1,4 +1,4 @@
-"""`paddle-glm evaluate`: loss, ROUGE and BLEU of a model on rows with answers."""
+"""`paddle-glm evaluate`: loss, ROUGE and BLEU of a model on rows with reference answers."""
 
 import argparse
 import json
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from paddle_glm.models.dygraph import DygraphBackend
     from paddle_glm.tokenizers import Tokenizer
 
-HELP = "score a model on rows with answers: loss, perplexity, ROUGE-1/2/L, BLEU-4"
+HELP = "evaluate a model on rows with answers: loss, perplexity, ROUGE-1/2/L, BLEU-4"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,10 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data_file", required=True, help="JSON, CSV, TSV or parquet, or a folder with a dev file"
     )
     parser.add_argument(
-        "--output_dir", default="evaluation", help=f"gets {PREDICTIONS_FILE} and {METRICS_FILE}"
+        "--output_dir", default="evaluation", help=f"folder for {PREDICTIONS_FILE} and {METRICS_FILE}"
     )
-    model_arguments.add_limit_argument(parser, "score the first rows only")
-    parser.add_argument("--baseline", help=f"an earlier {METRICS_FILE}, shown beside the new scores")
+    model_arguments.add_limit_argument(parser, "evaluate only the first N rows")
+    parser.add_argument("--baseline", help=f"an earlier {METRICS_FILE} to print next to the new scores")
     model_arguments.add_generation_arguments(parser)
 
 
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
 def _token_metrics(
     backend: "DygraphBackend", tokenizer: "Tokenizer", examples: "Sequence[Example]", args: argparse.Namespace
 ) -> dict[str, Any]:
-    """Loss, perplexity and token accuracy of the rows' own answers."""
+    """`TOKEN_METRICS` of the reference answers."""
     import paddle
 
     from paddle_glm.data.datasets import Collator, SupervisedDataset
@@ -92,7 +92,7 @@ def _token_metrics(
 
 
 def _resolve_data_file(given: str) -> Path:
-    """The file itself, or a folder's dev file, or its test file."""
+    """The file, or the dev file of a folder, or its test file."""
     from paddle_glm.data.data_files import find_data_files
 
     path = Path(given)
@@ -106,7 +106,7 @@ def _resolve_data_file(given: str) -> Path:
 
 
 def read_metrics(path: str | Path) -> dict[str, Any]:
-    """An earlier metrics file; raises InputError for anything else."""
+    """The content of an earlier metrics file; raises `InputError` for any other file."""
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
         if isinstance(values, dict):
@@ -117,7 +117,7 @@ def read_metrics(path: str | Path) -> dict[str, Any]:
 
 
 def format_table(columns: Mapping[str, Mapping[str, Any]]) -> str:
-    """One line per metric of the last column, the values of all columns side by side under their titles."""
+    """A table with a line per metric of the last column; columns: title -> metric -> value."""
     lines = [f"{'metric':<12}" + "".join(f"{title:>12}" for title in columns)]
     for name in list(columns.values())[-1]:
         values = [column.get(name, float("nan")) for column in columns.values()]

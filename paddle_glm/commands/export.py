@@ -1,4 +1,4 @@
-"""`paddle-glm export`: a model folder to the static graph that infer, the servers and C++ run."""
+"""`paddle-glm export`: export a model to the static graph that `infer`, `serve` and the C++ program run."""
 
 import argparse
 import os
@@ -18,9 +18,9 @@ from paddle_glm.hardware import free_memory, parse_device, use_device
 from paddle_glm.load_memory import MemoryBudget, check_memory_budget, weight_bytes
 from paddle_glm.models.family import family_of
 
-HELP = "write a model as a static graph, Paddle's or ONNX, with its tokenizer"
+HELP = "export a model as a static graph, Paddle or ONNX, with its tokenizer"
 DEFAULT_MODEL_PREFIX = "chatglm"
-MODEL_PREFIXES = (DEFAULT_MODEL_PREFIX, "model")  # the latter is PaddleNLP's
+MODEL_PREFIXES = (DEFAULT_MODEL_PREFIX, "model")  # PaddleNLP's default is the second
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,11 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output_path",
         required=True,
-        help="folder to write; FOLDER/PREFIX where the last part is --model_prefix or one of "
-        f"{', '.join(MODEL_PREFIXES)} and --model_prefix is not given, as in PaddleNLP's infer/model",
+        help="output folder, or FOLDER/PREFIX as PaddleNLP's infer/model: if the last part is --model_prefix "
+        f"or, without that flag, one of {', '.join(MODEL_PREFIXES)}",
     )
     parser.add_argument(
-        "--model_prefix", help=f"what the graph's files are called (default: {DEFAULT_MODEL_PREFIX})"
+        "--model_prefix", help=f"file name of the graph without suffix (default: {DEFAULT_MODEL_PREFIX})"
     )
     parser.add_argument(
         "--format",
@@ -47,15 +47,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         default="auto",
         choices=("auto", *DTYPES),
-        help="of the stored weights; auto: the model's own",
+        help="dtype of the stored weights; auto: that of the model's files",
     )
     add_device_argument(parser)
     add_loading_arguments(parser)
-    parser.add_argument("--overwrite", action="store_true", help="replace a folder that this program wrote")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace an existing folder that this program wrote"
+    )
 
 
 def parse_output_path(output_path: str, prefix: str | None) -> tuple[Path, str]:
-    """(folder, prefix) that `FOLDER` and `FOLDER/PREFIX` name; prefix: what --model_prefix says."""
+    """(folder, prefix) of FOLDER or FOLDER/PREFIX; prefix: the value of --model_prefix."""
     path = Path(output_path)
     if path.name in ((prefix,) if prefix else MODEL_PREFIXES) and path.parent != Path():
         return path.parent, path.name
@@ -63,7 +65,7 @@ def parse_output_path(output_path: str, prefix: str | None) -> tuple[Path, str]:
 
 
 def run(args: argparse.Namespace) -> None:
-    # Paddle warns that a graph's arange writes into no given tensor, which nobody asked it to.
+    # Hides Paddle's warning about arange without an output tensor, which is harmless.
     os.environ.setdefault("GLOG_minloglevel", "2")
 
     from paddle_glm.auto.model import AutoModel
@@ -79,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
     check_output_folder(folder, "--output_path", args.overwrite)
     check_is_model_folder(args.model_name_or_path)
     dtype = args.dtype
-    if dtype == "auto":  # a file to hand on: what the machine that writes it would like does not count
+    if dtype == "auto":  # independent of this machine, unlike "auto" for loading
         dtype = open_checkpoint(args.model_name_or_path, args.family).float_dtype
     if args.format == "onnx":
         _check_onnx(args, dtype)
@@ -87,7 +89,7 @@ def run(args: argparse.Namespace) -> None:
     tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path, args.family)
     options = DygraphOptions(**{**given_options(args, [DygraphOptions]), "dtype": dtype})
     model = AutoModel.from_pretrained(args.model_name_or_path, **options.model_keywords())
-    if not model.config.quantization_bit:  # there the graph computes the adapter's product by itself
+    if not model.config.quantization_bit:  # a quantised graph keeps the adapter's matrices
         merge_and_unload(model)
     meta = export_model(model, tokenizer, folder, prefix, overwrite=args.overwrite, format=args.format)
     size = f"{sum(meta.files.values()) / 1e6:.1f} MB"
@@ -96,7 +98,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _check_onnx(args: argparse.Namespace, dtype: str) -> None:
-    """What can be said before a large model is read; the graph is to compute float32, as CPUs do."""
+    """Raise `InputError` before loading for what ONNX export cannot do, and for too little memory."""
     from paddle_glm.export.onnx_export import (
         EXPORT_PEAK_FACTORS,
         QUANTIZED_EXPORT_PEAK_FACTOR,

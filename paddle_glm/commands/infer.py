@@ -1,4 +1,4 @@
-"""`paddle-glm infer`: answers prompts or the rows of a file from an exported graph."""
+"""`paddle-glm infer`: generate answers to prompts or to the rows of a file with an exported graph."""
 
 import argparse
 import time
@@ -22,20 +22,24 @@ from paddle_glm.commands._sampling_arguments import (
 )
 from paddle_glm.errors import InputError
 
-HELP = "answer prompts or rows of a file from an exported graph"
+HELP = "generate answers to prompts or to the rows of a file with an exported graph"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model_path", required=True, help="folder that `paddle-glm export` wrote")
     add_backend_arguments(parser, graph_backends())
-    parser.add_argument("--batch_size", type=int, default=2, help="prompts answered together")
-    parser.add_argument("--src_length", type=int, default=64, help="most tokens of a prompt; longer are cut")
-    parser.add_argument("--tgt_length", type=int, default=64, help="most tokens of an answer")
-    parser.add_argument("--max_length", type=int, default=2048, help="most tokens of both together")
-    parser.add_argument("--prompt", action="append", help="a question; may be given several times")
-    parser.add_argument("--data_file", help="rows with questions, as for predict: JSON, CSV, TSV or parquet")
+    parser.add_argument("--batch_size", type=int, default=2, help="prompts per batch")
+    parser.add_argument(
+        "--src_length", type=int, default=64, help="maximum tokens of a prompt; longer ones are truncated"
+    )
+    parser.add_argument("--tgt_length", type=int, default=64, help="maximum tokens of an answer")
+    parser.add_argument(
+        "--max_length", type=int, default=2048, help="maximum tokens of prompt and answer together"
+    )
+    parser.add_argument("--prompt", action="append", help="a prompt; may be repeated")
+    parser.add_argument("--data_file", help="rows to answer, as for predict: JSON, CSV, TSV or parquet")
     add_column_arguments(parser)
-    parser.add_argument("--output_file", help="gets a line {src, tgt, output} per question")
+    parser.add_argument("--output_file", help="JSON Lines file of answers: {src, tgt, output}")
     add_sampling_arguments(parser, GREEDY, exclude=("max_length", "max_new_tokens"))
 
 

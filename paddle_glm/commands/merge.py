@@ -1,4 +1,4 @@
-"""`paddle-glm merge`: tensor-parallel shards to one model folder, or to another degree."""
+"""`paddle-glm merge`: merge tensor-parallel shards, or reshard them to another degree."""
 
 import argparse
 from typing import Any
@@ -8,18 +8,18 @@ from paddle_glm.checkpoint.reshard import reshard
 from paddle_glm.checkpoint.save import DEFAULT_SHARD_SIZE, FORMATS, SAVE_FORMAT_HELP
 from paddle_glm.models.registry import family_names
 
-HELP = "merge tensor-parallel shards into one model folder, or cut them for another degree"
+HELP = "merge tensor-parallel shards into one model folder, or reshard them to another degree"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model_name_or_path", required=True, help="folder of shards, ours or PaddleNLP's")
-    parser.add_argument("--merge_model_path", required=True, help="folder to write")
+    parser.add_argument("--merge_model_path", required=True, help="output folder")
     parser.add_argument("--save_format", choices=FORMATS, default=FORMATS[0], help=SAVE_FORMAT_HELP)
     add_common_arguments(parser)
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags that `convert` and `merge-lora` take too."""
+    """Flags shared with `convert`, `merge-lora` and `quantize`."""
     parser.add_argument(
         "--tensor_parallel_degree",
         type=int,
@@ -27,21 +27,25 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         help="write shards for this many ranks; 1 writes full tensors",
     )
     parser.add_argument(
-        "--dtype", choices=list(SAFETENSORS_FLOAT_NAMES), help="cast weights (default: keep every bit)"
+        "--dtype",
+        choices=list(SAFETENSORS_FLOAT_NAMES),
+        help="cast weights to this dtype (default: keep theirs)",
     )
     parser.add_argument(
         "--max_shard_size",
         default=DEFAULT_SHARD_SIZE,
-        help="largest file of a full folder",
+        help="maximum size of a weight file, without tensor-parallel shards",
     )
     parser.add_argument(
         "--family", choices=family_names(), help="family of the model, where its files do not name it"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace a folder that this program wrote")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace an existing folder that this program wrote"
+    )
 
 
 def common_options(args: argparse.Namespace) -> dict[str, Any]:
-    """What those flags say, by the names that the writers of folders take."""
+    """The values of `add_common_arguments` as keywords of `reshard` and `merge_lora`."""
     return {
         "degree": args.tensor_parallel_degree,
         "dtype": args.dtype,

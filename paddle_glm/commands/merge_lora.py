@@ -1,4 +1,4 @@
-"""`paddle-glm merge-lora`: LoRA adapters folded into the model they were trained beside."""
+"""`paddle-glm merge-lora`: merge LoRA adapters into their base model."""
 
 import argparse
 
@@ -7,15 +7,17 @@ from paddle_glm.checkpoint.save import FORMATS, SAVE_FORMAT_HELP
 from paddle_glm.commands.merge import add_common_arguments, common_options
 from paddle_glm.peft.merge import merge_lora
 
-HELP = "fold LoRA adapters into their base model, as one folder or as shards"
+HELP = "merge LoRA adapters into their base model, as one folder or as shards"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--model_name_or_path", required=True, help="the base: hub folder, merged folder or folder of shards"
+        "--model_name_or_path",
+        required=True,
+        help="base model: hub folder, merged folder or folder of shards",
     )
-    parser.add_argument("--lora_path", required=True, help="folder of adapters, ours or PEFT's")
-    parser.add_argument("--merge_model_path", required=True, help="folder to write")
+    parser.add_argument("--lora_path", required=True, help="folder of a LoRA adapter, ours or PEFT's")
+    parser.add_argument("--merge_model_path", required=True, help="output folder")
     parser.add_argument("--save_format", choices=FORMATS, default=FORMATS[0], help=SAVE_FORMAT_HELP)
     add_common_arguments(parser)
 

@@ -1,15 +1,15 @@
-"""`paddle-glm plot`: the loss curve of a training run, as a picture and as a line of numbers."""
+"""`paddle-glm plot`: plot the loss curve of a training run and print it as numbers."""
 
 import argparse
 from pathlib import Path
 
-HELP = "draw the loss curve of a training run"
+HELP = "plot the loss curve of a training run"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--log", required=True, help="output_dir of finetune, or its train_log.jsonl")
-    parser.add_argument("--output", help="picture to write (default: loss.png beside the log)")
-    parser.add_argument("--title", default="", help="text above the curve")
+    parser.add_argument("--output", help="output image (default: loss.png next to the log)")
+    parser.add_argument("--title", default="", help="title of the plot")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""`paddle-glm predict`: answers the rows of a file, in one process or over tensor-parallel ones."""
+"""`paddle-glm predict`: generate answers to the rows of a file, in one process or tensor-parallel."""
 
 import argparse
 from pathlib import Path
@@ -20,27 +20,25 @@ if TYPE_CHECKING:
     from paddle_glm.backends import Backend
     from paddle_glm.tokenizers import Tokenizer
 
-HELP = "answer the rows of a file with a model folder of any kind, shards under the launcher too"
+HELP = "generate answers to the rows of a file with any model folder, also tensor-parallel"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     model_arguments.add_model_arguments(parser)
     add_backend_arguments(parser, graph_backends())
     parser.add_argument(
-        "--data_file", help="rows to answer: JSON, CSV, TSV or parquet; two common questions without it"
+        "--data_file", help="rows to answer: JSON, CSV, TSV or parquet; two sample questions without it"
     )
     parser.add_argument(
-        "--predict_file", default="prediction.json", help="gets a line {src, tgt, output} per row"
+        "--predict_file", default="prediction.json", help="JSON Lines file of answers: {src, tgt, output}"
     )
-    parser.add_argument(
-        "--merge_tensor_parallel_path", help="write the model to this folder too, in one piece"
-    )
+    parser.add_argument("--merge_tensor_parallel_path", help="also write the merged model to this folder")
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="replace a --merge_tensor_parallel_path that this program wrote",
+        help="replace an existing --merge_tensor_parallel_path that this program wrote",
     )
-    model_arguments.add_limit_argument(parser, "answer the first rows only")
+    model_arguments.add_limit_argument(parser, "answer only the first N rows")
     model_arguments.add_generation_arguments(parser)
 
 
@@ -76,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _open_backend(args: argparse.Namespace) -> "tuple[Backend, Tokenizer]":
-    """The model over all processes, or an exported folder in this one."""
+    """The model, sharded over all ranks, or an exported folder in this process."""
     if not args.backend and not is_exported(args.model_name_or_path):
         return model_arguments.open_model(args)
     if args.merge_tensor_parallel_path:

@@ -1,4 +1,4 @@
-"""`paddle-glm quantize`: float weights to int8 or int4, one tensor or one block at a time."""
+"""`paddle-glm quantize`: quantise float weights to int8 or int4, one tensor or one block at a time."""
 
 import argparse
 
@@ -11,23 +11,23 @@ from paddle_glm.commands._calibration_arguments import (
 from paddle_glm.commands.merge import add_common_arguments, common_options
 from paddle_glm.quantization import BITS
 
-HELP = "keep a model's weights in 8 or 4 bits: a folder of a half to a quarter of the size"
+HELP = "quantise a model's weights to int8 or int4: a half to a quarter of the size of float16"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model_name_or_path", required=True, help="float model: hub folder, merged folder or shards"
     )
-    parser.add_argument("--output_path", required=True, help="folder to write")
-    parser.add_argument("--bits", type=int, choices=BITS, default=4, help="of a weight")
+    parser.add_argument("--output_path", required=True, help="output folder")
+    parser.add_argument("--bits", type=int, choices=BITS, default=4, help="bits per weight")
     parser.add_argument(
         "--group_size",
         type=int,
-        help="inputs that share a scale; 0: one scale per output (default: 128 for 4 bits, less where it "
-        "does not divide the inputs; 0 for 8)",
+        help="inputs per scale; 0: one scale per output channel (default: 0 for 8 bits; 128 for 4, less if "
+        "that does not divide the inputs)",
     )
     parser.add_argument(
-        "--embeddings", action="store_true", help="quantise the embedding and the head too, not layers alone"
+        "--embeddings", action="store_true", help="quantise the embedding and the LM head too"
     )
     add_calibration_arguments(parser)
     add_common_arguments(parser)

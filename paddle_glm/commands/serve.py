@@ -1,4 +1,4 @@
-"""`paddle-glm serve`: an HTTP server over a model folder or an exported one."""
+"""`paddle-glm serve`: an HTTP server for a model folder or an exported folder."""
 
 import argparse
 import os
@@ -9,31 +9,37 @@ from paddle_glm.commands._sampling_arguments import add_sampling_arguments, samp
 from paddle_glm.errors import InputError
 from paddle_glm.generation.params import GenerationParams
 
-HELP = "answer over HTTP: OpenAI's protocol, and that of THUDM's api.py"
+HELP = "serve a model over HTTP: OpenAI's API and that of THUDM's api.py"
 API_KEY_VARIABLE = "PADDLE_GLM_API_KEY"
-# Requests that run together take no beams.
+# Continuous batching has no beam search.
 _BEAM_SEARCH_FIELDS = ("num_beams", "length_penalty", "early_stopping")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_engine_arguments(parser)
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 is all of them")
-    parser.add_argument("--port", type=int, default=8000, help="port to listen on; 0 takes a free one")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all")
+    parser.add_argument("--port", type=int, default=8000, help="port to listen on; 0 for any free one")
     parser.add_argument(
-        "--api_key", help=f"what clients have to send; {API_KEY_VARIABLE} keeps it out of process lists"
+        "--api_key", help=f"key that clients must send; {API_KEY_VARIABLE} keeps it out of process lists"
     )
-    parser.add_argument("--served_model_name", help="the model's name for clients (default: the folder's)")
+    parser.add_argument("--served_model_name", help="model name for clients (default: the folder's)")
     parser.add_argument(
-        "--max_batch_size", type=positive_int, default=8, help="requests that are generated together"
-    )
-    parser.add_argument(
-        "--max_waiting", type=positive_int, default=64, help="requests that may wait; more are refused (503)"
+        "--max_batch_size", type=positive_int, default=8, help="maximum requests generated in one batch"
     )
     parser.add_argument(
-        "--max_request_bytes", type=positive_int, default=1 << 20, help="longest body of a request"
+        "--max_waiting",
+        type=positive_int,
+        default=64,
+        help="maximum requests in the queue; more are refused (503)",
     )
     parser.add_argument(
-        "--shutdown_timeout", type=positive_int, default=30, help="seconds that answers may take when it ends"
+        "--max_request_bytes", type=positive_int, default=1 << 20, help="maximum bytes of a request body"
+    )
+    parser.add_argument(
+        "--shutdown_timeout",
+        type=positive_int,
+        default=30,
+        help="seconds to finish running answers at shutdown",
     )
     add_sampling_arguments(parser, GenerationParams(), exclude=_BEAM_SEARCH_FIELDS)
 

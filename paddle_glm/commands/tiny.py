@@ -1,4 +1,4 @@
-"""`paddle-glm tiny`: a data set, a tokenizer and a small random model, to try everything else with."""
+"""`paddle-glm tiny`: generate a data set, a tokenizer and a small random model to try the other commands."""
 
 import argparse
 from dataclasses import replace
@@ -9,10 +9,10 @@ from paddle_glm.errors import InputError
 from paddle_glm.models.registry import family_names
 from paddle_glm.quantization import BITS
 
-HELP = "make a small data set, tokenizer and untrained model to try the chain with, offline"
-# The files that it makes where --data is not given.
+HELP = "generate a small data set, tokenizer and untrained model to try the other commands, offline"
+# The files that are generated without --data.
 DATASET_FILES = ("data/train.json", "data/dev.json", "shop/train.json", "shop/dev.json")
-# What --like decides.
+# Set by --like.
 ARCHITECTURE_FLAGS = (
     "family",
     "hidden_size",
@@ -33,29 +33,34 @@ SIZES = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--output_dir", required=True, help="gets model/, and, unless --data is given, data/ and shop/"
+        "--output_dir", required=True, help="output folder: model/ and, without --data, data/ and shop/"
     )
     parser.add_argument(
-        "--data", help="folder or file of rows to train the tokenizer on, instead of making rows"
+        "--data", help="folder or file of rows to train the tokenizer on, instead of generated rows"
     )
     parser.add_argument(
-        "--family", choices=family_names(), help=f"whose layout and template (default: {ModelConfig.family})"
+        "--family", choices=family_names(), help=f"model family (default: {ModelConfig.family})"
     )
-    parser.add_argument("--train_rows", type=int, default=6000, help="rows to make in train.json")
-    parser.add_argument("--dev_rows", type=int, default=200, help="rows to make in dev.json")
+    parser.add_argument("--train_rows", type=int, default=6000, help="generated rows in train.json")
+    parser.add_argument("--dev_rows", type=int, default=200, help="generated rows in dev.json")
     for name, (default, text) in SIZES.items():
         parser.add_argument(f"--{name}", type=int, help=f"{text} (default: {default})")
     parser.add_argument(
         "--like",
         choices=released_configs(),
-        help="give the model the sizes of this released one, with random weights: up to 13 GB are written",
+        help="a model with the sizes of this released one and random weights: writes up to 13 GB",
     )
-    parser.add_argument("--dtype", choices=DTYPES, help="of the weights with --like (default: float16)")
+    parser.add_argument("--dtype", choices=DTYPES, help="dtype of the weights with --like (default: float16)")
     parser.add_argument(
-        "--quantization_bit", type=int, choices=BITS, help="with --like: write integers of so many bits"
+        "--quantization_bit",
+        type=int,
+        choices=BITS,
+        help="with --like: quantise the weights to this many bits",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the rows and the weights")
-    parser.add_argument("--overwrite", action="store_true", help="replace a model that this program wrote")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of rows and weights")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace an existing model that this program wrote"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -78,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
     if not args.data:
         write_dataset(data, args.train_rows, args.dev_rows, args.seed)
         print(f"{data}: {args.train_rows} training rows, {args.dev_rows} held-out rows")
-        # Another writer prefers other phrasings: something for an adapter to learn.
+        # Other phrasings are preferred here: something for an adapter to learn.
         shop, few = output / "shop", (args.train_rows + 2) // 3
         write_dataset(shop, few, args.dev_rows, args.seed + 2, preferred=1)
         print(f"{shop}: {few} training rows, {args.dev_rows} held-out rows in the voice of one shop")
@@ -100,7 +105,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _check_flags(args: argparse.Namespace) -> None:
-    """Raise `InputError` for a flag that would change nothing."""
+    """Raise `InputError` for a flag without effect."""
     idle = ARCHITECTURE_FLAGS if args.like else ("dtype", "quantization_bit")
     why = f"--like {args.like} decides that" if args.like else "it needs --like"
     for name in idle:

@@ -1,25 +1,28 @@
-"""`paddle-glm verify`: is a folder whole, and does it hold the model that it says?"""
+"""`paddle-glm verify`: check that a model folder is complete and undamaged."""
 
 import argparse
 
 from paddle_glm.checkpoint.verify import verify
 from paddle_glm.models.registry import family_names
 
-HELP = "check a folder: sizes, checksums, names and shapes of weights, NaN on demand"
+HELP = "check a model folder: file sizes, checksums, names and shapes of weights, optionally NaN"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="FOLDER", help="a checkpoint, a merged or an exported model")
+    parser.add_argument("folder", metavar="FOLDER", help="a checkpoint, a merged model or an exported model")
     parser.add_argument(
         "--checksums",
         action="store_true",
         default=True,
-        help="compare every file with its checksum in manifest.json (the default)",
+        help="compare each file with its checksum in manifest.json (default)",
     )
     parser.add_argument(
-        "--no_checksums", dest="checksums", action="store_false", help="compare sizes alone: no file is read"
+        "--no_checksums",
+        dest="checksums",
+        action="store_false",
+        help="compare sizes only, without reading files",
     )
-    parser.add_argument("--nan", action="store_true", help="look at every weight for NaN and Inf")
+    parser.add_argument("--nan", action="store_true", help="check all weights for NaN and Inf")
     parser.add_argument(
         "--family", choices=family_names(), help="family of the model, where its files do not name it"
     )

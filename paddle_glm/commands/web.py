@@ -1,4 +1,4 @@
-"""`paddle-glm web`: a chat page in the browser, over a folder's model or a server's."""
+"""`paddle-glm web`: a chat page in the browser, for a local model or a server's."""
 
 import argparse
 from contextlib import closing
@@ -20,22 +20,24 @@ from paddle_glm.generation.params import GenerationParams
 if TYPE_CHECKING:
     from paddle_glm.serving.chat_provider import ChatProvider
 
-HELP = "a chat page in the browser, with a model folder, an exported one, or a server"
-STREAMLIT_PORT = 8501  # gradio takes the first free one from 7860 on
-# Requests that run together take no beams.
+HELP = "chat in the browser with a model folder, an exported folder or a server (--api_base)"
+STREAMLIT_PORT = 8501  # gradio takes the first free port from 7860
+# Continuous batching has no beam search.
 _BEAM_SEARCH_FIELDS = ("num_beams", "length_penalty", "early_stopping")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_engine_arguments(parser)
     add_remote_arguments(parser)
-    parser.add_argument("--ui", default="gradio", choices=("gradio", "streamlit"), help="what draws the page")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 is all of them")
+    parser.add_argument(
+        "--ui", default="gradio", choices=("gradio", "streamlit"), help="library that serves the page"
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all")
     parser.add_argument("--port", type=int, help="port to listen on (default: 7860 gradio, 8501 streamlit)")
     parser.add_argument(
-        "--max_batch_size", type=positive_int, default=4, help="visitors that are answered together"
+        "--max_batch_size", type=positive_int, default=4, help="maximum answers generated in one batch"
     )
-    parser.add_argument("--system", help="a message in front of every conversation that sets its tone")
+    parser.add_argument("--system", help="system message of every conversation")
     add_sampling_arguments(parser, GenerationParams(), exclude=_BEAM_SEARCH_FIELDS)
 
 
@@ -51,7 +53,7 @@ def _run_gradio(args: argparse.Namespace, initial_messages: list[Message]) -> No
         from paddle_glm.serving import web_gradio
     from paddle_glm.serving.address import bind
 
-    bind(args.host, args.port or 0).close()  # a port that is taken is said before a model is loaded
+    bind(args.host, args.port or 0).close()  # a port in use is reported before a model is loaded
     with closing(open_provider(args)) as provider:
         web_gradio.run(provider, initial_messages, args.host, args.port, args.max_batch_size)
 
@@ -71,12 +73,12 @@ def _run_streamlit(args: argparse.Namespace, initial_messages: list[Message]) ->
 
 
 def open_provider(args: argparse.Namespace) -> "ChatProvider":
-    """The model or the server that the flags name; raises `InputError` where it cannot be had."""
+    """The model or the server that the flags select; raises `InputError` if it cannot be opened."""
     with require_extra("serve"):
         from paddle_glm.serving.chat_provider import local_provider, remote_provider
     from paddle_glm.serving.scheduler import Scheduler
 
-    params = sampling_params(args, GenerationParams())  # invalid values are said first
+    params = sampling_params(args, GenerationParams())  # invalid values are reported first
     if args.api_base is not None:
         return remote_provider(open_remote_session(args), params)
     scheduler = Scheduler(lambda: open_engine_from_args(args), args.max_batch_size)
