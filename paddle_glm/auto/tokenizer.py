@@ -54,7 +54,7 @@ def detect_family(folder: Path) -> str:
     if (folder / "config.json").is_file():
         return ModelConfig.from_pretrained(folder).family
     text = json.dumps(values).lower()
-    files = {name: get_family(name).tokenizer_class().vocab_file for name in family_names()}
+    files = {name: get_family(name).vocab_file for name in family_names()}
     candidates = [name for name, file in files.items() if (folder / file).is_file()]
     if not candidates:
         raise InputError(f"{folder} holds no tokenizer: expected {' or '.join(sorted(set(files.values())))}")
