@@ -27,7 +27,7 @@ def fetch(home: Path, address: str, *arguments: object, **more: str) -> subproce
     environment = {**os.environ, **dict.fromkeys(ENDPOINTS.values(), address), **more}
     environment |= {"HF_HOME": str(home / "hf"), "MODELSCOPE_CACHE": str(home / "ms"), "HOME": str(home)}
     words = [sys.executable, "-c", code]
-    return subprocess.run(words, env=environment, cwd=home, text=True, capture_output=True, timeout=120)
+    return subprocess.run(words, env=environment, cwd=home, text=True, capture_output=True, timeout=300)
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,7 @@ def test_the_commands_that_are_named_fetch(source: str, published: Path, tmp_pat
         environment |= dict.fromkeys(ENDPOINTS.values(), address)
         program = str(Path(sys.executable).parent / words[0])
         done = subprocess.run(
-            [program, *words[1:]], cwd=tmp_path, env=environment, text=True, capture_output=True, timeout=120
+            [program, *words[1:]], cwd=tmp_path, env=environment, text=True, capture_output=True, timeout=300
         )
     assert done.returncode == 0, done.stderr
     open_checkpoint(tmp_path / NAME).validate()

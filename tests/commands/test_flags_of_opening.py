@@ -58,7 +58,7 @@ def test_web_demo_sh_starts(workplace):
         raise AssertionError("the page did not start")
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=120)
 
 
 MODEL = "--model_name_or_path THUDM/chatglm2-6b"

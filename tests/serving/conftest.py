@@ -48,7 +48,7 @@ def server(tiny_checkpoint: Path) -> Iterator[str]:
     process, address = start_server(tiny_checkpoint)
     yield address
     process.terminate()
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=120)
     assert "Traceback" not in output, output
 
 
@@ -99,7 +99,7 @@ def serve() -> Iterator[Callable[..., tuple[str, Scheduler]]]:
     yield start
     for server, thread, bound in servers:
         server.should_exit = True
-        thread.join(timeout=20)
+        thread.join(timeout=120)
         bound.close()
         assert not thread.is_alive()
 

@@ -28,7 +28,7 @@ def chat(*flags, questions="", key=None, missing="paddle"):
         cwd=ROOT,
         text=True,
         capture_output=True,
-        timeout=60,
+        timeout=300,
     )
 
 

@@ -83,7 +83,7 @@ def test_gradio_over_a_server(server, conversation):
         assert said(chat) == conversation[:2]  # a visitor does not see another's
     finally:
         process.terminate()
-        assert process.wait(timeout=20) == 0
+        assert process.wait(timeout=120) == 0
 
 
 def test_gradio_over_a_model_here(slow_engine):
@@ -153,7 +153,7 @@ def test_streamlit_as_a_process(server):
         assert httpx.get(f"http://127.0.0.1:{port}/_stcore/health").text == "ok"
     finally:
         process.terminate()
-        process.wait(timeout=20)
+        process.wait(timeout=120)
 
 
 @pytest.mark.parametrize("ui", ["gradio", "streamlit"])

@@ -123,7 +123,7 @@ def test_a_killed_save_leaves_the_one_before(words, whole, tmp_path):
         [sys.executable, "-c", KILLED, *FLAGS.split(), *words, "--output_dir", str(tmp_path)],
         cwd=ROOT,
         capture_output=True,
-        timeout=120,
+        timeout=600,
     )
     assert killed.returncode == -signal.SIGKILL
     assert list(tmp_path.glob(".checkpoint-5*"))  # what the kill left behind
