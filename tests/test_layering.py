@@ -1,6 +1,7 @@
 """Imports point down and never in a circle, and what has to start fast starts without Paddle."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -261,6 +262,24 @@ def test_help_and_merge_start_without_paddle():
     run = "from paddle_glm.main import main\ntry: main({})\nexcept SystemExit as end: assert not end.code"
     for words in ([], ["merge"], ["chat"], ["predict"]):
         assert not HEAVY & loaded_by(run.format([*words, "--help"]))
+
+
+@pytest.mark.integration
+def test_answering_and_scoring_do_not_load_the_trainer(tiny_checkpoint, tiny_rows, tmp_path):
+    rows = tmp_path / "dev.json"
+    rows.write_text("\n".join(json.dumps(row) for row in tiny_rows[:2]), encoding="utf-8")
+    model = ["--model_name_or_path", str(tiny_checkpoint)]
+    data = ["--data_file", str(rows), "--tgt_length", "4"]
+    graph, method = str(tmp_path / "graph"), ["--method", "gptq", "--calibration_file", str(rows)]
+    commands = [
+        ["predict", *model, *data, "--predict_file", str(tmp_path / "predicted")],
+        ["evaluate", *model, *data, "--output_dir", str(tmp_path / "scores")],
+        ["export", *model, "--output_path", graph],
+        ["infer", "--model_path", graph, *data],
+        ["quantize", *model, "--output_path", str(tmp_path / "int8"), *method],
+    ]
+    loaded = loaded_by(f"from paddle_glm.main import main\nfor argv in {commands}: assert main(argv) == 0")
+    assert "paddle" in loaded and "paddlenlp" not in loaded
 
 
 @pytest.mark.integration
