@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paddle_glm.auto.tokenizer import AutoTokenizer
+from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.models.chatglm.tokenizer import ChatGLMTokenizer
+from paddle_glm.models.family import family_of
 from paddle_glm.tiny.grammar import make_rows
 from paddle_glm.tiny.tokenizer import train_tokenizer
 from tests.paths import data, reference
@@ -165,6 +167,19 @@ def test_image_tokens_follow_from_the_models_ids(model_file, tiny, tmp_path, ima
     (tmp_path / "tokenizer_config.json").write_text('{"num_image_tokens": 7}')
     with pytest.raises(InputError, match="do not belong together"):
         AutoTokenizer.from_pretrained(tmp_path)
+
+
+def test_positions_are_those_of_the_model_beside_it(model_file, tiny, tmp_path):
+    (tmp_path / "ice_text.model").write_bytes(model_file.read_bytes())
+    values = json.loads((reference("chatglm_6b_tiny_seed0") / "hf_safetensors" / "config.json").read_text())
+    ids = {"bos_token_id": tiny.bos_token_id, "gmask_token_id": tiny.gmask_token_id}
+    values |= {**ids, "mask_token_id": tiny.mask_token_id, "position_encoding_2d": False}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    encoded = AutoTokenizer.from_pretrained(tmp_path)(["上衣", "裙"], padding=True, return_tensors="np")
+    config = ModelConfig.from_pretrained(tmp_path)
+    expected = family_of(config).positions(config, encoded["input_ids"], encoded["attention_mask"])
+    assert encoded["position_ids"].ndim == 2
+    np.testing.assert_array_equal(encoded["position_ids"], expected)
 
 
 def test_models_of_other_tokenizers_are_refused(tmp_path, model_file):

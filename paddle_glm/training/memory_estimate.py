@@ -1,8 +1,7 @@
-"""What a training run needs of memory on each process, from tables of parameters: no model is built.
+"""Memory that a training run needs per rank, computed from parameter tables without building a model.
 
-Weights, gradients and the optimizer's state are counted from the tables that loading and splitting use,
-activations by the formula of `training.activation_memory`. Not counted: the libraries, their workspaces, and
-buckets of gradients on their way between processes.
+Weights, gradients and optimizer states follow from the tables that loading and sharding use, activations from
+`training.activation_memory`. Not included: libraries, their workspaces, buckets of gradient all-reduces.
 """
 
 from collections.abc import Iterable, Mapping
@@ -34,10 +33,10 @@ _DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """A run: `config` with its prefix and quantisation, and what is trained.
+    """A training run.
 
-    lora: adapters to train beside the model; prefix_tuning: the prefix of `config` alone is trained; else all
-    of the model. dtype: what the model's weights are held in; half: whether products are in half precision.
+    config: with its prefix and quantisation. lora: adapters to train; prefix_tuning: trains the prefix of
+    `config`; with neither, all weights are trained. dtype: of the weights. half: matmuls in half precision.
     batch_size, seq_length: one batch of one process. stage: what data-parallel processes share out, 0 to 2.
     """
 
@@ -60,7 +59,7 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Parameters of the whole model, and bytes on the process that holds most."""
+    """Numbers of parameters of the whole model, and bytes on the rank that needs most."""
 
     parameters: int
     trainable: int
