@@ -17,6 +17,7 @@ GREEDY = GenerationParams(do_sample=False)
 _TOKENIZER_FIELDS = ("eos_token_ids", "pad_token_id")
 _SAMPLING_ONLY = {"temperature", "top_k", "top_p"}
 _BEAM_SEARCH_ONLY = {"length_penalty", "early_stopping"}
+BEAM_SEARCH_FIELDS = ("num_beams", *_BEAM_SEARCH_ONLY)  # the server's continuous batching has none
 
 
 def boolean(text: str) -> bool:

@@ -5,14 +5,16 @@ import os
 
 from paddle_glm.commands._engine_arguments import add_engine_arguments, open_engine_from_args, require_extra
 from paddle_glm.commands._model_arguments import positive_int
-from paddle_glm.commands._sampling_arguments import add_sampling_arguments, sampling_params
+from paddle_glm.commands._sampling_arguments import (
+    BEAM_SEARCH_FIELDS,
+    add_sampling_arguments,
+    sampling_params,
+)
 from paddle_glm.errors import InputError
 from paddle_glm.generation.params import GenerationParams
 
 HELP = "serve a model over HTTP: OpenAI's API and that of THUDM's api.py"
 API_KEY_VARIABLE = "PADDLE_GLM_API_KEY"
-# Continuous batching has no beam search.
-_BEAM_SEARCH_FIELDS = ("num_beams", "length_penalty", "early_stopping")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=30,
         help="seconds to finish running answers at shutdown",
     )
-    add_sampling_arguments(parser, GenerationParams(), exclude=_BEAM_SEARCH_FIELDS)
+    add_sampling_arguments(parser, GenerationParams(), exclude=BEAM_SEARCH_FIELDS)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -14,7 +14,11 @@ from paddle_glm.commands._engine_arguments import (
     require_extra,
 )
 from paddle_glm.commands._model_arguments import positive_int
-from paddle_glm.commands._sampling_arguments import add_sampling_arguments, sampling_params
+from paddle_glm.commands._sampling_arguments import (
+    BEAM_SEARCH_FIELDS,
+    add_sampling_arguments,
+    sampling_params,
+)
 from paddle_glm.generation.params import GenerationParams
 
 if TYPE_CHECKING:
@@ -22,8 +26,6 @@ if TYPE_CHECKING:
 
 HELP = "chat in the browser with a model folder, an exported folder or a server (--api_base)"
 STREAMLIT_PORT = 8501  # gradio takes the first free port from 7860
-# Continuous batching has no beam search.
-_BEAM_SEARCH_FIELDS = ("num_beams", "length_penalty", "early_stopping")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max_batch_size", type=positive_int, default=4, help="maximum answers generated in one batch"
     )
     parser.add_argument("--system", help="system message of every conversation")
-    add_sampling_arguments(parser, GenerationParams(), exclude=_BEAM_SEARCH_FIELDS)
+    add_sampling_arguments(parser, GenerationParams(), exclude=BEAM_SEARCH_FIELDS)
 
 
 def run(args: argparse.Namespace) -> None:
