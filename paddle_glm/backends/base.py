@@ -1,4 +1,4 @@
-"""What all backends share: tokens, their mask and positions, and the contract with the generation loop."""
+"""Base class of backends: tokens, their mask and positions, and the contract with the generation loop."""
 
 from abc import ABC, abstractmethod
 
@@ -11,11 +11,11 @@ from paddle_glm.models.family import family_of
 
 
 class Backend(ABC):
-    """One model and its key/value cache, advanced step by step.
+    """One model and its KV cache, advanced step by step.
 
-    This class keeps all tokens and their mask and asks the family for positions; a subclass computes, holds
-    the cache, and reorders it. See `paddle_glm.generation.backend_protocol.GenerationBackend` for what
-    callers may expect.
+    This class keeps all tokens and their mask and gets positions from the family; a subclass computes steps,
+    owns the cache and reorders it. `paddle_glm.generation.backend_protocol.GenerationBackend` is the contract
+    for callers.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -28,14 +28,14 @@ class Backend(ABC):
         return self.config.max_sequence_length
 
     def prefill(self, input_ids: IntArray, attention_mask: IntArray) -> FloatArray:
-        """Begin anew with int64 [batch, length]; logits float32 [batch, vocab] of the last column."""
+        """Start over with int64 [batch, length]; returns the last column's logits, float32 [batch, vocab]."""
         self.check_ids(input_ids)
         self.reset(len(input_ids))
         self._ids, self._mask = input_ids, attention_mask
         return self._step(input_ids.shape[1])
 
     def check_ids(self, input_ids: IntArray) -> None:
-        """Raise `InputError` for an id that the model has no embedding of."""
+        """Raise `InputError` for an id outside the vocabulary."""
         low, high = int(input_ids.min()), int(input_ids.max())
         if low < 0 or high >= self.config.vocab_size:
             raise InputError(
@@ -44,25 +44,25 @@ class Backend(ABC):
             )
 
     def decode(self, tokens: IntArray) -> FloatArray:
-        """Append int64 [batch]; logits float32 [batch, vocab]."""
+        """Append one token per row, int64 [batch]; returns logits float32 [batch, vocab]."""
         self._ids = np.concatenate([self._ids, tokens[:, None]], axis=1)
         self._mask = np.pad(self._mask, ((0, 0), (0, 1)), constant_values=1)
         return self._step(1)
 
     def select(self, rows: IntArray) -> None:
-        """Row i becomes what row `rows[i]` was; rows may repeat or be left out."""
+        """Reorder rows: row i becomes the former row `rows[i]`; rows may repeat or be dropped."""
         if rows.size == len(self._mask) and (rows == np.arange(rows.size)).all():
             return
         self._ids, self._mask = self._ids[rows], self._mask[rows]
         self.select_cache(rows)
 
     def broadcast(self, values: IntArray) -> IntArray:
-        """The int64 values of the process that decides; a process alone decides."""
+        """The leader's int64 values on all ranks; the identity for one process."""
         return values
 
     @property
     def is_leader(self) -> bool:
-        """Whether this process is the one that `broadcast` takes the values of, and that writes files."""
+        """Whether this is the rank whose values `broadcast` sends, and which writes files."""
         return True
 
     def _step(self, tokens: int) -> FloatArray:
@@ -70,15 +70,16 @@ class Backend(ABC):
 
     @abstractmethod
     def reset(self, batch: int) -> None:
-        """Make the cache what it is before a prompt, for `batch` rows: empty, or a prefix."""
+        """Reset the cache for `batch` rows: empty, or the prefix."""
 
     @abstractmethod
     def run(self, inputs: dict[str, IntArray]) -> FloatArray:
-        """One step over the family's `step_inputs` and the cache, which grows; float32 [batch, vocab].
+        """Run one step on the family's `step_inputs` and extend the cache; returns float32 [batch, vocab].
 
-        The attention mask is of the rows' own tokens, [batch, total]: a prefix in the cache has no column.
+        The attention mask, [batch, total], covers the rows' own tokens; a prefix in the cache is not part of
+        it.
         """
 
     @abstractmethod
     def select_cache(self, rows: IntArray) -> None:
-        """Reorder the cache's rows, int64 [new batch]."""
+        """Reorder the rows of the cache, int64 [new batch]."""

@@ -14,44 +14,44 @@ KeyValue = tuple[Any, Any]
 
 
 class LayerCache(Protocol):
-    """Keys and values of one layer: what its attention updates."""
+    """Keys and values of one layer, updated by its attention."""
 
     library: ArrayLibrary
 
     @property
     def length(self) -> int:
-        """Columns in use; 0 before the first update."""
+        """Number of columns in use."""
 
     @property
     def nbytes(self) -> int:
-        """Bytes that are allocated, unused columns included."""
+        """Allocated bytes, unused columns included."""
 
     @property
     def key_value(self) -> KeyValue:
         """The columns in use, [batch, key/value heads, length, head_dim] each."""
 
     def update(self, key: Any, value: Any) -> KeyValue:
-        """Append [batch, key/value heads, tokens, head_dim]; returns what the tokens attend to.
+        """Append [batch, key/value heads, tokens, head_dim]; return the keys and values to attend to.
 
-        That may have unused columns behind those in use, `spare(tokens)` of them before the call; they hold
-        finite numbers, and attention has to mask them.
+        They may end with unused columns of finite numbers, which attention must mask: `spare(tokens)` of
+        them, asked before the call.
         """
 
     def spare(self, tokens: int) -> int:
-        """Unused columns of what the next `update`, with so many tokens, returns."""
+        """Number of unused columns that the next `update` with `tokens` tokens will return."""
 
     def replace(self, key: Any, value: Any) -> None:
-        """Hold these columns instead."""
+        """Replace the content."""
 
     def select(self, rows: IntArray) -> None:
         """As `KVCache.select`."""
 
 
 class ConcatLayer:
-    """Each update makes new tensors, one longer than the last: differentiable and traceable."""
+    """A layer that concatenates in each update: differentiable and traceable."""
 
     def __init__(self, library: ArrayLibrary, key: Any = None, value: Any = None) -> None:
-        """key, value: the columns to begin with; None for none."""
+        """key, value: initial columns, or None."""
         self.library = library
         self._key, self._value = key, value
 
@@ -88,9 +88,9 @@ class ConcatLayer:
 class KVCache(Sequence[KeyValue]):
     """Keys and values of every layer. `cache[layer]` is the (key, value) of its columns in use.
 
-    layers: what the layers' attention updates. prefix_length: the first columns, which are no tokens of the
-    rows (a trained prefix, left out by positions and attention masks); the others are the rows' own. Rows are
-    changed layer by layer, so that one layer at a time is held twice.
+    prefix_length: number of leading columns of a trained prefix, not counted by positions and attention
+    masks;
+    the other columns are the rows' own. Rows are changed layer by layer, so only one layer is held twice.
     """
 
     def __init__(self, layers: Sequence[LayerCache], prefix_length: int = 0) -> None:
@@ -99,13 +99,13 @@ class KVCache(Sequence[KeyValue]):
 
     @classmethod
     def of(cls, tensors: Sequence[Any], library: ArrayLibrary, prefix_length: int = 0) -> KVCache:
-        """From key and value of each layer in turn, as a graph takes and gives them; see `tensors`."""
+        """From key and value of each layer in turn, as a graph's inputs and outputs; see `tensors`."""
         pairs = zip(tensors[::2], tensors[1::2], strict=True)
         return cls([ConcatLayer(library, *pair) for pair in pairs], prefix_length)
 
     @property
     def tensors(self) -> list[Any]:
-        """Key and value of each layer in turn, the columns in use."""
+        """Key and value of each layer in turn, columns in use only."""
         return [tensor for pair in self for tensor in pair]
 
     @overload

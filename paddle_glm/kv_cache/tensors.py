@@ -1,4 +1,4 @@
-"""Caches of Paddle tensors: a layer whose buffers are written in place, and a trained prefix."""
+"""KV cache layers of Paddle tensors: buffers written in place, and a trained prefix."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ PADDLE = ArrayLibrary(_take, _concat, _zeros, _nbytes, _asarray)
 class BufferLayer:
     """Keys and values of one layer in buffers [batch, heads, capacity, head_dim] that are written in place.
 
-    For inference: it has no gradient. Attention reads the whole buffers, as a slice of their columns would be
-    copied by every matmul. A prompt gets buffers of its length; from the first token behind it on they grow
-    by blocks. Columns in use are never overwritten, so that `key_value` stays what it was when it was read.
+    For inference only, without gradients. Attention reads the whole buffers, because every matmul would copy
+    a slice of their columns. Prefill allocates buffers of the prompt's length; decoding grows them by blocks.
+    Columns in use are never overwritten, so earlier results of `key_value` stay valid.
     """
 
     library = PADDLE
 
     def __init__(self, key: Tensor | None = None, value: Tensor | None = None, block: int = BLOCK) -> None:
-        """key, value: the columns to begin with, which are copied before anything is written."""
+        """key, value: initial columns, copied before the first write."""
         self._block = block
         self._length = 0
         self._key, self._value = key, value
@@ -61,7 +61,7 @@ class BufferLayer:
 
     @property
     def capacity(self) -> int:
-        """Columns of the buffers."""
+        """Allocated columns."""
         return 0 if self._key is None else self._key.shape[2]
 
     @property
@@ -76,7 +76,7 @@ class BufferLayer:
     def update(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         tokens = key.shape[2]
         if self._key is None or self._value is None:
-            # Copied where they are views of the whole projection, which would stay in memory.
+            # Views of the fused projection would keep it in memory.
             self._key, self._value = key.contiguous(), value.contiguous()
         elif self._length + tokens > self.capacity:
             spare = self.spare(tokens)
@@ -113,7 +113,8 @@ class BufferLayer:
 
 @dataclass(frozen=True)
 class PrefixCache:
-    """Keys and values of a trained prefix: a cache's first columns, visible to all, without positions.
+    """Keys and values of a trained prefix: a cache's first columns; all tokens attend to them, without
+    positions.
 
     key_values: batch -> for each layer (key, value), [batch, local key/value heads, length, head_dim].
     """
