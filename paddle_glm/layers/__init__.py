@@ -1,1 +1,1 @@
-"""Parts that families of models are composed of."""
+"""Building blocks that the model families share."""

@@ -11,10 +11,10 @@ from paddle_glm.paddle_types import Function
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
-    """GELU by its tanh approximation (arXiv:1606.08415), of any shape.
+    """GELU, tanh approximation (arXiv:1606.08415), of any shape.
 
-    In a traced graph it is written out, as x * sigmoid(2 z) with 0.5 (1 + tanh(z)) = sigmoid(2 z):
-    paddle2onnx 2.1 makes the exact GELU of Paddle's operator, whatever its `approximate` says.
+    In a traced graph it is written as x * sigmoid(2 z) with 0.5 (1 + tanh(z)) = sigmoid(2 z): paddle2onnx
+    2.1 converts Paddle's operator to the exact GELU, whatever its `approximate` says.
     """
     if paddle.in_dynamic_mode():
         return F.gelu(x, approximate=True)
@@ -23,9 +23,9 @@ def gelu_tanh(x: Tensor) -> Tensor:
 
 
 def swiglu(fused: Tensor) -> Tensor:
-    """silu(gate) * up (arXiv:2002.05202) of [..., gate and up] -> [..., half of that].
+    """silu(gate) * up (arXiv:2002.05202), gate and up concatenated: [..., 2 * n] -> [..., n].
 
-    For backward `fused` is kept and nothing else.
+    Saves only `fused` for backward.
     """
     if paddle.in_dynamic_mode() and paddle.is_grad_enabled() and not fused.stop_gradient:
         return _SwiGLUFunction.apply(fused)
@@ -38,7 +38,7 @@ def _swiglu_forward(fused: Tensor) -> Tensor:
 
 
 class _SwiGLUFunction(Function):
-    """Forward is the original's: Paddle's own operator rounds otherwise (recorded logits: by 1.2e-5)."""
+    """Forward as in the original: Paddle's swiglu rounds differently (by 1.2e-5 in recorded logits)."""
 
     @staticmethod
     def forward(ctx: Any, fused: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ class _SwiGLUFunction(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (fused,) = ctx.saved_tensor()
-        ctx.container = None  # it would stay until the whole graph is gone
+        ctx.container = None  # otherwise it stays in memory until the whole graph is freed
         with paddle.enable_grad():
             detached = fused.detach()
             detached.stop_gradient = False

@@ -17,7 +17,7 @@ MASK_VALUE = -1e9
 
 
 def dim_size(tensor: Tensor, axis: int) -> int | Tensor:
-    """The size along `axis`: an int, or in a static graph what it will be when the graph runs."""
+    """The size along `axis`: an int, or in a static graph a tensor evaluated when the graph runs."""
     return tensor.shape[axis] if paddle.in_dynamic_mode() else paddle.shape(tensor)[axis]
 
 
@@ -33,10 +33,11 @@ def causal_mask(attention_mask: Tensor, tokens: int | Tensor) -> Tensor:
 
 
 def bidirectional_context_mask(attention_mask: Tensor, context: Tensor) -> Tensor:
-    """Like `causal_mask`, but tokens of the context are seen by all: also by those before them.
+    """Like `causal_mask`, but all tokens attend to the context, also to later tokens of it.
 
-    context: bool [batch, tokens], of the last tokens; attention_mask: [batch, past + tokens]. All keys of
-    a query on padding are masked, so that they get equal weights, as in the original (ChatGLM-6B's).
+    context: bool [batch, tokens], True for the context among the last tokens; attention_mask:
+    [batch, past + tokens]. For a query on padding all keys are masked and get equal weights, as in the
+    original (ChatGLM-6B).
     """
     return additive_mask(boolean_mask(attention_mask, dim_size(context, 1), context))
 
@@ -44,9 +45,9 @@ def bidirectional_context_mask(attention_mask: Tensor, context: Tensor) -> Tenso
 def boolean_mask(attention_mask: Tensor, tokens: int | Tensor, context: Tensor | None = None) -> Tensor:
     """bool [batch, 1, tokens, total], True where one of the last `tokens` positions may attend.
 
-    attention_mask: [batch, total], 0 for padding, 1 for real tokens; where several samples are packed in
-    a row 1, 2, ... for the tokens of each. A token sees those of its own sample up to itself, and its
-    context: bool [batch, tokens].
+    attention_mask: [batch, total], 0 for padding, 1 for tokens; in a row of several packed samples 1, 2, ...
+    for the tokens of each. A token attends to its own sample up to itself, and to the sample's context.
+    context: bool [batch, tokens], or None.
     """
     total = dim_size(attention_mask, 1)
     keys = paddle.arange(total, dtype="int64")
@@ -55,9 +56,9 @@ def boolean_mask(attention_mask: Tensor, tokens: int | Tensor, context: Tensor |
     if context is not None:
         past = paddle.ones_like(attention_mask[:, : total - tokens]).astype("bool")
         order = paddle.logical_or(order, paddle.concat([past, context], axis=1).unsqueeze(1))
-    same = _query_columns(attention_mask, tokens).unsqueeze(2) == attention_mask.unsqueeze(1)
-    real = (attention_mask > 0).unsqueeze(1)
-    return paddle.logical_and(paddle.logical_and(order, same), real).unsqueeze(1)
+    same_sample = _query_columns(attention_mask, tokens).unsqueeze(2) == attention_mask.unsqueeze(1)
+    not_padding = (attention_mask > 0).unsqueeze(1)
+    return paddle.logical_and(paddle.logical_and(order, same_sample), not_padding).unsqueeze(1)
 
 
 def _query_columns(attention_mask: Tensor, tokens: int | Tensor) -> Tensor:
@@ -85,8 +86,8 @@ def cache_mask(mask: Tensor, cache: KVCache) -> Tensor:
 
 
 def split_qkv_per_head(fused: Tensor, head_dim: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Query, key and value, each [batch, heads, tokens, head_dim], of a projection that holds them head by
-    head: [batch, tokens, heads * 3 * head_dim].
+    """Split a projection laid out head by head, [batch, tokens, heads * 3 * head_dim], into query, key and
+    value, each [batch, heads, tokens, head_dim].
     """
     heads = fused.shape[-1] // (3 * head_dim)
     # (batch, tokens, heads * 3 * head_dim) -> (batch, heads, tokens, 3 * head_dim)
@@ -94,14 +95,14 @@ def split_qkv_per_head(fused: Tensor, head_dim: int) -> tuple[Tensor, Tensor, Te
     return query, key, value
 
 
-def split_qkv_blocks(fused: Tensor, rows: Sequence[int], head_dim: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Query, key and value, each [batch, its heads, tokens, head_dim], of a projection that holds one after
-    the other: [batch, tokens, sum(rows)], `rows` for each.
+def split_qkv_blocks(fused: Tensor, sizes: Sequence[int], head_dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Split a projection [batch, tokens, sum(sizes)] into query, key and value of `sizes` channels, each
+    [batch, its heads, tokens, head_dim].
     """
     # (batch, tokens, heads * head_dim) -> (batch, heads, tokens, head_dim)
     query, key, value = (
         part.reshape([0, 0, size // head_dim, head_dim]).transpose([0, 2, 1, 3])
-        for part, size in zip(fused.split(list(rows), axis=-1), rows, strict=True)
+        for part, size in zip(fused.split(list(sizes), axis=-1), sizes, strict=True)
     )
     return query, key, value
 
@@ -118,13 +119,12 @@ def grouped_query_attention(
     """softmax(q k^T / sqrt(head_dim) + mask) v with the softmax in float32.
 
     query: [batch, heads, tokens, head_dim]; key, value: [batch, key_value_heads, total, head_dim], each
-    shared by neighbouring query heads; mask: additive float32, [batch or 1, 1, tokens, total];
-    qk_layer_scaling:
-    scores are that much smaller until they are float32, where half precision would not hold them.
+    shared by consecutive query heads; mask: additive float32, [batch or 1, 1, tokens, total];
+    qk_layer_scaling: scores are divided by it until they are float32, since they may overflow float16.
     Returns [batch, tokens, heads * head_dim].
     """
     heads, groups, head_dim = query.shape[1], key.shape[1], query.shape[3]
-    # The heads of a group are stacked as more queries, so that keys need not be repeated.
+    # The query heads of a group are stacked along the tokens, so that keys need not be repeated.
     stacked = (query * (1.0 / (math.sqrt(head_dim) * qk_layer_scaling))).reshape([0, groups, -1, head_dim])
     scores = paddle.matmul(stacked, key, transpose_y=True)
     # (batch, groups, heads / groups * tokens, total) -> (batch, groups, heads / groups, tokens, total)

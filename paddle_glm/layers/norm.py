@@ -1,4 +1,4 @@
-"""Normalisation of the last axis, in float32 whatever the weights are stored in."""
+"""Normalisation of the last axis, in float32 for every weight dtype."""
 
 import paddle
 import paddle.nn.functional as F
@@ -39,14 +39,14 @@ class LayerNorm(TensorLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         with autocast_disabled():
-            # Given a frozen weight, Paddle 3.3.1's kernel computes a wrong gradient of x on CPU.
+            # With a frozen weight, Paddle 3.3.1's CPU kernel computes a wrong gradient of x.
             normalized = F.layer_norm(x.astype("float32"), [self.size], epsilon=self.epsilon)
             bias: Tensor = self.bias
             return (_scale_by_weight(normalized, self.weight) + bias.astype("float32")).astype(x.dtype)
 
 
 def _scale_by_weight(normalized: Tensor, weight: Tensor) -> Tensor:
-    """normalized [..., size] times weight [size], float32; for a frozen weight `normalized` is not kept."""
+    """normalized [..., size] * weight [size], float32; a frozen weight does not save `normalized`."""
     if input_grad_only(weight, normalized):
         return frozen_scale(normalized, weight)
     return normalized * weight.astype("float32")

@@ -1,4 +1,4 @@
-"""Rotary position embeddings (arXiv:2104.09864): of neighbouring channels, or of the two halves of a part."""
+"""Rotary position embeddings (arXiv:2104.09864) of adjacent channel pairs or of two halves."""
 
 import ml_dtypes
 import numpy as np
@@ -14,10 +14,10 @@ _NUMPY_DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dt
 def rotary_table(
     length: int, size: int, dtype: str = "float32", base: float = 10000.0, position_scale: float = 1.0
 ) -> Array:
-    """cos and sin of position x frequency, float32 [length, size]: size / 2 cosines, then as many sines.
+    """cos and sin of position x frequency, float32 [length, size]: size / 2 cosines, then size / 2 sines.
 
-    size: how many channels of a head rotate. dtype: what frequencies and positions are rounded to, step
-    by step as `RotaryEmbedding.forward_impl` of ChatGLM2's modeling_chatglm.py does in half precision.
+    size: number of rotated channels per head. dtype: frequencies and positions are rounded to it at every
+    step, as `RotaryEmbedding.forward_impl` of ChatGLM2's modeling_chatglm.py does in half precision.
     position_scale: divides positions (arXiv:2306.15595).
     """
     scalar_type = _NUMPY_DTYPES[dtype]
@@ -29,7 +29,10 @@ def rotary_table(
 def cos_sin_table(
     length: int, frequencies: Array, dtype: str = "float32", position_scale: float = 1.0
 ) -> Array:
-    """cos and sin of position / position_scale x frequency, in `dtype`: float32 [length, 2 * frequencies]."""
+    """cos and sin of position / position_scale x frequency, rounded to `dtype`: float32 [length, 2 * n].
+
+    frequencies: [n].
+    """
     scalar_type = _NUMPY_DTYPES[dtype]
     positions = (
         np.arange(length).astype(scalar_type).astype(np.float32) / np.float32(position_scale)
@@ -48,9 +51,9 @@ def rotary_cos_sin(table: Tensor, position_ids: Tensor, dtype: paddle.dtype) -> 
 
 
 def apply_rotary_interleaved(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate neighbouring pairs of the first channels of each head; the other channels pass.
+    """Rotate adjacent pairs of the first `size` channels of each head; the other channels pass through.
 
-    x: [batch, heads, tokens, head_dim]; cos, sin: [batch, 1, tokens, size / 2].
+    x: [batch, heads, tokens, head_dim]; cos, sin: [batch, 1, tokens, size / 2]. Returns the shape of x.
     """
     heads, head_dim, half = x.shape[1], x.shape[3], cos.shape[-1]
     x_rot, x_pass = x.split([2 * half, head_dim - 2 * half], axis=-1)
@@ -61,18 +64,19 @@ def apply_rotary_interleaved(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def rotary_cos_sin_per_row(table: Tensor, position_ids: Tensor, dtype: paddle.dtype) -> tuple[Tensor, Tensor]:
-    """table [length, size], position_ids [batch, rows, tokens] -> cos, sin: what `rotary_cos_sin` gives, for
-    every row, each [batch, 1, tokens, rows, size / 2].
+    """Like `rotary_cos_sin` for several position rows: table [length, size], position_ids
+    [batch, rows, tokens] -> cos, sin, each [batch, 1, tokens, rows, size / 2].
     """
-    found = F.embedding(position_ids.transpose([0, 2, 1]), table).unsqueeze(1).astype(dtype)
-    cos, sin = found.chunk(2, axis=-1)
+    cos_sin = F.embedding(position_ids.transpose([0, 2, 1]), table).unsqueeze(1).astype(dtype)
+    cos, sin = cos_sin.chunk(2, axis=-1)
     return cos, sin
 
 
 def apply_rotary_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Each head is as many parts as there are rows of positions; rotate the halves of each by its row.
+    """Split each head into one part per position row, and rotate the two halves of each part by its row.
 
-    x: [batch, heads, tokens, head_dim]; cos, sin: [batch, 1, tokens, rows, head_dim / rows / 2].
+    x: [batch, heads, tokens, head_dim]; cos, sin: [batch, 1, tokens, rows, head_dim / rows / 2]. Returns the
+    shape of x.
     """
     heads, head_dim, rows, half = x.shape[1], x.shape[3], cos.shape[3], cos.shape[4]
     parts = x.reshape([0, heads, -1, rows, 2, half])

@@ -1,1 +1,1 @@
-"""Finetuning of few parameters: prefixes (P-Tuning v2) and LoRA wrap models, which do not know of them."""
+"""Parameter-efficient finetuning: P-Tuning v2 prefixes and LoRA, attached to models that do not know them."""

@@ -1,4 +1,4 @@
-"""What training sees of a wrapped model: the parameters that are trained, and how they are kept."""
+"""The trained parameters of a LoRA or prefix model: freezing, loading and saving."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -22,11 +22,11 @@ from paddle_glm.sharding import ParameterSpec
 
 @dataclass(frozen=True)
 class Adapter:
-    """The few parameters of a model that are trained and saved alone; they are float32.
+    """Parameters (float32) that are trained and saved without the base model.
 
-    tensors: this process's slice of each, by its name in the model; specs: its full shape and sharding.
-    file_names: what files call it. weights_file, config_file: in the folder that is written; config_values:
-    what the latter holds.
+    tensors: {name in the model: shard on this rank}. specs: their full shapes and shardings. file_names:
+    {name in the model: name in files}. weights_file, config_file: names of the files that are written.
+    config_values: contents of the config file.
     """
 
     model: CausalLM
@@ -38,36 +38,35 @@ class Adapter:
     config_values: Mapping[str, Any]
 
     def freeze_base_model(self) -> None:
-        """Leave everything but the adapter untrained."""
+        """Make only the adapter's parameters trainable."""
         trained = {id(tensor) for tensor in self.tensors.values()}
         for _, parameter in self.model.named_parameters():
             parameter.stop_gradient = id(parameter) not in trained
 
     def parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """This process's slices, by their names in the model."""
+        """(name in the model, shard on this rank) of every parameter."""
         return iter(self.tensors.items())
 
     def load_arrays(self, arrays: Mapping[str, Array]) -> None:
-        """Set the parameters, in place, from full arrays by their names in files."""
+        """Set the parameters in place from full arrays {name in files: array}."""
         group = self.model.group
         for name, parameter in self.parameters():
-            whole = arrays[self.file_names[name]].astype(np.float32)
-            local = self.specs[name].sharding.split(whole, group.rank, group.degree)
+            full = arrays[self.file_names[name]].astype(np.float32)
+            local = self.specs[name].sharding.split(full, group.rank, group.degree)
             parameter.set_value(np.ascontiguousarray(local))
 
     def save_pretrained(self, folder: str | Path, overwrite: bool = False) -> None:
-        """Write a folder that `lora_path` or `ptuning_checkpoint` opens, whole or not at all.
+        """Write a folder for `lora_path` or `ptuning_checkpoint`, atomically.
 
-        Raises `InputError` where this process holds only a slice, and where the folder holds files and
-        `overwrite` is not given.
+        Raises `InputError` if the model is sharded, or if the folder is not empty and `overwrite` is not set.
         """
         if self.model.group.degree > 1:
-            raise InputError("save_pretrained needs the whole model: finetune by `paddle-glm finetune`")
+            raise InputError("save_pretrained needs the unsharded model: finetune with `paddle-glm finetune`")
         with atomic_folder(folder, overwrite=overwrite) as path:
             self.save(path)
 
     def save(self, folder: Path) -> None:
-        """Write the adapter, in one piece whatever the degree; every process of the group calls this."""
+        """Write the unsharded adapter; a collective call of all ranks of the group, rank 0 writes."""
         tensors = {self.file_names[name]: self._gather(name, value) for name, value in self.parameters()}
         if self.model.group.rank == 0:
             write_safetensors(
@@ -84,6 +83,6 @@ class Adapter:
 
 
 def _all_gather(value: Tensor, group: ProcessGroup) -> list[Array]:
-    parts: list[Tensor] = []
-    dist.all_gather(parts, value.detach().contiguous(), group=group.handle)
-    return [part.numpy() for part in parts]
+    shards: list[Tensor] = []
+    dist.all_gather(shards, value.detach().contiguous(), group=group.handle)
+    return [shard.numpy() for shard in shards]

@@ -1,16 +1,16 @@
-"""Folders that hold what was trained beside a model, given where a model is expected."""
+"""Detect adapter folders that are passed where a model folder is expected."""
 
 import json
 from pathlib import Path
 
 from paddle_glm.errors import InputError
 
-# The small configuration of each kind -> the flag that takes such a folder.
+# Config file of each kind of adapter -> the flag for such a folder.
 ADAPTER_FLAGS = {"prefix_config.json": "--ptuning_checkpoint", "adapter_config.json": "--lora_path"}
 
 
 def check_is_model_folder(folder: str | Path) -> None:
-    """Raise `InputError` for a folder of a prefix or of adapters alone, saying how to give it."""
+    """Raise `InputError` for a folder that contains only a prefix or LoRA, with the flag for it."""
     for name, flag in ADAPTER_FLAGS.items():
         path = Path(folder) / name
         if not path.is_file() or (path.parent / "config.json").is_file():
@@ -20,6 +20,6 @@ def check_is_model_folder(folder: str | Path) -> None:
         except (ValueError, AttributeError):
             base = None
         raise InputError(
-            f"{folder} holds no model, only what was trained beside one: give --model_name_or_path "
-            f"{base or 'BASE'} {flag} {folder}"
+            f"{folder} has no model, only an adapter: give --model_name_or_path {base or 'BASE'} "
+            f"{flag} {folder}"
         )

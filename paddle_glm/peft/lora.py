@@ -1,8 +1,7 @@
-"""LoRA (arXiv:2106.09685): a trained product of two thin matrices beside frozen linear layers.
+"""LoRA (arXiv:2106.09685): low-rank updates attached to frozen linear layers.
 
-Both stand as sublayers `lora_A` and `lora_B` in the layer whose output they add to, which is left as it is:
-a hook behind its forward adds theirs. A model may hold several adapters by name; those of the one that it
-uses stand in its layers.
+The two matrices are sublayers `lora_A` and `lora_B` of the adapted layer, whose weight is unchanged: a
+forward hook adds their output. A model may have several named adapters; the active one is attached.
 """
 
 import zlib
@@ -38,7 +37,7 @@ DEFAULT_NAME = "default"  # what PEFT calls an only adapter
 
 
 class _LoraMatrix(nn.Layer):
-    """One of the two matrices, float32, this process's slice."""
+    """This rank's shard of A or B, float32."""
 
     def __init__(self, spec: ParameterSpec, group: ProcessGroup) -> None:
         super().__init__()
@@ -49,7 +48,7 @@ class _LoraMatrix(nn.Layer):
 
 
 class _LoraHook:
-    """Adds scale * B(A(dropout(x))) to what a layer gives for x; A and B are cut as the layer is."""
+    """Adds scale * B(A(dropout(x))) to a layer's output for x; A and B are sharded like the layer."""
 
     def __init__(self, dropout: float, scale: float) -> None:
         self.dropout, self.scale = dropout, scale
@@ -58,18 +57,18 @@ class _LoraHook:
         x, group = inputs[0], layer.group
         is_column = isinstance(layer, ColumnParallelLinear)
         if self.dropout and layer.training:
-            x = self._apply_dropout(x, group, whole=is_column)
+            x = self._apply_dropout(x, group, replicated=is_column)
         low_rank = linear(x, layer.lora_A.weight)
         if is_column:
-            # Every process has all of A x, of which its rows of B make its part of the output.
+            # A x is replicated; each rank's rows of B compute its shard of the output.
             rows = reduce_replicated_grads(layer.lora_B.weight, layer.replicated_rows, group)
             lora_out = linear(copy_to_group(low_rank, group), rows)
         else:
             lora_out = linear(reduce_from_group(low_rank, group), layer.lora_B.weight)
         return output + self.scale * lora_out
 
-    def _apply_dropout(self, x: Tensor, group: ProcessGroup, whole: bool) -> Tensor:
-        if whole:
+    def _apply_dropout(self, x: Tensor, group: ProcessGroup, replicated: bool) -> Tensor:
+        if replicated:
             return F.dropout(x, self.dropout)
         with sharded_rng(group):
             return F.dropout(x, self.dropout)
@@ -77,7 +76,7 @@ class _LoraHook:
 
 @dataclass(frozen=True)
 class _LoraLayer:
-    """What one adapter adds to one layer."""
+    """The matrices and the hook of one adapter for one linear layer."""
 
     lora_A: _LoraMatrix
     lora_B: _LoraMatrix
@@ -95,17 +94,17 @@ class _LoraLayer:
 
 @dataclass
 class _AdapterRegistry:
-    """The adapters of a model, by name and module, and the name of the one that it uses."""
+    """{adapter name: {module: layer}} of a model, and the name of the active adapter."""
 
     adapters: dict[str, dict[str, _LoraLayer]] = field(default_factory=dict)
     active: str | None = None
 
 
 def attach_lora(model: CausalLM, config: LoraConfig, seed: int = 0, name: str = DEFAULT_NAME) -> Adapter:
-    """Put untrained adapters beside the linear layers that `config` names; they change nothing yet.
+    """Attach an untrained adapter to the linear layers selected by `config`, and activate it.
 
-    A begins as PEFT's, uniform(-1/sqrt(inputs), 1/sqrt(inputs)), by `seed` and name alone, B as zeros.
-    Raises `InputError` where no layer has such a name.
+    A is initialised as in PEFT, uniform(-1/sqrt(in), 1/sqrt(in)), depending only on `seed` and names, B with
+    zeros, so outputs do not change yet. Raises `InputError` if no layer matches or the name is taken.
     """
     modules = [module for module, _ in _linear_layers(model) if config.matches(module)]
     if not modules:
@@ -127,29 +126,30 @@ def attach_lora(model: CausalLM, config: LoraConfig, seed: int = 0, name: str = 
 
 
 def load_lora(model: CausalLM, folder: str | Path, name: str = DEFAULT_NAME) -> Adapter:
-    """Give the model the adapter in a folder, ours or PEFT's, under a name, and use it.
+    """Load an adapter folder, ours or PEFT's, under a name, and activate it.
 
-    Raises `InputError` where the folder holds none, or one of another model, and for a name that is taken.
+    Raises `InputError` if the folder has no adapter or one of another model, or if the name is taken.
     """
     weights = read_lora_weights(folder)
     check_adapter_shapes(weights, family_of(model.config).float_parameters(model.config), folder)
-    adapter = _inject_adapter(model, weights.config, list(weights.pairs), name)
-    pairs = weights.pairs.items()
-    adapter.load_arrays(
-        {tensor_file_name(module, part): pair[part == "B"] for module, pair in pairs for part in "AB"}
-    )
+    adapter = _inject_adapter(model, weights.config, list(weights.matrices), name)
+    arrays = {}
+    for module, (lora_a, lora_b) in weights.matrices.items():
+        arrays[tensor_file_name(module, "A")] = lora_a
+        arrays[tensor_file_name(module, "B")] = lora_b
+    adapter.load_arrays(arrays)
     return adapter
 
 
 def use_lora(model: CausalLM, name: str | None) -> None:
-    """Compute with the adapter of that name from now on; with None, with the base alone.
+    """Activate the adapter of that name; None: use the base model alone.
 
-    Raises `InputError` where the model holds no such adapter.
+    Raises `InputError` if the model has no such adapter.
     """
     registry = _registry_of(model)
     if name is not None and name not in registry.adapters:
         known = ", ".join(map(repr, registry.adapters)) or "none"
-        raise InputError(f"the model has no adapter {name!r}; it has {known}: give it one by load_lora")
+        raise InputError(f"the model has no adapter {name!r}; it has {known}: load one with load_lora")
     layers = dict(_linear_layers(model))
     for module in registry.adapters[registry.active] if registry.active is not None else ():
         _LoraLayer.detach_from(layers[module])
@@ -159,18 +159,18 @@ def use_lora(model: CausalLM, name: str | None) -> None:
 
 
 def adapter_names(model: CausalLM) -> list[str]:
-    """The names of the adapters that the model holds, in the order in which it got them."""
+    """The names of the model's adapters, in the order in which they were attached."""
     return list(_registry_of(model).adapters)
 
 
 @paddle.no_grad()
 def merge_and_unload(model: CausalLM) -> None:
-    """Add the adapter in use to the weights beside it and let go of all; the whole model must be here.
+    """Merge the active adapter into the weights and remove all adapters; the model must not be sharded.
 
-    Raises `InputError` for a quantised model: the sum would lose what the adapter has learnt to rounding.
+    Raises `InputError` for a quantised model, since rounding would lose the update.
     """
     if model.config.quantization_bit:
-        raise InputError("LoRA cannot be folded into quantised weights: fold it into the float model")
+        raise InputError("LoRA cannot be merged into quantised weights: merge it into the float model")
     registry = _registry_of(model)
     active = registry.adapters[registry.active] if registry.active is not None else {}
     use_lora(model, None)
@@ -186,19 +186,20 @@ def _inject_adapter(model: CausalLM, config: LoraConfig, modules: list[str], nam
     registry = _registry_of(model)
     if name in registry.adapters:
         raise InputError(f"the model has an adapter {name!r} already: give this one another name")
-    table, layers = family_of(model.config).float_parameters(model.config), dict(_linear_layers(model))
+    float_specs = family_of(model.config).float_parameters(model.config)
+    layers = dict(_linear_layers(model))
     specs: dict[str, ParameterSpec] = {}
     tensors: dict[str, Tensor] = {}
     adapter: dict[str, _LoraLayer] = {}
     for module in modules:
         if module not in layers:
-            raise InputError(f"{module} takes no adapter: the model's linear layers do")
-        pair = lora_specs(module, table, config.lora_rank_of(module))
-        first, second = (_LoraMatrix(spec, model.group) for spec in pair)
-        adapter[module] = _LoraLayer(first, second, _LoraHook(config.dropout, config.scaling_of(module)))
-        for part, factor, spec in zip("AB", (first, second), pair, strict=True):
-            specs[f"{module}.lora_{part}.weight"] = spec
-            tensors[f"{module}.lora_{part}.weight"] = factor.weight
+            raise InputError(f"{module} cannot have an adapter: it is not one of the model's linear layers")
+        matrix_specs = lora_specs(module, float_specs, config.lora_rank_of(module))
+        lora_a, lora_b = (_LoraMatrix(spec, model.group) for spec in matrix_specs)
+        adapter[module] = _LoraLayer(lora_a, lora_b, _LoraHook(config.dropout, config.scaling_of(module)))
+        for letter, matrix, spec in zip("AB", (lora_a, lora_b), matrix_specs, strict=True):
+            specs[f"{module}.lora_{letter}.weight"] = spec
+            tensors[f"{module}.lora_{letter}.weight"] = matrix.weight
     registry.adapters[name] = adapter
     use_lora(model, name)
     names = {key: f"base_model.model.{key}" for key in specs}
@@ -206,7 +207,7 @@ def _inject_adapter(model: CausalLM, config: LoraConfig, modules: list[str], nam
 
 
 def _registry_of(model: Any) -> _AdapterRegistry:
-    """The model's adapters; kept on it, in a place that it does not know of."""
+    """The model's adapters, stored as an attribute that the model class does not know."""
     if not hasattr(model, "lora_adapters"):
         model.lora_adapters = _AdapterRegistry()
     registry: _AdapterRegistry = model.lora_adapters

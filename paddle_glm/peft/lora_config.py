@@ -1,4 +1,4 @@
-"""The settings and files of LoRA adapters, in PEFT's names; no framework is imported here."""
+"""LoRA configuration and adapter files in PEFT's format; imports no framework."""
 
 import json
 import math
@@ -19,10 +19,10 @@ from paddle_glm.sharding import REPLICATED, ParameterSpec
 _Number = TypeVar("_Number", int, float)
 ADAPTER_WEIGHTS_FILE, ADAPTER_CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
 _ADAPTER_TORCH_FILE = "adapter_model.bin"
-# How PEFT names what it wraps; some tools put the adapter's name behind lora_A and lora_B.
+# PEFT's prefix of module names; some tools append the adapter's name to lora_A and lora_B.
 _PEFT_MODULE_PREFIX = "base_model.model."
 _TENSOR_NAME = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.default)?\.weight")
-# A target that is the end of a module's name, and no regular expression.
+# A target that is a suffix of module names, not a regular expression.
 _NAME_SUFFIX = re.compile(r"[\w.]+")
 
 
@@ -30,9 +30,9 @@ _NAME_SUFFIX = re.compile(r"[\w.]+")
 class LoraConfig:
     """y = W x + scale * B(A(dropout(x))), A [rank, in] and B [out, rank] (arXiv:2106.09685).
 
-    target_modules: last parts of module names, or regular expressions of whole names. rank_pattern,
-    alpha_pattern: ends of module names, or regular expressions of them -> what holds there instead;
-    the first that matches counts, as in PEFT.
+    alpha: LoRA scaling numerator, see `scaling_of`. target_modules: suffixes of module names, or regular
+    expressions of full names. rank_pattern, alpha_pattern: suffix or regular expression -> rank or alpha of
+    these modules; the first match counts, as in PEFT. Raises `InputError` for invalid numbers.
     """
 
     rank: int = 8
@@ -56,7 +56,7 @@ class LoraConfig:
         return _first_match(self.rank_pattern, module, self.rank)
 
     def scaling_of(self, module: str) -> float:
-        """alpha / rank, or alpha / sqrt(rank) where rank-stabilized (arXiv:2312.03732)."""
+        """The LoRA scaling: alpha / rank, or alpha / sqrt(rank) if rank-stabilised (arXiv:2312.03732)."""
         rank, alpha = self.lora_rank_of(module), _first_match(self.alpha_pattern, module, self.alpha)
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
@@ -85,20 +85,20 @@ class LoraConfig:
         }
 
     def _target_modules(self) -> list[str] | str:
-        """PEFT takes a list of ends of names, or one regular expression of whole names."""
+        """PEFT expects a list of suffixes, or one regular expression of full names."""
         if all(map(_NAME_SUFFIX.fullmatch, self.target_modules)):
             return list(self.target_modules)
         if len(self.target_modules) == 1:
             return self.target_modules[0]
-        each = (
+        patterns = (
             rf"(.*\.)?{target}" if _NAME_SUFFIX.fullmatch(target) else target
             for target in self.target_modules
         )
-        return "|".join(f"({target})" for target in each)
+        return "|".join(f"({pattern})" for pattern in patterns)
 
     @classmethod
     def from_peft(cls, values: Mapping[str, Any], source: Path) -> "LoraConfig":
-        """Raises `InputError` for settings that make another computation of it; `lora_keys` says which."""
+        """Parse `adapter_config.json`; raises `InputError` for settings that `lora_keys` does not support."""
         if missing := [key for key in ("r", "lora_alpha") if values.get(key) is None]:
             raise InputError(f"{source} lacks {', '.join(missing)}: not the settings of a LoRA adapter")
         return cls(**read_fields(RULES, values, str(source)))
@@ -106,14 +106,14 @@ class LoraConfig:
 
 @dataclass(frozen=True)
 class LoraWeights:
-    """A folder's adapter: for each module's name A [rank, in] and B [out, rank]."""
+    """An adapter read from a folder. matrices: {module: (A [rank, in], B [out, rank])}."""
 
     config: LoraConfig
-    pairs: Mapping[str, tuple[Array, Array]]
+    matrices: Mapping[str, tuple[Array, Array]]
 
 
 def read_lora_config(folder: str | Path) -> LoraConfig:
-    """The settings in an adapter folder of ours or PEFT's; raises `InputError` where it is none."""
+    """Read the config of an adapter folder, ours or PEFT's; raises `InputError` for another folder."""
     path = Path(folder) / ADAPTER_CONFIG_FILE
     if not path.is_file():
         raise InputError(
@@ -124,12 +124,12 @@ def read_lora_config(folder: str | Path) -> LoraConfig:
     except ValueError as error:
         raise InputError(f"{path} is not valid JSON ({error})") from error
     if not isinstance(values, dict):
-        raise InputError(f"{path} holds a {type(values).__name__}, expected an object")
+        raise InputError(f"{path} contains a {type(values).__name__}, expected an object")
     return LoraConfig.from_peft(values, path)
 
 
 def read_lora_weights(folder: str | Path) -> LoraWeights:
-    """Read an adapter folder of ours or PEFT's; raises `InputError` where it is none."""
+    """Read an adapter folder, ours or PEFT's; raises `InputError` for another folder or invalid tensors."""
     config = read_lora_config(folder)
     folder = Path(folder)
     if (folder / ADAPTER_WEIGHTS_FILE).is_file():
@@ -137,59 +137,57 @@ def read_lora_weights(folder: str | Path) -> LoraWeights:
     elif (folder / _ADAPTER_TORCH_FILE).is_file():
         tensors = open_torch(folder / _ADAPTER_TORCH_FILE)
     else:
-        raise InputError(
-            f"{folder} holds no weights: expected {ADAPTER_WEIGHTS_FILE} or {_ADAPTER_TORCH_FILE}"
-        )
-    found: dict[str, dict[str, Array]] = {}
+        raise InputError(f"{folder} has no weights: expected {ADAPTER_WEIGHTS_FILE} or {_ADAPTER_TORCH_FILE}")
+    matrices: dict[str, dict[str, Array]] = {}
     for name, tensor in tensors.items():
         match = _TENSOR_NAME.fullmatch(name)
         if match is None:
             raise InputError(f"{folder}: tensor {name!r} is not one of a LoRA adapter")
-        found.setdefault(match[1], {})[match[2]] = tensor
+        matrices.setdefault(match[1], {})[match[2]] = tensor
     return LoraWeights(
-        config, {module: _validated_pair(folder, module, pair, config) for module, pair in found.items()}
+        config, {module: _validated_pair(folder, module, pair, config) for module, pair in matrices.items()}
     )
 
 
 def lora_specs(
     module: str, base: Mapping[str, ParameterSpec], rank: int
 ) -> tuple[ParameterSpec, ParameterSpec]:
-    """Shapes and shardings of A and B, from those of the weight that they stand beside.
+    """Shapes and shardings of A and B, from those of the base weight.
 
-    Where its rows are cut, B's are cut likewise and A is whole; where its columns are, the other way.
-    Raises `InputError` where the model has no such linear layer.
+    For a column-parallel weight B is sharded and A replicated, for a row-parallel one the reverse. Raises
+    `InputError` if the model has no such linear layer.
     """
     spec = base.get(f"{module}.weight")
     if spec is None or len(spec.shape) != 2:
-        raise InputError(f"the model has no linear layer {module!r}: is the adapter that of another model?")
+        raise InputError(f"the model has no linear layer {module!r}: is the adapter of another model?")
     outputs, inputs = spec.shape
-    cut_rows = spec.sharding.axis == 0
+    is_column = spec.sharding.axis == 0
     return (
-        ParameterSpec((rank, inputs), REPLICATED if cut_rows else spec.sharding),
-        ParameterSpec((outputs, rank), spec.sharding if cut_rows else REPLICATED),
+        ParameterSpec((rank, inputs), REPLICATED if is_column else spec.sharding),
+        ParameterSpec((outputs, rank), spec.sharding if is_column else REPLICATED),
     )
 
 
 def check_adapter_shapes(weights: LoraWeights, base: Mapping[str, ParameterSpec], source: str | Path) -> None:
-    """Raise `InputError`, naming the first difference, where an adapter is not one of a model's."""
-    for module, pair in weights.pairs.items():
+    """Raise `InputError`, with the first difference, if an adapter does not match the model."""
+    for module, matrices in weights.matrices.items():
         specs = lora_specs(module, base, weights.config.lora_rank_of(module))
-        for part, spec, array in zip("AB", specs, pair, strict=True):
+        for letter, spec, array in zip("AB", specs, matrices, strict=True):
             if array.shape != spec.shape:
                 raise InputError(
-                    f"{source}: {module}.lora_{part} has shape {array.shape}, the model needs {spec.shape}"
+                    f"{source}: {module}.lora_{letter} has shape {array.shape}, the model needs {spec.shape}"
                 )
 
 
-def tensor_file_name(module: str, part: str) -> str:
-    """What PEFT calls A or B of a module."""
-    return f"{_PEFT_MODULE_PREFIX}{module}.lora_{part}.weight"
+def tensor_file_name(module: str, matrix: str) -> str:
+    """PEFT's tensor name of matrix "A" or "B" of a module."""
+    return f"{_PEFT_MODULE_PREFIX}{module}.lora_{matrix}.weight"
 
 
 def _validated_pair(
     folder: Path, module: str, pair: Mapping[str, Array], config: LoraConfig
 ) -> tuple[Array, Array]:
-    shapes: Sequence[tuple[int, ...]] = [pair[part].shape for part in ("A", "B") if part in pair]
+    shapes: Sequence[tuple[int, ...]] = [pair[letter].shape for letter in ("A", "B") if letter in pair]
     rank = config.lora_rank_of(module)
     if len(shapes) < 2 or len(shapes[0]) != 2 or shapes[0][0] != rank or shapes[1][1:] != (rank,):
         raise InputError(f"{folder}: {module} has lora_A and lora_B of shapes {shapes}, r is {rank}")
@@ -197,13 +195,13 @@ def _validated_pair(
 
 
 def _first_match(patterns: Mapping[str, _Number], module: str, default: _Number) -> _Number:
-    """The value of the first pattern that is the end of a module's name, by whole parts of it."""
-    found = (value for pattern, value in patterns.items() if _fullmatch(rf"(.*\.)?({pattern})", module))
-    return next(found, default)
+    """The value of the first pattern that matches a suffix of a module's name, else the default."""
+    values = (value for pattern, value in patterns.items() if _fullmatch(rf"(.*\.)?({pattern})", module))
+    return next(values, default)
 
 
 def _int_if_integral(value: float) -> float:
-    """JSON writes 16, not 16.0, where PEFT had an integer."""
+    """16 instead of 16.0, as PEFT writes it in JSON."""
     return int(value) if value == int(value) else value
 
 

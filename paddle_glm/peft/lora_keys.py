@@ -1,4 +1,4 @@
-"""Every key of `adapter_config.json` that PEFT's LoraConfig has, and what is made of it here."""
+"""Rules for every key of PEFT's LoraConfig in `adapter_config.json`."""
 
 from typing import Any
 
@@ -17,27 +17,27 @@ from paddle_glm.key_rules import (
 DEFAULT_TARGET_MODULES = ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")
 
 _TARGET_MODULES = ValueType(
-    "a list of names of layers, or a regular expression",
+    "a list of layer names, or a regular expression",
     lambda value: isinstance(value, tuple) and all(isinstance(target, str) for target in value),
 )
 
 
 def _parse_target_modules(value: Any) -> Any:
-    if value == "all-linear":  # PEFT's word for all but the head
+    if value == "all-linear":  # in PEFT all linear layers but the head
         return DEFAULT_TARGET_MODULES
     return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
 
 
 def _pattern_mapping(kind: ValueType) -> ValueType:
     return ValueType(
-        f"an object of patterns, each with {kind.description}",
+        f"an object that maps patterns to {kind.description}",
         lambda value: isinstance(value, dict) and all(map(kind.accepts, value.values())),
     )
 
 
-_INITIALISATION_ONLY = "says how training began; the weights say what it came to"
-_KNOWN_FROM_TENSORS = "the file's tensors say which layers have an adapter"
-_METADATA_ONLY = "says where an adapter came from or how it is held, not what it computes"
+_INITIALISATION_ONLY = "only used to initialise training"
+_KNOWN_FROM_TENSORS = "the tensor names show which layers have an adapter"
+_METADATA_ONLY = "metadata without effect on the computation"
 RULES: Rules = {
     "r": Mapped("rank", POSITIVE_INT),
     "lora_alpha": Mapped("alpha", POSITIVE_NUMBER),
@@ -64,7 +64,7 @@ RULES: Rules = {
     "kasa_config": Restricted(({},)),
     "monteclora_config": Restricted(({},)),
     "megatron_config": Restricted(({},)),
-    # Others (pissa, olora, loftq, corda, lora_ga) change the weights that the adapter stands beside.
+    # Others (pissa, olora, loftq, corda, lora_ga) change the base weights.
     "init_lora_weights": Restricted((True, False, "gaussian", "eva", "orthogonal")),
     "eva_config": Ignored(_INITIALISATION_ONLY),
     "loftq_config": Ignored(f"{_INITIALISATION_ONLY}, and init_lora_weights 'loftq' is refused"),

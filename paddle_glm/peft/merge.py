@@ -1,4 +1,4 @@
-"""LoRA adapters folded into a base folder, one tensor at a time; no framework is imported."""
+"""Merge LoRA adapters into a model folder, one tensor at a time; imports no framework."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,26 +19,28 @@ from paddle_glm.peft.lora_config import check_adapter_shapes, lora_specs, read_l
 def merge_lora(
     source: Path | str, lora_path: Path | str, target: Path | str, **options: Any
 ) -> ConversionResult:
-    """Write W + scale * B A for every adapted weight of the model in `source`; options are `reshard`'s.
+    """Write the model in `source` with W + scale * B A for every adapted weight; options are `reshard`'s.
 
-    The sum is made in float32 and rounded to the dtype that is written.
-    Raises `InputError` where the adapter is of another model, and for a quantised one: rounding would lose
-    what the adapter has learnt.
+    Computed in float32 and rounded to the target dtype. Raises `InputError` if the adapter is of another
+    model, and for a quantised model, since rounding would lose the update.
     """
     weights = read_lora_weights(lora_path)
 
-    def edit(checkpoint: Checkpoint, name: str, rank: int, degree: int, tensor: LazyTensor) -> LazyTensor:
+    def merge_tensor(
+        checkpoint: Checkpoint, name: str, rank: int, degree: int, tensor: LazyTensor
+    ) -> LazyTensor:
         module = name.removesuffix(".weight")
-        if module not in weights.pairs or module == name:
+        if module not in weights.matrices or module == name:
             return tensor
         specs = lora_specs(module, checkpoint.parameter_specs, weights.config.lora_rank_of(module))
 
         def chunks() -> Iterable[Array]:
-            pieces = []
-            for spec, array in zip(specs, weights.pairs[module], strict=True):
-                pieces.append(spec.sharding.split(array, rank, degree).astype(np.float32))
+            lora_a, lora_b = (
+                spec.sharding.split(array, rank, degree).astype(np.float32)
+                for spec, array in zip(specs, weights.matrices[module], strict=True)
+            )
             local = checkpoint.read(name, rank, degree).astype(np.float32)
-            local += np.float32(weights.config.scaling_of(module)) * (pieces[1] @ pieces[0])
+            local += np.float32(weights.config.scaling_of(module)) * (lora_b @ lora_a)
             return cast_chunks([local], tensor.dtype, name)
 
         return LazyTensor(tensor.dtype, tensor.shape, chunks)
@@ -46,8 +48,8 @@ def merge_lora(
     config = ModelConfig.from_pretrained(source, options.get("family"))
     if config.quantization_bit:
         raise InputError(
-            f"{source} is quantised to {config.quantization_bit} bits: fold the adapter into the float model "
-            "it was made from, then run `paddle-glm quantize`; or answer with both, --lora_path beside it"
+            f"{source} is quantised to {config.quantization_bit} bits: merge the adapter into the float model "
+            "and then run `paddle-glm quantize`; or keep both and pass --lora_path"
         )
     check_adapter_shapes(weights, family_of(config).parameters(config), lora_path)
-    return reshard(source, target, transform=edit, **options)
+    return reshard(source, target, transform=merge_tensor, **options)

@@ -1,4 +1,4 @@
-"""P-Tuning v2 (arXiv:2110.07602): trained keys and values in front of every layer's own.
+"""P-Tuning v2 (arXiv:2110.07602): trained keys and values prepended in every layer.
 
 Reproduces `PrefixEncoder` and `get_prompt` of THUDM's modeling_chatglm.py; parameters have its names.
 """
@@ -31,11 +31,11 @@ from paddle_glm.precision import autocast_disabled, compute_dtype
 from paddle_glm.sharding import ParameterSpec, Segment, column_parallel
 
 PREFIX_WEIGHTS_FILE, PREFIX_CONFIG_FILE = "prefix_model.safetensors", "prefix_config.json"
-PREFIX_DROPOUT = 0.1  # the original's, of keys and values in training
+PREFIX_DROPOUT = 0.1  # of the prefix's keys and values in training, as in the original
 
 
 class _Float32Parameters(nn.Layer):
-    """Float32 parameters of the shapes given, by the names given."""
+    """Float32 parameters {name: shape}."""
 
     def __init__(self, **shapes: tuple[int, ...]) -> None:
         super().__init__()
@@ -44,13 +44,13 @@ class _Float32Parameters(nn.Layer):
 
 
 class PrefixEncoder(nn.Layer):
-    """An embedding of keys and values, with a projection of two layers behind it where one is configured.
+    """An embedding of keys and values, optionally followed by a two-layer MLP (prefix_projection).
 
-    Its parameters are float32 and whole on every process of the group, which uses those of its heads.
+    Its parameters are float32 and replicated; each rank uses the keys and values of its heads.
     """
 
     def __init__(self, config: ModelConfig, group: ProcessGroup, dtype: paddle.dtype, dropout: float) -> None:
-        """dtype: what the model's weights are stored in; the results are in what it computes in."""
+        """dtype: of the model's weights; the output has the model's compute dtype."""
         super().__init__()
         shapes = {
             name.removeprefix(f"{PREFIX_ENCODER}."): spec.shape
@@ -70,49 +70,48 @@ class PrefixEncoder(nn.Layer):
         ((self.head_start, self.head_stop),) = heads.local_ranges(group.rank, group.degree)
 
     def forward(self, batch: int) -> tuple[tuple[Tensor, Tensor], ...]:
-        """For each layer key and value, [batch, local key/value heads, pre_seq_len, head_dim]."""
+        """(key, value) of each layer, [batch, local key/value heads, pre_seq_len, head_dim] each."""
         config, rows = self.config, self.embedding.weight
         with autocast_disabled():
             if self.trans is not None:
                 first, tanh, second = self.trans
                 rows = linear(tanh(linear(rows, first.weight, first.bias)), second.weight, second.bias)
-            # Heads are used by other processes too: their gradients come together here.
+            # Each rank uses other heads, so gradients of the replicated parameters are summed.
             rows = copy_to_group(rows, self.group)
             shape = [config.pre_seq_len, 2 * config.num_layers, config.num_key_value_heads, config.head_dim]
             # (length, 2 layers, heads, head_dim) -> (2 layers, batch, heads, length, head_dim)
             pairs = rows.reshape(shape).transpose([1, 2, 0, 3]).unsqueeze(1)
             pairs = pairs.expand([-1, batch, -1, -1, -1])
             if self.training and self.dropout:
-                pairs = F.dropout(pairs, self.dropout)  # before the cut, so that all processes drop alike
+                pairs = F.dropout(pairs, self.dropout)  # before sharding: the same mask on all ranks
             pairs = pairs[:, :, self.head_start : self.head_stop].astype(compute_dtype(self.weight_dtype))
         tensors = pairs.unbind(axis=0)
         return tuple(zip(tensors[::2], tensors[1::2], strict=True))
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, *_: Any) -> None:
-        """Set the parameters from arrays or tensors of any library, by their names below the encoder.
+        """Set the parameters from arrays or tensors of any library, by their names within the encoder.
 
-        strict: raise `InputError` for names that are missing or unknown; other shapes are always one.
+        Raises `InputError` for a wrong shape and, if strict, for missing or unknown names.
         """
-        held = dict(self.named_parameters())
-        wrong = held.keys() ^ state_dict.keys() if strict else set()
-        if wrong:
+        parameters = dict(self.named_parameters())
+        if strict and (mismatched := parameters.keys() ^ state_dict.keys()):
             raise InputError(
-                f"the prefix encoder holds {', '.join(held)}: check {', '.join(sorted(wrong))} (names begin "
-                f"behind {PREFIX_ENCODER}., and prefix_projection decides about trans.*)"
+                f"the prefix encoder has {', '.join(parameters)}: check {', '.join(sorted(mismatched))} (names "
+                f"without {PREFIX_ENCODER}.; only prefix_projection has trans.*)"
             )
-        arrays = {name: _float_array(state_dict[name]) for name in held.keys() & state_dict.keys()}
+        arrays = {name: _float_array(state_dict[name]) for name in parameters.keys() & state_dict.keys()}
         for name, array in arrays.items():
-            if array.shape != tuple(held[name].shape):
+            if array.shape != tuple(parameters[name].shape):
                 raise InputError(
-                    f"{name} is {list(array.shape)}, the model's {list(held[name].shape)}: give the "
+                    f"{name} is {list(array.shape)}, the model's {list(parameters[name].shape)}: give the "
                     "pre_seq_len and prefix_projection that it was trained with"
                 )
         for name, array in arrays.items():
-            held[name].set_value(array)
+            parameters[name].set_value(array)
 
 
 def _float_array(tensor: Any) -> Array:
-    """float32 numpy array of an array, or of a tensor of any library."""
+    """A float32 numpy array of an array or a tensor of any library."""
     if isinstance(tensor, Tensor):
         tensor = tensor.astype("float32")
     elif hasattr(tensor, "detach"):  # PyTorch's: numpy has no bfloat16
@@ -123,21 +122,21 @@ def _float_array(tensor: Any) -> Array:
 def attach_prefix(
     model: CausalLM, length: int, projection: bool, dropout: float = PREFIX_DROPOUT, seed: int = 0
 ) -> Adapter:
-    """Put an untrained prefix in front of the model's rows; training the adapter trains it alone.
+    """Attach an untrained prefix of `length` tokens; a prefix that the model already has is kept.
 
-    The numbers it starts from are distributed as the original's and depend on `seed` and names alone.
-    Raises `InputError` where the model has a prefix of another kind.
+    Initial values are distributed as in the original and depend only on `seed` and names. Raises `InputError`
+    if the model has a prefix of another length or projection.
     """
-    held = model.config
-    if held.pre_seq_len is not None:
-        if (held.pre_seq_len, held.prefix_projection) != (length, projection):
+    config = model.config
+    if config.pre_seq_len is not None:
+        if (config.pre_seq_len, config.prefix_projection) != (length, projection):
             raise InputError(
-                f"the model has a prefix of pre_seq_len {held.pre_seq_len}, prefix_projection "
-                f"{held.prefix_projection}, but {length} and {projection} are wanted: give the same"
+                f"the model has a prefix of pre_seq_len {config.pre_seq_len}, prefix_projection "
+                f"{config.prefix_projection}, but {length} and {projection} were requested: give the same"
             )
         model.transformer.prefix_encoder.dropout = dropout
         return _prefix_adapter(model)
-    model.config = replace(held, pre_seq_len=length, prefix_projection=projection)
+    model.config = replace(config, pre_seq_len=length, prefix_projection=projection)
     attach_prefix_encoder(model, dropout)
     adapter = _prefix_adapter(model)
     adapter.load_arrays({name: _initial_value(name, adapter.specs, seed) for name in adapter.specs})
@@ -145,7 +144,7 @@ def attach_prefix(
 
 
 def attach_prefix_encoder(model: CausalLM, dropout: float = PREFIX_DROPOUT) -> None:
-    """The encoder that the model's configuration names, with parameters still to be filled."""
+    """Attach the prefix encoder of the model's configuration, its parameters zero until loaded."""
     encoder = PrefixEncoder(model.config, model.group, model.weight_dtype, dropout)
     if not model.training:
         encoder.eval()
@@ -155,30 +154,32 @@ def attach_prefix_encoder(model: CausalLM, dropout: float = PREFIX_DROPOUT) -> N
 
 
 def load_prefix(model: CausalLM, folder: str | Path) -> Adapter:
-    """Give the model the prefix in a folder: ours, or a checkpoint of THUDM's that holds it (alone or not).
+    """Attach the prefix in a folder: ours, or a THUDM checkpoint that contains it, alone or with the model.
 
-    Raises `InputError` where the folder holds none, or one of a model with other sizes.
+    Raises `InputError` if the folder has no prefix, or one of a model with other sizes.
     """
     arrays = read_prefix(Path(folder))
-    first = f"{PREFIX_ENCODER}.embedding.weight"
-    if first not in arrays or arrays[first].ndim != 2:
+    embedding = f"{PREFIX_ENCODER}.embedding.weight"
+    if embedding not in arrays or arrays[embedding].ndim != 2:
         raise _no_prefix_error(folder)
-    adapter = attach_prefix(model, len(arrays[first]), f"{PREFIX_ENCODER}.trans.0.weight" in arrays)
+    adapter = attach_prefix(model, len(arrays[embedding]), f"{PREFIX_ENCODER}.trans.0.weight" in arrays)
     expected = {name: spec.shape for name, spec in adapter.specs.items()}
-    found = {name: array.shape for name, array in arrays.items()}
-    if found != expected:
-        odd = ", ".join(
-            f"{name} {found.get(name)}, expected {expected.get(name)}"
-            for name in sorted(found.keys() | expected.keys())
-            if found.get(name) != expected.get(name)
+    actual = {name: array.shape for name, array in arrays.items()}
+    if actual != expected:
+        differences = ", ".join(
+            f"{name} {actual.get(name)}, expected {expected.get(name)}"
+            for name in sorted(actual.keys() | expected.keys())
+            if actual.get(name) != expected.get(name)
         )
-        raise InputError(f"{folder}: the prefix does not fit the model ({model.config.family}): {odd}")
+        raise InputError(
+            f"{folder}: the prefix does not fit the model ({model.config.family}): {differences}"
+        )
     adapter.load_arrays(arrays)
     return adapter
 
 
 def read_prefix(folder: Path) -> dict[str, Array]:
-    """The prefix encoder's tensors in a folder, by hub name."""
+    """{hub name: array} of the prefix encoder's tensors in a folder; empty if it has none."""
     if (folder / PREFIX_WEIGHTS_FILE).is_file():
         return open_safetensors(folder / PREFIX_WEIGHTS_FILE)
     checkpoint = open_checkpoint(folder)
@@ -187,26 +188,27 @@ def read_prefix(folder: Path) -> dict[str, Array]:
 
 
 def check_prefix_folder(folder: str | Path, length: int | None, projection: bool = False) -> None:
-    """Raise `InputError` where the folder's prefix has another length than a flag says (None: it says
-    nothing), or no network where `projection` asks for one.
+    """Raise `InputError` if the folder's prefix has another length than `length`, or lacks a projection.
+
+    length: the value of --pre_seq_len; None: any. projection: the prefix must have one.
     """
     if length is None and not projection:
         return
     arrays = read_prefix(Path(folder))
-    first = arrays.get(f"{PREFIX_ENCODER}.embedding.weight")
-    if first is None:
+    embedding = arrays.get(f"{PREFIX_ENCODER}.embedding.weight")
+    if embedding is None:
         raise _no_prefix_error(folder)
-    if length is not None and len(first) != length:
+    if length is not None and len(embedding) != length:
         raise InputError(
-            f"{folder} holds a prefix of {len(first)} tokens, not {length}: give --pre_seq_len {len(first)}, "
-            "or leave it out"
+            f"{folder} has a prefix of {len(embedding)} tokens, not {length}: give --pre_seq_len "
+            f"{len(embedding)}, or leave it out"
         )
     if projection and f"{PREFIX_ENCODER}.trans.0.weight" not in arrays:
-        raise InputError(f"--prefix_projection: {folder} holds a prefix without projection; leave it out")
+        raise InputError(f"--prefix_projection: {folder} has a prefix without projection; leave it out")
 
 
 def _no_prefix_error(folder: str | Path) -> InputError:
-    return InputError(f"{folder} holds no prefix: expected tensors {PREFIX_ENCODER}.*, as P-Tuning saves")
+    return InputError(f"{folder} has no prefix: expected tensors {PREFIX_ENCODER}.*, as P-Tuning saves")
 
 
 def _prefix_adapter(model: CausalLM) -> Adapter:
@@ -229,13 +231,13 @@ def _prefix_adapter(model: CausalLM) -> Adapter:
 
 
 def _prefix_specs(config: ModelConfig) -> dict[str, ParameterSpec]:
-    table = family_of(config).parameters(config)
-    return {name: spec for name, spec in table.items() if name.startswith(f"{PREFIX_ENCODER}.")}
+    specs = family_of(config).parameters(config)
+    return {name: spec for name, spec in specs.items() if name.startswith(f"{PREFIX_ENCODER}.")}
 
 
 def _initial_value(name: str, specs: Mapping[str, ParameterSpec], seed: int) -> Array:
-    """Torch's defaults, which the original starts from: normal(0, 1), and for linear layers
-    uniform(-1/sqrt(inputs), 1/sqrt(inputs)).
+    """PyTorch's defaults, as in the original: normal(0, 1) for embeddings, uniform(-1/sqrt(in), 1/sqrt(in))
+    for linear layers.
     """
     generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
     shape = specs[name].shape

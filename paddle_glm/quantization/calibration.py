@@ -60,27 +60,28 @@ def gptq_quantize_folder(
     checkpoint.validate()
     family = family_of(checkpoint.config)
     config = family.quantized_config(checkpoint.config, bits, group_size, embeddings)
-    table, quantization = family.parameters(config), quantization_of(config)
+    specs, quantization = family.parameters(config), quantization_of(config)
     assert quantization is not None
-    layers = replace(quantization, embeddings=False)
-    calibrated = {name for name, spec in checkpoint.parameter_specs.items() if layers.applies_to(spec)}
+    linear_only = replace(quantization, embeddings=False)
+    calibrated = {name for name, spec in checkpoint.parameter_specs.items() if linear_only.applies_to(spec)}
 
     @cache
     def calibrated_weights() -> dict[str, QuantizedWeight]:
         # Computed when the first one is written: the target has been checked by then.
         return calibrate(checkpoint, quantization, batches, progress)
 
-    def edit(source: Checkpoint, name: str, rank: int, degree: int, tensor: LazyTensor) -> LazyTensor:
+    def replace_tensor(_: Checkpoint, name: str, rank: int, degree: int, tensor: LazyTensor) -> LazyTensor:
         weight = weight_name(name)
         if weight not in calibrated:
             return tensor
-        part = QuantizedWeight._fields.index("values" if name == weight else "scale")
-        split = table[name].sharding.split
+        field = QuantizedWeight._fields.index("values" if name == weight else "scale")
+        split = specs[name].sharding.split
         return LazyTensor(
-            tensor.dtype, tensor.shape, lambda: [split(calibrated_weights()[weight][part], rank, degree)]
+            tensor.dtype, tensor.shape, lambda: [split(calibrated_weights()[weight][field], rank, degree)]
         )
 
-    return reshard(source, target, transform=edit, quantize=(bits, group_size, embeddings), **options)
+    quantize = (bits, group_size, embeddings)
+    return reshard(source, target, transform=replace_tensor, quantize=quantize, **options)
 
 
 @paddle.no_grad()
@@ -102,23 +103,23 @@ def calibrate(
     )
     model.eval()
     [block] = model.blocks()
-    [first] = [f"{name}." for name, layer in model.named_sublayers() if layer is block]
+    [first_path] = [f"{name}." for name, layer in model.named_sublayers() if layer is block]
     for name, parameter in model.named_parameters():
-        if not name.startswith(first):
+        if not name.startswith(first_path):
             _load_parameter(parameter, checkpoint, name)
     block_inputs = [_embed_batch(model, batch) for batch in batches]
-    found: dict[str, QuantizedWeight] = {}
+    quantized: dict[str, QuantizedWeight] = {}
     for index in range(checkpoint.config.num_layers):
-        block_path = f"{first.removesuffix('0.')}{index}."
+        block_path = f"{first_path.removesuffix('0.')}{index}."
         for name, parameter in block.named_parameters():
             _load_parameter(parameter, checkpoint, block_path + name)
         for name, weight in _quantize_block(block, block_inputs, quantization, block_path):
-            found[f"{block_path}{name}.weight"] = weight
+            quantized[f"{block_path}{name}.weight"] = weight
         for block_input in block_inputs:
             block_input.x = block(block_input.x, block_input.positions, block_input.mask)
         if progress is not None:
             progress(index + 1, checkpoint.config.num_layers)
-    return found
+    return quantized
 
 
 def _load_parameter(parameter: paddle.Tensor, checkpoint: Checkpoint, name: str) -> None:
