@@ -48,8 +48,8 @@ def merge_lora(
     config = ModelConfig.from_pretrained(source, options.get("family"))
     if config.quantization_bit:
         raise InputError(
-            f"{source} is quantised to {config.quantization_bit} bits: merge the adapter into the float model "
-            "and then run `paddle-glm quantize`; or keep both and pass --lora_path"
+            f"{source} is quantised to {config.quantization_bit} bits: merge the adapter into the float "
+            "model, then run `paddle-glm quantize`; or keep both and pass --lora_path"
         )
     check_adapter_shapes(weights, family_of(config).parameters(config), lora_path)
     return reshard(source, target, transform=merge_tensor, **options)

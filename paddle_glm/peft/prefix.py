@@ -96,8 +96,8 @@ class PrefixEncoder(nn.Layer):
         parameters = dict(self.named_parameters())
         if strict and (mismatched := parameters.keys() ^ state_dict.keys()):
             raise InputError(
-                f"the prefix encoder has {', '.join(parameters)}: check {', '.join(sorted(mismatched))} (names "
-                f"without {PREFIX_ENCODER}.; only prefix_projection has trans.*)"
+                f"the prefix encoder has {', '.join(parameters)}: check {', '.join(sorted(mismatched))} "
+                f"(names without {PREFIX_ENCODER}.; only prefix_projection has trans.*)"
             )
         arrays = {name: _float_array(state_dict[name]) for name in parameters.keys() & state_dict.keys()}
         for name, array in arrays.items():

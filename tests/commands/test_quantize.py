@@ -124,7 +124,7 @@ def test_lora_is_not_folded_into_integers(tiny_checkpoint, tmp_path, capfd):
     attach_lora(model, LoraConfig(rank=2)).save(folder)
     words = ["--model_name_or_path", str(tmp_path / "out"), "--lora_path", str(folder)]
     assert main(["merge-lora", *words, "--merge_model_path", str(tmp_path / "merged")]) == 2
-    assert "merge the adapter into the float model" in capfd.readouterr().err
+    assert "merge the adapter into the float" in capfd.readouterr().err
     with pytest.raises(ValueError, match="cannot be merged into quantised weights"):
         merge_and_unload(model)
 

@@ -258,8 +258,8 @@ def test_a_prefix_is_loaded_as_in_the_guides(
     rounded = half["embedding.weight"].astype("float32").numpy()
     assert (encoder.embedding.weight.numpy() == rounded).all()
     for wrong, message in (
-        ({}, "the prefix encoder holds embedding.weight"),
-        (prefix_state_dict, "names begin behind transformer.prefix_encoder"),
+        ({}, "the prefix encoder has embedding.weight"),
+        (prefix_state_dict, "names without transformer.prefix_encoder"),
         ({**half, "embedding.weight": rounded[:3]}, r"embedding.weight is \[3, .*pre_seq_len"),
     ):
         with pytest.raises(InputError, match=message):

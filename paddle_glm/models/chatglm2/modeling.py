@@ -47,9 +47,9 @@ class SelfAttention(TensorLayer):
         self.dense = RowParallelLinear(config.hidden_size, attention_output(config), group, weight_format)
         self.split_qkv = partial(split_qkv_per_head, head_dim=config.head_dim)
         if config.multi_query_attention:
-            # This rank's rows of queries, keys and values.
-            rows = [stop - start for start, stop in sharding.local_ranges(group.rank, group.degree)]
-            self.split_qkv = partial(split_qkv_blocks, rows=rows, head_dim=config.head_dim)
+            # Numbers of channels of queries, keys and values on this rank.
+            sizes = [stop - start for start, stop in sharding.local_ranges(group.rank, group.degree)]
+            self.split_qkv = partial(split_qkv_blocks, sizes=sizes, head_dim=config.head_dim)
 
     def forward(
         self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, cache: LayerCache | None = None
