@@ -1,5 +1,6 @@
 """Builds cpp_infer for tests, once for each set of options."""
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -50,8 +51,12 @@ def build(name: str = "cpp", *options: str) -> Path:
     folder = ROOT / "build" / name
     if find_spec("openvino") is not None and not options:
         options = (f"-DFASTDEPLOY_INSTALL_DIR={STANDIN}",)
-    checked(
-        *("cmake", "-S", ROOT / "cpp_infer", "-B", folder, f"-DPADDLE_GLM_PYTHON={sys.executable}"), *options
-    )
-    checked("cmake", "--build", folder, "--parallel", str(len(os.sched_getaffinity(0))))
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as lock:  # tests run in several processes
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        checked(
+            *("cmake", "-S", ROOT / "cpp_infer", "-B", folder, f"-DPADDLE_GLM_PYTHON={sys.executable}"),
+            *options,
+        )
+        checked("cmake", "--build", folder, "--parallel", str(len(os.sched_getaffinity(0))))
     return folder
