@@ -224,7 +224,7 @@ ADVICE = (
     Advice(
         "no model",
         f"{PREDICT} --model_name_or_path ADAPTER",
-        "what was trained beside one: give --model_name_or_path",
+        "has no model, only an adapter: give --model_name_or_path",
         (f"{PREDICT} HINT",),
     ),
     Advice(
