@@ -1,4 +1,4 @@
-"""Shared by backends whose cache is a `KVCache`."""
+"""Base class of backends with a `KVCache`."""
 
 from abc import abstractmethod
 from typing import ClassVar
@@ -11,19 +11,18 @@ from paddle_glm.config import ModelConfig
 from paddle_glm.kv_cache import KVCache
 from paddle_glm.load_memory import CACHE_TOKENS, MemoryBudget, cache_bytes, check_memory_budget
 
-# Free memory is looked at again every so many tokens of an answer.
+# Free memory is checked again every so many tokens.
 CHECK_INTERVAL = 128
 
 
 class KVCacheBackend(Backend):
-    """Holds one cache; a subclass makes it, and a step updates it.
+    """Owns one cache, which a subclass creates and its steps update.
 
-    Rows may join while others go on, as `paddle_glm.generation.backend_protocol.ContinuousBatchingBackend`
-    has it.
+    Implements `paddle_glm.generation.backend_protocol.ContinuousBatchingBackend`.
     """
 
     stored_dtype: str  # of the weights
-    cache_copies: ClassVar[int] = 1  # that are in memory while a step runs
+    cache_copies: ClassVar[int] = 1  # in memory during a step
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -31,17 +30,17 @@ class KVCacheBackend(Backend):
 
     @abstractmethod
     def new_cache(self, batch: int) -> KVCache:
-        """What `batch` rows begin with: no columns, or those of a prefix."""
+        """A new cache for `batch` rows: empty, or with the prefix."""
 
     @abstractmethod
     def memory_budget(self) -> MemoryBudget | None:
-        """What is free where the cache goes; None where nothing is known of that."""
+        """Free memory on the cache's device; None if unknown."""
 
     def check_cache_fits(self, rows: int, prompt_tokens: int, new_tokens: int | None) -> None:
-        """Raise `InsufficientMemoryError` where keys and values of so many rows are larger than what is free.
+        """Raise `InsufficientMemoryError` if the KV cache of so many rows exceeds the free memory.
 
-        prompt_tokens, new_tokens: of each row. Where nobody said how many are wanted (None), there has to be
-        room for `CACHE_TOKENS`, as opening the model made sure of. What the cache holds now counts as free.
+        prompt_tokens, new_tokens: per row; None means `CACHE_TOKENS`, for which loading the model checked the
+        memory. The current cache counts as free.
         """
         budget = self.memory_budget()
         if budget is None:
@@ -50,10 +49,10 @@ class KVCacheBackend(Backend):
         tokens = min(tokens, self.config.max_sequence_length)
         size = self.cache_copies * cache_bytes(self.config, self.stored_dtype, budget, tokens, rows)
         check_memory_budget(
-            f"the key/value cache of {rows} x {tokens} tokens",
+            f"the KV cache of {rows} x {tokens} tokens",
             budget.local_degree * (size - self._cache.nbytes),
             budget,
-            lambda: "give a shorter prompt, fewer rows or beams, or a smaller max_new_tokens",
+            lambda: "use a shorter prompt, fewer rows or beams, or a smaller max_new_tokens",
         )
 
     def decode(self, tokens: IntArray) -> FloatArray:
@@ -69,9 +68,9 @@ class KVCacheBackend(Backend):
         self._cache.select(rows)
 
     def add_rows(self, input_ids: IntArray, attention_mask: IntArray) -> FloatArray:
-        """Prefill rows beside those that are held, which come first; logits float32 [new rows, vocab].
+        """Prefill rows and append them to the current ones; returns their logits, float32 [new rows, vocab].
 
-        The shorter rows get padding on the left. Where it fails, the held rows are as before.
+        Shorter rows are left-padded. On failure the current rows are unchanged.
         """
         held_ids, held_mask, held_cache = self._ids, self._mask, self._cache
         try:
@@ -87,7 +86,7 @@ class KVCacheBackend(Backend):
         return logits
 
     def drop_padding(self) -> None:
-        """Drop the columns in front that are padding in every row."""
+        """Drop leading columns that are padding in every row."""
         padding = int(self._mask.any(axis=0).argmax())
         if padding:
             self._ids, self._mask = self._ids[:, padding:], self._mask[:, padding:]

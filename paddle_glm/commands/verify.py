@@ -33,5 +33,5 @@ def run(args: argparse.Namespace) -> int:
     for finding in verify(args.folder, args.checksums, args.nan, args.family):
         wrong += not finding.ok
         print(f"{'ok   ' if finding.ok else 'WRONG'}  {finding.subject:<40}  {finding.text}", flush=True)
-    print(f"{args.folder}: " + (f"{wrong} of these are wrong" if wrong else "all is as it should be"))
+    print(f"{args.folder}: " + (f"{wrong} of these are wrong" if wrong else "everything is correct"))
     return 1 if wrong else 0

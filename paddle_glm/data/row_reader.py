@@ -191,7 +191,7 @@ def _column_names(fields: list[str], origin: str) -> list[str]:
     names = [name.strip() for name in fields]
     twice = sorted({name for name in names if name and names.count(name) > 1})
     if twice:
-        raise InputError(f"{origin}: the column {twice[0]!r} is there twice: rename one")
+        raise InputError(f"{origin}: the column {twice[0]!r} occurs twice: rename one")
     return names
 
 

@@ -1,4 +1,4 @@
-"""What generation needs of a model."""
+"""Protocols between the generation loop and backends."""
 
 from typing import Protocol, runtime_checkable
 
@@ -6,45 +6,45 @@ from paddle_glm.array_types import FloatArray, IntArray
 
 
 class GenerationBackend(Protocol):
-    """What generation needs of a model: `paddle_glm.backends.base.Backend` is one."""
+    """What generation needs of a model, such as `paddle_glm.backends.base.Backend`."""
 
     @property
     def max_length(self) -> int | None:
-        """Most tokens that a row may have, or None."""
+        """Maximum tokens of a row, or None."""
 
     def prefill(self, input_ids: IntArray, attention_mask: IntArray) -> FloatArray:
-        """Begin anew with int64 [batch, length]; logits float32 [batch, vocab] of the last column."""
+        """Start over with int64 [batch, length]; returns the last column's logits, float32 [batch, vocab]."""
 
     def decode(self, tokens: IntArray) -> FloatArray:
-        """Append int64 [batch]; logits float32 [batch, vocab]."""
+        """Append one token per row, int64 [batch]; returns logits float32 [batch, vocab]."""
 
     def select(self, rows: IntArray) -> None:
-        """Make the cache's row i what row `rows[i]` was; rows may repeat or be left out."""
+        """Reorder rows: row i becomes the former row `rows[i]`; rows may repeat or be dropped."""
 
     def broadcast(self, values: IntArray) -> IntArray:
-        """The int64 values of the process that decides, in every process that computes together."""
+        """The leader's int64 values, on all ranks of the model."""
 
 
 @runtime_checkable
 class MemoryCheckingBackend(GenerationBackend, Protocol):
-    """One that knows what its cache takes."""
+    """A backend that knows the memory of its KV cache."""
 
     def check_cache_fits(self, rows: int, prompt_tokens: int, new_tokens: int | None) -> None:
-        """Raise `InputError` where keys and values of so many rows are larger than what is free.
+        """Raise `InputError` if the KV cache of so many rows exceeds the free memory.
 
-        prompt_tokens, new_tokens: of each row; None where nobody said how many are wanted.
+        prompt_tokens, new_tokens: per row; None for an unspecified number of new tokens.
         """
 
 
 @runtime_checkable
 class ContinuousBatchingBackend(GenerationBackend, Protocol):
-    """One whose rows may come and go while others are generated: continuous batching."""
+    """A backend whose rows can be added and dropped between steps."""
 
     def add_rows(self, input_ids: IntArray, attention_mask: IntArray) -> FloatArray:
-        """Prefill rows beside those that are held, which come first; logits float32 [new rows, vocab].
+        """Prefill rows and append them to the current ones; returns their logits, float32 [new rows, vocab].
 
-        Where it fails, the held rows are as before.
+        On failure the current rows are unchanged.
         """
 
     def drop_padding(self) -> None:
-        """Drop the columns in front that are padding in every row."""
+        """Drop leading columns that are padding in every row."""

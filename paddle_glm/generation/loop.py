@@ -1,4 +1,4 @@
-"""The one generation loop: any backend, any number of rows, one column of tokens per step."""
+"""The generation loop, for any backend and batch size."""
 
 from collections.abc import Iterator, Sequence
 
@@ -14,10 +14,10 @@ from paddle_glm.generation.sampling import Sampler, check_finite
 
 
 class GenerationState:
-    """The rows of one call while they are generated: what they have seen, which still run, when they stop.
+    """State of the rows of one call: sampler, logits processors, and which rows are still running.
 
-    input_ids, attention_mask: int64 [batch, length], padded on the left; max_steps: most tokens of an answer;
-    processors: of the caller.
+    input_ids, attention_mask: int64 [batch, length], left-padded; max_steps: maximum tokens of an answer;
+    processors: the caller's logits processors.
     """
 
     def __init__(
@@ -31,20 +31,20 @@ class GenerationState:
         self.params = params
         self.max_steps = max_steps
         self.step = 0
-        self.running = np.arange(len(input_ids))  # places in the batch of the rows that are not complete
+        self.running = np.arange(len(input_ids))  # batch indices of unfinished rows
         self._sampler = Sampler(params, len(input_ids))
         self._processors = LogitsProcessorList(params, processors, input_ids, attention_mask)
 
     def sample(self, logits: FloatArray) -> IntArray:
         """The next token, int64 [running], from logits float32 [running, vocab].
 
-        Raises `InputError` for logits that are not finite.
+        Raises `InputError` for non-finite logits.
         """
         check_finite(logits, self.step)
         return self._sampler.sample(self._processors(logits), self.running)
 
     def advance(self, tokens: IntArray) -> IntArray:
-        """Take int64 [running]; returns the places among them that go on, none when the length is reached."""
+        """Append tokens int64 [running]; return the indices of those that continue, none at the maximum length."""
         self.step += 1
         if self.step == self.max_steps:
             unfinished = np.arange(0)
@@ -63,12 +63,12 @@ def generate(
     params: GenerationParams,
     processors: Sequence[LogitsProcessor] = (),
 ) -> Iterator[IntArray]:
-    """Yield int64 [batch] per step until every row has met an end token or the length is reached.
+    """Yield tokens int64 [batch] per step until every row has an end token or the maximum length is reached.
 
-    input_ids, attention_mask: int64 [batch, length], padded on the left (mask 0). A row that is complete
-    yields its end token once and `pad_token_id` from then on. Beam search yields when it is over.
-    Raises `InputError` for shapes that do not match, a prompt without room, keys and values that do not fit
-    into memory, or logits that are not finite.
+    input_ids, attention_mask: int64 [batch, length], left-padded (mask 0). A finished row yields its end
+    token once, then `pad_token_id`. Beam search yields all tokens at the end.
+    Raises `InputError` for mismatched shapes, a prompt that leaves no room, a KV cache that does not fit into
+    memory, and non-finite logits.
     """
     input_ids = np.asarray(input_ids, dtype=np.int64)
     attention_mask = np.asarray(attention_mask, dtype=np.int64)
@@ -102,7 +102,7 @@ def _generate(
         unfinished = state.advance(tokens)
         if unfinished.size == 0:
             return
-        if unfinished.size < tokens.size:  # complete rows cost nothing from here on
+        if unfinished.size < tokens.size:  # drop finished rows
             backend.select(unfinished)
             tokens = tokens[unfinished]
         logits = backend.decode(tokens)

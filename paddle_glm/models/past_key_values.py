@@ -55,7 +55,7 @@ class PastKeyValues(tuple[tuple[Tensor, Tensor], ...]):
 
 
 def check_past_key_values(model: StepModel, past: Any, return_past: bool, num_beams: int) -> None:
-    """Raise `InputError` where `stream_chat` cannot go on from `past`, or give one (`return_past`)."""
+    """Raise `InputError` if `stream_chat` cannot continue from `past` or return one (`return_past`)."""
     if past is None and not return_past:
         return
     if not model.is_causal:

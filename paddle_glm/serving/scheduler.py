@@ -1,4 +1,4 @@
-"""Many requests over one model: a thread of its own owns the model and generates all of them together."""
+"""Continuous batching: one thread owns the model and generates for all requests together."""
 
 import logging
 import threading
@@ -23,34 +23,34 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Prompts are read together while these, padding included, are at most so many times their own tokens.
+# Prompts are prefilled together if padding increases their tokens at most by this factor.
 MAX_PADDING_RATIO = 1.5
 
 
 class QueueFullError(Exception):
-    """The queue is full: the request may come again later."""
+    """The queue is full; the request can be retried later."""
 
 
 class SchedulerClosedError(Exception):
-    """The scheduler ended before the answer did."""
+    """The scheduler was closed before the answer was complete."""
 
 
 class TokenListener(Protocol):
-    """Who waits for an answer; called on the scheduler's thread, so each call has to return at once."""
+    """Receives an answer; called on the scheduler's thread, so calls must not block."""
 
     def on_token(self, token: int) -> bool:
-        """Take the next token, end tokens too; False ends the answer."""
+        """Receive a token, including end tokens; return False to end the answer."""
 
     def on_finished(self) -> None:
-        """There are no more tokens."""
+        """Called after the last token."""
 
     def on_failed(self, error: Exception) -> None:
-        """There will be no more tokens, because of `error`."""
+        """Called instead of `on_finished` if generation fails."""
 
 
 @dataclass(eq=False)
 class GenerationRequest:
-    """A request: its prompt, its parameters, and who listens."""
+    """A request with its prompt (token ids), state and listener."""
 
     prompt: list[int]
     listener: TokenListener
@@ -58,21 +58,21 @@ class GenerationRequest:
     cancelled: bool = field(default=False, init=False)
 
     def cancel(self) -> None:
-        """Nobody listens any more: generation stops at the next token, a waiting request is left out."""
+        """Stop generation at the next token, or skip the request if it is waiting."""
         self.cancelled = True
 
 
 class Scheduler:
-    """Continuous batching: requests join the running ones between two tokens, and leave when complete.
+    """Requests join the running batch between two tokens and leave when complete, first come, first served.
 
-    The oldest request goes first. At most `max_batch_size` run together and `max_waiting` wait. A backend
-    that cannot take rows up while others run (no `ContinuousBatchingBackend`) gets one batch after the other.
+    At most `max_batch_size` run and `max_waiting` wait. Backends that are no `ContinuousBatchingBackend`
+    process one batch after another.
     """
 
     def __init__(
         self, open_engine: Callable[[], "Engine"], max_batch_size: int = 8, max_waiting: int = 64
     ) -> None:
-        """Opens the engine on the scheduler's thread (devices and thread counts belong to a thread).
+        """Open the engine on the scheduler's thread, because device and thread count are per thread.
 
         Raises what `open_engine` raises.
         """
@@ -81,8 +81,8 @@ class Scheduler:
                 f"max_batch_size {max_batch_size}, max_waiting {max_waiting}: expected at least 1"
             )
         if threading.current_thread() is threading.main_thread():
-            # Eager tensors are for the thread that imports it first, and for all where that is the main one
-            # (Paddle 3.3.1). Some backends need none.
+            # Eager tensors work only in the first thread that imports Paddle, or in all threads if that is
+            # the main one (3.3.1). Some backends do not need Paddle.
             with suppress(ModuleNotFoundError):
                 import paddle  # noqa: F401
         self.max_batch_size, self.max_waiting = max_batch_size, max_waiting
@@ -110,13 +110,13 @@ class Scheduler:
     def submit(
         self, prompt: Sequence[int], params: GenerationParams, listener: TokenListener
     ) -> GenerationRequest:
-        """Queue a prompt; the listener hears of it from now on.
+        """Queue a prompt; its listener is called from now on.
 
-        Raises `InputError` where the prompt leaves no room for an answer or `params` asks for beam search,
-        `QueueFullError` where the queue is full, `SchedulerClosedError` after `close`.
+        Raises `InputError` if the prompt leaves no room for an answer or `params` asks for beam search,
+        `QueueFullError` if the queue is full, `SchedulerClosedError` after `close`.
         """
         if params.num_beams > 1:
-            raise InputError(f"num_beams {params.num_beams}: requests that run together take no beam search")
+            raise InputError(f"num_beams {params.num_beams}: the server does not support beam search")
         last = params.max_total_length(len(prompt), self.engine.backend.max_length)
         ids = np.array([prompt], dtype=np.int64)
         state = GenerationState(ids, np.ones_like(ids), params, last - len(prompt))
@@ -128,7 +128,7 @@ class Scheduler:
                 self._waiting = deque(one for one in self._waiting if not one.cancelled)
             if len(self._waiting) >= self.max_waiting:
                 raise QueueFullError(
-                    f"{self.running} requests are answered and {self.waiting} wait: try again later"
+                    f"{self.running} requests are running and {self.waiting} are waiting: try again later"
                 )
             self._waiting.append(request)
             self._condition.notify()
@@ -158,7 +158,7 @@ class Scheduler:
             request.listener.on_failed(SchedulerClosedError("the server is shutting down"))
 
     def _next_requests(self) -> list[GenerationRequest]:
-        """The requests to begin now; waits while there is nothing to do at all."""
+        """The requests to start now; blocks while there is nothing to do."""
         with self._condition:
             while not (self._closed or self._running or self._waiting):
                 self._condition.wait()
@@ -168,14 +168,14 @@ class Scheduler:
             requests: list[GenerationRequest] = []
             while self._waiting and len(requests) < room:
                 if self._can_add_rows and not _similar_lengths([*requests, self._waiting[0]]):
-                    break  # it joins after the next token
+                    break  # prefilled after the next token
                 request = self._waiting.popleft()
                 if not request.cancelled:
                     requests.append(request)
             return requests
 
     def _prefill(self, requests: list[GenerationRequest]) -> None:
-        """Run the prompts, together; where that fails, those that run already go on."""
+        """Prefill requests together; if that fails, the running ones continue."""
         try:
             requests = self._fitting(requests)
         except InputError as error:
@@ -196,16 +196,16 @@ class Scheduler:
             self._running += requests
 
     def _fitting(self, requests: list[GenerationRequest]) -> list[GenerationRequest]:
-        """The first of the requests whose keys and values fit into memory; the others go on waiting.
+        """The leading requests whose KV cache fits into memory; the others return to the queue.
 
-        Raises `InsufficientMemoryError` where the first one does not fit while nothing runs.
+        Raises `InsufficientMemoryError` if a request does not fit while nothing is running.
         """
         if not isinstance(self._backend, MemoryCheckingBackend):
             return requests
         self._memory_full = False
         while requests:
             together = [*self._running, *requests]
-            # All rows have the columns of the longest one.
+            # All rows are as long as the longest one.
             length = max(len(request.prompt) + request.state.step for request in together)
             try:
                 self._backend.check_cache_fits(len(together), length, max(map(_expected_tokens, together)))
@@ -219,7 +219,7 @@ class Scheduler:
         return requests
 
     def _step(self) -> None:
-        """One token for every running request, then the model's next step over those that go on."""
+        """Sample a token for every running request, then run the next step for those that continue."""
         kept_rows, tokens = [], []
         for row, request in enumerate(self._running):
             token = self._next_token(request, self._logits[row : row + 1])
@@ -242,7 +242,7 @@ class Scheduler:
             self._fail(requests, error)
 
     def _next_token(self, request: GenerationRequest, logits: Array) -> int | None:
-        """The request's next token, given to its listener; None where it does not go on."""
+        """Sample a token and pass it to the listener; return it, or None if the request ends."""
         if request.cancelled:
             return None
         try:
@@ -266,12 +266,12 @@ class Scheduler:
 
 
 def _expected_tokens(request: GenerationRequest) -> int:
-    """How many more tokens there has to be room for; see `KVCacheBackend.check_cache_fits`."""
+    """The number of further tokens to reserve memory for; see `KVCacheBackend.check_cache_fits`."""
     left = request.state.max_steps - request.state.step
     return left if request.state.params.max_new_tokens is not None else min(left, CACHE_TOKENS)
 
 
 def _similar_lengths(requests: Sequence[GenerationRequest]) -> bool:
-    """Whether the prompts' lengths differ so little that reading them together costs little."""
+    """Whether the prompts are similar enough in length to be prefilled together."""
     lengths = [len(request.prompt) for request in requests]
     return max(lengths) * len(lengths) <= MAX_PADDING_RATIO * sum(lengths)

@@ -28,7 +28,7 @@ def test_the_page(
     assert len(lines) >= 8
     for words in lines:
         assert main(words) == 0, words
-    assert "all is as it should be" in capsys.readouterr().out
+    assert "everything is correct" in capsys.readouterr().out
     start = open_checkpoint("demo/model")
     for name in ("merged", "one"):
         assert_equal(open_checkpoint(f"demo/{name}"), start)

@@ -34,7 +34,7 @@ def test_a_whole_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "WRONG" not in table
     assert "model.safetensors" in table and "checksum correct" in table
     assert "chatglm2, 17 tensors of F32: names and shapes match config.json" in table
-    assert "all finite" in table and "all is as it should be" in table
+    assert "all finite" in table and "everything is correct" in table
 
 
 @pytest.mark.parametrize("file_format", ["safetensors", "pdparams"])

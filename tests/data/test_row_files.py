@@ -97,7 +97,7 @@ def test_long_fields_and_answers_left_open(tmp_path):
             r":3: the row that begins here is not CSV \(unexpected end of data\)",
         ),
         ('src,tgt\n"q" w,a\n', r":2: the row that begins here is not CSV .*doubled"),
-        ("src,src\nq,a\n", r":1: the column 'src' is there twice"),
+        ("src,src\nq,a\n", r":1: the column 'src' occurs twice"),
         (
             "prompt,response,history\nq,a,\"[['x', 'y']]\"\n",
             r":2: 'history' is .*expected a list; a table",

@@ -135,4 +135,4 @@ def test_a_server_lets_requests_wait_for_memory(backend: KVCacheBackend, leave_t
     assert [listener.tokens[: len(alone)] for listener in listeners] == [alone] * 5
     assert all(listener.error is None for listener in listeners)
     assert max(most, default=0) <= 2
-    assert isinstance(too_long.error, InputError) and "key/value cache of 1 x 36" in str(too_long.error)
+    assert isinstance(too_long.error, InputError) and "KV cache of 1 x 36" in str(too_long.error)
