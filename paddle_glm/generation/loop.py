@@ -44,7 +44,7 @@ class GenerationState:
         return self._sampler.sample(self._processors(logits), self.running)
 
     def advance(self, tokens: IntArray) -> IntArray:
-        """Append tokens int64 [running]; return the indices of those that continue, none at the maximum length."""
+        """Append tokens int64 [running]; return the indices that continue, none at the maximum length."""
         self.step += 1
         if self.step == self.max_steps:
             unfinished = np.arange(0)

@@ -61,7 +61,7 @@ def test_what_was_asked_for_has_to_fit(backend: KVCacheBackend, leave_tokens) ->
     assert generate_batch(backend, [PROMPT] * 2, greedy(9)) == expected
     held = backend._cache
     for params in (greedy(10), greedy(6, num_beams=3)):
-        with pytest.raises(InputError, match=r"cache of \d x \d+ tokens needs .*are free: give a shorter"):
+        with pytest.raises(InputError, match=r"cache of \d x \d+ tokens needs .*are free: use a shorter"):
             generate_batch(backend, [PROMPT] * 2, params)
     assert backend._cache is held  # nothing was computed
 

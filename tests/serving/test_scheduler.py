@@ -159,7 +159,7 @@ def test_the_queue_is_bounded_and_in_order(held):
     scheduler.submit([1], GREEDY, listeners[0])
     wait_until(lambda: scheduler.waiting == 0)  # it has begun
     waiting = [scheduler.submit([place], GREEDY, listeners[place]) for place in (1, 2)]
-    with pytest.raises(QueueFullError, match="2 wait"):
+    with pytest.raises(QueueFullError, match="2 are waiting"):
         scheduler.submit([3], GREEDY, Collector())
     waiting[0].cancel()  # makes room
     last = Collector()
