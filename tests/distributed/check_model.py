@@ -18,6 +18,7 @@ from paddle_glm.models.family import family_of
 from paddle_glm.parallel import init_parallel
 from paddle_glm.parallel.collectives import all_reduce
 from paddle_glm.parallel.rng import seed_group, sharded_rng
+from paddle_glm.parallel.shutdown import exit_all_ranks
 
 # 161 words do not divide by 2 or 4; 2 key/value groups are fewer than 4 ranks.
 SIZES = {
@@ -144,7 +145,7 @@ def main():
     if mesh.data.degree > 1:
         out["data_sum"] = float(all_reduce(paddle.to_tensor([float(dist.get_rank())]), mesh.data))
     print("RESULT", json.dumps(out), flush=True)
-    dist.barrier()
+    exit_all_ranks()
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from paddle_glm.models.dygraph import DygraphBackend
 from paddle_glm.parallel import SINGLE_PROCESS, init_parallel
 from paddle_glm.parallel.collectives import all_reduce
 from paddle_glm.parallel.rng import seed_group
+from paddle_glm.parallel.shutdown import exit_all_ranks
 from paddle_glm.peft.lora import attach_lora, use_lora
 from paddle_glm.peft.lora_config import LoraConfig
 from paddle_glm.peft.prefix import attach_prefix
@@ -128,7 +129,7 @@ def main():
             config, group
         )
     print("RESULT", json.dumps({"rank": dist.get_rank(), **out}), flush=True)
-    dist.barrier()
+    exit_all_ranks()
 
 
 if __name__ == "__main__":

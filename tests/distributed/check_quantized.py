@@ -16,6 +16,7 @@ from paddle_glm.auto.model import AutoModel
 from paddle_glm.config import ModelConfig
 from paddle_glm.models.dygraph import DygraphBackend
 from paddle_glm.parallel import init_parallel
+from paddle_glm.parallel.shutdown import exit_all_ranks
 from tests.quantized import dequantized
 
 # Groups of 32 reach over the cut of the 96 inputs that two ranks share.
@@ -100,7 +101,7 @@ def main():
         for name, quantization in QUANTIZATIONS.items():
             out[f"{family}-{name}"] = compare(quantization, config, group, folder / f"{family}-{name}")
     print("RESULT", json.dumps({"rank": dist.get_rank(), **out}), flush=True)
-    dist.barrier()
+    exit_all_ranks()
 
 
 main()

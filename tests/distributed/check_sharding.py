@@ -16,6 +16,7 @@ from paddle.optimizer import AdamW
 
 from paddle_glm.commands.finetune import train
 from paddle_glm.parallel import init_parallel
+from paddle_glm.parallel.shutdown import exit_all_ranks
 from paddle_glm.training import gradients, sharded_optimizer
 from paddle_glm.training.sharded_optimizer import GradientReducer
 from paddle_glm.training.trainer import FinetuneTrainer
@@ -104,7 +105,7 @@ def main() -> None:
         found[name] = dict(held_bytes)
     found["half"] = half_precision()
     print("RESULT", json.dumps({"rank": dist.get_rank(), **found}), flush=True)
-    dist.barrier()
+    exit_all_ranks()
 
 
 main()
