@@ -15,6 +15,8 @@ from typing import Any, ClassVar, Protocol
 
 from paddle_glm.errors import InputError
 
+# Label of a token without loss, as in PyTorch's and Paddle's cross entropy.
+IGNORE_INDEX = -100
 _CHINESE = "[\u4e00-\u9fff]"
 
 Message = dict[str, Any]
@@ -42,7 +44,7 @@ class RenderedChat:
     input_ids: list[int]
     loss_mask: list[int]
 
-    def labels(self, ignore_index: int = -100) -> list[int]:
+    def labels(self, ignore_index: int = IGNORE_INDEX) -> list[int]:
         """The targets at their own positions (the model shifts), `ignore_index` elsewhere."""
         return [
             token if mask else ignore_index

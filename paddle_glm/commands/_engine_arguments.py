@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from paddle_glm.auto.engine import Engine
     from paddle_glm.serving.client import RemoteSession
 
-API_KEY_VARIABLE = "OPENAI_API_KEY"
+CLIENT_KEY_VARIABLE = "OPENAI_API_KEY"
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,7 +74,7 @@ def add_remote_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--api_base", help="talk to this server instead, such as http://127.0.0.1:8000/v1")
     parser.add_argument("--model", help="which of the server's models (default: the only one)")
     parser.add_argument(
-        "--api_key", help=f"the server's key; {API_KEY_VARIABLE} keeps it out of process lists"
+        "--api_key", help=f"the server's key; {CLIENT_KEY_VARIABLE} keeps it out of process lists"
     )
     parser.add_argument(
         "--timeout", type=float, default=300.0, help="seconds to wait for the server's next byte"
@@ -121,5 +121,5 @@ def open_remote_session(args: argparse.Namespace) -> "RemoteSession":
     given = explicit_values(args, GenerationParams())
     GenerationParams().updated(given)  # reject invalid values before asking the server
     fields = request_fields(given)
-    client = OpenAIClient(args.api_base, args.api_key or os.environ.get(API_KEY_VARIABLE), args.timeout)
+    client = OpenAIClient(args.api_base, args.api_key or os.environ.get(CLIENT_KEY_VARIABLE), args.timeout)
     return RemoteSession(client, choose_model(client, args.model), fields)

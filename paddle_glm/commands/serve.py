@@ -14,7 +14,7 @@ from paddle_glm.errors import InputError
 from paddle_glm.generation.params import GenerationParams
 
 HELP = "serve a model over HTTP: OpenAI's API and that of THUDM's api.py"
-API_KEY_VARIABLE = "PADDLE_GLM_API_KEY"
+SERVER_KEY_VARIABLE = "PADDLE_GLM_API_KEY"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on; 0 for any free one")
     parser.add_argument(
-        "--api_key", help=f"key that clients must send; {API_KEY_VARIABLE} keeps it out of process lists"
+        "--api_key", help=f"key that clients must send; {SERVER_KEY_VARIABLE} keeps it out of process lists"
     )
     parser.add_argument("--served_model_name", help="model name for clients (default: the folder's)")
     parser.add_argument(
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
     if args.model_name_or_path is None:
         raise InputError("give --model_name_or_path FOLDER")
     sampling_params(args, GenerationParams())  # invalid values are reported before a model is loaded
-    key = args.api_key or os.environ.get(API_KEY_VARIABLE) or None
+    key = args.api_key or os.environ.get(SERVER_KEY_VARIABLE) or None
     name = args.served_model_name or args.model_name
     listener = bind(args.host, args.port)  # and so is a port that is taken
     scheduler = Scheduler(lambda: open_engine_from_args(args), args.max_batch_size, args.max_waiting)

@@ -11,14 +11,13 @@ import numpy as np
 from tqdm import tqdm
 
 from paddle_glm.array_types import IntArray
-from paddle_glm.chat_template import ChatTemplate, RenderedChat, render
+from paddle_glm.chat_template import IGNORE_INDEX, ChatTemplate, RenderedChat, render
 from paddle_glm.data.data_files import Example
 from paddle_glm.errors import InputError
 from paddle_glm.tokenizers.base import Tokenizer
 
 logger = logging.getLogger(__name__)
 
-IGNORE_INDEX = -100
 _PROGRESS_MIN_ROWS = 20_000  # fewer take less than two seconds
 
 
@@ -51,7 +50,7 @@ class SupervisedDataset:
         for example in _progress_bar(examples, "tokenizing", progress):
             rendered = _render_example(example, template, tokenizer, src_length, tgt_length)
             if any(rendered.loss_mask):
-                labels = np.asarray(rendered.labels(IGNORE_INDEX), dtype=np.int64)
+                labels = np.asarray(rendered.labels(), dtype=np.int64)
                 self.samples.append({**_model_inputs(tokenizer, rendered.input_ids), "labels": labels})
         dropped = len(examples) - len(self.samples)
         reason = f"have no answer left within src_length {src_length} and tgt_length {tgt_length}"

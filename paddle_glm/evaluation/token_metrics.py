@@ -7,9 +7,10 @@ from typing import Any
 import paddle
 from paddle import Tensor
 
+from paddle_glm.chat_template import IGNORE_INDEX
 from paddle_glm.evaluation.metrics import TOKEN_METRICS
 from paddle_glm.parallel import SINGLE_PROCESS, ProcessGroup
-from paddle_glm.parallel.collectives import IGNORE_INDEX, all_reduce, vocab_parallel_cross_entropy
+from paddle_glm.parallel.collectives import all_reduce, vocab_parallel_cross_entropy
 
 
 @paddle.no_grad()

@@ -9,6 +9,7 @@ import numpy as np
 
 from paddle_glm.backends.exported import require_package
 from paddle_glm.backends.generation_meta import TensorMeta
+from paddle_glm.backends.onnx_runtime import INSTALL_HINT
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.models.family import family_of
@@ -16,7 +17,6 @@ from paddle_glm.models.family import family_of
 # The oldest opset with all operators of our graphs: engines inside FastDeploy 1.x are of 2022.
 OPSET = 13
 MAX_OPSET = 17
-INSTALL_HINT = 'pip install -c constraints.txt -e ".[onnx]"'
 # A protobuf message is limited to 2 GiB; some of it is left for the graph.
 MAX_WEIGHT_BYTES = 2**31 - 2**26
 # Supported dtypes -> peak memory of the conversion relative to the weights, measured with 80 to 300 MB.

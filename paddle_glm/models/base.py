@@ -12,6 +12,7 @@ from paddle import Tensor, nn
 from paddle.distributed.fleet.utils import recompute
 
 from paddle_glm.array_types import Array
+from paddle_glm.chat_template import IGNORE_INDEX
 from paddle_glm.checkpoint import Checkpoint, LazyTensor, atomic_folder, save_model
 from paddle_glm.checkpoint.quantize_on_load import QuantizingCheckpoint
 from paddle_glm.config import DTYPES, ModelConfig
@@ -32,7 +33,7 @@ from paddle_glm.numpy_interop import (
     writable_array,
 )
 from paddle_glm.parallel import SINGLE_PROCESS, ProcessGroup
-from paddle_glm.parallel.collectives import IGNORE_INDEX, vocab_parallel_cross_entropy
+from paddle_glm.parallel.collectives import vocab_parallel_cross_entropy
 from paddle_glm.parallel.layers import LMHead, ParallelWeight, WeightFormat
 from paddle_glm.precision import autocast_disabled
 from paddle_glm.progress import progress_bar
@@ -76,17 +77,19 @@ class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
         if dtype not in DTYPES:
             raise InputError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
         self.config, self.group, self.family = config, group, family_of(config)
-        self.set_weight_format(WeightFormat(dtype, quantization_of(config)))
+        self.weight_format = WeightFormat(dtype, quantization_of(config))
         self.recompute = False
         self.prefix_cache: PrefixCache | None = None
 
-    def set_weight_format(self, weight_format: WeightFormat) -> None:
-        """Set the format of weights; converting the parameters is up to the caller."""
-        self.weight_format, self.dtype, self.weight_dtype = (
-            weight_format,
-            weight_format.dtype,
-            getattr(paddle, weight_format.dtype),
-        )
+    @property
+    def dtype(self) -> str:
+        """Dtype of float weights: "float32", "float16" or "bfloat16"."""
+        return self.weight_format.dtype
+
+    @property
+    def weight_dtype(self) -> paddle.dtype:
+        """`dtype` as Paddle's."""
+        return getattr(paddle, self.dtype)  # type: ignore[no-any-return]
 
     # Defined by the family.
     def embed(self, input_ids: Tensor) -> Tensor:
@@ -280,7 +283,7 @@ class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
         for name, parameter in self.named_parameters():
             if not bool(paddle.isfinite(parameter.astype("float32")).all()):
                 raise InputError(f"{name} contains NaN or infinity: the model cannot be quantised")
-        self.set_weight_format(WeightFormat(self.dtype, quantization_of(config)))
+        self.weight_format = WeightFormat(self.dtype, quantization_of(config))
         for layer in self.sublayers():
             if isinstance(layer, ParallelWeight):
                 layer.quantize(self.weight_format)

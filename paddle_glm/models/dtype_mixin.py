@@ -56,7 +56,7 @@ class DtypeMixin:
             new.set_value(old.astype(dtype))
             new.stop_gradient = old.stop_gradient
             setattr(layers[owner], attribute, new)
-        model.set_weight_format(WeightFormat(dtype, model.weight_format.quantization))
+        model.weight_format = WeightFormat(dtype, model.weight_format.quantization)
         for layer in layers.values():
             if isinstance(layer, ParallelWeight):
                 layer.weight_format = model.weight_format

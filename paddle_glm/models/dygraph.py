@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import paddle
 
 from paddle_glm.array_types import FloatArray, IntArray
@@ -12,11 +10,9 @@ from paddle_glm.errors import InputError
 from paddle_glm.kv_cache import KVCache
 from paddle_glm.load_memory import MemoryBudget
 from paddle_glm.models.past_key_values import PastKeyValues
+from paddle_glm.models.step_model import StepModel
 from paddle_glm.parallel.collectives import broadcast_array
 from paddle_glm.parallel.memory import memory_budget
-
-if TYPE_CHECKING:
-    from paddle_glm.models.step_model import StepModel
 
 
 class DygraphBackend(KVCacheBackend):
@@ -25,7 +21,7 @@ class DygraphBackend(KVCacheBackend):
     def __init__(self, model: StepModel, past: PastKeyValues | None = None) -> None:
         """past: of a conversation whose tokens are not computed again where a prompt begins with them."""
         super().__init__(model.config)
-        self.stored_dtype = model.dtype
+        self.stored_dtype = model.weight_format.dtype
         self.model, self._reused_past = model, past
 
     @property

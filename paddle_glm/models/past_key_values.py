@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from paddle import Tensor
@@ -11,10 +11,8 @@ from paddle_glm.array_types import IntArray
 from paddle_glm.errors import InputError
 from paddle_glm.kv_cache import KVCache
 from paddle_glm.kv_cache.tensors import BufferLayer
-
-if TYPE_CHECKING:
-    from paddle_glm.models.step_model import StepModel
-    from paddle_glm.parallel.layers import WeightFormat
+from paddle_glm.models.step_model import StepModel
+from paddle_glm.parallel.layers import WeightFormat
 
 
 class PastKeyValues(tuple[tuple[Tensor, Tensor], ...]):

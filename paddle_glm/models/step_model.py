@@ -18,7 +18,6 @@ class StepModel(Protocol):
     family: Family
     group: ProcessGroup
     weight_format: WeightFormat
-    dtype: str
     training: bool
     is_causal: bool
 

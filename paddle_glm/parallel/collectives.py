@@ -11,10 +11,9 @@ import paddle.distributed as dist
 from paddle import Tensor
 
 from paddle_glm.array_types import Array
+from paddle_glm.chat_template import IGNORE_INDEX
 from paddle_glm.paddle_types import Function
 from paddle_glm.parallel.group import ProcessGroup
-
-IGNORE_INDEX = -100
 
 
 def all_reduce(x: Tensor, group: ProcessGroup, op: Any = dist.ReduceOp.SUM) -> Tensor:

@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from paddle_glm.errors import InputError
 from paddle_glm.key_rules import Ignored, Restricted, Rule, read_fields
-
-if TYPE_CHECKING:
-    from paddle_glm.tokenizers.base import Tokenizer
-
-CONFIG_FILE = "tokenizer_config.json"
+from paddle_glm.tokenizers.base import CONFIG_FILE, Tokenizer
 
 COMMON_RULES: dict[str, Rule] = {
     "padding_side": Ignored("prompts are always padded on the left"),
