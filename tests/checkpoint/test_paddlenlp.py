@@ -16,7 +16,10 @@ from paddle_glm.checkpoint.reshard import reshard
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
 
-nlp = pytest.importorskip("tests.checkpoint.paddlenlp_models", reason="paddlenlp is not installed")
+nlp = pytest.importorskip(
+    "tests.checkpoint.paddlenlp_models",
+    reason='paddlenlp is missing: pip install -c constraints.txt -e ".[train]"',
+)
 import paddle  # noqa: E402
 
 nlp.silence_paddlenlp()

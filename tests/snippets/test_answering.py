@@ -166,7 +166,7 @@ def test_a_past_of_another_conversation_is_used_as_far_as_it_agrees(
     model: CausalLM, tokenizer: Tokenizer
 ) -> None:
     if not model.is_causal:
-        pytest.skip("no past")
+        pytest.skip("ChatGLM-6B attends to its prompt in both directions: it has no past to reuse")
     *_, (_, _, past) = model.stream_chat(tokenizer, "你好", return_past_key_values=True, **GREEDY)
     for query in ("你好吗", "裙", "你好"):
         *_, plain = model.stream_chat(tokenizer, query, **GREEDY)
@@ -177,7 +177,7 @@ def test_a_past_of_another_conversation_is_used_as_far_as_it_agrees(
 def test_a_past_with_a_prefix_in_front(folder: str, tokenizer: Tokenizer) -> None:
     model = AutoModel.from_pretrained(folder)
     if not model.is_causal:
-        pytest.skip("no past")
+        pytest.skip("ChatGLM-6B attends to its prompt in both directions: it has no past to reuse")
     attach_prefix(model, 5, projection=False)
     *_, (_, history, past) = model.stream_chat(tokenizer, "你好", return_past_key_values=True, **GREEDY)
     assert past[0][0].shape[2] == 5 + len(past.input_ids)
@@ -188,7 +188,7 @@ def test_a_past_with_a_prefix_in_front(folder: str, tokenizer: Tokenizer) -> Non
 
 def test_a_past_that_does_not_belong_is_refused(model: CausalLM, tokenizer: Tokenizer, folder: str) -> None:
     if not model.is_causal:
-        pytest.skip("no past")
+        pytest.skip("ChatGLM-6B attends to its prompt in both directions: it has no past to reuse")
     *_, (_, _, past) = model.stream_chat(tokenizer, "你好", return_past_key_values=True, **GREEDY)
     other = AutoModel.from_pretrained(folder)
     for wrong in (tuple(past), [1, 2]):
