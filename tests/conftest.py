@@ -24,6 +24,7 @@ INTEGRATION = (
     "commands",
     "cpp",
     "distributed",
+    "kernels",
     "machines",
     "models/test_toy_family.py",
     "peft/test_finetune.py",

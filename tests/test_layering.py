@@ -26,7 +26,7 @@ FLOORS = (
     ("config_keys", "generation_keys", "models.registry"),
     ("models.*.paddlenlp",),
     ("models.*.config",),
-    ("config", "sharding", "precision", "numpy_interop", "paddle_types", "kv_cache"),
+    ("config", "sharding", "precision", "numpy_interop", "paddle_types", "kv_cache", "kernels"),
     ("chat_template", "quantization"),
     ("models.family", "models.prefix_encoder", "models.initialization"),
     ("models.*.*",),

@@ -1,0 +1,35 @@
+// The kernels of one instruction set, as a table of functions.
+//
+// Every `*_ISA.cc` file is compiled with that set's flags and fills in what it does better; `dispatch.cc`
+// starts from the portable functions and calls the fill functions of all levels that the processor has.
+#pragma once
+
+#include "isa.h"
+#include "layout.h"
+
+namespace paddle_glm {
+
+// How a product with quantised weights is computed; sums are float32 (or int32 within a group).
+enum class Arithmetic {
+    kInt8,      // activations rounded to int8, a scale per row and group of inputs
+    kBfloat16,  // activations and weights rounded to bfloat16
+    kFloat32,
+};
+
+// "int8", "bfloat16", "float32", or "auto": what the environment variable PADDLE_GLM_ARITHMETIC names, else
+// int8. Throws std::invalid_argument for anything else.
+Arithmetic parse_arithmetic(const char* name);
+
+struct KernelTable {
+    // y[m][n] += nothing: y = x w^T for weight rows [row_begin, row_end); x: float32 [rows, columns]; y:
+    // float32 [rows, y_stride], of which columns row_begin..row_end are written.
+    void (*matmul_float32)(const float* x, int64_t rows, const QuantizedMatrix& weight, int64_t row_begin,
+                           int64_t row_end, float* y, int64_t y_stride);
+};
+
+// The table of `isa()`.
+const KernelTable& kernels();
+
+void fill_portable(KernelTable& table);
+
+}  // namespace paddle_glm

@@ -1,0 +1,114 @@
+#include "layout.h"
+
+#include <cstring>
+#include <memory>
+
+#include "parallel.h"
+
+namespace paddle_glm {
+namespace {
+
+int line_inputs(int bits) { return bits == 4 ? 8 : 4; }
+
+// Nibble of input i in a row of the hub's order, without sign.
+inline uint8_t hub_nibble(const uint8_t* row, int64_t i) {
+    const uint8_t byte = row[i / 2] ^ 0x88;
+    return i % 2 ? byte & 15 : byte >> 4;
+}
+
+void pack_block(const uint8_t* hub, uint8_t* packed, int64_t row_bytes, int bits) {
+    const int64_t lines = row_bytes / 4;
+    for (int64_t j = 0; j < lines; j++)
+        for (int64_t r = 0; r < kBlockRows; r++) {
+            const uint8_t* row = hub + r * row_bytes;
+            uint8_t* out = packed + (j * kBlockRows + r) * 4;
+            for (int t = 0; t < 4; t++)
+                out[t] = bits == 4 ? hub_nibble(row, 8 * j + t) | hub_nibble(row, 8 * j + 4 + t) << 4
+                                   : row[4 * j + t] ^ 0x80;
+        }
+}
+
+void unpack_block(const uint8_t* packed, uint8_t* hub, int64_t row_bytes, int bits) {
+    const int64_t lines = row_bytes / 4;
+    for (int64_t j = 0; j < lines; j++)
+        for (int64_t r = 0; r < kBlockRows; r++) {
+            const uint8_t* in = packed + (j * kBlockRows + r) * 4;
+            uint8_t* out = hub + r * row_bytes + 4 * j;
+            for (int t = 0; t < 4; t++)
+                if (bits == 4) {
+                    const int shift = t < 2 ? 0 : 4;
+                    const int even = in[2 * t % 4] >> shift & 15, odd = in[2 * t % 4 + 1] >> shift & 15;
+                    out[t] = static_cast<uint8_t>((even << 4 | odd) ^ 0x88);
+                } else {
+                    out[t] = in[t] ^ 0x80;
+                }
+        }
+}
+
+void transpose(const float* in, float* out, int64_t rows, int64_t columns) {
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < columns; c++) out[c * rows + r] = in[r * columns + c];
+}
+
+enum class Direction { kPack, kUnpack };
+
+void permute(uint8_t* values, float* scales, int64_t rows, int64_t columns, int64_t group_size, int bits,
+             Direction direction) {
+    const int64_t row_bytes = columns * bits / 8, groups = columns / group_size;
+    const int64_t value_bytes = kBlockRows * row_bytes, scale_count = kBlockRows * groups;
+    parallel_for(rows / kBlockRows, 1, [&](int64_t begin, int64_t end) {
+        std::unique_ptr<uint8_t[]> old_values(new uint8_t[value_bytes]);
+        std::unique_ptr<float[]> old_scales(new float[scale_count]);
+        for (int64_t block = begin; block < end; block++) {
+            uint8_t* v = values + block * value_bytes;
+            float* s = scales + block * scale_count;
+            std::memcpy(old_values.get(), v, value_bytes);
+            std::memcpy(old_scales.get(), s, scale_count * sizeof(float));
+            if (direction == Direction::kPack) {
+                pack_block(old_values.get(), v, row_bytes, bits);
+                transpose(old_scales.get(), s, kBlockRows, groups);
+            } else {
+                unpack_block(old_values.get(), v, row_bytes, bits);
+                transpose(old_scales.get(), s, groups, kBlockRows);
+            }
+        }
+    });
+}
+
+}  // namespace
+
+bool has_kernel_order(int64_t columns, int64_t group_size, int bits) {
+    return columns > 0 && group_size > 0 && columns % group_size == 0 && group_size % line_inputs(bits) == 0;
+}
+
+void pack(uint8_t* values, float* scales, int64_t rows, int64_t columns, int64_t group_size, int bits) {
+    permute(values, scales, rows, columns, group_size, bits, Direction::kPack);
+}
+
+void unpack(uint8_t* values, float* scales, int64_t rows, int64_t columns, int64_t group_size, int bits) {
+    permute(values, scales, rows, columns, group_size, bits, Direction::kUnpack);
+}
+
+void dequantize_row(const QuantizedMatrix& weight, int64_t row, float* out) {
+    const int64_t block = row / kBlockRows, r = row % kBlockRows, groups = weight.groups();
+    const bool packed = block < weight.blocks();
+    const uint8_t* values = weight.block_values(block);
+    const float* scales = weight.block_scales(block);
+    const int n = line_inputs(weight.bits), offset = weight.bits == 4 ? 8 : 128;
+    if (!packed) values += r * weight.row_bytes();
+    for (int64_t i = 0; i < weight.columns; i++) {
+        int value;
+        if (packed) {
+            const int64_t t = i % n;
+            const uint8_t byte = values[((i / n) * kBlockRows + r) * 4 + t % 4];
+            value = weight.bits == 8 ? byte : (t < 4 ? byte & 15 : byte >> 4);
+        } else {
+            value = weight.bits == 8 ? values[i] ^ 0x80 : hub_nibble(values, i);
+        }
+        const int64_t g = i / weight.group_size;
+        out[i] = static_cast<float>(value - offset) *
+                 (packed ? scales[g * kBlockRows + r] : scales[r * groups + g]);
+    }
+}
+
+}  // namespace paddle_glm

@@ -1,0 +1,44 @@
+"""The built library in this process: loaded once, with its operators registered in Paddle."""
+
+import ctypes
+import os
+from functools import cache
+
+from paddle_glm.kernels.build import BuildError, build, library_path
+
+_INT64, _INT = ctypes.c_int64, ctypes.c_int
+_SIGNATURES: dict[str, tuple[list[type], type | None]] = {
+    "paddle_glm_isa": ([], ctypes.c_char_p),
+    "paddle_glm_set_isa": ([ctypes.c_char_p], ctypes.c_bool),
+    "paddle_glm_has_kernel_order": ([_INT64, _INT64, _INT], ctypes.c_bool),
+    "paddle_glm_pack": ([ctypes.c_void_p, ctypes.c_void_p, _INT64, _INT64, _INT64, _INT], None),
+    "paddle_glm_unpack": ([ctypes.c_void_p, ctypes.c_void_p, _INT64, _INT64, _INT64, _INT], None),
+}
+
+
+@cache
+def kernel_library() -> ctypes.CDLL | None:
+    """The library, built if needed; None where it cannot be built, or with PADDLE_GLM_KERNELS=0."""
+    if os.environ.get("PADDLE_GLM_KERNELS") == "0":
+        return None
+    from paddle.base import core
+
+    try:
+        path = library_path()
+        if not path.exists():
+            build(path)
+    except BuildError as error:
+        print(f"native CPU kernels are not used, so quantised models are slow: {error}")
+        return None
+    core.load_op_meta_info_and_register_op(str(path))
+    library = ctypes.CDLL(str(path))
+    for name, (arguments, result) in _SIGNATURES.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = arguments, result
+    return library
+
+
+def isa() -> str:
+    """The instruction set in use; see csrc/isa.h."""
+    library = kernel_library()
+    return "" if library is None else str(library.paddle_glm_isa().decode())
