@@ -79,3 +79,8 @@ say "installing the pinned packages of [$extras] into .venv (one or two minutes 
   --constraint "$root/constraints.txt" --editable "$root[$extras]"
 for extra in "${missing[@]}"; do echo "$pins $extra" >>"$stamp"; done
 say "installed $("$venv/bin/python" -m pip list --format=freeze 2>/dev/null | wc -l) packages in $SECONDS s"
+
+# Optional: without a compiler everything works, more slowly. Later changes are built at their first use.
+if [[ ",$extras," == *,cpu,* ]]; then
+  "$venv/bin/paddle-glm" kernels 2>&1 | sed 's/^/[setup] /' || true
+fi

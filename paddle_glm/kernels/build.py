@@ -1,4 +1,4 @@
-"""Compile the native kernels once per version of sources, Paddle and compiler, and keep the library.
+"""Compile the native kernels once per version of sources and Paddle, and cache the library.
 
 The library holds code for all instruction sets of the architecture and chooses at run time.
 """
@@ -10,13 +10,17 @@ import shutil
 import subprocess
 import sysconfig
 import tempfile
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from paddle_glm.system import usable_cpus
+from paddle_glm.system import LINUX, try_lock, usable_cpus
 
 SOURCES = Path(__file__).parent / "csrc"
+PREBUILT = Path(__file__).parent / "prebuilt"
 LIBRARY_NAME = "libpaddle_glm_kernels.so"
 
 _AVX2 = ("-mavx2", "-mfma", "-mf16c")
@@ -54,7 +58,7 @@ def paddle_folder() -> Path:
     """The folder of the installed paddle package, which is not imported."""
     spec = find_spec("paddle")
     if spec is None or spec.origin is None:
-        raise BuildError("paddle is not installed")
+        raise BuildError('paddle is not installed (pip install -c constraints.txt -e ".[cpu]")')
     return Path(spec.origin).parent
 
 
@@ -68,38 +72,88 @@ def find_compiler() -> str:
 
 def cache_folder() -> Path:
     """Where built libraries are kept: PADDLE_GLM_CACHE, else paddle_glm in the user's cache folder."""
-    if set_folder := os.environ.get("PADDLE_GLM_CACHE"):
-        return Path(set_folder)
+    if folder := os.environ.get("PADDLE_GLM_CACHE"):
+        return Path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "paddle_glm"
 
 
-def fingerprint(compiler: str) -> str:
-    """Hash of what a library depends on."""
+def fingerprint() -> str:
+    """Hash of what a library depends on: sources, Paddle and architecture."""
     digest = hashlib.sha256()
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
-    paddle_version = (paddle_folder() / "version" / "__init__.py").read_bytes()
-    python = sysconfig.get_python_version()
-    for part in (version.encode(), paddle_version, python.encode(), platform.machine().encode()):
-        digest.update(part)
+    digest.update((paddle_folder() / "version" / "__init__.py").read_bytes())
+    digest.update(platform.machine().encode())
     for path in sorted([*SOURCES.glob("*.cc"), *SOURCES.glob("*.h"), Path(__file__)]):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def library_path() -> Path:
-    """Where the library of these sources is, or will be built. Raises `BuildError`."""
-    return cache_folder() / f"kernels-{fingerprint(find_compiler())}" / LIBRARY_NAME
+def prebuilt_path() -> Path:
+    """Where a wheel carries the library of these sources and this Paddle."""
+    return PREBUILT / fingerprint() / LIBRARY_NAME
 
 
-def build(target: Path) -> None:
-    """Compile the library into `target`, atomically. Raises `BuildError`."""
+def cached_path() -> Path:
+    """Where the library of these sources is, or will be built."""
+    return cache_folder() / f"kernels-{fingerprint()}" / LIBRARY_NAME
+
+
+def built_library(report: Callable[[str], None]) -> Path:
+    """The library: the prebuilt one, else the one in the cache, which is built if needed.
+
+    report: is told before a build, which takes a while. Of several processes one builds and the others wait.
+    Raises `BuildError`; a failed compilation is remembered until `paddle-glm kernels --rebuild`.
+    """
+    if not LINUX:
+        raise BuildError("they are built on Linux only")
+    if (prebuilt := prebuilt_path()).exists():
+        return prebuilt
+    target = cached_path()
+    if target.exists():
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _exclusive(target.with_suffix(".lock")):
+            if not target.exists():
+                _build_once(target, report)
+    except OSError as error:
+        raise BuildError(f"{error}; PADDLE_GLM_CACHE names another folder to build in") from error
+    return target
+
+
+def _build_once(target: Path, report: Callable[[str], None]) -> None:
+    failure = target.with_name("error.txt")
+    if failure.exists():
+        remembered = failure.read_text(encoding="utf-8")
+        raise BuildError(f"{remembered} (`paddle-glm kernels --rebuild` tries again)")
     compiler = find_compiler()
+    report("building the native CPU kernels for this machine, once (half a minute on two cores)")
+    try:
+        build(target, compiler)
+    except BuildError as error:
+        failure.write_text(str(error), encoding="utf-8")
+        raise
+
+
+@contextmanager
+def _exclusive(path: Path) -> Iterator[None]:
+    """Hold a lock file; waits for another process that holds it."""
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        while not try_lock(descriptor):
+            time.sleep(0.2)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def build(target: Path, compiler: str) -> None:
+    """Compile the library into `target`, atomically. Raises `BuildError`."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         with ThreadPoolExecutor(usable_cpus()) as pool:
             objects = list(pool.map(lambda one: _compile(compiler, one, Path(scratch)), sources()))
         library = Path(scratch) / LIBRARY_NAME
-        _run([compiler, "-shared", "-o", str(library), *map(str, objects), *_link_flags()])
+        _run([compiler, "-shared", "-s", "-o", str(library), *map(str, objects), *_link_flags()])
         os.replace(library, target)
 
 
@@ -117,18 +171,13 @@ def _compile(compiler: str, source: Path, folder: Path) -> Path:
 
 
 def _link_flags() -> list[str]:
+    """Paddle's libraries, which a process has loaded before this one: found by name, not by their folder.
+
+    libiomp5 is Paddle's OpenMP runtime: with it a process has one pool of threads.
+    """
     base, libs = paddle_folder() / "base", paddle_folder() / "libs"
-    # libiomp5 is Paddle's OpenMP runtime: with it a process has one pool of threads.
-    found = [
-        folder / name
-        for folder, name in (
-            (base, "libpaddle.so"),
-            (libs, "libphi_core.so"),
-            (libs, "libphi.so"),
-            (libs, "libiomp5.so"),
-        )
-    ]
-    return [*(str(one) for one in found if one.exists()), f"-Wl,-rpath,{base}", f"-Wl,-rpath,{libs}"]
+    found = [base / "libpaddle.so", *(libs / f"lib{name}.so" for name in ("phi_core", "phi", "iomp5"))]
+    return [str(library) for library in found if library.exists()]
 
 
 def _run(command: list[str]) -> None:

@@ -2,9 +2,10 @@
 
 import ctypes
 import os
+import sys
 from functools import cache
 
-from paddle_glm.kernels.build import BuildError, build, library_path
+from paddle_glm.kernels.build import BuildError, built_library
 
 _INT64, _INT = ctypes.c_int64, ctypes.c_int
 _SIGNATURES: dict[str, tuple[list[type], type | None]] = {
@@ -16,6 +17,11 @@ _SIGNATURES: dict[str, tuple[list[type], type | None]] = {
 }
 
 
+def _report(message: str) -> None:
+    if os.environ.get("PADDLE_TRAINER_ID", "0") == "0":  # once, not for every rank
+        print(f"paddle-glm: {message}", file=sys.stderr, flush=True)
+
+
 @cache
 def kernel_library() -> ctypes.CDLL | None:
     """The library, built if needed; None where it cannot be built, or with PADDLE_GLM_KERNELS=0."""
@@ -24,11 +30,9 @@ def kernel_library() -> ctypes.CDLL | None:
     from paddle.base import core
 
     try:
-        path = library_path()
-        if not path.exists():
-            build(path)
+        path = built_library(_report)
     except BuildError as error:
-        print(f"native CPU kernels are not used, so quantised models are slow: {error}")
+        _report(f"native CPU kernels are off, and quantised models many times slower: {error}")
         return None
     core.load_op_meta_info_and_register_op(str(path))
     library = ctypes.CDLL(str(path))
