@@ -16,6 +16,7 @@ std::array<KernelTable, kLevels> make_tables() {
     for (int level = 0; level < kLevels; level++) {
         KernelTable& table = tables[level];
         fill_portable(table);
+        fill_int8_portable(table);
     }
     return tables;
 }

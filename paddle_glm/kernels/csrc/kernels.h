@@ -4,6 +4,7 @@
 // starts from the portable functions and calls the fill functions of all levels that the processor has.
 #pragma once
 
+#include "int8_matmul.h"
 #include "isa.h"
 #include "layout.h"
 
@@ -25,11 +26,22 @@ struct KernelTable {
     // float32 [rows, y_stride], of which columns row_begin..row_end are written.
     void (*matmul_float32)(const float* x, int64_t rows, const QuantizedMatrix& weight, int64_t row_begin,
                            int64_t row_end, float* y, int64_t y_stride);
+
+    // Rows [row_begin, row_end) of x, float32 [out.rows, weight.columns], to int8; see int8_matmul.h.
+    void (*quantize_activations)(const float* x, int64_t row_begin, int64_t row_end,
+                                 const QuantizedMatrix& weight, const Int8Activations& out);
+
+    // y = x w^T for whole blocks of weight rows; y: float32 [x.rows, weight.rows], of which the columns of
+    // blocks [block_begin, block_end) are written. x.rows is at most kInt8Rows.
+    void (*matmul_int8)(const Int8Activations& x, const QuantizedMatrix& weight, int64_t block_begin,
+                        int64_t block_end, float* y);
 };
 
 // The table of `isa()`.
 const KernelTable& kernels();
 
+// In the order of dispatch.cc: what comes later overrides.
 void fill_portable(KernelTable& table);
+void fill_int8_portable(KernelTable& table);
 
 }  // namespace paddle_glm

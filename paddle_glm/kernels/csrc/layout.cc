@@ -89,25 +89,33 @@ void unpack(uint8_t* values, float* scales, int64_t rows, int64_t columns, int64
     permute(values, scales, rows, columns, group_size, bits, Direction::kUnpack);
 }
 
+void stored_row(const QuantizedMatrix& weight, int64_t row, uint8_t* out) {
+    const int64_t block = row / kBlockRows, r = row % kBlockRows;
+    const uint8_t* values = weight.block_values(block);
+    const int n = line_inputs(weight.bits);
+    if (block >= weight.blocks()) {
+        values += r * weight.row_bytes();
+        for (int64_t i = 0; i < weight.columns; i++)
+            out[i] = weight.bits == 8 ? values[i] ^ 0x80 : hub_nibble(values, i);
+        return;
+    }
+    for (int64_t i = 0; i < weight.columns; i++) {
+        const int64_t t = i % n;
+        const uint8_t byte = values[((i / n) * kBlockRows + r) * 4 + t % 4];
+        out[i] = weight.bits == 8 ? byte : (t < 4 ? byte & 15 : byte >> 4);
+    }
+}
+
 void dequantize_row(const QuantizedMatrix& weight, int64_t row, float* out) {
     const int64_t block = row / kBlockRows, r = row % kBlockRows, groups = weight.groups();
     const bool packed = block < weight.blocks();
-    const uint8_t* values = weight.block_values(block);
     const float* scales = weight.block_scales(block);
-    const int n = line_inputs(weight.bits), offset = weight.bits == 4 ? 8 : 128;
-    if (!packed) values += r * weight.row_bytes();
-    for (int64_t i = 0; i < weight.columns; i++) {
-        int value;
-        if (packed) {
-            const int64_t t = i % n;
-            const uint8_t byte = values[((i / n) * kBlockRows + r) * 4 + t % 4];
-            value = weight.bits == 8 ? byte : (t < 4 ? byte & 15 : byte >> 4);
-        } else {
-            value = weight.bits == 8 ? values[i] ^ 0x80 : hub_nibble(values, i);
-        }
-        const int64_t g = i / weight.group_size;
-        out[i] = static_cast<float>(value - offset) *
-                 (packed ? scales[g * kBlockRows + r] : scales[r * groups + g]);
+    std::unique_ptr<uint8_t[]> stored(new uint8_t[weight.columns]);
+    stored_row(weight, row, stored.get());
+    for (int64_t g = 0; g < groups; g++) {
+        const float scale = packed ? scales[g * kBlockRows + r] : scales[r * groups + g];
+        for (int64_t i = g * weight.group_size; i < (g + 1) * weight.group_size; i++)
+            out[i] = static_cast<float>(stored[i] - weight.offset()) * scale;
     }
 }
 

@@ -26,6 +26,7 @@ struct QuantizedMatrix {
 
     int64_t groups() const { return columns / group_size; }
     int64_t row_bytes() const { return columns * bits / 8; }
+    int32_t offset() const { return bits == 4 ? 8 : 128; }  // of stored values
     int64_t blocks() const { return rows / kBlockRows; }
     const uint8_t* block_values(int64_t block) const { return values + block * kBlockRows * row_bytes(); }
     const float* block_scales(int64_t block) const { return scales + block * kBlockRows * groups(); }
@@ -38,6 +39,9 @@ bool has_kernel_order(int64_t columns, int64_t group_size, int bits);
 // [rows, columns / group_size].
 void pack(uint8_t* values, float* scales, int64_t rows, int64_t columns, int64_t group_size, int bits);
 void unpack(uint8_t* values, float* scales, int64_t rows, int64_t columns, int64_t group_size, int bits);
+
+// One row of the weight as it is stored, without sign: value + offset [columns].
+void stored_row(const QuantizedMatrix& weight, int64_t row, uint8_t* out);
 
 // One row of the float weight, float32 [columns].
 void dequantize_row(const QuantizedMatrix& weight, int64_t row, float* out);

@@ -7,7 +7,9 @@
 
 namespace paddle_glm {
 
-void quantized_matmul(const float* x, int64_t rows, const QuantizedMatrix& weight, Arithmetic, float* y) {
+void quantized_matmul(const float* x, int64_t rows, const QuantizedMatrix& weight, Arithmetic arithmetic,
+                      float* y) {
+    if (arithmetic == Arithmetic::kInt8) return matmul_int8(x, rows, weight, y);
     const KernelTable& table = kernels();
     parallel_for(weight.rows, 2 * kBlockRows, [&](int64_t begin, int64_t end) {
         table.matmul_float32(x, rows, weight, begin, end, y, weight.rows);

@@ -21,6 +21,14 @@ QuantizedMatrix quantized_matrix(const Tensor& values, const Tensor& scale, int 
     return weight;
 }
 
+Arithmetic arithmetic_named(const std::string& name) {
+    try {
+        return parse_arithmetic(name.c_str());
+    } catch (const std::invalid_argument& error) {
+        PD_THROW(error.what());
+    }
+}
+
 Shape with_last(Shape shape, int64_t last) {
     shape.back() = last;
     return shape;
@@ -30,8 +38,8 @@ std::vector<Tensor> quantized_linear(const Tensor& x, const Tensor& values, cons
                                      const std::string& arithmetic) {
     const QuantizedMatrix weight = quantized_matrix(values, scale, bits);
     Tensor y = paddle::empty(with_last(x.shape(), weight.rows), DataType::FLOAT32, x.place());
-    quantized_matmul(x.data<float>(), x.numel() / weight.columns, weight,
-                     parse_arithmetic(arithmetic.c_str()), y.data<float>());
+    quantized_matmul(x.data<float>(), x.numel() / weight.columns, weight, arithmetic_named(arithmetic),
+                     y.data<float>());
     return {y};
 }
 
@@ -44,7 +52,7 @@ std::vector<Tensor> quantized_linear_transposed(const Tensor& dy, const Tensor& 
     const QuantizedMatrix weight = quantized_matrix(values, scale, bits);
     Tensor dx = paddle::empty(with_last(dy.shape(), weight.columns), DataType::FLOAT32, dy.place());
     quantized_matmul_input_grad(dy.data<float>(), dy.numel() / weight.rows, weight,
-                                parse_arithmetic(arithmetic.c_str()), dx.data<float>());
+                                arithmetic_named(arithmetic), dx.data<float>());
     return {dx};
 }
 
