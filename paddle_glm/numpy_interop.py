@@ -43,7 +43,7 @@ def from_numpy(array: Array, dtype: str) -> Tensor:
 
 def readonly_array(tensor: Tensor) -> Array:
     """A tensor's values, without a copy on CPU; valid while the tensor exists and is not changed."""
-    return _cpu_view(tensor) if tensor.place.is_cpu_place() and tensor.is_contiguous() else to_numpy(tensor)
+    return cpu_view(tensor) if tensor.place.is_cpu_place() and tensor.is_contiguous() else to_numpy(tensor)
 
 
 @contextmanager
@@ -53,15 +53,15 @@ def writable_array(tensor: Tensor) -> Iterator[Array]:
     On CPU it is the tensor's memory, so loading a model needs no second copy of any weight.
     """
     if tensor.place.is_cpu_place() and tensor.is_contiguous():
-        yield _cpu_view(tensor)
+        yield cpu_view(tensor)
         return
     array = np.empty(tensor.shape, numpy_dtype(paddle_dtype_name(tensor)))
     yield array
     tensor.set_value(from_numpy(array, paddle_dtype_name(tensor)))
 
 
-def _cpu_view(tensor: Tensor) -> Array:
-    """The memory of a contiguous CPU tensor."""
+def cpu_view(tensor: Tensor) -> Array:
+    """The memory of a contiguous CPU tensor, as a writable array."""
     # DLPack, the alternative, gives numpy a read-only array, and none for bfloat16.
     buffer = (ctypes.c_ubyte * tensor_nbytes(tensor)).from_address(tensor.data_ptr())
     return np.frombuffer(memoryview(buffer).cast("B"), numpy_dtype(paddle_dtype_name(tensor))).reshape(

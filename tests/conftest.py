@@ -13,6 +13,10 @@ import pytest
 from paddle_glm.tiny.checkpoint import write_checkpoint
 from paddle_glm.tiny.grammar import Row, make_rows
 
+# Tests compare with direct computations, in this process and in those that it starts; what products with
+# activations rounded to int8 change has tests of its own (tests/kernels/test_arithmetic.py).
+os.environ["PADDLE_GLM_ARITHMETIC"] = "float32"
+
 # Folders and files whose tests start processes, build C++, train or export; single tests carry the marker.
 # Left out by `tools/test.sh --fast`.
 INTEGRATION = (
@@ -81,6 +85,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return groups[0] if groups else super()._split_scope(nodeid)
 
     return Scheduler(config, log)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kernels() -> None:
+    """Load the native kernels before any test refuses to start the compiler."""
+    from paddle_glm.kernels.library import kernel_library
+
+    kernel_library()
 
 
 @pytest.fixture(autouse=True)

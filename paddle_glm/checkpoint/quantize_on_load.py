@@ -1,5 +1,6 @@
 """Quantise a float checkpoint while it is read."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -73,8 +74,8 @@ class QuantizingCheckpoint:
         quantization = quantization_of(self.config)
         assert quantization is not None
         self._quantization = quantization
-        # (name, rank, degree) -> the scale of the weight read last: it is usually read next.
-        self._cached_scale: dict[tuple[str, int, int], Array] = {}
+        # `scale` of each thread: {(name, rank, degree): that of the weight read last}; usually it is next.
+        self._cached = threading.local()
 
     def names(self) -> list[str]:
         """Names of all parameters; tensors of the source that the model ignores are left out."""
@@ -89,7 +90,7 @@ class QuantizingCheckpoint:
 
     def read_into(self, out: Array, name: str, rank: int = 0, degree: int = 1) -> None:
         """Like `read`, into a C-contiguous array; unquantised floats are cast to its dtype."""
-        if (cached := self._cached_scale.pop((name, rank, degree), None)) is not None:
+        if (cached := getattr(self._cached, "scale", {}).pop((name, rank, degree), None)) is not None:
             out[...] = cached
             return
         weight = weight_name(name)
@@ -104,7 +105,7 @@ class QuantizingCheckpoint:
             values[start:stop], scale[start:stop] = block
             start = stop
         if name == weight:
-            self._cached_scale = {(scale_name(weight), rank, degree): scale}
+            self._cached.scale = {(scale_name(weight), rank, degree): scale}
 
     def read_lazy(self, name: str, rank: int = 0, degree: int = 1, dtype: DType | None = None) -> LazyTensor:
         """Like `read`, as chunks; unquantised floats are cast to `dtype`."""

@@ -5,8 +5,10 @@ import os
 import sys
 from functools import cache
 
+from paddle_glm.errors import InputError
 from paddle_glm.kernels.build import BuildError, built_library
 
+ARITHMETICS = ("auto", "int8", "bfloat16", "float32")
 _INT64, _INT = ctypes.c_int64, ctypes.c_int
 _SIGNATURES: dict[str, tuple[list[type], type | None]] = {
     "paddle_glm_isa": ([], ctypes.c_char_p),
@@ -27,6 +29,7 @@ def kernel_library() -> ctypes.CDLL | None:
     """The library, built if needed; None where it cannot be built, or with PADDLE_GLM_KERNELS=0."""
     if os.environ.get("PADDLE_GLM_KERNELS") == "0":
         return None
+    check_arithmetic()
     from paddle.base import core
 
     try:
@@ -40,6 +43,13 @@ def kernel_library() -> ctypes.CDLL | None:
         function = getattr(library, name)
         function.argtypes, function.restype = arguments, result
     return library
+
+
+def check_arithmetic() -> None:
+    """Raise `InputError` for a value of PADDLE_GLM_ARITHMETIC that `parse_arithmetic` (csrc) refuses."""
+    asked = os.environ.get("PADDLE_GLM_ARITHMETIC", "")
+    if asked and asked not in ARITHMETICS:
+        raise InputError(f"PADDLE_GLM_ARITHMETIC={asked}: expected one of {', '.join(ARITHMETICS)}")
 
 
 def isa() -> str:

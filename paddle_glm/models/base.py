@@ -24,19 +24,17 @@ from paddle_glm.models.device_mixin import DeviceMixin
 from paddle_glm.models.dtype_mixin import DtypeMixin
 from paddle_glm.models.family import family_of
 from paddle_glm.models.generation_mixin import GenerationMixin
+from paddle_glm.models.weight_loading import load_parameters
 from paddle_glm.numpy_interop import (
     numpy_dtype,
     paddle_dtype_name,
     readonly_array,
-    tensor_nbytes,
     to_numpy,
-    writable_array,
 )
 from paddle_glm.parallel import SINGLE_PROCESS, ProcessGroup
 from paddle_glm.parallel.collectives import vocab_parallel_cross_entropy
 from paddle_glm.parallel.layers import LMHead, ParallelWeight, WeightFormat
 from paddle_glm.precision import autocast_disabled
-from paddle_glm.progress import progress_bar
 from paddle_glm.quantization import quantization_of
 
 KeyValue = tuple[Tensor, Tensor]
@@ -257,13 +255,7 @@ class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
 
     def load_weights(self, checkpoint: Checkpoint | QuantizingCheckpoint) -> None:
         """Set all parameters in place from a checkpoint of any degree; reads only this rank's shards."""
-        parameters = list(self.named_parameters())
-        total = sum(tensor_nbytes(parameter) for _, parameter in parameters)
-        with progress_bar(f"opening {checkpoint.folder}", total) as progress:
-            for name, parameter in parameters:
-                with writable_array(parameter) as values:
-                    checkpoint.read_into(values, name, self.group.rank, self.group.degree)
-                progress(tensor_nbytes(parameter))
+        load_parameters(self, checkpoint, self.group)
 
     def quantize(self, bits: int, group_size: int | None = None, embeddings: bool = False) -> "CausalLM":
         """Weight-only quantisation of linear layers to 4 or 8 bits, in place, one layer at a time.

@@ -40,7 +40,7 @@ class DeviceMixin:
     @property
     def device(self: Any) -> str:
         """The device of the weights: "cpu" or "gpu:N"."""
-        return device_name(next(iter(self.parameters())).place)
+        return device_name(self.rotary_table.place)
 
     def cuda(self: _Model, device: Any = None) -> _Model:
         """Move to the GPU, or to GPU number `device`. Raises `InputError` if there is none."""

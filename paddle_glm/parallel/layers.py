@@ -12,6 +12,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
+from paddle_glm.kernels import operators
 from paddle_glm.paddle_types import TensorLayer
 from paddle_glm.parallel.collectives import (
     copy_to_group,
@@ -22,6 +23,12 @@ from paddle_glm.parallel.collectives import (
 from paddle_glm.parallel.dequant import dequant_embedding, dequant_linear, upcast_linear
 from paddle_glm.parallel.frozen_weights import frozen_linear, input_grad_only
 from paddle_glm.parallel.group import ProcessGroup
+from paddle_glm.parallel.kernel_weights import (
+    KernelOrderParameters,
+    PackedWeight,
+    can_be_packed,
+    packed_linear,
+)
 from paddle_glm.precision import compute_dtype
 from paddle_glm.quantization import WEIGHT, QuantizationConfig, quantize
 from paddle_glm.sharding import ParameterSpec, Sharding
@@ -75,8 +82,11 @@ class ParallelWeight(TensorLayer):
     spec: full shape and sharding of the float weight.
     """
 
+    _parameters: KernelOrderParameters
+
     def __init__(self, spec: ParameterSpec, group: ProcessGroup, weight_format: WeightFormat) -> None:
         super().__init__()
+        self._parameters = KernelOrderParameters()
         self.spec, self.group = spec, group
         self.allocate_weight(weight_format)
 
@@ -114,15 +124,40 @@ class ParallelWeight(TensorLayer):
         """x [..., in] @ this rank's shard.T -> [..., out], in the dtype of x."""
         if not self.bits:
             return linear(x, self.weight)
+        if (packed := self.packed_weight()) is not None:
+            return packed_linear(x, packed, self.training)
         return dequant_linear(x, self.weight, self._local_scale(), self.bits)
 
     def lookup(self, ids: Tensor) -> Tensor:
         """Rows of this rank's shard for local ids [...], in the compute dtype."""
         if not self.bits:
             return F.embedding(ids, self.weight).astype(self.weight_format.compute_dtype)
+        if (packed := self.packed_weight()) is not None:
+            return operators.quantized_embedding(ids, packed.values, packed.scale, packed.bits)
         return dequant_embedding(
             ids, self.weight, self._local_scale(), self.bits, self.weight_format.compute_dtype
         )
+
+    def packed_weight(self) -> PackedWeight | None:
+        """The quantised weight in kernel order; None where the native kernels do not compute with it."""
+        if not paddle.in_dynamic_mode():
+            return None
+        packed = self._parameters.packed
+        return self._parameters.pack(self.kernel_order_weight) if packed is None else packed
+
+    def kernel_order_weight(self) -> PackedWeight | None:
+        """What permutes the quantised weight into kernel order; None where the kernels do not take it."""
+        if not self.bits:
+            return None
+        values, scale = self.weight, self.weight_scale
+        inputs = values.shape[1] * 8 // self.bits
+        if not can_be_packed(values, inputs, self._local_group_size(), self.bits):
+            return None
+        return PackedWeight(values, scale, self.bits, self.local_groups)
+
+    def set_packed_weight(self, weight: PackedWeight) -> None:
+        """Take over what `kernel_order_weight` gave, once it is packed."""
+        self._parameters.packed = weight
 
     def _local_scale(self) -> Tensor:
         """Scale of this rank's shard, float32 [out] or [out, groups of the local inputs]."""
@@ -137,14 +172,22 @@ class ParallelWeight(TensorLayer):
         If a shard boundary splits a group, every group is treated as several smaller ones of equal size.
         """
         assert self.weight_format.quantization is not None
-        size = self.weight_format.quantization.group_size
-        if size is None or self.spec.sharding.axis != 1 or self.group.degree == 1:
+        size, step = self.weight_format.quantization.group_size, self._local_group_size()
+        if size is None or step is None or self.spec.sharding.axis != 1 or self.group.degree == 1:
             return None
         ((start, stop),) = self.spec.sharding.local_ranges(self.group.rank, self.group.degree)
-        step = gcd(size, start, stop)
         if step == size:
             return slice(start // size, stop // size)
         return [offset // size for offset in range(start, stop, step)]
+
+    def _local_group_size(self) -> int | None:
+        """Local inputs per scale; None: one scale per output."""
+        assert self.weight_format.quantization is not None
+        size = self.weight_format.quantization.group_size
+        if size is None or self.spec.sharding.axis != 1:
+            return size
+        ((start, stop),) = self.spec.sharding.local_ranges(self.group.rank, self.group.degree)
+        return gcd(size, start, stop)
 
 
 class ColumnParallelLinear(ParallelWeight):

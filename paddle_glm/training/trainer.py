@@ -66,8 +66,10 @@ class FinetuneTrainer(Trainer):
     ) -> None:
         self.adapter = adapter
         self.run_folder = run_folder or RunFolder(Path(args.output_dir))
+        # Once: reading all parameters takes quantised ones out of the kernels' order.
+        self.trained_parameters = [one for one in model.parameters() if not one.stop_gradient]
         self.state_partition = (
-            OptimizerStatePartition(model.parameters(), args.mesh.data) if args.sharding_stage else None
+            OptimizerStatePartition(self.trained_parameters, args.mesh.data) if args.sharding_stage else None
         )
         self.gradient_reducer: GradientReducer | None = None
         if self.state_partition is not None and args.sharding_stage == 2:
@@ -165,7 +167,7 @@ class FinetuneTrainer(Trainer):
         if self.gradient_reducer is not None:
             self.gradient_reducer.finish_backward(is_last)
         elif is_last:
-            average_gradients(model.parameters(), self.args.mesh.data)
+            average_gradients(self.trained_parameters, self.args.mesh.data)
         return loss
 
     def compute_loss(self, model: CausalLM, inputs: Batch, return_outputs: bool = False) -> Any:

@@ -17,7 +17,6 @@ std::array<KernelTable, kLevels> make_tables() {
         KernelTable& table = tables[level];
         fill_portable(table);
         fill_int8_portable(table);
-        fill_fused_portable(table);
     }
     return tables;
 }

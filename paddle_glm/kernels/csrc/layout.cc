@@ -16,33 +16,55 @@ inline uint8_t hub_nibble(const uint8_t* row, int64_t i) {
     return i % 2 ? byte & 15 : byte >> 4;
 }
 
-void pack_block(const uint8_t* hub, uint8_t* packed, int64_t row_bytes, int bits) {
-    const int64_t lines = row_bytes / 4;
-    for (int64_t j = 0; j < lines; j++)
-        for (int64_t r = 0; r < kBlockRows; r++) {
-            const uint8_t* row = hub + r * row_bytes;
-            uint8_t* out = packed + (j * kBlockRows + r) * 4;
-            for (int t = 0; t < 4; t++)
-                out[t] = bits == 4 ? hub_nibble(row, 8 * j + t) | hub_nibble(row, 8 * j + 4 + t) << 4
-                                   : row[4 * j + t] ^ 0x80;
-        }
+// The 4 bytes of a row in a line, as a little-endian word: hub order -> kernel order.
+inline uint32_t pack_word(uint32_t hub, int bits) {
+    if (bits == 8) return hub ^ 0x80808080u;
+    const uint32_t even = (hub >> 4 & 0x0F0F0F0Fu) ^ 0x08080808u, odd = (hub & 0x0F0F0F0Fu) ^ 0x08080808u;
+    // Bytes 0 and 1 of `low`: inputs 0 and 2 with 4 and 6 in the high half; of `high`: 1, 3, 5 and 7.
+    const uint32_t low = even | even >> 12, high = odd | odd >> 12;
+    return (low & 0xFF) | (high & 0xFF) << 8 | (low & 0xFF00) << 8 | (high & 0xFF00) << 16;
 }
 
+inline uint32_t unpack_word(uint32_t packed, int bits) {
+    if (bits == 8) return packed ^ 0x80808080u;
+    const uint32_t low = (packed & 0xFF) | (packed >> 8 & 0xFF00);
+    const uint32_t high = (packed >> 8 & 0xFF) | (packed >> 16 & 0xFF00);
+    const uint32_t even = (low & 0x0F0Fu) | (low & 0xF0F0u) << 12;
+    const uint32_t odd = (high & 0x0F0Fu) | (high & 0xF0F0u) << 12;
+    return (even << 4 | odd) ^ 0x88888888u;
+}
+
+// Lines per tile: a tile of 32 rows stays in the first-level cache while it is transposed.
+constexpr int64_t kTile = 16;
+
+// in: [32][lines] words; out: [lines][32].
+void pack_block(const uint8_t* hub, uint8_t* packed, int64_t row_bytes, int bits) {
+    const int64_t lines = row_bytes / 4;
+    for (int64_t start = 0; start < lines; start += kTile) {
+        const int64_t count = lines - start < kTile ? lines - start : kTile;
+        uint32_t tile[kTile][kBlockRows];
+        for (int64_t r = 0; r < kBlockRows; r++) {
+            uint32_t row[kTile];
+            std::memcpy(row, hub + r * row_bytes + 4 * start, 4 * count);
+            for (int64_t j = 0; j < count; j++) tile[j][r] = pack_word(row[j], bits);
+        }
+        std::memcpy(packed + start * kBlockRows * 4, tile, count * sizeof(tile[0]));
+    }
+}
+
+// The inverse of `pack_block`.
 void unpack_block(const uint8_t* packed, uint8_t* hub, int64_t row_bytes, int bits) {
     const int64_t lines = row_bytes / 4;
-    for (int64_t j = 0; j < lines; j++)
+    for (int64_t start = 0; start < lines; start += kTile) {
+        const int64_t count = lines - start < kTile ? lines - start : kTile;
+        uint32_t tile[kTile][kBlockRows];
+        std::memcpy(tile, packed + start * kBlockRows * 4, count * sizeof(tile[0]));
         for (int64_t r = 0; r < kBlockRows; r++) {
-            const uint8_t* in = packed + (j * kBlockRows + r) * 4;
-            uint8_t* out = hub + r * row_bytes + 4 * j;
-            for (int t = 0; t < 4; t++)
-                if (bits == 4) {
-                    const int shift = t < 2 ? 0 : 4;
-                    const int even = in[2 * t % 4] >> shift & 15, odd = in[2 * t % 4 + 1] >> shift & 15;
-                    out[t] = static_cast<uint8_t>((even << 4 | odd) ^ 0x88);
-                } else {
-                    out[t] = in[t] ^ 0x80;
-                }
+            uint32_t row[kTile];
+            for (int64_t j = 0; j < count; j++) row[j] = unpack_word(tile[j][r], bits);
+            std::memcpy(hub + r * row_bytes + 4 * start, row, 4 * count);
         }
+    }
 }
 
 void transpose(const float* in, float* out, int64_t rows, int64_t columns) {
