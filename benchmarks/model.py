@@ -1,124 +1,211 @@
-"""Training steps and greedy decoding of ChatGLM2, compared with PaddleNLP's, at equal sizes in one process.
+"""Training steps of ChatGLM2 compared with plain PyTorch and PaddleNLP, and greedy decoding with PaddleNLP.
 
-    python benchmarks/model.py [--layers 4 --hidden 512 --batch 4 --length 128 --rounds 5]
+    python benchmarks/model.py [--sizes quickstart 30m --setups 1x1 1x2 2x1 --rounds 7 --json FILE]
 
-Prints tokens per second of each and their ratio, round by round in turn, so that a machine whose speed
-drifts does not favour one. Medians count. Weights are random: only the time is compared.
+A setup is PROCESSESxTHREADS: 2x1 are two tensor-parallel processes of one thread. Each library runs in
+processes of its own, PyTorch in an environment that the first run makes. They take turns, a few steps each,
+so that a machine whose speed drifts favours none. Weights and tokens are random: only the time is compared.
+A training step is forward, backward, clipping by the global norm and AdamW.
+
+"paddle_glm, MKL untouched" runs without the instructions that `paddle_glm.mkl` chooses, PaddleNLP with them.
 """
 
 import argparse
+import json
+import os
+import socket
 import statistics
-import time
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
-import numpy as np
-import paddle
-from paddlenlp.transformers import ChatGLMv2Config, ChatGLMv2ForCausalLM
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
 
-from paddle_glm.auto.model import AutoModel
-from paddle_glm.config import ModelConfig
-from paddle_glm.models.base import CausalLM
+from benchmarks.training.worker import Job, Sizes  # noqa: E402
+from paddle_glm.mkl import VARIABLE  # noqa: E402
 
-VOCAB = 4000
-
-
-def make_paddle_glm_model(args: argparse.Namespace) -> CausalLM:
-    heads = args.hidden // 64
-    return AutoModel.from_config(
-        ModelConfig(
-            num_layers=args.layers,
-            hidden_size=args.hidden,
-            num_attention_heads=heads,
-            num_key_value_heads=2,
-            head_dim=64,
-            ffn_hidden_size=args.hidden * 3,
-            vocab_size=VOCAB,
-            max_sequence_length=2048,
-        )
-    )
+TORCH = "torch==2.13.0"
+TORCH_INDEX = "https://download.pytorch.org/whl/cpu"  # without CUDA's libraries
+SIZES = {
+    "quickstart": Sizes(layers=2, hidden=128, heads=4, groups=2, ffn=344, vocab=1208, batch=24, length=77),
+    "30m": Sizes(layers=8, hidden=512, heads=8, groups=2, ffn=1536, vocab=4000, batch=4, length=128),
+}
 
 
-def make_paddlenlp_model(args: argparse.Namespace) -> ChatGLMv2ForCausalLM:
-    model = ChatGLMv2ForCausalLM(
-        ChatGLMv2Config(
-            num_hidden_layers=args.layers,
-            hidden_size=args.hidden,
-            num_attention_heads=args.hidden // 64,
-            multi_query_group_num=2,
-            kv_channels=64,
-            ffn_hidden_size=args.hidden * 3,
-            padded_vocab_size=VOCAB,
-            seq_length=2048,
-            use_cache=True,
-            bos_token_id=1,
-            eos_token_id=None,
-            pad_token_id=0,
-        )
-    )
-    model.eval()
-    return model
+@dataclass(frozen=True)
+class Peer:
+    """A library: the module of its worker, and how its processes are started."""
+
+    name: str
+    module: str
+    python: str = sys.executable
+    variables: dict[str, str] = field(default_factory=dict)
+    tensor_parallel: bool = True
+    decodes: bool = True
 
 
-def train_step(model: paddle.nn.Layer, ids: paddle.Tensor) -> None:
-    output = model(ids, labels=ids)
-    loss = output.loss if hasattr(output, "loss") else output[0]
-    loss.backward()
-    model.clear_gradients()
+def peers(torch_python: Path) -> list[Peer]:
+    """paddle_glm first, what it is compared with after it."""
+    return [
+        Peer("paddle_glm", "paddle_model"),
+        Peer("PyTorch", "torch_model", str(torch_python), decodes=False),
+        Peer("PaddleNLP", "paddlenlp_model", tensor_parallel=False),
+        Peer("paddle_glm, MKL untouched", "paddle_model", variables={VARIABLE: ""}),
+    ]
 
 
-def timed(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
+def torch_environment(folder: Path) -> Path:
+    """The interpreter of an environment with PyTorch, made if it is not there."""
+    python = folder / "bin" / "python"
+    if not python.is_file():
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        words = ["-m", "pip", "install", "--quiet", "--extra-index-url", TORCH_INDEX, TORCH, "numpy"]
+        subprocess.run([python, *words], check=True)
+    return python
 
 
-def compare(
-    name: str, tokens: int, first: Callable[[], object], second: Callable[[], object], rounds: int
-) -> None:
-    """Run both alternately and print the medians."""
-    first()
-    second()
-    pairs = [(timed(first), timed(second)) for _ in range(rounds)]
-    speeds = [tokens / statistics.median(times) for times in zip(*pairs, strict=True)]
-    ratio = statistics.median(theirs / ours for ours, theirs in pairs)
-    print(
-        f"{name}: paddle_glm {speeds[0]:.0f} tokens/s, PaddleNLP {speeds[1]:.0f} tokens/s, ratio {ratio:.2f}"
-    )
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+class Workers:
+    """The processes of one peer, ready to run steps."""
+
+    def __init__(self, peer: Peer, job: Job) -> None:
+        master, *ports = free_ports(1 + job.degree)
+        endpoints = [f"127.0.0.1:{port}" for port in ports]
+        self.processes: list[subprocess.Popen[str]] = []
+        for rank in range(job.degree):
+            environment = {
+                **os.environ,
+                **peer.variables,
+                "PYTHONPATH": str(ROOT),
+                "OMP_NUM_THREADS": str(job.threads),
+                # What paddle.distributed.launch sets.
+                "PADDLE_MASTER": f"127.0.0.1:{master}",
+                "PADDLE_TRAINERS_NUM": str(job.degree),
+                "PADDLE_TRAINER_ID": str(rank),
+                "PADDLE_TRAINER_ENDPOINTS": ",".join(endpoints),
+                "PADDLE_CURRENT_ENDPOINT": endpoints[rank],
+                "PADDLE_DISTRI_BACKEND": "gloo",
+            }
+            argument = json.dumps(asdict(replace(job, rank=rank, port=master)))
+            self.processes.append(
+                subprocess.Popen(
+                    [peer.python, "-W", "ignore", "-m", f"benchmarks.training.{peer.module}", argument],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    env=environment,
+                    cwd=ROOT,
+                    text=True,
+                )
+            )
+        self._answer(peer.name)
+        self.name = peer.name
+
+    def seconds(self, steps: int) -> float:
+        """Seconds of one step, the mean of `steps`."""
+        for process in self.processes:
+            assert process.stdin is not None
+            process.stdin.write(f"{steps}\n")
+            process.stdin.flush()
+        return float(self._answer(self.name)) / steps
+
+    def close(self) -> None:
+        for process in self.processes:
+            assert process.stdin is not None
+            process.stdin.close()
+        for process in self.processes:
+            process.wait()
+
+    def _answer(self, name: str) -> str:
+        assert self.processes[0].stdout is not None
+        line = self.processes[0].stdout.readline()
+        if not line:
+            raise RuntimeError(f"{name} ended early: run its module of benchmarks/training by itself")
+        return line
+
+
+@contextmanager
+def started(peer: Peer, job: Job) -> Iterator[Workers]:
+    workers = Workers(peer, job)
+    try:
+        yield workers
+    finally:
+        workers.close()
+
+
+def compare(candidates: Sequence[Peer], job: Job, rounds: int, steps: int) -> dict[str, dict[str, float]]:
+    """Tokens per second of each, and how many times as fast the first is: medians over the rounds."""
+    tokens = job.sizes.batch * (job.new_tokens or job.sizes.length)
+    with ExitStack() as stack:
+        workers = [stack.enter_context(started(peer, job)) for peer in candidates]
+        times = [[one.seconds(steps) for one in workers] for _ in range(rounds)]
+    first = [row[0] for row in times]
+    return {
+        one.name: {
+            "tokens_per_second": tokens / statistics.median(column),
+            "ratio": statistics.median(theirs / ours for ours, theirs in zip(first, column, strict=True)),
+        }
+        for one, column in zip(workers, zip(*times, strict=True), strict=True)
+    }
+
+
+def table(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
+    """Markdown: tokens per second, and in brackets the ratio of paddle_glm's speed to that."""
+    lines = [" | ".join(["", "", *names]), "---|" * (len(names) + 2)]
+    for row in rows:
+        cells = [f"{row['task']}, {row['size']}", row["setup"]]
+        for name in names:
+            one = row["results"].get(name)
+            cells.append("-" if one is None else f"{one['tokens_per_second']:.0f} ({one['ratio']:.2f})")
+        lines.append(" | ".join(cells))
+    return "\n".join(f"| {line} |".replace("| |", "|") for line in lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--hidden", type=int, default=512)
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--length", type=int, default=128)
-    parser.add_argument("--new_tokens", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--setups", nargs="+", default=["1x1", "1x2", "2x1"])
+    parser.add_argument("--tasks", nargs="+", choices=("training", "decoding"), default=["training"])
+    parser.add_argument("--peers", nargs="+", help="names to compare (default: all)")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=4, help="steps of each library in a round")
+    parser.add_argument("--new_tokens", type=int, default=32)
+    parser.add_argument("--torch_environment", type=Path, default=ROOT / "build" / "torch-environment")
+    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     args = parser.parse_args()
-    a, b = make_paddle_glm_model(args), make_paddlenlp_model(args)
-    ids = paddle.to_tensor(np.random.default_rng(0).integers(3, VOCAB, (args.batch, args.length)))
-    a.train()
-    b.train()
-    compare(
-        "training step",
-        args.batch * args.length,
-        lambda: train_step(a, ids),
-        lambda: train_step(b, ids),
-        args.rounds,
-    )
-    a.eval()
-    b.eval()
-    real = paddle.ones_like(ids)  # PaddleNLP's default mask does not work in its next step
-    greedy = {"max_new_tokens": args.new_tokens}
-    compare(
-        "greedy decoding",
-        args.batch * args.new_tokens,
-        lambda: a.generate(ids, do_sample=False, eos_token_id=[], **greedy),
-        lambda: b.generate(ids, attention_mask=real, decode_strategy="greedy_search", **greedy),
-        args.rounds,
-    )
+    known = peers(torch_environment(args.torch_environment))
+    known = [peer for peer in known if not args.peers or peer.name in args.peers]
+    rows: list[dict[str, Any]] = []
+    for task in args.tasks:
+        for size in args.sizes:
+            for setup in args.setups:
+                degree, threads = map(int, setup.split("x"))
+                able = [
+                    peer
+                    for peer in known
+                    if (degree == 1 or peer.tensor_parallel) and (task == "training" or peer.decodes)
+                ]
+                job = Job(SIZES[size], threads, degree, 0, 0, args.new_tokens if task == "decoding" else 0)
+                results = compare(able, job, args.rounds, args.steps if task == "training" else 1)
+                rows.append({"task": task, "size": size, "setup": setup, "results": results})
+                print(rows[-1], file=sys.stderr, flush=True)
+    print(table(rows, [peer.name for peer in known]))
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """ChatGLM on PaddlePaddle: finetune, merge, evaluate, export, generate.
 
 `from paddle_glm import AutoConfig, AutoTokenizer, AutoModel`; names are imported on first use, so that tools
-without a framework start fast.
+without a framework start fast. Importing the package chooses MKL's instructions (`mkl.py`).
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from paddle_glm.mkl import choose_instructions
 from paddle_glm.version import __version__
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ __all__ = [
     "load_model_on_gpus",
     "load_state_dict",
 ]
+
+choose_instructions()
 
 _LAZY_IMPORTS = {
     "AutoConfig": ("paddle_glm.auto.config", "AutoConfig"),

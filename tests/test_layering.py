@@ -20,7 +20,7 @@ PACKAGE = ROOT / "paddle_glm"
 # From the ground up. A layer is a folder or a module of paddle_glm; a `*` stands for any one name.
 # A module belongs to the layer that fits it most closely, and may import layers on lower floors and its own.
 FLOORS = (
-    ("errors", "version", "system", "array_types"),
+    ("errors", "version", "system", "array_types", "mkl"),
     ("allocator", "progress"),
     ("paddlenlp_format", "key_rules", "hub", "hardware", "pretrained_kwargs"),
     ("config_keys", "generation_keys", "models.registry"),
@@ -48,7 +48,7 @@ FLOORS = (
 # What a layer may import of ours where that is less than everything below it.
 ONLY = {"generation": {"errors", "array_types", "chat_template", "models.family"}}
 WITHOUT_PADDLE = (
-    *("errors", "version", "system", "array_types", "allocator", "progress"),
+    *("errors", "version", "system", "array_types", "mkl", "allocator", "progress"),
     *("paddlenlp_format", "config", "sharding", "auto.config", "auto.tokenizer"),
     *("auto.backend", "auto.dygraph", "auto.engine", "backends.options", "backends.fastdeploy"),
     *("chat_template", "key_rules", "config_keys", "pretrained_kwargs"),

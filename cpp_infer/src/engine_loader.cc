@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <vector>
 
+#include "mkl.h"
 #include "utf8.h"
 
 namespace paddle_glm {
@@ -121,6 +122,7 @@ std::unique_ptr<Engine> load_engine(const EngineOptions& options, const std::str
     const std::string engine = choose_engine(options, format, folder);
     check_engine(engine, options.backend, folder);
     const fs::path file = module_file(folder, engine);
+    choose_mkl_instructions();
     void* module = dlopen(file.c_str(), kDlopenFlags);  // never closed: its libraries do not support dlclose
     if (module == nullptr) throw InputError(first_line(dlerror()));
     auto* make = reinterpret_cast<MakeEngine*>(dlsym(module, kMakeEngineSymbol));

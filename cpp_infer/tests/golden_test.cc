@@ -1,13 +1,18 @@
 // Replays files of tests/golden, which tests/golden/make_golden.py wrote from the Python code:
 //   golden_test FILE...
 
+#include <unistd.h>
+
+#include <array>
 #include <cmath>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <functional>
 #include <iostream>
 
 #include "generate.h"
+#include "mkl.h"
 #include "random.h"
 #include "response.h"
 #include "rows.h"
@@ -197,12 +202,28 @@ void rows(const Json& one, const Json&, const std::string& name) {
     expect_equal(name, plain, one.value("read", Json()));
 }
 
+void mkl(const Json& one, const Json&, const std::string& name) {
+    const std::string file =
+        std::filesystem::temp_directory_path() / ("paddle_glm_cpuinfo_" + std::to_string(getpid()));
+    std::filesystem::remove(file);
+    if (const Json& text = one.at("cpuinfo"); !text.is_null()) std::ofstream(file) << text.get<std::string>();
+    const std::array<const char*, 3> variables{"MKL_DEBUG_CPU_TYPE", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR"};
+    for (const char* variable : variables) unsetenv(variable);
+    for (const auto& [variable, value] : one.at("environment").items()) {
+        setenv(variable.c_str(), value.get<std::string>().c_str(), 1);
+    }
+    choose_mkl_instructions(file);
+    std::filesystem::remove(file);
+    const char* found = std::getenv(variables[0]);
+    expect_equal(name, found == nullptr ? Json() : Json(found), one.at("value"));
+}
+
 void replay(const std::string& file) {
     using Replay = std::function<void(const Json&, const Json&, const std::string&)>;
     const std::map<std::string, Replay> kinds{{"sampling", sampling},  {"random", random_numbers},
                                               {"positions", position}, {"loop", loop},
                                               {"response", response},  {"text", text},
-                                              {"rows", rows}};
+                                              {"rows", rows},          {"mkl", mkl}};
     std::ifstream stream(file);
     Json values = Json::parse(stream);
     if (values.contains("file")) {

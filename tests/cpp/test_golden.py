@@ -27,7 +27,7 @@ def approximate(values: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    "name", ["sampling", "random", "positions", "loop", "beam", "response", "rows", "text"]
+    "name", ["sampling", "random", "positions", "loop", "beam", "mkl", "response", "rows", "text"]
 )
 def test_python_computes_the_goldens(name, tmp_path):
     kept = json.loads((make_golden.FOLDER / f"{name}.json").read_text(encoding="utf-8"))

@@ -46,7 +46,8 @@ def test_processes_compute_what_one_does(family: str, processes: int, degree: in
         assert spread["whole"] < 1e-7 and spread["loss"] < 1e-6 and spread["gradient"] < 1e-6, spread
         assert spread["cut"] > 1e-3, "sharded regions must draw different numbers on each rank"
         if folder.exists():
-            assert result["original"]["logits"] < 1e-5 and result["original"]["gradient"] < 5e-6, result
+            # Wider than within one process: sums of another order on top of the original's own rounding.
+            assert result["original"]["logits"] < 1.5e-5 and result["original"]["gradient"] < 5e-6, result
         if processes > degree:
             # The data group of rank r holds r and its counterpart in the other model.
             assert result["data_sum"] == sum(range(rank % degree, processes, degree))

@@ -8,6 +8,7 @@ The files here are replayed by `ctest` (cpp_infer/tests/golden_test.cc) and by t
 import json
 import shutil
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,6 +28,8 @@ from paddle_glm.generation.loop import generate
 from paddle_glm.generation.response_parser import StreamingResponseParser
 from paddle_glm.generation.sampling import apply_repetition_penalty, sample_token, top_k_top_p_filter
 from paddle_glm.generation.session import pad_left
+from paddle_glm.mkl import AVX2_FLAGS, AVX512_FLAGS, choose_instructions
+from paddle_glm.mkl import VARIABLE as MKL_VARIABLE
 from paddle_glm.models.chatglm.template import CHATGLM
 from paddle_glm.models.chatglm2.template import CHATGLM2
 from paddle_glm.models.chatglm3.template import CHATGLM3
@@ -52,6 +55,34 @@ TEXTS = (
     "",
     "[gMASK] sop <|user|> <eop>",
     "a" * 5 + " " * 90 + "b",
+)
+
+
+def cpuinfo(vendor: str, flags: Iterable[str], second: str = "") -> str:
+    """The parts of /proc/cpuinfo that count, of one processor and the flags of a second."""
+    words = " ".join(["fpu", *sorted(flags), "sse"])
+    first = f"processor\t: 0\nvendor_id\t: {vendor}\nmodel\t\t: 17\nflags\t\t: {words}\n"
+    return f"{first}bugs\t\t:\npower management: ts [13]\n\nprocessor\t: 1\nflags\t\t: {second}\n"
+
+
+# Contents of /proc/cpuinfo (None: there is none) and variables.
+MKL_CASES: tuple[tuple[str | None, dict[str, str]], ...] = (
+    (cpuinfo("AuthenticAMD", AVX512_FLAGS), {}),
+    (cpuinfo("AuthenticAMD", AVX2_FLAGS), {}),
+    (cpuinfo("HygonGenuine", AVX2_FLAGS), {}),
+    (cpuinfo("AuthenticAMD", AVX2_FLAGS, " ".join(sorted(AVX512_FLAGS))), {}),
+    (cpuinfo("GenuineIntel", AVX512_FLAGS), {}),
+    (cpuinfo("GenuineIntel", AVX2_FLAGS), {}),
+    *((cpuinfo("AuthenticAMD", AVX2_FLAGS - {flag}), {}) for flag in sorted(AVX2_FLAGS)),
+    *((cpuinfo("AuthenticAMD", AVX512_FLAGS - {flag}), {}) for flag in sorted(AVX512_FLAGS - AVX2_FLAGS)),
+    (cpuinfo("AuthenticAMD", AVX512_FLAGS), {"MKL_DEBUG_CPU_TYPE": "4"}),
+    (cpuinfo("AuthenticAMD", AVX512_FLAGS), {"MKL_DEBUG_CPU_TYPE": ""}),
+    (cpuinfo("AuthenticAMD", AVX512_FLAGS), {"MKL_CBWR": "COMPATIBLE"}),
+    (cpuinfo("AuthenticAMD", AVX512_FLAGS), {"MKL_ENABLE_INSTRUCTIONS": "AVX2"}),
+    (cpuinfo("GenuineIntel", AVX512_FLAGS), {"MKL_DEBUG_CPU_TYPE": "5"}),
+    ("processor\t: 0\nCPU implementer\t: 0x41\nFeatures\t: fp asimd\n", {}),
+    ("", {}),
+    (None, {}),
 )
 ANSWERS = (
     "你好，[[训练时间]]的裤子",
@@ -340,6 +371,19 @@ def _fields(message: dict[str, Any]) -> list[str]:
     return [message["role"], message["content"], message.get("metadata", ""), tools]
 
 
+def mkl() -> dict[str, Any]:
+    cases: list[dict[str, Any]] = []
+    for cpuinfo, environment in MKL_CASES:
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "cpuinfo"
+            if cpuinfo is not None:
+                path.write_text(cpuinfo, encoding="utf-8")
+            after = dict(environment)
+            choose_instructions(after, path)
+        cases.append({"cpuinfo": cpuinfo, "environment": environment, "value": after.get(MKL_VARIABLE)})
+    return {"kind": "mkl", "cases": cases}
+
+
 def goldens() -> dict[str, dict[str, Any]]:
     """Contents by file name."""
     both = {
@@ -352,6 +396,7 @@ def goldens() -> dict[str, dict[str, Any]]:
         "positions.json": positions(),
         "loop.json": loops(SAMPLING_CASES, (1, 2), 60),
         "beam.json": loops(BEAM_SEARCH_CASES, (1, 2, 3), 30),
+        "mkl.json": mkl(),
         "response.json": responses(),
         "rows.json": rows(),
         "text.json": texts(both, MODEL),
