@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import paddle
 from paddle import Tensor, _C_ops
 
 
@@ -25,7 +26,81 @@ def quantized_embedding(ids: Tensor, values: Tensor, scale: Tensor, bits: int) -
     return _call("quantized_embedding", ids, values, scale, bits)
 
 
+def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    """x float32 [..., size] / sqrt(mean(x^2) + epsilon) * weight [size], of any float dtype."""
+    return _call("rms_norm", x, weight, epsilon)
+
+
+def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """x + residual, and `rms_norm` of it; both float32 of one shape."""
+    total, y = _run("add_rms_norm", x, residual, weight, epsilon)
+    return total, y
+
+
+def swiglu(x: Tensor) -> Tensor:
+    """silu(first half of the last axis) * second half, float32 [..., 2 * n] -> [..., n]."""
+    return _call("swiglu", x)
+
+
+def append_rotary(
+    qkv: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    key_buffer: Tensor,
+    value_buffer: Tensor,
+    past: Tensor,
+    num_heads: int,
+    num_kv_heads: int,
+) -> Tensor:
+    """Split a projection, rotate adjacent pairs of channels, and write keys and values to the cache in place.
+
+    qkv: float32 [batch, tokens, (num_heads + 2 * num_kv_heads) * head_dim], queries, keys, values.
+    cos, sin: float32 [batch, 1, tokens, half], for the first 2 * half channels of each head.
+    key_buffer, value_buffer: float32 [batch, num_kv_heads, capacity, head_dim], contiguous.
+    past: int64 [1], the first column to write, on the CPU.
+    Returns the queries, float32 [batch, num_heads, tokens, head_dim]. Raises `ValueError` for other buffers.
+    """
+    _check_contiguous(key_buffer, value_buffer)
+    return _call("append_rotary", qkv, cos, sin, key_buffer, value_buffer, past, num_heads, num_kv_heads)
+
+
+def append_cache(
+    key: Tensor, value: Tensor, key_buffer: Tensor, value_buffer: Tensor, past: Tensor
+) -> Tensor:
+    """Write keys and values, float32 [batch, kv heads, tokens, head_dim], to columns past.. of the cache.
+
+    Returns `past`, which `cached_attention` must be given, so that it comes later in a traced graph. Raises
+    `ValueError` for buffers that are not contiguous.
+    """
+    _check_contiguous(key_buffer, value_buffer)
+    return _call("append_cache", key, value, key_buffer, value_buffer, past)
+
+
+def cached_attention(
+    query: Tensor, key_buffer: Tensor, value_buffer: Tensor, mask: Tensor, past: Tensor, scale: float
+) -> Tensor:
+    """softmax(scale * q k^T + mask) v over columns 0..past + tokens of the cache, in float32.
+
+    query: float32 [batch, heads, tokens, head_dim]; consecutive heads share a key/value head.
+    key_buffer, value_buffer: float32 [batch, kv heads, capacity, head_dim], contiguous.
+    mask: additive, float32 [batch or 1, 1, tokens, at least past + tokens].
+    past: int64 [1], columns in use before this call's tokens, on the CPU.
+    Returns float32 [batch, tokens, heads * head_dim].
+    """
+    return _call("cached_attention", query, key_buffer, value_buffer, mask, past, scale)
+
+
+def _check_contiguous(*buffers: Tensor) -> None:
+    # Paddle gives operators a contiguous copy, and what they write would be lost.
+    if paddle.in_dynamic_mode() and not all(buffer.is_contiguous() for buffer in buffers):
+        raise ValueError("key and value buffers must be contiguous, because they are written in place")
+
+
 def _call(name: str, *arguments: Any) -> Tensor:
-    results: Any = _C_ops._run_custom_op(f"paddle_glm_{name}", *arguments)  # type: ignore[attr-defined]
-    result: Tensor = results[0] if isinstance(results, list) else results
+    result: Tensor = _run(name, *arguments)[0]
     return result
+
+
+def _run(name: str, *arguments: Any) -> list[Tensor]:
+    results: Any = _C_ops._run_custom_op(f"paddle_glm_{name}", *arguments)  # type: ignore[attr-defined]
+    return list(results) if isinstance(results, list | tuple) else [results]

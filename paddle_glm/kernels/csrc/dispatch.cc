@@ -17,6 +17,7 @@ std::array<KernelTable, kLevels> make_tables() {
         KernelTable& table = tables[level];
         fill_portable(table);
         fill_int8_portable(table);
+        fill_fused_portable(table);
     }
     return tables;
 }

@@ -35,6 +35,12 @@ struct KernelTable {
     // blocks [block_begin, block_end) are written. x.rows is at most kInt8Rows.
     void (*matmul_int8)(const Int8Activations& x, const QuantizedMatrix& weight, int64_t block_begin,
                         int64_t block_end, float* y);
+
+    // One row of what fused.h declares. swiglu: y = silu(gate) * up. rotate: one head.
+    void (*rms_norm)(const float* x, const float* residual, const float* weight, int64_t size, float epsilon,
+                     float* sum, float* y);
+    void (*swiglu)(const float* gate, const float* up, int64_t size, float* y);
+    void (*rotate)(const float* x, const float* cos, const float* sin, int64_t half, int64_t size, float* y);
 };
 
 // The table of `isa()`.
@@ -43,5 +49,6 @@ const KernelTable& kernels();
 // In the order of dispatch.cc: what comes later overrides.
 void fill_portable(KernelTable& table);
 void fill_int8_portable(KernelTable& table);
+void fill_fused_portable(KernelTable& table);
 
 }  // namespace paddle_glm

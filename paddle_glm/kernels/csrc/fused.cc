@@ -1,0 +1,68 @@
+#include "fused.h"
+
+#include <cmath>
+#include <cstring>
+#include <memory>
+
+#include "parallel.h"
+
+namespace paddle_glm {
+
+void rms_norm(const float* x, const float* residual, const float* weight, int64_t rows, int64_t size,
+              float epsilon, float* sum, float* y) {
+    const KernelTable& table = kernels();
+    parallel_for(rows, 8, [&](int64_t begin, int64_t end) {
+        for (int64_t row = begin; row < end; row++) {
+            const int64_t at = row * size;
+            table.rms_norm(x + at, residual == nullptr ? nullptr : residual + at, weight, size, epsilon,
+                           residual == nullptr ? nullptr : sum + at, y + at);
+        }
+    });
+}
+
+void swiglu(const float* x, int64_t rows, int64_t size, float* y) {
+    const KernelTable& table = kernels();
+    constexpr int64_t kStep = 2048;  // elements
+    const int64_t steps = (size + kStep - 1) / kStep;
+    parallel_for(rows * steps, 4, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; i++) {
+            const int64_t row = i / steps, first = i % steps * kStep;
+            const int64_t count = first + kStep < size ? kStep : size - first;
+            const float* gate = x + row * 2 * size + first;
+            table.swiglu(gate, gate + size, count, y + row * size + first);
+        }
+    });
+}
+
+void append_rotary(const float* qkv, const float* cos, const float* sin, int64_t tokens, int64_t heads,
+                   int64_t half, const CacheShape& cache, int64_t past, float* key, float* value,
+                   float* query) {
+    const KernelTable& table = kernels();
+    const int64_t size = cache.head_dim, channels = (heads + 2 * cache.kv_heads) * size;
+    parallel_for(cache.batch * tokens, 16, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; i++) {
+            const int64_t row = i / tokens, token = i % tokens;
+            const float *c = cos + i * half, *s = sin + i * half, *in = qkv + i * channels;
+            for (int64_t head = 0; head < heads; head++, in += size)
+                table.rotate(in, c, s, half, size, query + ((row * heads + head) * tokens + token) * size);
+            for (int64_t head = 0; head < cache.kv_heads; head++, in += size)
+                table.rotate(in, c, s, half, size, key + cache.column(row, head, past + token));
+            for (int64_t head = 0; head < cache.kv_heads; head++, in += size)
+                std::memcpy(value + cache.column(row, head, past + token), in, size * sizeof(float));
+        }
+    });
+}
+
+void append_cache(const float* key, const float* value, int64_t tokens, const CacheShape& cache, int64_t past,
+                  float* key_buffer, float* value_buffer) {
+    const int64_t count = tokens * cache.head_dim;
+    parallel_for(cache.batch * cache.kv_heads, 4, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; i++) {
+            const int64_t to = cache.column(0, i, past);
+            std::memcpy(key_buffer + to, key + i * count, count * sizeof(float));
+            std::memcpy(value_buffer + to, value + i * count, count * sizeof(float));
+        }
+    });
+}
+
+}  // namespace paddle_glm

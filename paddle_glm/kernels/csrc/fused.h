@@ -1,0 +1,57 @@
+// Operations of a transformer block between its products: norms, activation, rotary embedding, attention.
+// Activations are float32, row-major; functions are parallel over rows or heads.
+#pragma once
+
+#include "kernels.h"
+
+namespace paddle_glm {
+
+// y = x / sqrt(mean(x^2) + epsilon) * weight for rows of `size`; with `residual`, x + residual is taken for x
+// and written to `sum`. residual, sum: null, or as x.
+void rms_norm(const float* x, const float* residual, const float* weight, int64_t rows, int64_t size,
+              float epsilon, float* sum, float* y);
+
+// y = silu(first half of x) * second half. x: [rows, 2 * size]; y: [rows, size].
+void swiglu(const float* x, int64_t rows, int64_t size, float* y);
+
+// A cache's sizes: key and value are [batch, kv_heads, capacity, head_dim].
+struct CacheShape {
+    int64_t batch, kv_heads, capacity, head_dim;
+
+    int64_t column(int64_t row, int64_t head, int64_t column) const {
+        return ((row * kv_heads + head) * capacity + column) * head_dim;
+    }
+};
+
+// Splits qkv [batch, tokens, (heads + 2 * kv_heads) * head_dim] into blocks of queries, keys and values,
+// rotates adjacent pairs of the first 2 * half channels of each query and key, and writes keys and values to
+// columns past.. of the cache. cos, sin: [batch, tokens, half]; query: [batch, heads, tokens, head_dim].
+void append_rotary(const float* qkv, const float* cos, const float* sin, int64_t tokens, int64_t heads,
+                   int64_t half, const CacheShape& cache, int64_t past, float* key, float* value,
+                   float* query);
+
+// Copies key and value, [batch, kv_heads, tokens, head_dim], to columns past.. of the cache.
+void append_cache(const float* key, const float* value, int64_t tokens, const CacheShape& cache, int64_t past,
+                  float* key_buffer, float* value_buffer);
+
+// softmax(scale * q k^T + mask) v over the first `columns` columns of a cache.
+struct Attention {
+    const float* query;  // [batch, heads, tokens, head_dim]; consecutive heads share a key/value head
+    const float* key;
+    const float* value;
+    const float* mask;  // rows of at least `columns`, added to scores
+    int64_t mask_batch_stride, mask_row_stride;
+    CacheShape cache;
+    int64_t heads, tokens, columns;
+    float scale;
+    float* output;  // [batch, tokens, heads * head_dim]
+
+    int64_t group() const { return heads / cache.kv_heads; }
+    const float* mask_row(int64_t row, int64_t token) const {
+        return mask + row * mask_batch_stride + token * mask_row_stride;
+    }
+};
+
+void attend(const Attention& attention);
+
+}  // namespace paddle_glm

@@ -1,0 +1,232 @@
+// Paddle operators of what lies between the products of a transformer block; see fused.h. All tensors are
+// float32 on the CPU, except norms' weights.
+#include "fused.h"
+#include "paddle/extension.h"
+
+namespace paddle_glm {
+namespace {
+
+using paddle::DataType;
+using paddle::Tensor;
+using Shape = std::vector<int64_t>;
+
+void check_float32(const Tensor& tensor, const char* name) {
+    PD_CHECK(tensor.dtype() == DataType::FLOAT32, name, " must be float32, not ",
+             phi::DataTypeToString(tensor.dtype()));
+}
+
+// A norm's weight in float32.
+Tensor float32_weight(const Tensor& weight, int64_t size) {
+    PD_CHECK(weight.numel() == size, "weight has ", weight.numel(), " elements: expected ", size);
+    if (weight.dtype() == DataType::FLOAT32) return weight;
+    const bool half = weight.dtype() == DataType::FLOAT16;
+    PD_CHECK(half || weight.dtype() == DataType::BFLOAT16, "weight must be float32, float16 or bfloat16");
+    Tensor wide = paddle::empty({size}, DataType::FLOAT32, weight.place());
+    float* out = wide.data<float>();
+    for (int64_t i = 0; i < size; i++)
+        out[i] = half ? static_cast<float>(weight.data<phi::dtype::float16>()[i])
+                      : static_cast<float>(weight.data<phi::dtype::bfloat16>()[i]);
+    return wide;
+}
+
+std::vector<Tensor> rms_norm_op(const Tensor& x, const Tensor& weight, float epsilon) {
+    check_float32(x, "x");
+    const int64_t size = x.shape().back();
+    const Tensor scale = float32_weight(weight, size);
+    Tensor y = paddle::empty(x.shape(), DataType::FLOAT32, x.place());
+    rms_norm(x.data<float>(), nullptr, scale.data<float>(), x.numel() / size, size, epsilon, nullptr,
+             y.data<float>());
+    return {y};
+}
+
+std::vector<Tensor> add_rms_norm_op(const Tensor& x, const Tensor& residual, const Tensor& weight,
+                                    float epsilon) {
+    check_float32(x, "x");
+    check_float32(residual, "residual");
+    PD_CHECK(x.shape() == residual.shape(), "x and residual must have one shape");
+    const int64_t size = x.shape().back();
+    const Tensor scale = float32_weight(weight, size);
+    Tensor sum = paddle::empty(x.shape(), DataType::FLOAT32, x.place());
+    Tensor y = paddle::empty(x.shape(), DataType::FLOAT32, x.place());
+    rms_norm(x.data<float>(), residual.data<float>(), scale.data<float>(), x.numel() / size, size, epsilon,
+             sum.data<float>(), y.data<float>());
+    return {sum, y};
+}
+
+Shape half_of_last(Shape shape) {
+    shape.back() = shape.back() < 0 ? -1 : shape.back() / 2;
+    return shape;
+}
+
+std::vector<Tensor> swiglu_op(const Tensor& x) {
+    check_float32(x, "x");
+    const Shape shape = half_of_last(x.shape());
+    PD_CHECK(x.shape().back() % 2 == 0, "the last axis must be even, not ", x.shape().back());
+    Tensor y = paddle::empty(shape, DataType::FLOAT32, x.place());
+    swiglu(x.data<float>(), y.numel() / shape.back(), shape.back(), y.data<float>());
+    return {y};
+}
+
+// The cache's sizes and the number of columns in use, checked for `tokens` more.
+CacheShape cache_shape(const Tensor& key, const Tensor& value, const Tensor& past, int64_t tokens) {
+    check_float32(key, "key_buffer");
+    check_float32(value, "value_buffer");
+    const Shape shape = key.shape();
+    PD_CHECK(shape.size() == 4 && shape == value.shape(),
+             "key and value buffers must have one shape [batch, key/value heads, capacity, head_dim]");
+    PD_CHECK(past.dtype() == DataType::INT64 && past.numel() == 1, "past must be int64 [1]");
+    const int64_t used = past.data<int64_t>()[0];
+    PD_CHECK(used >= 0 && used + tokens <= shape[2], "the cache has ", shape[2], " columns: no room for ",
+             tokens, " after ", used);
+    return {shape[0], shape[1], shape[2], shape[3]};
+}
+
+// Buffers are inputs of the operator that it writes to.
+float* writable(const Tensor& tensor) { return const_cast<float*>(tensor.data<float>()); }
+
+std::vector<Tensor> append_rotary_op(const Tensor& qkv, const Tensor& cos, const Tensor& sin,
+                                     const Tensor& key, const Tensor& value, const Tensor& past,
+                                     int num_heads, int num_kv_heads) {
+    check_float32(qkv, "qkv");
+    check_float32(cos, "cos");
+    check_float32(sin, "sin");
+    PD_CHECK(qkv.shape().size() == 3, "qkv must be [batch, tokens, channels]");
+    const int64_t batch = qkv.shape()[0], tokens = qkv.shape()[1];
+    const CacheShape cache = cache_shape(key, value, past, tokens);
+    const int64_t half = cos.shape().back(), channels = (num_heads + 2 * num_kv_heads) * cache.head_dim;
+    PD_CHECK(cache.batch == batch && cache.kv_heads == num_kv_heads && qkv.shape()[2] == channels,
+             "qkv must be [", cache.batch, ", tokens, ", channels, "]");
+    PD_CHECK(cos.shape() == Shape({batch, 1, tokens, half}) && cos.shape() == sin.shape() &&
+                 2 * half <= cache.head_dim,
+             "cos and sin must be [batch, 1, tokens, at most head_dim / 2]");
+    Tensor query = paddle::empty({batch, num_heads, tokens, cache.head_dim}, DataType::FLOAT32, qkv.place());
+    append_rotary(qkv.data<float>(), cos.data<float>(), sin.data<float>(), tokens, num_heads, half, cache,
+                  past.data<int64_t>()[0], writable(key), writable(value), query.data<float>());
+    return {query};
+}
+
+std::vector<Shape> append_rotary_shape(const Shape& qkv, const Shape&, const Shape&, const Shape& key,
+                                       const Shape&, const Shape&, int num_heads, int) {
+    return {{qkv[0], num_heads, qkv[1], key[3]}};
+}
+
+std::vector<Tensor> append_cache_op(const Tensor& key, const Tensor& value, const Tensor& key_buffer,
+                                    const Tensor& value_buffer, const Tensor& past) {
+    check_float32(key, "key");
+    check_float32(value, "value");
+    PD_CHECK(key.shape().size() == 4 && key.shape() == value.shape(), "key and value must have one shape");
+    const int64_t tokens = key.shape()[2];
+    const CacheShape cache = cache_shape(key_buffer, value_buffer, past, tokens);
+    PD_CHECK(key.shape() == Shape({cache.batch, cache.kv_heads, tokens, cache.head_dim}),
+             "key and value must be [", cache.batch, ", ", cache.kv_heads, ", tokens, ", cache.head_dim, "]");
+    const int64_t used = past.data<int64_t>()[0];
+    append_cache(key.data<float>(), value.data<float>(), tokens, cache, used, writable(key_buffer),
+                 writable(value_buffer));
+    return {paddle::full({1}, used, DataType::INT64, past.place())};
+}
+
+std::vector<Shape> append_cache_shape(const Shape&, const Shape&, const Shape&, const Shape&,
+                                      const Shape& past) {
+    return {past};
+}
+
+std::vector<DataType> past_dtype(DataType, DataType, DataType, DataType, DataType past) { return {past}; }
+
+std::vector<Tensor> cached_attention_op(const Tensor& query, const Tensor& key, const Tensor& value,
+                                        const Tensor& mask, const Tensor& past, float scale) {
+    check_float32(query, "query");
+    check_float32(mask, "mask");
+    PD_CHECK(query.shape().size() == 4, "query must be [batch, heads, tokens, head_dim]");
+    const int64_t batch = query.shape()[0], heads = query.shape()[1], tokens = query.shape()[2];
+    const CacheShape cache = cache_shape(key, value, past, tokens);
+    PD_CHECK(cache.batch == batch && cache.head_dim == query.shape()[3] && heads % cache.kv_heads == 0,
+             "query must be [", cache.batch, ", a multiple of ", cache.kv_heads, ", tokens, ", cache.head_dim,
+             "]");
+    const int64_t columns = past.data<int64_t>()[0] + tokens;
+    const Shape shape = mask.shape();
+    PD_CHECK(shape.size() == 4 && (shape[0] == batch || shape[0] == 1) && shape[1] == 1 &&
+                 shape[2] == tokens && shape[3] >= columns,
+             "mask must be [", batch, " or 1, 1, ", tokens, ", at least ", columns, "]");
+    Tensor output = paddle::empty({batch, tokens, heads * cache.head_dim}, DataType::FLOAT32, query.place());
+    Attention attention{query.data<float>(),
+                        key.data<float>(),
+                        value.data<float>(),
+                        mask.data<float>(),
+                        shape[0] == 1 ? 0 : tokens * shape[3],
+                        shape[3],
+                        cache,
+                        heads,
+                        tokens,
+                        columns,
+                        scale,
+                        output.data<float>()};
+    attend(attention);
+    return {output};
+}
+
+std::vector<Shape> cached_attention_shape(const Shape& query, const Shape&, const Shape&, const Shape&,
+                                          const Shape&, float) {
+    return {{query[0], query[2], query[3] < 0 || query[1] < 0 ? -1 : query[1] * query[3]}};
+}
+
+std::vector<Shape> rms_norm_shape(const Shape& x, const Shape&, float) { return {x}; }
+std::vector<Shape> add_rms_norm_shape(const Shape& x, const Shape&, const Shape&, float) { return {x, x}; }
+std::vector<Shape> swiglu_shape(const Shape& x) { return {half_of_last(x)}; }
+
+// The dtypes of results, by number of operands.
+std::vector<DataType> dtype_of_1(DataType x) { return {x}; }
+std::vector<DataType> dtype_of_2(DataType x, DataType) { return {x}; }
+std::vector<DataType> two_dtypes_of_3(DataType x, DataType, DataType) { return {x, x}; }
+std::vector<DataType> dtype_of_5(DataType x, DataType, DataType, DataType, DataType) { return {x}; }
+std::vector<DataType> dtype_of_6(DataType x, DataType, DataType, DataType, DataType, DataType) { return {x}; }
+
+}  // namespace
+}  // namespace paddle_glm
+
+PD_BUILD_OP(paddle_glm_rms_norm)
+    .Inputs({"X", "Weight"})
+    .Outputs({"Y"})
+    .Attrs({"epsilon: float"})
+    .SetKernelFn(PD_KERNEL(paddle_glm::rms_norm_op))
+    .SetInferShapeFn(PD_INFER_SHAPE(paddle_glm::rms_norm_shape))
+    .SetInferDtypeFn(PD_INFER_DTYPE(paddle_glm::dtype_of_2));
+
+PD_BUILD_OP(paddle_glm_add_rms_norm)
+    .Inputs({"X", "Residual", "Weight"})
+    .Outputs({"Sum", "Y"})
+    .Attrs({"epsilon: float"})
+    .SetKernelFn(PD_KERNEL(paddle_glm::add_rms_norm_op))
+    .SetInferShapeFn(PD_INFER_SHAPE(paddle_glm::add_rms_norm_shape))
+    .SetInferDtypeFn(PD_INFER_DTYPE(paddle_glm::two_dtypes_of_3));
+
+PD_BUILD_OP(paddle_glm_swiglu)
+    .Inputs({"X"})
+    .Outputs({"Y"})
+    .SetKernelFn(PD_KERNEL(paddle_glm::swiglu_op))
+    .SetInferShapeFn(PD_INFER_SHAPE(paddle_glm::swiglu_shape))
+    .SetInferDtypeFn(PD_INFER_DTYPE(paddle_glm::dtype_of_1));
+
+// Writes to KeyBuffer and ValueBuffer. What reads them takes Query too, so that it runs later.
+PD_BUILD_OP(paddle_glm_append_rotary)
+    .Inputs({"QKV", "Cos", "Sin", "KeyBuffer", "ValueBuffer", "Past"})
+    .Outputs({"Query"})
+    .Attrs({"num_heads: int", "num_kv_heads: int"})
+    .SetKernelFn(PD_KERNEL(paddle_glm::append_rotary_op))
+    .SetInferShapeFn(PD_INFER_SHAPE(paddle_glm::append_rotary_shape))
+    .SetInferDtypeFn(PD_INFER_DTYPE(paddle_glm::dtype_of_6));
+
+// Writes to KeyBuffer and ValueBuffer. SamePast is Past, for what reads them, so that it runs later.
+PD_BUILD_OP(paddle_glm_append_cache)
+    .Inputs({"Key", "Value", "KeyBuffer", "ValueBuffer", "Past"})
+    .Outputs({"SamePast"})
+    .SetKernelFn(PD_KERNEL(paddle_glm::append_cache_op))
+    .SetInferShapeFn(PD_INFER_SHAPE(paddle_glm::append_cache_shape))
+    .SetInferDtypeFn(PD_INFER_DTYPE(paddle_glm::past_dtype));
+
+PD_BUILD_OP(paddle_glm_cached_attention)
+    .Inputs({"Query", "KeyBuffer", "ValueBuffer", "Mask", "Past"})
+    .Outputs({"Output"})
+    .Attrs({"scale: float"})
+    .SetKernelFn(PD_KERNEL(paddle_glm::cached_attention_op))
+    .SetInferShapeFn(PD_INFER_SHAPE(paddle_glm::cached_attention_shape))
+    .SetInferDtypeFn(PD_INFER_DTYPE(paddle_glm::dtype_of_5));
