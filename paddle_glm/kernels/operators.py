@@ -26,6 +26,19 @@ def quantized_embedding(ids: Tensor, values: Tensor, scale: Tensor, bits: int) -
     return _call("quantized_embedding", ids, values, scale, bits)
 
 
+def half_linear(x: Tensor, weight: Tensor, arithmetic: str = "auto") -> Tensor:
+    """x float32 [..., in] @ weight float16 or bfloat16 [out, in].T -> float32 [..., out].
+
+    arithmetic: see csrc/float_matmul.h.
+    """
+    return _call("half_linear", x, weight, arithmetic)
+
+
+def half_linear_transposed(grad: Tensor, weight: Tensor, arithmetic: str = "auto") -> Tensor:
+    """grad float32 [..., out] @ weight float16 or bfloat16 [out, in] -> float32 [..., in]."""
+    return _call("half_linear_transposed", grad, weight, arithmetic)
+
+
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """x float32 [..., size] / sqrt(mean(x^2) + epsilon) * weight [size], of any float dtype."""
     return _call("rms_norm", x, weight, epsilon)

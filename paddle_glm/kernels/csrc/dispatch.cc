@@ -15,7 +15,7 @@ std::array<KernelTable, kLevels> make_tables() {
     std::array<KernelTable, kLevels> tables{};
     for (int level = 0; level < kLevels; level++) {
         KernelTable& table = tables[level];
-        fill_portable(table);
+        fill_float_portable(table);
         fill_int8_portable(table);
         fill_fused_portable(table);
     }

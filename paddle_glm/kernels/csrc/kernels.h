@@ -4,6 +4,7 @@
 // starts from the portable functions and calls the fill functions of all levels that the processor has.
 #pragma once
 
+#include "float_kernels.h"
 #include "int8_matmul.h"
 #include "isa.h"
 #include "layout.h"
@@ -22,10 +23,7 @@ enum class Arithmetic {
 Arithmetic parse_arithmetic(const char* name);
 
 struct KernelTable {
-    // y[m][n] += nothing: y = x w^T for weight rows [row_begin, row_end); x: float32 [rows, columns]; y:
-    // float32 [rows, y_stride], of which columns row_begin..row_end are written.
-    void (*matmul_float32)(const float* x, int64_t rows, const QuantizedMatrix& weight, int64_t row_begin,
-                           int64_t row_end, float* y, int64_t y_stride);
+    FloatKernels floats;
 
     // Rows [row_begin, row_end) of x, float32 [out.rows, weight.columns], to int8; see int8_matmul.h.
     void (*quantize_activations)(const float* x, int64_t row_begin, int64_t row_end,
@@ -47,7 +45,7 @@ struct KernelTable {
 const KernelTable& kernels();
 
 // In the order of dispatch.cc: what comes later overrides.
-void fill_portable(KernelTable& table);
+void fill_float_portable(KernelTable& table);
 void fill_int8_portable(KernelTable& table);
 void fill_fused_portable(KernelTable& table);
 

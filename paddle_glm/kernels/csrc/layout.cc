@@ -1,5 +1,6 @@
 #include "layout.h"
 
+#include <algorithm>
 #include <cstring>
 #include <memory>
 
@@ -72,6 +73,24 @@ void transpose(const float* in, float* out, int64_t rows, int64_t columns) {
         for (int64_t c = 0; c < columns; c++) out[c * rows + r] = in[r * columns + c];
 }
 
+// Stored values [count] of a row from `column` on.
+void stored_part(const QuantizedMatrix& weight, int64_t row, int64_t column, int64_t count, uint8_t* out) {
+    const int64_t block = row / kBlockRows, r = row % kBlockRows;
+    const uint8_t* values = weight.block_values(block);
+    const int n = line_inputs(weight.bits);
+    if (block >= weight.blocks()) {
+        values += r * weight.row_bytes();
+        for (int64_t i = column; i < column + count; i++)
+            *out++ = weight.bits == 8 ? values[i] ^ 0x80 : hub_nibble(values, i);
+        return;
+    }
+    for (int64_t i = column; i < column + count; i++) {
+        const int64_t t = i % n;
+        const uint8_t byte = values[((i / n) * kBlockRows + r) * 4 + t % 4];
+        *out++ = weight.bits == 8 ? byte : (t < 4 ? byte & 15 : byte >> 4);
+    }
+}
+
 enum class Direction { kPack, kUnpack };
 
 void permute(uint8_t* values, float* scales, int64_t rows, int64_t columns, int64_t group_size, int bits,
@@ -112,32 +131,22 @@ void unpack(uint8_t* values, float* scales, int64_t rows, int64_t columns, int64
 }
 
 void stored_row(const QuantizedMatrix& weight, int64_t row, uint8_t* out) {
-    const int64_t block = row / kBlockRows, r = row % kBlockRows;
-    const uint8_t* values = weight.block_values(block);
-    const int n = line_inputs(weight.bits);
-    if (block >= weight.blocks()) {
-        values += r * weight.row_bytes();
-        for (int64_t i = 0; i < weight.columns; i++)
-            out[i] = weight.bits == 8 ? values[i] ^ 0x80 : hub_nibble(values, i);
-        return;
-    }
-    for (int64_t i = 0; i < weight.columns; i++) {
-        const int64_t t = i % n;
-        const uint8_t byte = values[((i / n) * kBlockRows + r) * 4 + t % 4];
-        out[i] = weight.bits == 8 ? byte : (t < 4 ? byte & 15 : byte >> 4);
-    }
+    stored_part(weight, row, 0, weight.columns, out);
 }
 
-void dequantize_row(const QuantizedMatrix& weight, int64_t row, float* out) {
+void dequantize(const QuantizedMatrix& weight, int64_t row, int64_t column, int64_t count, float* out) {
     const int64_t block = row / kBlockRows, r = row % kBlockRows, groups = weight.groups();
-    const bool packed = block < weight.blocks();
     const float* scales = weight.block_scales(block);
-    std::unique_ptr<uint8_t[]> stored(new uint8_t[weight.columns]);
-    stored_row(weight, row, stored.get());
-    for (int64_t g = 0; g < groups; g++) {
+    const bool packed = block < weight.blocks();
+    uint8_t stored[256];
+    while (count > 0) {
+        const int64_t g = column / weight.group_size;
+        const int64_t part = std::min({count, (g + 1) * weight.group_size - column, int64_t{sizeof stored}});
+        stored_part(weight, row, column, part, stored);
         const float scale = packed ? scales[g * kBlockRows + r] : scales[r * groups + g];
-        for (int64_t i = g * weight.group_size; i < (g + 1) * weight.group_size; i++)
-            out[i] = static_cast<float>(stored[i] - weight.offset()) * scale;
+        for (int64_t i = 0; i < part; i++) *out++ = static_cast<float>(stored[i] - weight.offset()) * scale;
+        column += part;
+        count -= part;
     }
 }
 

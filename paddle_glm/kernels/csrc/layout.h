@@ -43,7 +43,7 @@ void unpack(uint8_t* values, float* scales, int64_t rows, int64_t columns, int64
 // One row of the weight as it is stored, without sign: value + offset [columns].
 void stored_row(const QuantizedMatrix& weight, int64_t row, uint8_t* out);
 
-// One row of the float weight, float32 [columns].
-void dequantize_row(const QuantizedMatrix& weight, int64_t row, float* out);
+// A part of a row of the float weight: float32 [count] from `column` on.
+void dequantize(const QuantizedMatrix& weight, int64_t row, int64_t column, int64_t count, float* out);
 
 }  // namespace paddle_glm

@@ -1,4 +1,5 @@
-// Paddle operators of products with quantised weights in kernel order.
+// Paddle operators of products with quantised weights in kernel order and with half precision weights.
+#include "float_matmul.h"
 #include "matmul.h"
 #include "paddle/extension.h"
 
@@ -21,24 +22,39 @@ QuantizedMatrix quantized_matrix(const Tensor& values, const Tensor& scale, int 
     return weight;
 }
 
-Arithmetic arithmetic_named(const std::string& name) {
+// parse(name), with its exception as Paddle's.
+template <class Parse>
+Arithmetic parsed(const std::string& name, const Parse& parse) {
     try {
-        return parse_arithmetic(name.c_str());
+        return parse(name.c_str());
     } catch (const std::invalid_argument& error) {
         PD_THROW(error.what());
     }
 }
+
+Arithmetic arithmetic_named(const std::string& name) { return parsed(name, parse_arithmetic); }
 
 Shape with_last(Shape shape, int64_t last) {
     shape.back() = last;
     return shape;
 }
 
+Arithmetic half_arithmetic_named(const std::string& name, HalfType type) {
+    return parsed(name, [&](const char* text) { return parse_half_arithmetic(text, type); });
+}
+
+// The number of rows of x: float32 [..., width].
+int64_t count_rows(const Tensor& x, int64_t width) {
+    PD_CHECK(!x.shape().empty() && x.shape().back() == width, "input of width ",
+             x.shape().empty() ? 0 : x.shape().back(), ": expected ", width);
+    return width == 0 ? 0 : x.numel() / width;
+}
+
 std::vector<Tensor> quantized_linear(const Tensor& x, const Tensor& values, const Tensor& scale, int bits,
                                      const std::string& arithmetic) {
     const QuantizedMatrix weight = quantized_matrix(values, scale, bits);
     Tensor y = paddle::empty(with_last(x.shape(), weight.rows), DataType::FLOAT32, x.place());
-    quantized_matmul(x.data<float>(), x.numel() / weight.columns, weight, arithmetic_named(arithmetic),
+    quantized_matmul(x.data<float>(), count_rows(x, weight.columns), weight, arithmetic_named(arithmetic),
                      y.data<float>());
     return {y};
 }
@@ -51,8 +67,8 @@ std::vector<Tensor> quantized_linear_transposed(const Tensor& dy, const Tensor& 
                                                 int bits, const std::string& arithmetic) {
     const QuantizedMatrix weight = quantized_matrix(values, scale, bits);
     Tensor dx = paddle::empty(with_last(dy.shape(), weight.columns), DataType::FLOAT32, dy.place());
-    quantized_matmul_input_grad(dy.data<float>(), dy.numel() / weight.rows, weight,
-                                arithmetic_named(arithmetic), dx.data<float>());
+    float_matmul_transposed(dy.data<float>(), count_rows(dy, weight.rows), weight,
+                            arithmetic_named(arithmetic), dx.data<float>());
     return {dx};
 }
 
@@ -71,7 +87,7 @@ std::vector<Tensor> quantized_embedding(const Tensor& ids, const Tensor& values,
         const int64_t id = ids.data<int64_t>()[i];
         PD_CHECK(id >= 0 && id < weight.rows, "token id ", id, " is outside of the vocabulary of ",
                  weight.rows);
-        dequantize_row(weight, id, rows.data<float>() + i * weight.columns);
+        dequantize(weight, id, 0, weight.columns, rows.data<float>() + i * weight.columns);
     }
     return {rows};
 }
@@ -80,6 +96,50 @@ std::vector<Shape> embedding_shape(Shape ids, const Shape& values, const Shape&,
     ids.push_back(values[1] * 8 / bits);
     return {ids};
 }
+
+// weight: float16 or bfloat16 [rows, columns].
+HalfMatrix half_matrix(const Tensor& weight) {
+    const DataType dtype = weight.dtype();
+    PD_CHECK(dtype == DataType::FLOAT16 || dtype == DataType::BFLOAT16, "weight of dtype ", dtype,
+             ": expected float16 or bfloat16");
+    PD_CHECK(weight.shape().size() == 2, "weight of ", weight.shape().size(),
+             " dimensions: expected [out, in]");
+    HalfMatrix matrix;
+    matrix.values = static_cast<const uint16_t*>(weight.data());
+    matrix.rows = weight.shape()[0];
+    matrix.columns = weight.shape()[1];
+    matrix.type = dtype == DataType::FLOAT16 ? HalfType::kFloat16 : HalfType::kBfloat16;
+    return matrix;
+}
+
+std::vector<Tensor> half_linear(const Tensor& x, const Tensor& weight, const std::string& arithmetic) {
+    const HalfMatrix matrix = half_matrix(weight);
+    const int64_t rows = count_rows(x, matrix.columns);
+    Tensor y = paddle::empty(with_last(x.shape(), matrix.rows), DataType::FLOAT32, x.place());
+    float_matmul(x.data<float>(), rows, matrix, half_arithmetic_named(arithmetic, matrix.type),
+                 y.data<float>());
+    return {y};
+}
+
+std::vector<Shape> half_linear_shape(const Shape& x, const Shape& weight, const std::string&) {
+    return {with_last(x, weight[0])};
+}
+
+std::vector<Tensor> half_linear_transposed(const Tensor& dy, const Tensor& weight,
+                                           const std::string& arithmetic) {
+    const HalfMatrix matrix = half_matrix(weight);
+    const int64_t rows = count_rows(dy, matrix.rows);
+    Tensor dx = paddle::empty(with_last(dy.shape(), matrix.columns), DataType::FLOAT32, dy.place());
+    float_matmul_transposed(dy.data<float>(), rows, matrix, half_arithmetic_named(arithmetic, matrix.type),
+                            dx.data<float>());
+    return {dx};
+}
+
+std::vector<Shape> half_grad_shape(const Shape& dy, const Shape& weight, const std::string&) {
+    return {with_last(dy, weight[1])};
+}
+
+std::vector<DataType> half_dtype(DataType, DataType) { return {DataType::FLOAT32}; }
 
 std::vector<DataType> float32_dtype(DataType, DataType, DataType) { return {DataType::FLOAT32}; }
 
@@ -112,3 +172,21 @@ PD_BUILD_OP(paddle_glm_quantized_embedding)
     .SetKernelFn(PD_KERNEL(paddle_glm::quantized_embedding))
     .SetInferShapeFn(PD_INFER_SHAPE(paddle_glm::embedding_shape))
     .SetInferDtypeFn(PD_INFER_DTYPE(paddle_glm::float32_dtype));
+
+// x: float32 [..., columns] -> float32 [..., rows].
+PD_BUILD_OP(paddle_glm_half_linear)
+    .Inputs({"X", "Weight"})
+    .Outputs({"Y"})
+    .Attrs({"arithmetic: std::string"})
+    .SetKernelFn(PD_KERNEL(paddle_glm::half_linear))
+    .SetInferShapeFn(PD_INFER_SHAPE(paddle_glm::half_linear_shape))
+    .SetInferDtypeFn(PD_INFER_DTYPE(paddle_glm::half_dtype));
+
+// Gradient with respect to x: float32 [..., rows] -> [..., columns].
+PD_BUILD_OP(paddle_glm_half_linear_transposed)
+    .Inputs({"GradY", "Weight"})
+    .Outputs({"GradX"})
+    .Attrs({"arithmetic: std::string"})
+    .SetKernelFn(PD_KERNEL(paddle_glm::half_linear_transposed))
+    .SetInferShapeFn(PD_INFER_SHAPE(paddle_glm::half_grad_shape))
+    .SetInferDtypeFn(PD_INFER_DTYPE(paddle_glm::half_dtype));

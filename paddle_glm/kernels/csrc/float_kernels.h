@@ -1,0 +1,62 @@
+// Kernels of products in float32 and bfloat16 arithmetic, with quantised and with half precision weights.
+//
+// Up to kFewRows rows of x: weights are converted in registers while they are read, once. More rows: a panel
+// of kPanelWidth outputs is widened into a buffer that stays in the cache, [depth][kPanelWidth], and
+// multiplied by register-blocked kernels. All four products (two kinds of weights, as they are and
+// transposed) share the panels' format and the kernels that multiply.
+#pragma once
+
+#include "half.h"
+#include "layout.h"
+
+namespace paddle_glm {
+
+constexpr int64_t kPanelWidth = 64;
+constexpr int64_t kFewRows = 4;
+
+// A part of a weight. Rows begin at whole blocks (kBlockRows), columns at multiples of 64.
+struct WeightTile {
+    int64_t row, column, rows, columns;
+};
+
+struct FloatKernels {
+    // y = x weight^T for weight rows [row_begin, row_end), row_begin at a whole block. x: float32 [rows <=
+    // kFewRows, columns]; y: float32 [rows, y_stride], of which columns row_begin..row_end are written.
+    // Sums are float32, weights and x are not rounded.
+    void (*quantized_few_rows)(const float* x, int64_t rows, const QuantizedMatrix& weight, int64_t row_begin,
+                               int64_t row_end, float* y, int64_t y_stride);
+    void (*half_few_rows)(const float* x, int64_t rows, const HalfMatrix& weight, int64_t row_begin,
+                          int64_t row_end, float* y, int64_t y_stride);
+
+    // panel[c][r] = weight[tile.row + r][tile.column + c], zero for tile.rows <= r < kPanelWidth.
+    void (*widen_quantized)(const QuantizedMatrix& weight, const WeightTile& tile, float* panel);
+    void (*widen_half)(const HalfMatrix& weight, const WeightTile& tile, float* panel);
+
+    // panel[r][c] = weight[tile.row + r][tile.column + c], zero for tile.columns <= c < kPanelWidth.
+    void (*widen_quantized_transposed)(const QuantizedMatrix& weight, const WeightTile& tile, float* panel);
+    void (*widen_half_transposed)(const HalfMatrix& weight, const WeightTile& tile, float* panel);
+
+    // y (+)= x panel. x: float32 [rows, x_stride]; panel: float32 [depth, kPanelWidth], 64-byte aligned; y:
+    // float32 [rows, y_stride], of which kPanelWidth columns are written, or added to with `add`.
+    void (*multiply_panel)(const float* x, int64_t x_stride, int64_t rows, const float* panel, int64_t depth,
+                           float* y, int64_t y_stride, bool add);
+
+    // bfloat16 arithmetic; null where the instruction set has no bfloat16 dot product: float32 then.
+
+    // As quantized_few_rows, with x rounded to bfloat16: uint16 [rows, columns rounded up to even].
+    void (*quantized_few_rows_bfloat16)(const uint16_t* x, int64_t rows, const QuantizedMatrix& weight,
+                                        int64_t row_begin, int64_t row_end, float* y, int64_t y_stride);
+
+    // float32 -> bfloat16, to nearest even.
+    void (*round_bfloat16)(const float* x, int64_t count, uint16_t* rounded);
+
+    // pairs[i][c] = panel[2i][c] | panel[2i + 1][c] << 16, as bfloat16; depth is even. pairs: uint32 [depth /
+    // 2, kPanelWidth], 64-byte aligned.
+    void (*pair_panel)(const float* panel, int64_t depth, uint32_t* pairs);
+
+    // As multiply_panel. x: bfloat16 [rows, x_stride], x_stride and depth even.
+    void (*multiply_panel_bfloat16)(const uint16_t* x, int64_t x_stride, int64_t rows, const uint32_t* pairs,
+                                    int64_t depth, float* y, int64_t y_stride, bool add);
+};
+
+}  // namespace paddle_glm
