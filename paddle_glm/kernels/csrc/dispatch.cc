@@ -18,6 +18,9 @@ std::array<KernelTable, kLevels> make_tables() {
         fill_float_portable(table);
         fill_int8_portable(table);
         fill_fused_portable(table);
+#if defined(__x86_64__)
+        if (level >= static_cast<int>(Isa::kAvx512)) fill_int8_avx512(table);
+#endif
     }
     return tables;
 }

@@ -17,7 +17,7 @@ constexpr int64_t kPartInputs = 128;
 constexpr float kSmallestActivation = 0x1p-119f;
 
 // Rows that one call of `matmul_int8` gets at most, so that what it reads again and again stays in the cache.
-constexpr int64_t kInt8Rows = 512;
+constexpr int64_t kInt8Rows = 256;
 
 // The parts of a weight's inputs.
 struct Parts {
