@@ -47,9 +47,14 @@ def isa_suffix(source: Path) -> str:
     return max((suffix for suffix in _ISA_FLAGS if source.stem.endswith(suffix)), key=len, default="")
 
 
-def sources() -> list[Path]:
-    """The sources of this machine's architecture, slowest to compile first."""
-    excluded = _ARM if platform.machine().lower() in ("x86_64", "amd64") else _X86
+def isa_flags(source: Path) -> tuple[str, ...]:
+    """The compiler's flags for the instruction set of a source."""
+    return _ISA_FLAGS.get(isa_suffix(source), ())
+
+
+def sources(machine: str = platform.machine()) -> list[Path]:
+    """The sources of an architecture, slowest to compile first."""
+    excluded = _ARM if machine.lower() in ("x86_64", "amd64") else _X86
     found = [one for one in sorted(SOURCES.glob("*.cc")) if isa_suffix(one) not in excluded]
     return sorted(found, key=lambda one: not one.name.startswith("operators"))
 
@@ -159,7 +164,7 @@ def build(target: Path, compiler: str) -> None:
 
 def _compile(compiler: str, source: Path, folder: Path) -> Path:
     target = folder / f"{source.stem}.o"
-    flags = [*_COMMON_FLAGS, *_ISA_FLAGS.get(isa_suffix(source), ())]
+    flags = [*_COMMON_FLAGS, *isa_flags(source)]
     if source.name.startswith("operators"):
         include = paddle_folder() / "include"
         python = sysconfig.get_paths()["include"]

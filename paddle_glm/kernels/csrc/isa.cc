@@ -5,10 +5,15 @@
 #include <cstdlib>
 #include <cstring>
 
-#if defined(__x86_64__) && defined(__linux__)
+#if defined(__x86_64__)
 #include <cpuid.h>
+#endif
+#if defined(__x86_64__) && defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
 #endif
 
 namespace paddle_glm {
@@ -20,7 +25,9 @@ std::atomic<int> chosen{-1};
 
 #if defined(__x86_64__)
 bool has_amx() {
-#if defined(__linux__)
+#if defined(PADDLE_GLM_EMULATE_AMX)
+    return true;
+#elif defined(__linux__)
     unsigned a, b, c, d;
     constexpr unsigned kInt8 = 1u << 25, kBf16 = 1u << 22, kTile = 1u << 24;
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
@@ -32,6 +39,12 @@ bool has_amx() {
 #endif
 }
 
+// Compilers before GCC 13 do not know its name.
+bool has_f16c() {
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+
 bool detect(Isa level) {
     __builtin_cpu_init();
     switch (level) {
@@ -40,7 +53,7 @@ bool detect(Isa level) {
         case Isa::kNeon:
             return false;
         case Isa::kAvx2:
-            return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+            return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
         case Isa::kAvx512:
             return detect(Isa::kAvx2) && __builtin_cpu_supports("avx512f") &&
                    __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
@@ -54,8 +67,9 @@ bool detect(Isa level) {
 }
 #else
 bool detect(Isa level) {
-#if defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD)
-    if (level == Isa::kNeon) return true;
+#if defined(__aarch64__) && defined(__linux__)
+    constexpr unsigned long kNeeded = HWCAP_ASIMDDP | HWCAP_ASIMDHP;
+    if (level == Isa::kNeon) return (getauxval(AT_HWCAP) & kNeeded) == kNeeded;
 #endif
     return level == Isa::kPortable;
 }
@@ -73,8 +87,10 @@ Isa from_environment() {
     if (name == nullptr || *name == 0) return best();
     if (parse_isa(name, &level) && supports(level)) return level;
     Isa fallback = best();
-    std::fprintf(stderr, "warning: PADDLE_GLM_ISA=%s is not available on this processor: using %s\n", name,
-                 isa_name(fallback));
+    std::fprintf(stderr, "warning: PADDLE_GLM_ISA=%s: using %s; this processor has", name, isa_name(fallback));
+    for (int i = 0; i < kCount; i++)
+        if (supports(static_cast<Isa>(i))) std::fprintf(stderr, " %s", kNames[i]);
+    std::fprintf(stderr, "\n");
     return fallback;
 }
 
