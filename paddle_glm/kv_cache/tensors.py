@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import paddle
 from paddle import Tensor
@@ -37,7 +38,17 @@ def _asarray(array: Array, dtype: str) -> Tensor:
 PADDLE = ArrayLibrary(_take, _concat, _zeros, _nbytes, _asarray)
 
 
-class BufferLayer:
+class InPlaceCache:
+    """A layer whose buffers the native operators write to (`kernels.operators`)."""
+
+    def reserve(self, batch: int, heads: int, tokens: int, head_dim: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Buffers [batch, heads, capacity, head_dim] of keys and values with room for so many tokens more,
+        which count as in use, and the first of their columns, int64 [1].
+        """
+        raise NotImplementedError
+
+
+class BufferLayer(InPlaceCache):
     """Keys and values of one layer in buffers [batch, heads, capacity, head_dim] that are written in place.
 
     For inference only, without gradients. Attention reads the whole buffers, because every matmul would copy
@@ -88,6 +99,16 @@ class BufferLayer:
         self._length += tokens
         return self._key, self._value
 
+    def reserve(self, batch: int, heads: int, tokens: int, head_dim: int) -> tuple[Tensor, Tensor, Tensor]:
+        past = self._length
+        if past + tokens > self.capacity:
+            columns = past + tokens + self.spare(tokens)
+            self._key = self._enlarged(self._key, [batch, heads, columns, head_dim])
+            self._value = self._enlarged(self._value, [batch, heads, columns, head_dim])
+        self._length = past + tokens
+        assert self._key is not None and self._value is not None
+        return self._key, self._value, _column(past)
+
     def spare(self, tokens: int) -> int:
         length = self._length + tokens
         if length <= self.capacity:
@@ -105,10 +126,24 @@ class BufferLayer:
     def _used(self, buffer: Tensor) -> Tensor:
         return buffer if buffer.shape[2] == self._length else buffer[:, :, : self._length]
 
+    def _enlarged(self, buffer: Tensor | None, shape: list[int]) -> Tensor:
+        if buffer is None:
+            return paddle.empty(shape, dtype="float32")
+        batch, heads, columns, size = shape
+        # Zeros, because who does not use the operators multiplies unused columns too.
+        spare = paddle.zeros([batch, heads, columns - self._length, size], dtype="float32")
+        return _concat([self._used(buffer), spare], 2)
+
     def _grown(self, buffer: Tensor, new: Tensor, spare: int) -> Tensor:
         # Assigning many columns to a slice is ten times slower than concatenation on a CPU (Paddle 3.3.1).
         batch, heads, _, size = new.shape
         return _concat([self._used(buffer), new, _zeros([batch, heads, spare, size], new)], 2)
+
+
+@lru_cache(maxsize=4)
+def _column(number: int) -> Tensor:
+    """int64 [1]; all layers of a step ask for the same."""
+    return paddle.full([1], number, dtype="int64")
 
 
 @dataclass(frozen=True)

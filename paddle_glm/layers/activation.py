@@ -7,6 +7,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
+from paddle_glm.kernels import operators
+from paddle_glm.kernels.usage import uses_operators
 from paddle_glm.paddle_types import Function
 
 
@@ -29,7 +31,7 @@ def swiglu(fused: Tensor) -> Tensor:
     """
     if paddle.in_dynamic_mode() and paddle.is_grad_enabled() and not fused.stop_gradient:
         return _SwiGLUFunction.apply(fused)
-    return _swiglu_forward(fused)
+    return operators.swiglu(fused) if uses_operators() else _swiglu_forward(fused)
 
 
 def _swiglu_forward(fused: Tensor) -> Tensor:

@@ -7,7 +7,11 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
-from paddle_glm.kv_cache import KVCache
+from paddle_glm.kernels import operators
+from paddle_glm.kernels.usage import uses_operators
+from paddle_glm.kv_cache import KVCache, LayerCache
+from paddle_glm.kv_cache.tensors import InPlaceCache
+from paddle_glm.layers.rotary import apply_rotary_interleaved
 from paddle_glm.parallel.group import ProcessGroup
 from paddle_glm.parallel.rng import sharded_rng
 from paddle_glm.precision import autocast_disabled
@@ -105,6 +109,51 @@ def split_qkv_blocks(fused: Tensor, sizes: Sequence[int], head_dim: int) -> tupl
         for part, size in zip(fused.split(list(sizes), axis=-1), sizes, strict=True)
     )
     return query, key, value
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor,
+    cache: LayerCache | None,
+    group: ProcessGroup,
+    dropout: float = 0.0,
+    qk_layer_scaling: float = 1.0,
+) -> Tensor:
+    """`grouped_query_attention` to the keys and values of the cache, to which it appends the given ones.
+
+    key, value: [batch, key_value_heads, tokens, head_dim].
+    """
+    if isinstance(cache, InPlaceCache) and uses_operators():
+        batch, heads, tokens, head_dim = key.shape
+        keys, values, past = cache.reserve(batch, heads, tokens, head_dim)
+        past = operators.append_cache(key, value, keys, values, past)
+        return operators.cached_attention(query, keys, values, mask, past, head_dim**-0.5)
+    if cache is not None:
+        key, value = cache.update(key, value)
+    return grouped_query_attention(query, key, value, mask, group, dropout, qk_layer_scaling)
+
+
+def attend_rotated(
+    fused: Tensor,
+    sizes: Sequence[int],
+    head_dim: int,
+    rotary: tuple[Tensor, Tensor],
+    mask: Tensor,
+    cache: LayerCache | None,
+    group: ProcessGroup,
+    dropout: float = 0.0,
+) -> Tensor:
+    """`split_qkv_blocks`, `apply_rotary_interleaved` to queries and keys, and `attend`."""
+    if isinstance(cache, InPlaceCache) and uses_operators():
+        heads, kv_heads = sizes[0] // head_dim, sizes[1] // head_dim
+        keys, values, past = cache.reserve(fused.shape[0], kv_heads, fused.shape[1], head_dim)
+        query = operators.append_rotary(fused, *rotary, keys, values, past, heads, kv_heads)
+        return operators.cached_attention(query, keys, values, mask, past, head_dim**-0.5)
+    query, key, value = split_qkv_blocks(fused, sizes, head_dim)
+    query, key = apply_rotary_interleaved(query, *rotary), apply_rotary_interleaved(key, *rotary)
+    return attend(query, key, value, mask, cache, group, dropout)
 
 
 def grouped_query_attention(

@@ -4,6 +4,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
+from paddle_glm.kernels import operators
+from paddle_glm.kernels.usage import uses_operators
 from paddle_glm.paddle_types import TensorLayer
 from paddle_glm.parallel.frozen_weights import frozen_scale, input_grad_only
 from paddle_glm.parallel.layers import new_parameter
@@ -22,10 +24,19 @@ class RMSNorm(TensorLayer):
         self.weight = new_parameter(self, (size,), dtype)
 
     def forward(self, x: Tensor) -> Tensor:
+        if uses_operators():
+            return operators.rms_norm(x, self.weight, self.epsilon)
         with autocast_disabled():
             x_float32 = x.astype("float32")
             scale = paddle.rsqrt(x_float32.square().mean(axis=-1, keepdim=True) + self.epsilon)
             return _scale_by_weight(x_float32 * scale, self.weight).astype(x.dtype)
+
+    def add(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """x + residual, and its normalisation."""
+        if uses_operators():
+            return operators.add_rms_norm(x, residual, self.weight, self.epsilon)
+        total = x + residual
+        return total, self(total)
 
 
 class LayerNorm(TensorLayer):

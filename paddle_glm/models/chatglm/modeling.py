@@ -15,8 +15,8 @@ from paddle_glm.config import ModelConfig
 from paddle_glm.kv_cache import LayerCache
 from paddle_glm.layers.activation import gelu_tanh
 from paddle_glm.layers.attention import (
+    attend,
     bidirectional_context_mask,
-    grouped_query_attention,
     split_qkv_per_head,
 )
 from paddle_glm.layers.norm import LayerNorm
@@ -62,10 +62,8 @@ class SelfAttention(TensorLayer):
     ) -> Tensor:
         query, key, value = split_qkv_per_head(self.query_key_value(x), self.head_dim)
         query, key = apply_rotary_halves(query, *rotary), apply_rotary_halves(key, *rotary)
-        if cache is not None:
-            key, value = cache.update(key, value)
-        attn_output = grouped_query_attention(
-            query, key, value, mask, self.group, qk_layer_scaling=self.qk_layer_scaling
+        attn_output = attend(
+            query, key, value, mask, cache, self.group, qk_layer_scaling=self.qk_layer_scaling
         )
         return self.dense(attn_output)
 

@@ -4,8 +4,6 @@ Reproduces modeling_chatglm.py of THUDM/chatglm2-6b and THUDM/chatglm3-6b; modul
 parameters have those of hub checkpoints.
 """
 
-from functools import partial
-
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
@@ -14,7 +12,7 @@ from paddle_glm.array_types import Array
 from paddle_glm.config import ModelConfig
 from paddle_glm.kv_cache import LayerCache
 from paddle_glm.layers.activation import swiglu
-from paddle_glm.layers.attention import grouped_query_attention, split_qkv_blocks, split_qkv_per_head
+from paddle_glm.layers.attention import attend, attend_rotated, split_qkv_per_head
 from paddle_glm.layers.norm import RMSNorm
 from paddle_glm.layers.rotary import apply_rotary_interleaved, rotary_cos_sin, rotary_table
 from paddle_glm.models.base import CausalLM
@@ -39,28 +37,32 @@ class SelfAttention(TensorLayer):
 
     def __init__(self, config: ModelConfig, group: ProcessGroup, weight_format: WeightFormat) -> None:
         super().__init__()
-        self.group, self.dropout = group, config.attention_dropout
+        self.group, self.dropout, self.head_dim = group, config.attention_dropout, config.head_dim
         sharding = query_key_value(config)
         self.query_key_value = ColumnParallelLinear(
             config.hidden_size, sharding, group, weight_format, bias=config.add_qkv_bias
         )
         self.dense = RowParallelLinear(config.hidden_size, attention_output(config), group, weight_format)
-        self.split_qkv = partial(split_qkv_per_head, head_dim=config.head_dim)
+        # Numbers of channels of queries, keys and values on this rank; None: head by head.
+        self.block_sizes: list[int] | None = None
         if config.multi_query_attention:
-            # Numbers of channels of queries, keys and values on this rank.
-            sizes = [stop - start for start, stop in sharding.local_ranges(group.rank, group.degree)]
-            self.split_qkv = partial(split_qkv_blocks, sizes=sizes, head_dim=config.head_dim)
+            ranges = sharding.local_ranges(group.rank, group.degree)
+            self.block_sizes = [stop - start for start, stop in ranges]
 
     def forward(
         self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, cache: LayerCache | None = None
     ) -> Tensor:
-        query, key, value = self.split_qkv(self.query_key_value(x))
-        query, key = apply_rotary_interleaved(query, *rotary), apply_rotary_interleaved(key, *rotary)
-        if cache is not None:
-            key, value = cache.update(key, value)
+        fused = self.query_key_value(x)
         dropout = self.dropout if self.training else 0.0
-        attn_output = grouped_query_attention(query, key, value, mask, self.group, dropout)
-        return self.dense(attn_output)
+        if self.block_sizes is not None:
+            return self.dense(
+                attend_rotated(
+                    fused, self.block_sizes, self.head_dim, rotary, mask, cache, self.group, dropout
+                )
+            )
+        query, key, value = split_qkv_per_head(fused, self.head_dim)
+        query, key = apply_rotary_interleaved(query, *rotary), apply_rotary_interleaved(key, *rotary)
+        return self.dense(attend(query, key, value, mask, cache, self.group, dropout))
 
 
 class MLP(TensorLayer):
@@ -92,8 +94,8 @@ class Block(TensorLayer):
         self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, cache: LayerCache | None = None
     ) -> Tensor:
         attn_output = self.self_attention(self.input_layernorm(x), rotary, mask, cache)
-        x = x + self._hidden_dropout(attn_output)
-        return x + self._hidden_dropout(self.mlp(self.post_attention_layernorm(x)))
+        x, normalized = self.post_attention_layernorm.add(x, self._hidden_dropout(attn_output))
+        return x + self._hidden_dropout(self.mlp(normalized))
 
     def _hidden_dropout(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, training=self.training) if self.dropout else x
