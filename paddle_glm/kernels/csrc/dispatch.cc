@@ -19,6 +19,7 @@ std::array<KernelTable, kLevels> make_tables() {
         fill_int8_portable(table);
         fill_fused_portable(table);
 #if defined(__x86_64__)
+        if (level >= static_cast<int>(Isa::kAvx2)) fill_int8_avx2(table);
         if (level >= static_cast<int>(Isa::kAvx512)) fill_int8_avx512(table);
 #endif
     }

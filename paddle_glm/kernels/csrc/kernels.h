@@ -48,6 +48,7 @@ const KernelTable& kernels();
 void fill_float_portable(KernelTable& table);
 void fill_int8_portable(KernelTable& table);
 void fill_fused_portable(KernelTable& table);
+void fill_int8_avx2(KernelTable& table);
 void fill_int8_avx512(KernelTable& table);
 
 }  // namespace paddle_glm

@@ -67,7 +67,8 @@ void set_case(const char* format, ...) __attribute__((format(printf, 1, 2)));
 void check(bool passed, const char* format, ...) __attribute__((format(printf, 2, 3)));
 
 // |got - expected| <= tolerance; expected may be infinite or NaN, and then `got` has to be so too.
-void check_close(double got, double expected, double tolerance, const char* what, int64_t row, int64_t column);
+void check_close(double got, double expected, double tolerance, const char* what, int64_t row,
+                 int64_t column);
 
 int64_t checks_done();
 int64_t checks_failed();

@@ -220,8 +220,7 @@ void check_shape(const Shape& shape, Weights weights, Inputs inputs, Random& ran
     Buffer<float> x(shape.rows * shape.inputs);
     fill_inputs(x, shape, inputs, random);
     const Reference reference(shape, weight, x);
-    const bool exact =
-        inputs == Inputs::kIntegers || inputs == Inputs::kExtremes || inputs == Inputs::kZero;
+    const bool exact = inputs == Inputs::kIntegers || inputs == Inputs::kExtremes || inputs == Inputs::kZero;
     for (auto arithmetic : {Arithmetic::kFloat32, Arithmetic::kInt8, Arithmetic::kBfloat16}) {
         set_case("int%d [%lld, %lld] x [%lld, %lld], groups of %lld, weights %d, inputs %d, %s", shape.bits,
                  static_cast<long long>(shape.rows), static_cast<long long>(shape.inputs),
@@ -244,7 +243,8 @@ void test_quantized() {
     const int64_t row_counts[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 16, 17, 24, 31, 33, 64, 67};
     const int64_t outputs[] = {1, 31, 32, 33, 64, 65, 95, 96, 160};
     const int64_t groups[] = {8, 16, 24, 32, 40, 64, 128};
-    const int64_t lines[] = {8, 16, 24, 40, 64, 72, 120, 128, 136, 192, 264};  // inputs of one scale per output
+    const int64_t lines[] = {8,   16,  24,  40,  64, 72,
+                             120, 128, 136, 192, 264};  // inputs of one scale per output
     int round = 0;
     for (int64_t rows : row_counts)
         for (int bits : {4, 8})
@@ -264,7 +264,8 @@ void test_quantized() {
                 check_shape({rows, 34, 768, 384, bits}, kind, Inputs::kExtremes, random);
             }
     // 8 bits have groups of 4 inputs.
-    for (int64_t rows : {1, 6, 19}) check_shape({rows, 70, 36, 4, 8}, Weights::kRandom, Inputs::kIntegers, random);
+    for (int64_t rows : {1, 6, 19})
+        check_shape({rows, 70, 36, 4, 8}, Weights::kRandom, Inputs::kIntegers, random);
 }
 
 }  // namespace paddle_glm_test
