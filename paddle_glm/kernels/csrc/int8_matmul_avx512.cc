@@ -11,8 +11,6 @@ namespace {
 // with the products of the next one.
 constexpr int kTileRows = 6;
 constexpr int kHalves = 2;  // registers of 16 weight rows in a block
-// Bytes that weights are asked for ahead of their use, as far as the memory is away.
-constexpr int64_t kPrefetch = 2048;
 
 // As an instruction of its own: for the intrinsic GCC 12 copies the sums about.
 inline void dot(__m512i& sum, __m512i weights, __m512i x) {
@@ -57,8 +55,6 @@ void tile(const QuantizedMatrix& weight, const Parts& parts, int64_t block, cons
         TileRows<R> rows(x.part_values(part) + m * x.stride, x.stride);
         for (int64_t i = parts.length(part); i > 0; i -= kLine) {
             const __m512i w0 = _mm512_loadu_si512(lines), w1 = _mm512_loadu_si512(lines + kLineBytes);
-            _mm_prefetch(lines + kPrefetch, _MM_HINT_T0);
-            _mm_prefetch(lines + kPrefetch + kLineBytes, _MM_HINT_T0);
             const __m512i l0 = BITS == 4 ? _mm512_and_si512(w0, low) : w0;
             const __m512i l1 = BITS == 4 ? _mm512_and_si512(w1, low) : w1;
 #pragma GCC unroll 6

@@ -39,8 +39,9 @@ void parallel(const Body& body) {
 #endif
 }
 
-// Calls body(begin, end) for ranges that cover [0, count), `step` at a time, on every thread; threads that
-// finish early take more ranges.
+// Calls body(begin, end) for ranges that cover [0, count), on every thread; threads that finish early take
+// more. Ranges are long at first, for memory is read fastest in one piece, and short at the end, where
+// threads would wait for each other; all but the last are a multiple of `step`.
 template <class Body>
 void parallel_for(int64_t count, int64_t step, const Body& body) {
     if (count <= step || num_threads() == 1) {
@@ -48,11 +49,15 @@ void parallel_for(int64_t count, int64_t step, const Body& body) {
         return;
     }
     std::atomic<int64_t> next{0};
-    parallel([&](int, int) {
-        for (;;) {
-            const int64_t begin = next.fetch_add(step, std::memory_order_relaxed);
-            if (begin >= count) break;
-            body(begin, begin + step < count ? begin + step : count);
+    parallel([&](int, int threads) {
+        int64_t begin = next.load(std::memory_order_relaxed);
+        while (begin < count) {
+            const int64_t share = (count - begin) / (4 * threads) / step * step;
+            const int64_t size = share > step ? share : step;
+            const int64_t end = count - begin < size ? count : begin + size;
+            if (!next.compare_exchange_weak(begin, end, std::memory_order_relaxed)) continue;
+            body(begin, end);
+            begin = next.load(std::memory_order_relaxed);
         }
     });
 }
