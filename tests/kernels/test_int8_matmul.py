@@ -94,3 +94,63 @@ def test_random(forced_isa: str, shape: Shape, seed: int) -> None:
     random = np.random.default_rng(seed)
     x = random.standard_normal((rows, in_features)).astype(np.float32)
     check(x, *random_weight(random, out_features, in_features, bits, group_size), bits)
+
+
+VALUES = (0.0, -0.0, 1e-45, 1.2e-38, 2.0**-119, 1e-30, 1.0, -1.0, 127.0, -1e30, 1e30)
+
+
+@every_isa
+@given(
+    st.sampled_from([4, 8]),
+    st.sampled_from([8, 32, 136]),
+    st.lists(st.sampled_from(VALUES), min_size=1, max_size=8),
+    st.sampled_from([-128, -1, 0, 0x77, 127]),
+    st.integers(0, 99),
+)
+def test_extreme_values(
+    forced_isa: str, bits: int, group_size: int, pool: list[float], byte: int, seed: int
+) -> None:
+    """Activations of very different sizes; all stored values equal: -8, -128, 0, 7 and 127 among them."""
+    random = np.random.default_rng(seed)
+    x = random.choice(np.array(pool, np.float32), (random.integers(1, 9), 3 * group_size))
+    values = np.full((35, x.shape[1] * bits // 8), byte, np.int8)
+    check(x, values, random.random((35, 3)).astype(np.float32), bits)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("group_size", [32, None])
+def test_rows_do_not_depend_on_each_other(forced_isa: str, bits: int, group_size: int | None) -> None:
+    """A row's bits are the same alone, in any batch, and beside rows that are not finite."""
+    random = np.random.default_rng(0)
+    weight = random_weight(random, 65, 416, bits, group_size)
+    x = random.standard_normal((300, 416)).astype(np.float32)
+    y = product(x, *weight, bits)
+    for rows in (1, 2, 3, 4, 5, 6, 7, 12, 31):
+        np.testing.assert_array_equal(product(x[:rows], *weight, bits), y[:rows])
+    x[::2, 7] = np.nan
+    np.testing.assert_array_equal(product(x, *weight, bits)[1::2], y[1::2])
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_not_finite(forced_isa: str, bits: int, value: float) -> None:
+    """One input that is not finite makes its whole row NaN, and no other."""
+    random = np.random.default_rng(0)
+    weight = random_weight(random, 70, 144, bits, 24)
+    x = random.standard_normal((9, 144)).astype(np.float32)
+    for row, column in ((0, 0), (4, 143), (8, 23)):
+        x[row, column] = value
+    bad = np.isnan(product(x, *weight, bits))
+    assert bad[[0, 4, 8]].all() and not bad[[1, 2, 3, 5, 6, 7]].any()
+
+
+def test_no_rows(forced_isa: str) -> None:
+    weight = random_weight(np.random.default_rng(0), 40, 64, 4, 32)
+    assert product(np.zeros((0, 64), np.float32), *weight, 4).shape == (0, 40)
+
+
+def test_unknown_arithmetic() -> None:
+    values, scale = random_weight(np.random.default_rng(0), 32, 64, 4, 32)
+    x = paddle.zeros([1, 64])
+    with pytest.raises(Exception, match='arithmetic "int7": expected auto, int8, bfloat16 or float32'):
+        operators.quantized_linear(x, paddle.to_tensor(values), paddle.to_tensor(scale), 4, "int7")
