@@ -31,6 +31,10 @@ def causal_mask(attention_mask: Tensor, tokens: int | Tensor) -> Tensor:
     attention_mask: [batch, total], as for `boolean_mask`. A query on padding attends to everything, as in
     the original (`get_masks` of ChatGLM2's modeling_chatglm.py); its output is never used.
     """
+    if paddle.in_dynamic_mode() and tokens == 1:
+        last = attention_mask[:, -1:]  # the one query is of its sample's last token
+        allowed = paddle.logical_or(attention_mask == last, last == 0)
+        return additive_mask(allowed).unsqueeze([1, 2])
     visible = boolean_mask(attention_mask, tokens)
     padding = (_query_columns(attention_mask, tokens) == 0).unsqueeze([1, 3])
     return additive_mask(paddle.logical_or(visible, padding))

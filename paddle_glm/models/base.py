@@ -242,7 +242,8 @@ class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
         """
         mask = self.build_attention_mask(input_ids, position_ids, attention_mask)
         x = self._run_blocks(input_ids, position_ids, mask, cache)
-        return self.head().gather(self.head()(self.final_norm(x[:, -1:]))).astype("float32").squeeze(1)
+        last = x if x.shape[1] == 1 else x[:, -1:]
+        return self.head().gather(self.head()(self.final_norm(last))).astype("float32").squeeze(1)
 
     def enable_recompute(self) -> None:
         """Activation checkpointing in training: save only each block's input (arXiv:1604.06174)."""

@@ -9,7 +9,10 @@ from typing import Any
 import paddle
 from paddle import Tensor
 
+from paddle_glm.kernels import operators
+from paddle_glm.kernels.usage import uses_operators
 from paddle_glm.paddle_types import Function
+from paddle_glm.parallel.kernel_weights import TRAINING_ARITHMETIC
 
 
 def input_grad_only(weight: Tensor, x: Tensor) -> bool:
@@ -29,17 +32,26 @@ def frozen_scale(x: Tensor, weight: Tensor) -> Tensor:
     return _FrozenScale.apply(x, weight)
 
 
+def _has_operator(x: Tensor, weight: Tensor) -> bool:
+    """Whether the native operators multiply x and the weight; inside of a PyLayer, without gradients."""
+    return weight.dtype != paddle.float32 and x.dtype == paddle.float32 and uses_operators()
+
+
 class _FrozenLinear(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(weight)
         ctx.dtype = x.dtype
+        if _has_operator(x, weight):
+            return operators.half_linear(x, weight, TRAINING_ARITHMETIC)
         product: Tensor = paddle.matmul(x, weight.astype(x.dtype), transpose_y=True)
         return product
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         (weight,) = ctx.saved_tensor()
+        if _has_operator(grad, weight):
+            return operators.half_linear_transposed(grad, weight, TRAINING_ARITHMETIC), None
         return paddle.matmul(grad, weight.astype(grad.dtype)).astype(ctx.dtype), None
 
 

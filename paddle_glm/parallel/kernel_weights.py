@@ -113,15 +113,15 @@ def packed_linear(x: Tensor, weight: PackedWeight, training: bool) -> Tensor:
 
     training: compute in `TRAINING_ARITHMETIC`, as with gradients.
     """
-    x_float32 = x if x.dtype == paddle.float32 else x.astype("float32")
-    operands = (x_float32, weight.values, weight.scale, weight.bits)
-    if not (training or paddle.is_grad_enabled()):
-        y = operators.quantized_linear(*operands)
-    elif x.stop_gradient or not paddle.is_grad_enabled():
-        y = operators.quantized_linear(*operands, TRAINING_ARITHMETIC)
-    else:
-        y = _PackedLinear.apply(*operands)
-    return y if x.dtype == paddle.float32 else y.astype(x.dtype)
+    dtype = x.dtype
+    if dtype != paddle.float32:
+        return packed_linear(x.astype("float32"), weight, training).astype(dtype)
+    operands = (x, weight.values, weight.scale, weight.bits)
+    if not paddle.is_grad_enabled():
+        return operators.quantized_linear(*operands, TRAINING_ARITHMETIC if training else "auto")
+    if x.stop_gradient:
+        return operators.quantized_linear(*operands, TRAINING_ARITHMETIC)
+    return _PackedLinear.apply(*operands)
 
 
 class _PackedLinear(Function):

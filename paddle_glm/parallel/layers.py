@@ -13,6 +13,7 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from paddle_glm.kernels import operators
+from paddle_glm.kernels.usage import uses_operators
 from paddle_glm.paddle_types import TensorLayer
 from paddle_glm.parallel.collectives import (
     copy_to_group,
@@ -24,6 +25,7 @@ from paddle_glm.parallel.dequant import dequant_embedding, dequant_linear, upcas
 from paddle_glm.parallel.frozen_weights import frozen_linear, input_grad_only
 from paddle_glm.parallel.group import ProcessGroup
 from paddle_glm.parallel.kernel_weights import (
+    TRAINING_ARITHMETIC,
     KernelOrderParameters,
     PackedWeight,
     can_be_packed,
@@ -62,15 +64,17 @@ def new_parameter(layer: nn.Layer, shape: tuple[int, ...], dtype: Any, distribut
     return parameter
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, training: bool = False) -> Tensor:
     """x [..., in] @ weight [out, in].T + bias [out] -> [..., out], in the dtype of x.
 
-    Half precision weights are upcast on CPU. With a frozen weight x is not saved for backward.
+    On CPU half precision weights are multiplied with float32 activations. With a frozen weight x is not saved
+    for backward. training: half precision weights are multiplied in `TRAINING_ARITHMETIC`.
     """
     if input_grad_only(weight, x):
         y = frozen_linear(x, weight)
     elif weight.dtype != x.dtype and paddle.in_dynamic_mode() and not paddle.is_grad_enabled():
-        y = upcast_linear(x, weight)
+        arithmetic = TRAINING_ARITHMETIC if training else "auto"
+        y = operators.half_linear(x, weight, arithmetic) if uses_operators() else upcast_linear(x, weight)
     else:
         y = paddle.matmul(x, weight.astype(x.dtype), transpose_y=True)
     return y if bias is None else y + bias.astype(x.dtype)
@@ -123,7 +127,7 @@ class ParallelWeight(TensorLayer):
     def local_matmul(self, x: Tensor) -> Tensor:
         """x [..., in] @ this rank's shard.T -> [..., out], in the dtype of x."""
         if not self.bits:
-            return linear(x, self.weight)
+            return linear(x, self.weight, training=self.training)
         if (packed := self.packed_weight()) is not None:
             return packed_linear(x, packed, self.training)
         return dequant_linear(x, self.weight, self._local_scale(), self.bits)
@@ -218,10 +222,12 @@ class ColumnParallelLinear(ParallelWeight):
         if self.bits:
             y = self.local_matmul(x)
         else:
-            y = linear(x, reduce_replicated_grads(self.weight, self.replicated_rows, self.group))
-        if self.bias is None:
+            weight = reduce_replicated_grads(self.weight, self.replicated_rows, self.group)
+            y = linear(x, weight, training=self.training)
+        bias: Tensor | None = self.bias
+        if bias is None:
             return y
-        return y + reduce_replicated_grads(self.bias, self.replicated_rows, self.group).astype(y.dtype)
+        return y + reduce_replicated_grads(bias, self.replicated_rows, self.group).astype(y.dtype)
 
 
 class RowParallelLinear(ParallelWeight):
@@ -289,7 +295,8 @@ class LMHead(TensorLayer):
 
     def gather(self, logits: Tensor) -> Tensor:
         """[..., vocab_local] -> [..., vocab_size]."""
-        return gather_from_group(logits, self.group)[..., : self.vocab_size]
+        whole = gather_from_group(logits, self.group)
+        return whole if whole.shape[-1] == self.vocab_size else whole[..., : self.vocab_size]
 
 
 class ParallelLMHead(ParallelWeight, LMHead):
