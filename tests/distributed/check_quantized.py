@@ -4,10 +4,12 @@ Prints one JSON line per rank with the largest differences; `test_quantized.py` 
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
 import numpy as np
+import paddle
 import paddle.distributed as dist
 from check_model import FAMILY_SIZES, SIZES, batch, max_difference
 from check_peft import attach
@@ -53,9 +55,19 @@ def compare(quantization, config, group, folder):
         backend = DygraphBackend(model)
         steps.append([backend.prefill(prompt, mask), backend.decode(np.array([5, 6, 7]))])
     out["decode"] = max_difference(zip(*steps, strict=True))
+    out["int8"], out["int8_largest"] = int8_difference(shared, exact, ids)
     for kind in ("prefix", "lora"):
         out |= gradients(kind, folder / "packed", group)
     return out
+
+
+def int8_difference(shared, exact, ids):
+    """Of the logits with activations rounded to int8, as by default; and the largest logit."""
+    asked = os.environ.pop("PADDLE_GLM_ARITHMETIC")
+    with paddle.no_grad():
+        rounded, expected = shared(ids).logits, exact(ids).logits
+    os.environ["PADDLE_GLM_ARITHMETIC"] = asked
+    return max_difference([(rounded, expected)]), float(expected.abs().max())
 
 
 def gradients(kind, folder, group):

@@ -15,6 +15,7 @@ def test_processes_compute_what_the_float_model_of_the_weights_does(processes: i
     for rank, cases in results_by_rank(WORKER, processes, tmp_path).items():
         for case, found in cases.items():
             assert found.pop("integers") == 0, (rank, case)
+            assert found.pop("int8") < 0.03 * found.pop("int8_largest"), (rank, case)
             for kind in ("prefix", "lora"):
                 assert found.pop(f"{kind}_largest") > 1e-5, (rank, case)
             for name, difference in found.items():

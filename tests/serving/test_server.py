@@ -106,6 +106,24 @@ def test_requests_at_once_do_not_touch_each_other(server, expected):
             assert answer == ask(index)[2]
 
 
+def test_requests_at_once_to_a_quantised_model(tiny_checkpoint, tmp_path, monkeypatch):
+    """With activations rounded to int8, as by default, rows do not depend on those beside them."""
+    monkeypatch.delenv("PADDLE_GLM_ARITHMETIC")
+    words = ["--model_name_or_path", str(tiny_checkpoint), "--output_path", str(tmp_path / "int4")]
+    assert main(["quantize", *words, "--bits", "4"]) == 0
+    process, address = start_server(tmp_path / "int4")
+
+    def ask(text):
+        body = httpx.post(address + PATH, json=asking(text, **GREEDY), timeout=60).json()
+        return body["choices"][0]["message"]["content"]
+
+    alone = [ask(text) for text in QUESTIONS]
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(ask, QUESTIONS * 4)) == alone * 4
+    process.terminate()
+    assert "Traceback" not in process.communicate(timeout=120)[0]
+
+
 def test_a_seed_repeats_and_a_stop_ends(server):
     sampled = asking("你好", seed=5, temperature=1.2, max_tokens=16)
     text, again = (httpx.post(server + PATH, json=sampled).json()["choices"][0] for _ in range(2))
