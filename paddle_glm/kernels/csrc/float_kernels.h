@@ -12,9 +12,12 @@
 namespace paddle_glm {
 
 constexpr int64_t kPanelWidth = 64;
+constexpr int64_t kPanelDepth =
+    512;  // at most; 128 KB of float32, so that a core's second-level cache keeps it
 constexpr int64_t kFewRows = 4;
 
-// A part of a weight. Rows begin at whole blocks (kBlockRows), columns at multiples of 64.
+// A part of a weight, at most kPanelWidth by kPanelDepth or the other way round. Rows begin at whole blocks
+// (kBlockRows), columns at multiples of 64.
 struct WeightTile {
     int64_t row, column, rows, columns;
 };
@@ -43,9 +46,12 @@ struct FloatKernels {
 
     // bfloat16 arithmetic; null where the instruction set has no bfloat16 dot product: float32 then.
 
-    // As quantized_few_rows, with x rounded to bfloat16: uint16 [rows, columns rounded up to even].
+    // One row of x for the next function, in an order of its own: [count], count a multiple of 4.
+    void (*round_few_rows)(const float* x, int64_t count, uint16_t* rounded);
+
+    // As quantized_few_rows for whole blocks of weight rows. x: [rows, columns] of `round_few_rows`.
     void (*quantized_few_rows_bfloat16)(const uint16_t* x, int64_t rows, const QuantizedMatrix& weight,
-                                        int64_t row_begin, int64_t row_end, float* y, int64_t y_stride);
+                                        int64_t block_begin, int64_t block_end, float* y, int64_t y_stride);
 
     // float32 -> bfloat16, to nearest even.
     void (*round_bfloat16)(const float* x, int64_t count, uint16_t* rounded);

@@ -11,14 +11,12 @@
 namespace paddle_glm {
 namespace {
 
-// Depth of a panel: 128 KB as float32, half of it as bfloat16, so that a core's second-level cache keeps
-// both.
-constexpr int64_t kDepth = 512;
-// Rows of x that are multiplied by a panel before the next: their part of `kDepth` inputs stays in cache too.
+// Rows of x that are multiplied by a panel before the next: their part of kPanelDepth inputs stays in cache
+// too.
 constexpr int64_t kRowChunk = 256;
 
 // The buffers of one thread.
-constexpr int64_t kPanelBytes = kDepth * kPanelWidth * sizeof(float);
+constexpr int64_t kPanelBytes = kPanelDepth * kPanelWidth * sizeof(float);
 constexpr int64_t kPairBytes = kPanelBytes / 2;
 constexpr int64_t kTailBytes = kRowChunk * kPanelWidth * sizeof(float);
 
@@ -34,6 +32,12 @@ const uint16_t* rounded(const FloatKernels& kernels, const float* x, int64_t row
             if (stride > inner) result[m * stride + inner] = 0;
         }
     });
+    return result;
+}
+
+const uint16_t* few_rows_rounded(const FloatKernels& kernels, const float* x, int64_t rows, int64_t columns) {
+    auto* result = reinterpret_cast<uint16_t*>(scratch(Scratch::kActivations, rows * columns * 2));
+    for (int64_t m = 0; m < rows; m++) kernels.round_few_rows(x + m * columns, columns, result + m * columns);
     return result;
 }
 
@@ -57,8 +61,8 @@ void multiply_chunk(const FloatKernels& kernels, const float* x, int64_t rows, i
             const bool whole = width == kPanelWidth;
             float* out = whole ? y + output : tail;
             const int64_t out_stride = whole ? outputs : kPanelWidth;
-            for (int64_t begin = 0; begin < inner; begin += kDepth) {
-                const int64_t depth = std::min(kDepth, inner - begin), even = round_up(depth, 2);
+            for (int64_t begin = 0; begin < inner; begin += kPanelDepth) {
+                const int64_t depth = std::min(kPanelDepth, inner - begin), even = round_up(depth, 2);
                 widen(output, width, begin, depth, panel);
                 if (!bfloat16) {
                     kernels.multiply_panel(x + begin, inner, rows, panel, depth, out, out_stride, begin > 0);
@@ -97,15 +101,18 @@ void float_matmul(const float* x, int64_t rows, const QuantizedMatrix& weight, A
         };
         return multiply(x, rows, weight.columns, weight.rows, arithmetic, widen, y);
     }
-    if (arithmetic == Arithmetic::kBfloat16 && table.quantized_few_rows_bfloat16 != nullptr) {
-        const uint16_t* x_rounded = rounded(table, x, rows, weight.columns);
-        parallel_for(weight.rows, 2 * kBlockRows, [&](int64_t begin, int64_t end) {
+    // Rows behind the last whole block have no bfloat16 kernel.
+    const bool bfloat16 = arithmetic == Arithmetic::kBfloat16 && table.quantized_few_rows_bfloat16 != nullptr;
+    const int64_t packed = bfloat16 ? weight.blocks() : 0;
+    if (packed > 0) {
+        const auto* x_rounded = few_rows_rounded(table, x, rows, weight.columns);
+        parallel_for(packed, 2, [&](int64_t begin, int64_t end) {
             table.quantized_few_rows_bfloat16(x_rounded, rows, weight, begin, end, y, weight.rows);
         });
-        return;
     }
-    parallel_for(weight.rows, 2 * kBlockRows, [&](int64_t begin, int64_t end) {
-        table.quantized_few_rows(x, rows, weight, begin, end, y, weight.rows);
+    const int64_t done = packed * kBlockRows;
+    parallel_for(weight.rows - done, 2 * kBlockRows, [&](int64_t begin, int64_t end) {
+        table.quantized_few_rows(x, rows, weight, done + begin, done + end, y, weight.rows);
     });
 }
 

@@ -75,5 +75,6 @@ int64_t checks_failed();
 
 // The suites; each runs with the instruction set that is chosen.
 void test_quantized();
+void test_half();
 
 }  // namespace paddle_glm_test

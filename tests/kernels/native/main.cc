@@ -54,6 +54,7 @@ int main() {
         if (!paddle_glm::set_isa(isa)) continue;
         const int64_t before = checks_done();
         test_quantized();
+        test_half();
         std::printf("%s: %lld checks\n", paddle_glm::isa_name(isa),
                     static_cast<long long>(checks_done() - before));
         std::fflush(stdout);

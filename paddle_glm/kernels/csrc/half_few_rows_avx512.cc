@@ -1,0 +1,91 @@
+// One row to a few, with half precision weights.
+#include <immintrin.h>
+
+#include "half_avx512.h"
+#include "kernels.h"
+
+namespace paddle_glm {
+namespace {
+
+constexpr int64_t kPrefetch = 1024;  // inputs
+
+// Adds the products of `count` inputs, a multiple of 16 or all that `mask` leaves, to sums[weight row][x
+// row].
+template <HalfType kType, int kWeights, int kRows>
+inline void add_products(const uint16_t* w, const float* x, int64_t stride, __mmask16 mask,
+                         __m512 (&sums)[kWeights][kRows]) {
+    __m512 inputs[kRows];
+#pragma GCC unroll 4
+    for (int m = 0; m < kRows; m++) inputs[m] = _mm512_maskz_loadu_ps(mask, x + m * stride);
+#pragma GCC unroll 4
+    for (int n = 0; n < kWeights; n++) {
+        const __m512 weights = load_half<kType>(w + n * stride, mask);
+#pragma GCC unroll 4
+        for (int m = 0; m < kRows; m++) sums[n][m] = _mm512_fmadd_ps(weights, inputs[m], sums[n][m]);
+    }
+}
+
+// y[m][n] for kWeights weight rows from w on.
+template <HalfType kType, int kWeights, int kRows>
+void multiply_rows(const float* x, const uint16_t* w, int64_t columns, float* y, int64_t y_stride) {
+    __m512 sums[kWeights][kRows];
+#pragma GCC unroll 4
+    for (int n = 0; n < kWeights; n++)
+#pragma GCC unroll 4
+        for (int m = 0; m < kRows; m++) sums[n][m] = _mm512_setzero_ps();
+    int64_t k = 0;
+    for (; k + 32 <= columns; k += 32) {
+#pragma GCC unroll 4
+        for (int n = 0; n < kWeights; n++)
+            _mm_prefetch(reinterpret_cast<const char*>(w + n * columns + k + kPrefetch), _MM_HINT_T0);
+        add_products<kType, kWeights, kRows>(w + k, x + k, columns, 0xFFFF, sums);
+        add_products<kType, kWeights, kRows>(w + k + 16, x + k + 16, columns, 0xFFFF, sums);
+    }
+    for (; k < columns; k += 16) {
+        const __mmask16 mask = columns - k < 16 ? (1 << (columns - k)) - 1 : 0xFFFF;
+        add_products<kType, kWeights, kRows>(w + k, x + k, columns, mask, sums);
+    }
+#pragma GCC unroll 4
+    for (int n = 0; n < kWeights; n++)
+#pragma GCC unroll 4
+        for (int m = 0; m < kRows; m++) y[m * y_stride + n] = _mm512_reduce_add_ps(sums[n][m]);
+}
+
+template <HalfType kType, int kRows>
+void few_rows(const float* x, const HalfMatrix& weight, int64_t row_begin, int64_t row_end, float* y,
+              int64_t y_stride) {
+    int64_t n = row_begin;
+    for (; n + 4 <= row_end; n += 4)
+        multiply_rows<kType, 4, kRows>(x, weight.row(n), weight.columns, y + n, y_stride);
+    for (; n < row_end; n++)
+        multiply_rows<kType, 1, kRows>(x, weight.row(n), weight.columns, y + n, y_stride);
+}
+
+template <HalfType kType>
+void few_rows(const float* x, int64_t rows, const HalfMatrix& weight, int64_t row_begin, int64_t row_end,
+              float* y, int64_t y_stride) {
+    switch (rows) {
+        case 1:
+            return few_rows<kType, 1>(x, weight, row_begin, row_end, y, y_stride);
+        case 2:
+            return few_rows<kType, 2>(x, weight, row_begin, row_end, y, y_stride);
+        case 3:
+            return few_rows<kType, 3>(x, weight, row_begin, row_end, y, y_stride);
+        case 4:
+            return few_rows<kType, 4>(x, weight, row_begin, row_end, y, y_stride);
+    }
+}
+
+void half_few_rows(const float* x, int64_t rows, const HalfMatrix& weight, int64_t row_begin, int64_t row_end,
+                   float* y, int64_t y_stride) {
+    if (weight.type == HalfType::kFloat16)
+        few_rows<HalfType::kFloat16>(x, rows, weight, row_begin, row_end, y, y_stride);
+    else
+        few_rows<HalfType::kBfloat16>(x, rows, weight, row_begin, row_end, y, y_stride);
+}
+
+}  // namespace
+
+void fill_half_few_rows_avx512(KernelTable& table) { table.floats.half_few_rows = half_few_rows; }
+
+}  // namespace paddle_glm
