@@ -19,7 +19,12 @@ std::array<KernelTable, kLevels> make_tables() {
         fill_int8_portable(table);
         fill_fused_portable(table);
 #if defined(__x86_64__)
-        if (level >= static_cast<int>(Isa::kAvx2)) fill_int8_avx2(table);
+        if (level >= static_cast<int>(Isa::kAvx2)) {
+            fill_few_rows_avx2(table);
+            fill_widen_avx2(table);
+            fill_float_multiply_avx2(table);
+            fill_int8_avx2(table);
+        }
         if (level >= static_cast<int>(Isa::kAvx512)) {
             fill_few_rows_avx512(table);
             fill_half_few_rows_avx512(table);

@@ -9,8 +9,6 @@ namespace {
 
 constexpr int kTileRows = 4;
 constexpr int kColumns = 4;  // registers of 8 weight rows in a block
-// Bytes that weights are asked for ahead of their use, as far as the memory is away.
-constexpr int64_t kPrefetch = 2048;
 // Lines of 4-bit weights whose products one 16-bit sum holds: 4 * 4 * 15 * 127 < 2^15.
 constexpr int64_t kSumLines = 4;
 
@@ -52,8 +50,6 @@ inline void add_lines(const uint8_t* weights, int64_t lines, const int8_t* x, in
                     pairs[r][c] = _mm256_add_epi16(pairs[r][c], _mm256_add_epi16(p0, p1));
                 }
             }
-            _mm_prefetch(weights + kPrefetch, _MM_HINT_T0);
-            if (C > 2) _mm_prefetch(weights + kPrefetch + kLineBytes, _MM_HINT_T0);
         }
 #pragma GCC unroll 4
         for (int r = 0; r < R; r++)
@@ -82,8 +78,6 @@ inline void add_wide_lines(const uint8_t* weights, int64_t lines, const int8_t* 
                 sums[r][c] = _mm256_add_epi32(sums[r][c], _mm256_madd_epi16(pairs, ones));
             }
         }
-        _mm_prefetch(weights + kPrefetch, _MM_HINT_T0);
-        if (C > 2) _mm_prefetch(weights + kPrefetch + kLineBytes, _MM_HINT_T0);
     }
 }
 

@@ -54,6 +54,9 @@ void fill_few_rows_avx512_bf16(KernelTable& table);
 void fill_float_avx512_bf16(KernelTable& table);
 void fill_int8_portable(KernelTable& table);
 void fill_fused_portable(KernelTable& table);
+void fill_few_rows_avx2(KernelTable& table);
+void fill_widen_avx2(KernelTable& table);
+void fill_float_multiply_avx2(KernelTable& table);
 void fill_int8_avx2(KernelTable& table);
 void fill_int8_avx512(KernelTable& table);
 
