@@ -14,6 +14,7 @@ from paddle import Tensor, nn
 
 from paddle_glm.kernels import operators
 from paddle_glm.kernels.usage import uses_operators
+from paddle_glm.numpy_interop import tensor_nbytes
 from paddle_glm.paddle_types import TensorLayer
 from paddle_glm.parallel.collectives import (
     copy_to_group,
@@ -34,8 +35,27 @@ from paddle_glm.parallel.kernel_weights import (
 from paddle_glm.precision import compute_dtype
 from paddle_glm.quantization import WEIGHT, QuantizationConfig, quantize
 from paddle_glm.sharding import ParameterSpec, Sharding
+from paddle_glm.system import advise_huge_pages
 
-_ZEROS = nn.initializer.Constant(0.0)
+# Parameters of fewer bytes gain nothing from huge pages.
+_HUGE_PAGES_FROM = 4 << 20
+
+
+class _Zeros(nn.initializer.Constant):
+    """Zeros, on CPU in huge pages."""
+
+    def __init__(self) -> None:
+        super().__init__(0.0)
+
+    def forward(self, var: Any, block: Any = None) -> Any:
+        if paddle.get_device() == "cpu" and tensor_nbytes(var) >= _HUGE_PAGES_FROM:
+            memory = paddle.empty(var.shape, dtype=var.dtype)
+            advise_huge_pages(memory.data_ptr(), tensor_nbytes(memory))
+            memory._share_buffer_to(var)
+        return super().forward(var, block)
+
+
+_ZEROS = _Zeros()
 
 
 @dataclass(frozen=True)
