@@ -21,12 +21,12 @@ PACKAGE = ROOT / "paddle_glm"
 # A module belongs to the layer that fits it most closely, and may import layers on lower floors and its own.
 FLOORS = (
     ("errors", "version", "system", "array_types", "mkl"),
-    ("allocator", "progress"),
+    ("allocator", "progress", "kernels"),
     ("paddlenlp_format", "key_rules", "hub", "hardware", "pretrained_kwargs"),
     ("config_keys", "generation_keys", "models.registry"),
     ("models.*.paddlenlp",),
     ("models.*.config",),
-    ("config", "sharding", "precision", "numpy_interop", "paddle_types", "kv_cache", "kernels"),
+    ("config", "sharding", "precision", "numpy_interop", "paddle_types", "kv_cache"),
     ("chat_template", "quantization"),
     ("models.family", "models.prefix_encoder", "models.initialization"),
     ("models.*.*",),

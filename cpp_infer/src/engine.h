@@ -29,7 +29,9 @@ struct EngineConfig {
     bool quantised = false;        // weights are int8 or int4
     bool upcasts_weights = false;  // the graph upcasts weights in every step
     int threads = 1;
-    std::string backend;  // the engine's own backend, if it has several; empty: its default
+    int operators = 0;            // version of the native operators that the graph needs; 0: none
+    std::string kernels_library;  // the library that has them
+    std::string backend;          // the engine's own backend, if it has several; empty: its default
 };
 
 // An int64 input of a step; the buffer is borrowed during the call.

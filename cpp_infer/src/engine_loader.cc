@@ -108,6 +108,19 @@ void check_engine(const std::string& engine, const std::string& backend, const f
     throw InputError(text);
 }
 
+// The library of native operators: that of the options, else of the environment, else beside the engines.
+std::string kernels_library(const EngineOptions& options, const fs::path& folder, const std::string& graph) {
+    const char* variable = std::getenv("PADDLE_GLM_KERNELS_LIBRARY");
+    fs::path file = folder / "libpaddle_glm_kernels.so";
+    if (variable != nullptr) file = variable;
+    if (!options.kernels.empty()) file = options.kernels;
+    const char* use = std::getenv("PADDLE_GLM_KERNELS");
+    if (fs::is_regular_file(file) && (use == nullptr || std::string(use) != "0")) return file.string();
+    throw InputError(graph + " needs the native CPU kernels, and " + file.string() +
+                     " is not there: build them (bash tools/build_cpp.sh), name their library (--kernels), "
+                     "or export the model again with --portable");
+}
+
 // The first line of a message.
 std::string first_line(const std::string& text) {
     const size_t begin = text.find_first_not_of("\n ");
@@ -117,11 +130,12 @@ std::string first_line(const std::string& text) {
 }  // namespace
 
 std::unique_ptr<Engine> load_engine(const EngineOptions& options, const std::string& format,
-                                    const EngineConfig& config) {
+                                    EngineConfig config) {
     const fs::path folder = options.engine_dir.empty() ? library_folder() : fs::path(options.engine_dir);
     const std::string engine = choose_engine(options, format, folder);
     check_engine(engine, options.backend, folder);
     const fs::path file = module_file(folder, engine);
+    if (config.operators > 0) config.kernels_library = kernels_library(options, folder, config.graph_file);
     choose_mkl_instructions();
     void* module = dlopen(file.c_str(), kDlopenFlags);  // never closed: its libraries do not support dlclose
     if (module == nullptr) throw InputError(first_line(dlerror()));

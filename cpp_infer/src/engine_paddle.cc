@@ -1,14 +1,15 @@
 // Paddle Inference with `Predictor::Run` on tensors: handles would copy the cache twice per step.
 
+#include <dlfcn.h>
 #include <malloc.h>
 
 #include <algorithm>
-#include <cstring>
+#include <cstdlib>
 #include <memory>
 #include <stdexcept>
 
 #include "engine.h"
-#include "paddle/phi/api/all.h"
+#include "paddle_cache.h"
 #include "standard_streams.h"
 #ifdef PADDLE_GLM_SDK
 #include "paddle_inference_api.h"
@@ -19,44 +20,14 @@
 namespace paddle_glm {
 namespace {
 
-paddle::DataType data_type(const std::string& name) {
-    if (name == "float32") return paddle::DataType::FLOAT32;
-    if (name == "float16") return paddle::DataType::FLOAT16;
-    if (name == "bfloat16") return paddle::DataType::BFLOAT16;
-    throw std::runtime_error("a cache of " + name + " is not supported");
-}
+constexpr const char* kPastLength = "past_length";  // PAST_LENGTH in Python
+// Paddle frees a step's tensors in a thread of its own; waking it for each takes longer than small operators
+// do.
+constexpr const char* kFreedAtOnceGb = "0.015625";
 
-paddle::Tensor host_tensor(const std::string& name, const std::vector<int64_t>& shape,
-                           paddle::DataType type) {
-    paddle::Tensor tensor = paddle::empty(shape, type, phi::CPUPlace());
-    tensor.set_name(name);
-    return tensor;
-}
-
-paddle::Tensor host_tensor(const EngineInput& input) {
+paddle::Tensor input_tensor(const EngineInput& input) {
     paddle::Tensor tensor = host_tensor(input.name, *input.shape, paddle::DataType::INT64);
     std::copy(input.values->begin(), input.values->end(), tensor.data<int64_t>());
-    return tensor;
-}
-
-template <class Number>
-void fill(paddle::Tensor& tensor, const std::vector<float>& row, int64_t batch) {
-    auto* place = tensor.data<Number>();
-    for (int64_t index = 0; index < batch; ++index) {
-        place =
-            std::transform(row.begin(), row.end(), place, [](float one) { return static_cast<Number>(one); });
-    }
-}
-
-// The initial cache.
-paddle::Tensor initial_cache(const CacheSpec& cache, int64_t batch, int64_t length) {
-    const paddle::DataType type = data_type(cache.dtype);
-    paddle::Tensor tensor =
-        host_tensor(cache.name, {batch, cache.shape.at(1), length, cache.shape.at(3)}, type);
-    if (length == 0) return tensor;
-    if (type == paddle::DataType::FLOAT16) fill<phi::dtype::float16>(tensor, cache.prefix_values, batch);
-    if (type == paddle::DataType::BFLOAT16) fill<phi::dtype::bfloat16>(tensor, cache.prefix_values, batch);
-    if (type == paddle::DataType::FLOAT32) fill<float>(tensor, cache.prefix_values, batch);
     return tensor;
 }
 
@@ -76,6 +47,9 @@ paddle_infer::Config configuration(const EngineConfig& config) {
     result.PADDLE_GLM_DISABLE_ONEDNN();
     result.SetCpuMathLibraryNumThreads(config.threads);
     result.DisableGlogInfo();
+    // Paddle registers loaded operators for the intermediate representation that is on before it reads the
+    // graph.
+    result.EnableNewIR(true);
     // Constant folding would dequantise all weights at load time: two to eight times their memory on top.
     if (config.upcasts_weights) {
         result.DeletePass("constant_folding_pass");
@@ -84,56 +58,59 @@ paddle_infer::Config configuration(const EngineConfig& config) {
     return result;
 }
 
+// Loads the library of the graph's native operators; creating a predictor then registers them in Paddle.
+void load_operators(const std::string& library, int version) {
+    void* handle =
+        dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL);  // never closed: Paddle keeps its functions
+    if (handle == nullptr) throw std::runtime_error(dlerror());
+    auto* found = reinterpret_cast<int (*)()>(dlsym(handle, "paddle_glm_operators_version"));
+    if (found == nullptr) throw std::runtime_error(library + " is no library of native kernels");
+    if (found() != version) {
+        throw std::runtime_error("it needs version " + std::to_string(version) +
+                                 " of the native CPU kernels, " + library + " has " +
+                                 std::to_string(found()) + ": export the model again with this version");
+    }
+}
+
+std::shared_ptr<paddle_infer::Predictor> predictor(const EngineConfig& config) {
+    if (config.operators > 0) load_operators(config.kernels_library, config.operators);
+    setenv("FLAGS_eager_delete_tensor_gb", kFreedAtOnceGb, 0);
+    return paddle_infer::CreatePredictor(configuration(config));
+}
+
 class PaddleEngine : public Engine {
   public:
     explicit PaddleEngine(const EngineConfig& config)
-        : caches_(config.caches),
-          prefix_length_(config.prefix_length),
-          predictor_(paddle_infer::CreatePredictor(configuration(config))) {}
+        : in_place_(config.operators > 0),
+          cache_(config.caches, config.prefix_length),
+          predictor_(predictor(config)) {}
 
-    void reset(int64_t batch) override {
-        past_.clear();
-        for (const CacheSpec& cache : caches_) past_.push_back(initial_cache(cache, batch, prefix_length_));
-    }
+    void reset(int64_t batch) override { cache_.reset(batch); }
 
     std::vector<float> run(const std::vector<EngineInput>& inputs) override {
         std::vector<paddle::Tensor> tensors, outputs;
-        for (const EngineInput& input : inputs) tensors.push_back(host_tensor(input));
-        tensors.insert(tensors.end(), past_.begin(), past_.end());
-        if (!predictor_->Run(tensors, &outputs) || outputs.size() != past_.size() + 1) {
+        for (const EngineInput& input : inputs) tensors.push_back(input_tensor(input));
+        if (in_place_) {
+            paddle::Tensor past = host_tensor(kPastLength, {1}, paddle::DataType::INT64);
+            *past.data<int64_t>() = cache_.reserve(inputs.at(0).shape->at(1));
+            tensors.push_back(past);
+        }
+        tensors.insert(tensors.end(), cache_.tensors().begin(), cache_.tensors().end());
+        if (!predictor_->Run(tensors, &outputs) || outputs.size() != 1 + (in_place_ ? 0 : cache_.size())) {
             throw std::runtime_error("Paddle Inference could not compute a step");
         }
-        for (size_t index = 0; index < past_.size(); ++index) {
-            // Outputs share the predictor's memory, which the next step overwrites.
-            past_[index] = outputs[index + 1].copy_to(phi::CPUPlace(), true);
-            past_[index].set_name(caches_[index].name);
-        }
+        // Outputs share the predictor's memory, which the next step overwrites.
+        for (size_t index = 1; index < outputs.size(); ++index) cache_.replace(index - 1, outputs[index]);
         const float* logits = outputs[0].data<float>();
         return {logits, logits + outputs[0].numel()};
     }
 
-    void select(const std::vector<int64_t>& rows) override {
-        for (paddle::Tensor& tensor : past_) tensor = selected(tensor, rows);
-    }
+    void select(const std::vector<int64_t>& rows) override { cache_.select(rows); }
 
   private:
-    static paddle::Tensor selected(const paddle::Tensor& tensor, const std::vector<int64_t>& rows) {
-        std::vector<int64_t> shape = tensor.shape();
-        const size_t bytes = tensor.numel() / shape[0] * phi::SizeOf(tensor.dtype());
-        shape[0] = static_cast<int64_t>(rows.size());
-        paddle::Tensor result = host_tensor(tensor.name(), shape, tensor.dtype());
-        const auto* from = static_cast<const char*>(tensor.data());
-        auto* to = static_cast<char*>(result.data());
-        for (size_t row = 0; row < rows.size(); ++row) {
-            std::memcpy(to + row * bytes, from + rows[row] * bytes, bytes);
-        }
-        return result;
-    }
-
-    std::vector<CacheSpec> caches_;
-    int64_t prefix_length_;
+    bool in_place_;  // the graph writes to the cache
+    PaddleCache cache_;
     std::shared_ptr<paddle_infer::Predictor> predictor_;
-    std::vector<paddle::Tensor> past_;
 };
 
 }  // namespace

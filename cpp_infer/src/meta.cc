@@ -70,10 +70,12 @@ Meta from_json(const Json& values, const std::string& path) {
     values.at("vocab_size").get_to(meta.vocab_size);
     values.at("max_sequence_length").get_to(meta.max_sequence_length);
     const Json& inputs = values.at("inputs");
+    meta.operators = values.value("operators", 0);
     const size_t caches = 2 * values.at("num_layers").get<size_t>();
     for (size_t index = 0; index < inputs.size(); ++index) {
         (index + caches < inputs.size() ? meta.token_inputs : meta.caches).push_back(tensor(inputs[index]));
     }
+    if (meta.operators > 0) meta.token_inputs.pop_back();  // the length of the past, which engines know
     meta.positions = position_rule(values.at("positions"), path);
     if (const Json& first = values.at("first_cache"); !first.is_null()) {
         meta.prefix_cache = {first.at("file"), first.at("length")};

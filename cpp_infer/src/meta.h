@@ -45,6 +45,7 @@ struct Meta {
     std::vector<std::string> graph_files;  // the graph, then its weights if separate
     bool quantised = false;                // weights are int8 or int4
     bool upcasts_weights = false;          // the graph upcasts weights in every step
+    int operators = 0;                     // version of the native operators that the graph needs; 0: none
     int64_t vocab_size = 0;
     int64_t max_sequence_length = 0;
     std::vector<TensorMeta> token_inputs;  // inputs of every step, before the caches

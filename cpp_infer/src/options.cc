@@ -99,6 +99,10 @@ const std::vector<Flag>& flags() {
         {"--backend", "NAME",
          "what computes below --engine fastdeploy: onnx_runtime (default), openvino or tensorrt",
          [](Options& options, const std::string& text) { options.engine.backend = text; }},
+        {"--kernels", "FILE",
+         "library of the native CPU kernels (default: PADDLE_GLM_KERNELS_LIBRARY, else the one beside the "
+         "engines)",
+         [](Options& options, const std::string& text) { options.engine.kernels = text; }},
         {"--benchmark", nullptr, "print times, tokens per second and memory to standard error",
          [](Options& options, const std::string&) { options.benchmark = true; }},
         {"--help", nullptr, "print this", [](Options& options, const std::string&) { options.help = true; }},

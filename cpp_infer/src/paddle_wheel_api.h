@@ -22,6 +22,7 @@ struct AnalysisConfig {
     void SetCpuMathLibraryNumThreads(int);
     void DisableGlogInfo();
     void DeletePass(const std::string&);
+    void EnableNewIR(bool);
 
   private:
     alignas(64) std::byte room_[16384];

@@ -26,6 +26,7 @@ EngineConfig engine_config(const std::string& folder, const Meta& meta, const En
     config.quantised = meta.quantised;
     config.upcasts_weights = meta.upcasts_weights;
     config.backend = options.backend;
+    config.operators = meta.operators;
     config.prefix_length = meta.prefix_cache.length;
     std::map<std::string, std::vector<float>> first;
     if (config.prefix_length > 0) first = read_safetensors(folder + "/" + meta.prefix_cache.file);

@@ -70,13 +70,16 @@ class ExportedBackend(KVCacheBackend):
         return self._cache_of(tensors)
 
     def run(self, inputs: dict[str, IntArray]) -> FloatArray:
+        logits, present = self.run_graph(self.step_arrays(inputs), self._cache.tensors)
+        self._cache = self._cache_of(present)
+        return logits
+
+    def step_arrays(self, inputs: dict[str, IntArray]) -> list[IntArray]:
+        """A step's inputs in the order of the graph's."""
         # To the graph, a prefix is columns like the rows' own: here they get their part of the mask.
         prefix = np.broadcast_to(self.prefix_mask, (len(self._mask), len(self.prefix_mask)))
         inputs = {**inputs, "attention_mask": np.concatenate([prefix, inputs["attention_mask"]], axis=1)}
-        steps = self.meta.inputs[: len(self.meta.inputs) - len(self.meta.cache_inputs)]
-        logits, present = self.run_graph([inputs[one.name] for one in steps], self._cache.tensors)
-        self._cache = self._cache_of(present)
-        return logits
+        return [inputs[one.name] for one in self.meta.step_inputs]
 
     def memory_budget(self) -> MemoryBudget | None:
         return None if self._device == "gpu" else MemoryBudget(self._device, free_memory(self._device))
@@ -143,7 +146,7 @@ class ExportedBackend(KVCacheBackend):
             if config.quantization_bit
             else self.keeps_half_weights and stored != "float32"
         ):
-            return kept + upcast_bytes(config)
+            return kept if self.meta.operators else kept + upcast_bytes(config)
         floats = replace(
             config, quantization_bit=0, quantization_group_size=None, quantization_embeddings=False
         )

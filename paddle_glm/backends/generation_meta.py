@@ -19,7 +19,9 @@ FORMAT_VERSION = 2
 # Format of the graph -> suffixes of its files, after the model prefix.
 GRAPH_SUFFIXES = {"paddle": (".json", ".pdiparams"), "onnx": (".onnx",)}
 # Later additions: folders without them have the defaults.
-_OPTIONAL_KEYS = {"format"}
+_OPTIONAL_KEYS = {"format", "operators"}
+# The input of graphs with native operators that says how many columns of the caches are in use, int64 [1].
+PAST_LENGTH = "past_length"
 # Fields of GenerationParams that belong to a tokenizer or to one call, not to a model.
 _PER_CALL_FIELDS = ("eos_token_ids", "pad_token_id", "seed")
 
@@ -51,6 +53,10 @@ class GenerationMeta:
 
     inputs: the family's step inputs, then key and value cache of each layer in turn; outputs: the last
         position's logits [batch, vocab], then the grown caches in the same order.
+    operators: 0 for a graph of Paddle's operators alone. Else the version of the native operators (`kernels`)
+        that the graph needs; its quantised weights are in kernel order, and it writes the caches in place:
+        they are buffers with room for the step's tokens, in front of them is the input `PAST_LENGTH`, and
+        the logits are its only output.
     positions: the family's `position_rule`. spelling: the tokenizer's `tokenizer_spec()`.
     files: name -> size in bytes, of the graph, its weights and the tokenizer.
     first_cache: the file of what the cache holds before a prompt, None where it is empty.
@@ -82,6 +88,7 @@ class GenerationMeta:
     first_cache: PrefixCacheMeta | None = None
     sampling: Mapping[str, Any] = field(default_factory=lambda: sampling_defaults(GenerationParams()))
     format: str = "paddle"
+    operators: int = 0
     format_version: int = FORMAT_VERSION
 
     @property
@@ -93,6 +100,11 @@ class GenerationMeta:
     def cache_inputs(self) -> tuple[TensorMeta, ...]:
         """The inputs that hold the past: two for each layer, at the end."""
         return self.inputs[len(self.inputs) - 2 * self.num_layers :]
+
+    @property
+    def step_inputs(self) -> tuple[TensorMeta, ...]:
+        """The inputs that are computed from tokens, at the start."""
+        return self.inputs[: len(self.inputs) - 2 * self.num_layers - bool(self.operators)]
 
     def upcasts_weights(self, config: ModelConfig) -> bool:
         """Whether the graph upcasts stored weights, quantised or half precision, where it uses them.

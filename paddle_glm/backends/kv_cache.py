@@ -1,7 +1,6 @@
 """Base class of backends with a `KVCache`."""
 
 from abc import abstractmethod
-from typing import ClassVar
 
 import numpy as np
 
@@ -22,7 +21,7 @@ class KVCacheBackend(Backend):
     """
 
     stored_dtype: str  # of the weights
-    cache_copies: ClassVar[int] = 1  # in memory during a step
+    cache_copies: int = 1  # in memory during a step
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)

@@ -44,6 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "FastDeploy; C++ reads both",
     )
     parser.add_argument(
+        "--portable",
+        action="store_true",
+        help="use Paddle's operators only, so that the folder opens without the native CPU kernels; int8, "
+        "int4 and half precision weights are many times slower then",
+    )
+    parser.add_argument(
         "--dtype",
         default="auto",
         choices=("auto", *DTYPES),
@@ -91,9 +97,19 @@ def run(args: argparse.Namespace) -> None:
     model = AutoModel.from_pretrained(args.model_name_or_path, **options.model_keywords())
     if not model.config.quantization_bit:  # a quantised graph keeps the adapter's matrices
         merge_and_unload(model)
-    meta = export_model(model, tokenizer, folder, prefix, overwrite=args.overwrite, format=args.format)
+    meta = export_model(
+        model,
+        tokenizer,
+        folder,
+        prefix,
+        overwrite=args.overwrite,
+        format=args.format,
+        portable=args.portable,
+    )
     size = f"{sum(meta.files.values()) / 1e6:.1f} MB"
     print(f"{folder}: {meta.format}, {meta.family}, {meta.num_layers} layers, {meta.stored_dtype}, {size}")
+    if meta.operators:
+        print("it needs the native CPU kernels; --portable exports a graph of Paddle's operators alone")
     print(f"answer with it: paddle-glm infer --model_path {folder} --model_prefix {prefix}")
 
 

@@ -21,9 +21,10 @@ from paddle_glm.checkpoint.lazy_tensor import as_lazy
 from paddle_glm.checkpoint.safetensors_file import write_safetensors
 from paddle_glm.errors import InputError
 from paddle_glm.export.onnx_export import check_onnx_limits, convert_to_onnx
-from paddle_glm.export.step_graph import graph_signature, save_paddle_graph
+from paddle_glm.export.step_graph import graph_signature, save_operator_graph, save_paddle_graph
 from paddle_glm.generation.params import GenerationParams
 from paddle_glm.generation.session import template_stop_token_ids
+from paddle_glm.kernels.library import kernel_library, operators_version
 from paddle_glm.models.base import CausalLM
 from paddle_glm.precision import compute_dtype
 from paddle_glm.tokenizers import Tokenizer
@@ -39,12 +40,15 @@ def export_model(
     sampling: GenerationParams | None = None,
     overwrite: bool = False,
     format: str = "paddle",
+    portable: bool = False,
 ) -> GenerationMeta:
     """Write the graph, `generation_meta.json`, `config.json` and the tokenizer.
 
     format: of the graph, a key of `GRAPH_SUFFIXES`. Weights are stored in the model's dtype; the caches have
     the dtype it computes in on this device (on CPU, float32 also for half weights). The folder appears
-    whole or not at all.
+    whole or not at all. portable: use Paddle's operators only. Else a Paddle graph of quantised or half
+    precision weights for a CPU uses the native operators (`kernels`) where they can be built, and whatever
+    opens it needs them.
     Raises `InputError` for a slice of a model, for one that the format cannot hold, and for a folder that
     is in use and not to be replaced.
     """
@@ -60,8 +64,12 @@ def export_model(
     config = replace(model.config, dtype=model.dtype)
     params = sampling or default_generation_params(config)
     with atomic_folder(folder, overwrite=overwrite) as path:
-        inputs, outputs = graph_signature(model)
-        _save_graph(model, inputs, outputs, path / prefix, format)
+        native = format == "paddle" and not portable and _has_operators(model)
+        inputs, outputs = graph_signature(model, native)
+        if native:
+            save_operator_graph(model, inputs, path / prefix)
+        else:
+            _save_graph(model, inputs, outputs, path / prefix, format)
         config.save_pretrained(path)
         tokenizer.save_pretrained(path)
         first = _save_prefix_cache(model, inputs, path / f"{prefix}.first_cache.safetensors")
@@ -93,9 +101,16 @@ def export_model(
             first_cache=first,
             sampling=sampling_defaults(params),
             format=format,
+            operators=operators_version() if native else 0,
         )
         meta.write(path)
     return meta
+
+
+def _has_operators(model: CausalLM) -> bool:
+    """Whether the native operators compute with the model's weights on this device."""
+    small = bool(model.config.quantization_bit) or model.dtype != "float32"
+    return small and bool(paddle.get_device() == "cpu") and kernel_library() is not None
 
 
 def _save_graph(

@@ -8,13 +8,47 @@ import paddle
 from paddle import Tensor, nn
 from paddle.static import InputSpec
 
-from paddle_glm.backends.generation_meta import GRAPH_SUFFIXES, TensorMeta
+from paddle_glm.backends.generation_meta import GRAPH_SUFFIXES, PAST_LENGTH, TensorMeta
+from paddle_glm.export.kernel_order import kernel_order
+from paddle_glm.kernels.usage import operator_graph
 from paddle_glm.kv_cache import KVCache
+from paddle_glm.kv_cache.graph import GraphLayer
 from paddle_glm.kv_cache.tensors import PADDLE
 from paddle_glm.models.base import CausalLM
 from paddle_glm.numpy_interop import tensor_nbytes
 from paddle_glm.precision import compute_dtype
 from paddle_glm.progress import polled_progress
+
+
+class OperatorGraph(nn.Layer):
+    """The layer that is traced for native operators: they write the cache in place.
+
+    It takes the number of columns in use, int64 [1], and a list of key and value of each layer in turn,
+    float32 [batch, key_value_heads, capacity, head_dim]; it gives the logits.
+    """
+
+    def __init__(self, model: CausalLM) -> None:
+        super().__init__()
+        self.model = model
+
+        @paddle.jit.not_to_static
+        def step(*inputs: Any) -> Tensor:
+            input_ids, position_ids, attention_mask, past, buffers = inputs
+            pairs = zip(buffers[::2], buffers[1::2], strict=True)
+            cache = KVCache([GraphLayer(key, value, past) for key, value in pairs])
+            return model.forward_with_cache(input_ids, position_ids, attention_mask, cache)
+
+        self.step: Callable[..., Tensor] = step
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        attention_mask: Tensor,
+        past: Tensor,
+        buffers: list[Tensor],
+    ) -> Tensor:
+        return self.step(input_ids, position_ids, attention_mask, past, buffers)
 
 
 class StepGraph(nn.Layer):
@@ -44,8 +78,10 @@ class StepGraph(nn.Layer):
         return self.step(input_ids, position_ids, attention_mask, past)
 
 
-def graph_signature(model: CausalLM) -> tuple[tuple[TensorMeta, ...], tuple[TensorMeta, ...]]:
-    """Inputs and outputs of the step graph, in order."""
+def graph_signature(
+    model: CausalLM, native: bool = False
+) -> tuple[tuple[TensorMeta, ...], tuple[TensorMeta, ...]]:
+    """Inputs and outputs of the step graph, in order. native: with native operators."""
     config = model.config
     steps = tuple(
         TensorMeta(name, "int64", shape) for name, shape in model.family.step_input_shapes(config).items()
@@ -61,19 +97,29 @@ def graph_signature(model: CausalLM) -> tuple[tuple[TensorMeta, ...], tuple[Tens
         )
 
     logits = TensorMeta("logits", "float32", (-1, config.vocab_size))
+    if native:
+        return (*steps, TensorMeta(PAST_LENGTH, "int64", (1,)), *caches("past")), (logits,)
     return steps + caches("past"), (logits, *caches("present"))
+
+
+def save_operator_graph(model: CausalLM, inputs: tuple[TensorMeta, ...], path: Path) -> None:
+    """As `save_paddle_graph`, with native operators and weights in kernel order."""
+    with kernel_order(model), operator_graph():
+        _save(OperatorGraph(model), inputs, path)
 
 
 def save_paddle_graph(model: CausalLM, inputs: tuple[TensorMeta, ...], path: Path) -> None:
     """Write `path`.json and `path`.pdiparams, what Paddle Inference reads."""
+    _save(StepGraph(model), inputs, path)
+
+
+def _save(graph: OperatorGraph | StepGraph, inputs: tuple[TensorMeta, ...], path: Path) -> None:
     specs = [InputSpec(one.shape, getattr(paddle, one.dtype), one.name) for one in inputs]
-    count = len(inputs) - 2 * model.config.num_layers
+    count = len(inputs) - 2 * graph.model.config.num_layers
     with paddle.no_grad():
-        static = paddle.jit.to_static(
-            StepGraph(model), input_spec=[*specs[:count], specs[count:]], full_graph=True
-        )
+        static = paddle.jit.to_static(graph, input_spec=[*specs[:count], specs[count:]], full_graph=True)
         weights = Path(f"{path}{GRAPH_SUFFIXES['paddle'][1]}")
-        total = sum(tensor_nbytes(parameter) for parameter in model.parameters())
+        total = sum(tensor_nbytes(parameter) for parameter in graph.parameters())
         with polled_progress(
             f"writing {weights}", total, lambda: weights.stat().st_size if weights.exists() else 0
         ):

@@ -11,6 +11,7 @@ from paddle_glm.kernels.build import BuildError, built_library
 ARITHMETICS = ("auto", "int8", "bfloat16", "float32")
 _INT64, _INT = ctypes.c_int64, ctypes.c_int
 _SIGNATURES: dict[str, tuple[list[type], type | None]] = {
+    "paddle_glm_operators_version": ([], _INT),
     "paddle_glm_isa": ([], ctypes.c_char_p),
     "paddle_glm_set_isa": ([ctypes.c_char_p], ctypes.c_bool),
     "paddle_glm_has_kernel_order": ([_INT64, _INT64, _INT], ctypes.c_bool),
@@ -50,6 +51,12 @@ def check_arithmetic() -> None:
     asked = os.environ.get("PADDLE_GLM_ARITHMETIC", "")
     if asked and asked not in ARITHMETICS:
         raise InputError(f"PADDLE_GLM_ARITHMETIC={asked}: expected one of {', '.join(ARITHMETICS)}")
+
+
+def operators_version() -> int:
+    """What an exported graph with native operators is read by (csrc/layout.h); 0 without the library."""
+    library = kernel_library()
+    return 0 if library is None else int(library.paddle_glm_operators_version())
 
 
 def isa() -> str:

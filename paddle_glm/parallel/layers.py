@@ -13,6 +13,7 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from paddle_glm.kernels import operators
+from paddle_glm.kernels.packing import has_kernel_order
 from paddle_glm.kernels.usage import uses_operators
 from paddle_glm.numpy_interop import tensor_nbytes
 from paddle_glm.paddle_types import TensorLayer
@@ -92,9 +93,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, training: bool
     """
     if input_grad_only(weight, x):
         y = frozen_linear(x, weight)
+    elif weight.dtype != x.dtype and uses_operators():
+        y = operators.half_linear(x, weight, TRAINING_ARITHMETIC if training else "auto")
     elif weight.dtype != x.dtype and paddle.in_dynamic_mode() and not paddle.is_grad_enabled():
-        arithmetic = TRAINING_ARITHMETIC if training else "auto"
-        y = operators.half_linear(x, weight, arithmetic) if uses_operators() else upcast_linear(x, weight)
+        y = upcast_linear(x, weight)
     else:
         y = paddle.matmul(x, weight.astype(x.dtype), transpose_y=True)
     return y if bias is None else y + bias.astype(x.dtype)
@@ -150,6 +152,8 @@ class ParallelWeight(TensorLayer):
             return linear(x, self.weight, training=self.training)
         if (packed := self.packed_weight()) is not None:
             return packed_linear(x, packed, self.training)
+        if self._traced_in_kernel_order():
+            return operators.quantized_linear(x, self.weight, self.weight_scale, self.bits)
         return dequant_linear(x, self.weight, self._local_scale(), self.bits)
 
     def lookup(self, ids: Tensor) -> Tensor:
@@ -158,6 +162,8 @@ class ParallelWeight(TensorLayer):
             return F.embedding(ids, self.weight).astype(self.weight_format.compute_dtype)
         if (packed := self.packed_weight()) is not None:
             return operators.quantized_embedding(ids, packed.values, packed.scale, packed.bits)
+        if self._traced_in_kernel_order():
+            return operators.quantized_embedding(ids, self.weight, self.weight_scale, self.bits)
         return dequant_embedding(
             ids, self.weight, self._local_scale(), self.bits, self.weight_format.compute_dtype
         )
@@ -182,6 +188,10 @@ class ParallelWeight(TensorLayer):
     def set_packed_weight(self, weight: PackedWeight) -> None:
         """Take over what `kernel_order_weight` gave, once it is packed."""
         self._parameters.packed = weight
+
+    def _traced_in_kernel_order(self) -> bool:
+        """Whether a graph is being traced that takes the whole weight in kernel order (`export`)."""
+        return uses_operators() and has_kernel_order(self.spec.shape[1], self._local_group_size(), self.bits)
 
     def _local_scale(self) -> Tensor:
         """Scale of this rank's shard, float32 [out] or [out, groups of the local inputs]."""

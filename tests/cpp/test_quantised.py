@@ -1,6 +1,8 @@
 """int8 and int4 exports: Python's tokens, and weights that stay small in memory."""
 
+import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from paddle_glm.auto.backend import open_backend
 from paddle_glm.auto.model import AutoModel
 from paddle_glm.auto.tokenizer import AutoTokenizer
 from paddle_glm.export import export_model
+from paddle_glm.kernels.library import kernel_library
 from paddle_glm.tiny.checkpoint import write_checkpoint
 from tests.cpp.build import build, run
 from tests.cpp.test_infer import ASK, WAYS, Exported, python_ids, rows_of, tiny_model
@@ -73,3 +76,45 @@ def test_weights_stay_small_in_memory(tiny_rows, tmp_path):
         held[bits] = megabytes_once_loaded(tmp_path / f"int{bits}")
     # Folded to floats when the graph is loaded, they would need more than the float model.
     assert held[8] < held[0] - 150 and held[4] < held[8], held
+
+
+@pytest.fixture(scope="module")
+def with_operators(tiny_rows, tmp_path_factory) -> Path:
+    """A folder whose graph needs the native operators. Do not write into it."""
+    if kernel_library() is None:
+        pytest.skip("no compiler for the kernels: apt-get install g++")
+    path = tmp_path_factory.mktemp("operators")
+    model, tokenizer = tiny_model(path, "chatglm2", tiny_rows)
+    export_model(model.quantize(4), tokenizer, path / "out")
+    export_model(model, tokenizer, path / "portable", portable=True)
+    return path / "out"
+
+
+def test_a_portable_graph_answers_the_same_without_the_kernels(with_operators):
+    asked = (*ASK, "--max_new_tokens", 8)
+    native = run(build() / "paddle_glm_infer", "--model_dir", with_operators, *asked)
+    folder = with_operators.parent / "portable"
+    portable = run(build() / "paddle_glm_infer", "--model_dir", folder, *asked, PADDLE_GLM_KERNELS=0)
+    assert native.returncode == portable.returncode == 0
+    assert native.stdout == portable.stdout != ""
+
+
+def test_missing_kernels_are_refused_in_a_line(with_operators, tmp_path):
+    asked = (build() / "paddle_glm_infer", "--model_dir", with_operators, *ASK)
+    nowhere = tmp_path / "nowhere.so"
+    for result in (
+        run(*asked, PADDLE_GLM_KERNELS=0),
+        run(*asked, "--kernels", nowhere),
+        run(*asked, PADDLE_GLM_KERNELS_LIBRARY=nowhere),
+    ):
+        assert result.returncode == 2
+        [line] = result.stderr.splitlines()
+        assert "needs the native CPU kernels" in line and "or export the model again with --portable" in line
+
+
+def test_kernels_of_another_version_are_refused(with_operators, tmp_path):
+    path = shutil.copytree(with_operators, tmp_path / "copy") / "generation_meta.json"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**values, "operators": 99}), encoding="utf-8")
+    result = run(build() / "paddle_glm_infer", "--model_dir", path.parent, *ASK)
+    assert result.returncode == 2 and "it needs version 99 of the native CPU kernels" in result.stderr

@@ -4,6 +4,8 @@
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
+EXPORT int paddle_glm_operators_version() { return paddle_glm::kOperatorsVersion; }
+
 EXPORT const char* paddle_glm_isa() { return paddle_glm::isa_name(paddle_glm::isa()); }
 
 EXPORT bool paddle_glm_set_isa(const char* name) {

@@ -13,6 +13,9 @@
 
 namespace paddle_glm {
 
+// Raised whenever kernel order or an operator changes, for exported graphs, which name the version they need.
+constexpr int kOperatorsVersion = 1;
+
 constexpr int64_t kBlockRows = 32;
 constexpr int64_t kLineBytes = 64;
 

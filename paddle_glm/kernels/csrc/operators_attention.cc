@@ -1,7 +1,7 @@
 // Paddle operators of what lies between the products of a transformer block; see fused.h. All tensors are
 // float32 on the CPU, except norms' weights.
 #include "fused.h"
-#include "paddle/extension.h"
+#include "paddle/phi/api/all.h"
 
 namespace paddle_glm {
 namespace {

@@ -1,7 +1,7 @@
 // Paddle operators of products with quantised weights in kernel order and with half precision weights.
 #include "float_matmul.h"
 #include "matmul.h"
-#include "paddle/extension.h"
+#include "paddle/phi/api/all.h"
 
 namespace paddle_glm {
 namespace {
