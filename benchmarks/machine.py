@@ -31,6 +31,12 @@ def parse(output: str) -> Rates:
     return {name: [float(word) for word in rates.split()] for name, _, rates in named}
 
 
+def rates(program: Path, threads: int, gib: float, rounds: int) -> Rates:
+    """Run the compiled machine.cc."""
+    words = [str(program), str(threads), str(int(gib * 2**30)), str(rounds)]
+    return parse(subprocess.run(words, stdout=subprocess.PIPE, check=True, text=True).stdout)
+
+
 def processor() -> str:
     """The processor's name, as /proc/cpuinfo gives it."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -63,11 +69,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "machine"
         compile_program(program)
-        results = {}
-        for threads in args.threads:
-            words = [str(program), str(threads), str(int(args.gib * 2**30)), str(args.rounds)]
-            done = subprocess.run(words, stdout=subprocess.PIPE, check=True, text=True)
-            results[threads] = parse(done.stdout)
+        results = {one: rates(program, one, args.gib, args.rounds) for one in args.threads}
     print(processor())
     print(table(results))
     if args.json is not None:
