@@ -90,9 +90,19 @@ def append_cache(
 
 
 def cached_attention(
-    query: Tensor, key_buffer: Tensor, value_buffer: Tensor, mask: Tensor, past: Tensor, scale: float
+    query: Tensor,
+    key_buffer: Tensor,
+    value_buffer: Tensor,
+    mask: Tensor,
+    past: Tensor,
+    scale: float,
+    arithmetic: str = "auto",
 ) -> Tensor:
-    """softmax(scale * q k^T + mask) v over columns 0..past + tokens of the cache, in float32.
+    """softmax(scale * q k^T + mask) v over columns 0..past + tokens of the cache.
+
+    arithmetic: see csrc/kernels.h; "int8" and "bfloat16" round the factors of both products to bfloat16, on
+    processors that can multiply it.
+
 
     query: float32 [batch, heads, tokens, head_dim]; consecutive heads share a key/value head.
     key_buffer, value_buffer: float32 [batch, kv heads, capacity, head_dim], contiguous.
@@ -100,7 +110,7 @@ def cached_attention(
     past: int64 [1], columns in use before this call's tokens, on the CPU.
     Returns float32 [batch, tokens, heads * head_dim].
     """
-    return _call("cached_attention", query, key_buffer, value_buffer, mask, past, scale)
+    return _call("cached_attention", query, key_buffer, value_buffer, mask, past, scale, arithmetic)
 
 
 def _check_contiguous(*buffers: Tensor) -> None:

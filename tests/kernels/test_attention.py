@@ -45,10 +45,12 @@ def causal(tokens: int, past: int, spare: int = 0) -> Array:
     return np.where(visible, 0.0, MASK_VALUE).astype(np.float32)[None, None]
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Array, past: int) -> Array:
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, mask: Array, past: int, arithmetic: str = "float32"
+) -> Array:
     scale = 1.0 / math.sqrt(query.shape[3])
     output = operators.cached_attention(
-        query, key, value, paddle.to_tensor(mask), paddle.to_tensor([past]), scale
+        query, key, value, paddle.to_tensor(mask), paddle.to_tensor([past]), scale, arithmetic
     )
     return np.asarray(output.numpy())
 
@@ -86,6 +88,35 @@ def test_long_context(tokens: int) -> None:
     mask = causal(tokens, past, 110)
     expected = attention_float64(query, key, value, mask, past + tokens)
     assert np.abs(attend(query, key, value, mask, past) - expected).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("tokens", [1, 5])
+@pytest.mark.parametrize("threads", [1, 2, 3, 8])
+def test_columns_divided_between_threads(tokens: int, threads: int) -> None:
+    paddle.base.core.set_num_threads(threads)
+    past = 1600
+    query, key, value = (
+        random(1, 4, tokens, 32, scale=3.0),
+        random(1, 1, 1700, 32),
+        random(1, 1, 1700, 32, seed=1),
+    )
+    mask = causal(tokens, past)
+    mask[..., :700] = MASK_VALUE  # the first parts see nothing
+    expected = attention_float64(query, key, value, mask, past + tokens)
+    assert np.abs(attend(query, key, value, mask, past) - expected).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("arithmetic", ["bfloat16", "int8"])
+@pytest.mark.parametrize(
+    ("tokens", "past", "head_dim"), [(1, 0, 16), (1, 400, 128), (75, 5, 128), (9, 0, 33)]
+)
+def test_rounded_arithmetic(arithmetic: str, tokens: int, past: int, head_dim: int) -> None:
+    query = random(2, 4, tokens, head_dim)
+    key, value = random(2, 2, past + tokens, head_dim), random(2, 2, past + tokens, head_dim, seed=1)
+    mask = causal(tokens, past)
+    expected = attention_float64(query, key, value, mask, past + tokens)
+    errors = attend(query, key, value, mask, past, arithmetic) - expected
+    assert math.sqrt(np.square(errors).mean()) < 0.005 * math.sqrt(np.square(expected).mean())
 
 
 @pytest.mark.parametrize("tokens", [1, 40])

@@ -1,46 +1,127 @@
-#include <cmath>
-#include <memory>
+#include "attention.h"
 
-#include "fused.h"
+#include <algorithm>
+#include <cmath>
+
 #include "parallel.h"
+#include "scratch.h"
 
 namespace paddle_glm {
 namespace {
 
-// One row of one head. scores: [columns].
-void attend_row(const Attention& a, int64_t row, int64_t head, int64_t token, float* scores) {
+constexpr int64_t kPartColumns = 4 * kBlockColumns;  // at least, where columns are divided between threads
+
+// How the work is divided: into tokens and, where that gives too few tasks for all threads, into columns.
+struct Division {
+    int64_t tokens, token_blocks, parts, part_columns, stride, rows;
+
+    explicit Division(const Attention& a) {
+        tokens = std::clamp<int64_t>(kTaskRows / a.group(), 1, a.tokens);
+        token_blocks = (a.tokens + tokens - 1) / tokens;
+        const int64_t tasks = a.cache.batch * a.cache.kv_heads * token_blocks, wanted = 4 * num_threads();
+        parts = std::clamp<int64_t>((wanted + tasks - 1) / tasks, 1,
+                                    std::max<int64_t>(a.columns / kPartColumns, 1));
+        const int64_t blocks = (a.columns + kBlockColumns - 1) / kBlockColumns;
+        part_columns = (blocks + parts - 1) / parts * kBlockColumns;
+        parts = (a.columns + part_columns - 1) / part_columns;
+        stride = (a.cache.head_dim + kTotalLanes - 1) / kTotalLanes * kTotalLanes;
+        rows = a.group() * tokens;
+    }
+
+    int64_t tasks(const Attention& a) const {
+        return a.cache.batch * a.cache.kv_heads * token_blocks * parts;
+    }
+    // Of a task's result and of its other working memory, in floats.
+    int64_t result_size() const { return round_up(rows * (stride + kTotalLanes + 1)); }
+    int64_t work_size() const { return (rows + kTotalLanes + 2 * kBlockColumns) * stride; }
+
+    static int64_t round_up(int64_t size) { return (size + kTotalLanes - 1) / kTotalLanes * kTotalLanes; }
+};
+
+AttentionTask make_task(const Attention& a, const Division& division, int64_t index, float* work,
+                        float* result) {
+    AttentionTask task;
+    task.attention = &a;
+    const int64_t part = index % division.parts;
+    index /= division.parts;
+    // The last tokens, which see most columns, first.
+    const int64_t block = division.token_blocks - 1 - index / (a.cache.batch * a.cache.kv_heads);
+    index %= a.cache.batch * a.cache.kv_heads;
+    task.row = index / a.cache.kv_heads;
+    task.kv_head = index % a.cache.kv_heads;
+    task.token_begin = block * division.tokens;
+    task.tokens = std::min(division.tokens, a.tokens - task.token_begin);
+    task.column_begin = part * division.part_columns;
+    task.column_end = std::min(a.columns, task.column_begin + division.part_columns);
+    task.stride = division.stride;
+    task.keys = work;
+    task.values = task.keys + kBlockColumns * task.stride;
+    task.scratch = task.values + kBlockColumns * task.stride;
+    task.query = task.scratch + kTotalLanes * task.stride;
+    task.sums = result;
+    task.totals = task.sums + division.rows * task.stride;
+    task.largest = task.totals + division.rows * kTotalLanes;
+    return task;
+}
+
+// Adds another task's columns to a task.
+void add(const AttentionTask& to, const AttentionTask& other) {
+    for (int64_t r = 0; r < to.rows(); r++) {
+        const float largest = std::max(to.largest[r], other.largest[r]);
+        const float mine = std::exp(to.largest[r] - largest), theirs = std::exp(other.largest[r] - largest);
+        float* sums = to.sums + r * to.stride;
+        float* totals = to.totals + r * kTotalLanes;
+        for (int64_t i = 0; i < to.stride; i++)
+            sums[i] = sums[i] * mine + other.sums[r * to.stride + i] * theirs;
+        for (int i = 0; i < kTotalLanes; i++)
+            totals[i] = totals[i] * mine + other.totals[r * kTotalLanes + i] * theirs;
+        to.largest[r] = largest;
+    }
+}
+
+void write_output(const AttentionTask& task) {
+    const Attention& a = *task.attention;
     const int64_t size = a.cache.head_dim;
-    const float* query = a.query + ((row * a.heads + head) * a.tokens + token) * size;
-    const int64_t first = a.cache.column(row, head / a.group(), 0);
-    const float* mask = a.mask_row(row, token);
-    float largest = -INFINITY;
-    for (int64_t c = 0; c < a.columns; c++) {
-        const float* key = a.key + first + c * size;
-        float dot = 0;
-        for (int64_t i = 0; i < size; i++) dot += query[i] * key[i];
-        scores[c] = dot * a.scale + mask[c];
-        largest = std::fmax(largest, scores[c]);
+    for (int64_t r = 0; r < task.rows(); r++) {
+        const int64_t head = task.kv_head * a.group() + r / task.tokens;
+        const int64_t token = task.token_begin + r % task.tokens;
+        float total = 0;
+        for (int i = 0; i < kTotalLanes; i++) total += task.totals[r * kTotalLanes + i];
+        float* out = a.output + ((task.row * a.tokens + token) * a.heads + head) * size;
+        for (int64_t i = 0; i < size; i++) out[i] = task.sums[r * task.stride + i] / total;
     }
-    float* out = a.output + ((row * a.tokens + token) * a.heads + head) * size;
-    for (int64_t i = 0; i < size; i++) out[i] = 0;
-    float sum = 0;
-    for (int64_t c = 0; c < a.columns; c++) {
-        const float weight = std::exp(scores[c] - largest);
-        const float* value = a.value + first + c * size;
-        sum += weight;
-        for (int64_t i = 0; i < size; i++) out[i] += weight * value[i];
-    }
-    for (int64_t i = 0; i < size; i++) out[i] /= sum;
 }
 
 }  // namespace
 
 void attend(const Attention& a) {
-    parallel_for(a.cache.batch * a.heads * a.tokens, 1, [&](int64_t begin, int64_t end) {
-        std::unique_ptr<float[]> scores(new float[a.columns]);
-        for (int64_t i = begin; i < end; i++)
-            attend_row(a, i / (a.heads * a.tokens), i / a.tokens % a.heads, i % a.tokens, scores.get());
+    if (a.cache.batch * a.heads * a.tokens == 0) return;
+    const Division division(a);
+    const KernelTable& table = kernels();
+    const bool rounded = a.arithmetic != Arithmetic::kFloat32 && table.attend_bfloat16 != nullptr;
+    const auto kernel = rounded ? table.attend_bfloat16 : table.attend;
+    const int64_t tasks = division.tasks(a), size = division.result_size();
+    float* results = nullptr;  // of all tasks, where several have parts of one row
+    if (division.parts > 1)
+        results = reinterpret_cast<float*>(scratch(Scratch::kActivations, tasks * size * sizeof(float)));
+    const auto result = [&](int64_t i, float* own) { return results == nullptr ? own : results + i * size; };
+    parallel_for(tasks, 1, [&](int64_t begin, int64_t end) {
+        const int64_t bytes = (division.work_size() + size) * sizeof(float);
+        float* work = reinterpret_cast<float*>(scratch(Scratch::kTile, bytes));
+        for (int64_t i = begin; i < end; i++) {
+            const AttentionTask task =
+                make_task(a, division, i, work, result(i, work + division.work_size()));
+            kernel(task);
+            if (division.parts == 1) write_output(task);
+        }
     });
+    if (division.parts == 1) return;
+    for (int64_t i = 0; i < tasks; i += division.parts) {
+        const AttentionTask first = make_task(a, division, i, nullptr, result(i, nullptr));
+        for (int64_t part = 1; part < division.parts; part++)
+            add(first, make_task(a, division, i + part, nullptr, result(i + part, nullptr)));
+        write_output(first);
+    }
 }
 
 }  // namespace paddle_glm

@@ -24,6 +24,7 @@ std::array<KernelTable, kLevels> make_tables() {
             fill_widen_avx2(table);
             fill_float_multiply_avx2(table);
             fill_int8_avx2(table);
+            fill_fused_avx2(table);
         }
         if (level >= static_cast<int>(Isa::kAvx512)) {
             fill_few_rows_avx512(table);
@@ -31,10 +32,12 @@ std::array<KernelTable, kLevels> make_tables() {
             fill_widen_avx512(table);
             fill_float_multiply_avx512(table);
             fill_int8_avx512(table);
+            fill_fused_avx512(table);
         }
         if (level >= static_cast<int>(Isa::kAvx512Bf16)) {
             fill_few_rows_avx512_bf16(table);
             fill_float_avx512_bf16(table);
+            fill_fused_avx512_bf16(table);
         }
 #endif
     }

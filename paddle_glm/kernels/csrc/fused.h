@@ -1,5 +1,5 @@
-// Operations of a transformer block between its products: norms, activation, rotary embedding, attention.
-// Activations are float32, row-major; functions are parallel over rows or heads.
+// Operations of a transformer block between its products: norms, activation, rotary embedding; see also
+// attention.h. Activations are float32, row-major; functions are parallel over rows or heads.
 #pragma once
 
 #include "kernels.h"
@@ -33,25 +33,5 @@ void append_rotary(const float* qkv, const float* cos, const float* sin, int64_t
 // Copies key and value, [batch, kv_heads, tokens, head_dim], to columns past.. of the cache.
 void append_cache(const float* key, const float* value, int64_t tokens, const CacheShape& cache, int64_t past,
                   float* key_buffer, float* value_buffer);
-
-// softmax(scale * q k^T + mask) v over the first `columns` columns of a cache.
-struct Attention {
-    const float* query;  // [batch, heads, tokens, head_dim]; consecutive heads share a key/value head
-    const float* key;
-    const float* value;
-    const float* mask;  // rows of at least `columns`, added to scores
-    int64_t mask_batch_stride, mask_row_stride;
-    CacheShape cache;
-    int64_t heads, tokens, columns;
-    float scale;
-    float* output;  // [batch, tokens, heads * head_dim]
-
-    int64_t group() const { return heads / cache.kv_heads; }
-    const float* mask_row(int64_t row, int64_t token) const {
-        return mask + row * mask_batch_stride + token * mask_row_stride;
-    }
-};
-
-void attend(const Attention& attention);
 
 }  // namespace paddle_glm

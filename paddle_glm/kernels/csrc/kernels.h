@@ -22,6 +22,8 @@ enum class Arithmetic {
 // int8. Throws std::invalid_argument for anything else.
 Arithmetic parse_arithmetic(const char* name);
 
+struct AttentionTask;
+
 struct KernelTable {
     FloatKernels floats;
 
@@ -39,6 +41,10 @@ struct KernelTable {
                      float* sum, float* y);
     void (*swiglu)(const float* gate, const float* up, int64_t size, float* y);
     void (*rotate)(const float* x, const float* cos, const float* sin, int64_t half, int64_t size, float* y);
+
+    // One task of attention.h; the second rounds queries, keys, values and weights to bfloat16.
+    void (*attend)(const AttentionTask& task);
+    void (*attend_bfloat16)(const AttentionTask& task);
 };
 
 // The table of `isa()`.
@@ -59,5 +65,8 @@ void fill_widen_avx2(KernelTable& table);
 void fill_float_multiply_avx2(KernelTable& table);
 void fill_int8_avx2(KernelTable& table);
 void fill_int8_avx512(KernelTable& table);
+void fill_fused_avx2(KernelTable& table);
+void fill_fused_avx512(KernelTable& table);
+void fill_fused_avx512_bf16(KernelTable& table);
 
 }  // namespace paddle_glm

@@ -1,6 +1,6 @@
 // Paddle operators of what lies between the products of a transformer block; see fused.h. All tensors are
 // float32 on the CPU, except norms' weights.
-#include "fused.h"
+#include "attention.h"
 #include "paddle/phi/api/all.h"
 
 namespace paddle_glm {
@@ -133,7 +133,8 @@ std::vector<Shape> append_cache_shape(const Shape&, const Shape&, const Shape&, 
 std::vector<DataType> past_dtype(DataType, DataType, DataType, DataType, DataType past) { return {past}; }
 
 std::vector<Tensor> cached_attention_op(const Tensor& query, const Tensor& key, const Tensor& value,
-                                        const Tensor& mask, const Tensor& past, float scale) {
+                                        const Tensor& mask, const Tensor& past, float scale,
+                                        const std::string& arithmetic) {
     check_float32(query, "query");
     check_float32(mask, "mask");
     PD_CHECK(query.shape().size() == 4, "query must be [batch, heads, tokens, head_dim]");
@@ -159,13 +160,14 @@ std::vector<Tensor> cached_attention_op(const Tensor& query, const Tensor& key, 
                         tokens,
                         columns,
                         scale,
+                        parse_arithmetic(arithmetic.c_str()),
                         output.data<float>()};
     attend(attention);
     return {output};
 }
 
 std::vector<Shape> cached_attention_shape(const Shape& query, const Shape&, const Shape&, const Shape&,
-                                          const Shape&, float) {
+                                          const Shape&, float, const std::string&) {
     return {{query[0], query[2], query[3] < 0 || query[1] < 0 ? -1 : query[1] * query[3]}};
 }
 
@@ -226,7 +228,7 @@ PD_BUILD_OP(paddle_glm_append_cache)
 PD_BUILD_OP(paddle_glm_cached_attention)
     .Inputs({"Query", "KeyBuffer", "ValueBuffer", "Mask", "Past"})
     .Outputs({"Output"})
-    .Attrs({"scale: float"})
+    .Attrs({"scale: float", "arithmetic: std::string"})
     .SetKernelFn(PD_KERNEL(paddle_glm::cached_attention_op))
     .SetInferShapeFn(PD_INFER_SHAPE(paddle_glm::cached_attention_shape))
     .SetInferDtypeFn(PD_INFER_DTYPE(paddle_glm::dtype_of_5));
