@@ -43,20 +43,26 @@ _HUGE_PAGES_FROM = 4 << 20
 
 
 class _Zeros(nn.initializer.Constant):
-    """Zeros, on CPU in huge pages."""
+    """Zeros, on CPU in huge pages; with `fill_large` false large parameters there hold any numbers.
 
-    def __init__(self) -> None:
+    Who loads them then touches their memory first: threads in parallel, and once instead of twice.
+    """
+
+    def __init__(self, fill_large: bool = True) -> None:
         super().__init__(0.0)
+        self._fill_large = fill_large
 
     def forward(self, var: Any, block: Any = None) -> Any:
         if paddle.get_device() == "cpu" and tensor_nbytes(var) >= _HUGE_PAGES_FROM:
             memory = paddle.empty(var.shape, dtype=var.dtype)
             advise_huge_pages(memory.data_ptr(), tensor_nbytes(memory))
             memory._share_buffer_to(var)
+            if not self._fill_large:
+                return var
         return super().forward(var, block)
 
 
-_ZEROS = _Zeros()
+_ZEROS, _UNSET = _Zeros(), _Zeros(fill_large=False)
 
 
 @dataclass(frozen=True)
@@ -78,9 +84,15 @@ class WeightFormat:
         return self.quantization.parameter_specs(spec)
 
 
-def new_parameter(layer: nn.Layer, shape: tuple[int, ...], dtype: Any, distributed: bool = False) -> Any:
-    """A zero parameter of `shape`, to be loaded from a checkpoint; `distributed` marks a shard for fleet."""
-    parameter = layer.create_parameter(list(shape), dtype=dtype, default_initializer=_ZEROS)
+def new_parameter(
+    layer: nn.Layer,
+    shape: tuple[int, ...],
+    dtype: Any,
+    distributed: bool = False,
+    initializer: nn.initializer.Initializer = _ZEROS,
+) -> Any:
+    """A parameter of `shape`, zeros by default; `distributed` marks a shard for fleet."""
+    parameter = layer.create_parameter(list(shape), dtype=dtype, default_initializer=initializer)
     parameter.is_distributed = distributed
     return parameter
 
@@ -117,7 +129,7 @@ class ParallelWeight(TensorLayer):
         self.allocate_weight(weight_format)
 
     def allocate_weight(self, weight_format: WeightFormat) -> None:
-        """Replace the parameters with zeros in `weight_format`."""
+        """Replace the parameters in `weight_format`; they are to be loaded."""
         rank, degree = self.group.rank, self.group.degree
         self.weight_format, specs = weight_format, weight_format.parameter_specs(self.spec)
         for name in [name for name in self._parameters if name.startswith(WEIGHT)]:
@@ -125,7 +137,8 @@ class ParallelWeight(TensorLayer):
         for name, spec in specs.items():
             shape = spec.sharding.local_shape(spec.shape, rank, degree)
             is_sharded = degree > 1 and spec.sharding.axis is not None
-            setattr(self, name, new_parameter(self, shape, spec.dtype or weight_format.dtype, is_sharded))
+            dtype = spec.dtype or weight_format.dtype
+            setattr(self, name, new_parameter(self, shape, dtype, is_sharded, _UNSET))
         self.bits = 0
         if len(specs) > 1:
             assert weight_format.quantization is not None
