@@ -39,6 +39,10 @@ std::array<KernelTable, kLevels> make_tables() {
             fill_float_avx512_bf16(table);
             fill_fused_avx512_bf16(table);
         }
+        if (level >= static_cast<int>(Isa::kAmx)) {
+            fill_int8_amx(table);
+            fill_float_amx(table);
+        }
 #endif
     }
     return tables;

@@ -15,7 +15,8 @@ int64_t aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * 
 
 // Room for `rows` rows in the memory of this thread.
 Int8Activations activations(int64_t rows, const Parts& parts) {
-    const int64_t value_bytes = aligned(parts.count * rows * parts.size);
+    // Tiles of AMX read whole lines of 64 bytes, also behind the last row.
+    const int64_t value_bytes = aligned(parts.count * rows * parts.size + kAlignment);
     const int64_t scale_bytes = aligned(parts.count * rows * sizeof(float));
     uint8_t* memory = scratch(Scratch::kActivations, value_bytes + 2 * scale_bytes);
     return {rows, parts.size, reinterpret_cast<int8_t*>(memory),
