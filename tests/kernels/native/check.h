@@ -76,5 +76,6 @@ int64_t checks_failed();
 // The suites; each runs with the instruction set that is chosen.
 void test_quantized();
 void test_half();
+void test_fused();
 
 }  // namespace paddle_glm_test

@@ -55,6 +55,7 @@ int main() {
         const int64_t before = checks_done();
         test_quantized();
         test_half();
+        test_fused();
         std::printf("%s: %lld checks\n", paddle_glm::isa_name(isa),
                     static_cast<long long>(checks_done() - before));
         std::fflush(stdout);
