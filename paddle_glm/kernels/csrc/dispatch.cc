@@ -43,6 +43,8 @@ std::array<KernelTable, kLevels> make_tables() {
             fill_int8_amx(table);
             fill_float_amx(table);
         }
+#elif defined(__aarch64__)
+        if (level >= static_cast<int>(Isa::kNeon)) fill_int8_neon(table);
 #endif
     }
     return tables;

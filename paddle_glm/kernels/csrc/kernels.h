@@ -68,6 +68,7 @@ void fill_int8_avx512(KernelTable& table);
 void fill_fused_avx2(KernelTable& table);
 void fill_fused_avx512(KernelTable& table);
 void fill_fused_avx512_bf16(KernelTable& table);
+void fill_int8_neon(KernelTable& table);
 void fill_int8_amx(KernelTable& table);
 void fill_float_amx(KernelTable& table);
 
