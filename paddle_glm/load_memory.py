@@ -19,7 +19,8 @@ logger = logging.getLogger(__name__)
 LOAD_PEAK_FACTOR = 1.15
 # The estimate includes a key/value cache for one conversation of this many tokens.
 CACHE_TOKENS = 1024
-# dtype "auto" selects float32 on a CPU if that needs at most this fraction of the free memory.
+# Without native kernels dtype "auto" selects float32 on a CPU if that needs at most this fraction of the free
+# memory.
 FLOAT32_MEMORY_FRACTION = 0.6
 SKIP_VARIABLE = "PADDLE_GLM_SKIP_MEMORY_CHECK"
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
@@ -38,7 +39,8 @@ class MemoryBudget:
     """The memory that weights are loaded into.
 
     device: Paddle's name. free: bytes. degree: tensor-parallel degree. local_degree: number of ranks that use
-    this memory. is_leader: whether this rank logs.
+    this memory. is_leader: whether this rank logs. multiplies_half: half precision weights are multiplied as
+    they are, as fast as float32 ones.
     """
 
     device: str
@@ -46,6 +48,7 @@ class MemoryBudget:
     degree: int = 1
     local_degree: int = 1
     is_leader: bool = True
+    multiplies_half: bool = False
 
     @property
     def location(self) -> str:
@@ -103,9 +106,9 @@ def needed_bytes(config: ModelConfig, dtype: str, budget: MemoryBudget) -> int:
 def resolve_dtype(requested: str, default: str, config: ModelConfig, budget: MemoryBudget) -> str:
     """The dtype of float weights.
 
-    requested: a dtype, or "auto": the folder's dtype `default`, but float32 on a CPU, where every step would
-    upcast half precision weights, if it fits within `FLOAT32_MEMORY_FRACTION`. Raises `InputError` for
-    anything else.
+    requested: a dtype, or "auto": the folder's dtype `default`, but float32 on a CPU without native kernels,
+    where every step would upcast half precision weights, if it fits within `FLOAT32_MEMORY_FRACTION`. Raises
+    `InputError` for anything else.
     """
     if requested != "auto":
         if requested not in DTYPES:
@@ -113,6 +116,7 @@ def resolve_dtype(requested: str, default: str, config: ModelConfig, budget: Mem
         return requested
     if (
         budget.device == "cpu"
+        and not budget.multiplies_half
         and needed_bytes(config, "float32", budget) <= FLOAT32_MEMORY_FRACTION * budget.free
     ):
         return "float32"

@@ -11,6 +11,7 @@ from paddle_glm.auto.model import AutoModel
 from paddle_glm.checkpoint.reshard import reshard
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
+from paddle_glm.kernels.library import isa
 from paddle_glm.load_memory import (
     CACHE_TOKENS,
     FLOAT32_MEMORY_FRACTION,
@@ -25,6 +26,8 @@ from paddle_glm.load_memory import (
     weight_bytes,
 )
 from paddle_glm.models.family import family_of
+from paddle_glm.parallel import SINGLE_PROCESS
+from paddle_glm.parallel.memory import memory_budget
 
 GB = 10**9
 REAL = ModelConfig()  # ChatGLM2-6B: 6.24 billion parameters
@@ -72,6 +75,13 @@ def test_what_is_counted_is_what_a_model_holds(tiny_checkpoint: Path) -> None:
 def test_auto(own: str, budget: MemoryBudget, expected: str) -> None:
     assert resolve_dtype("auto", own, REAL, budget) == expected
     assert resolve_dtype("bfloat16", own, REAL, budget) == "bfloat16"
+
+
+def test_auto_keeps_half_precision_that_is_multiplied_as_it_is() -> None:
+    assert resolve_dtype("auto", "float16", REAL, cpu(64, multiplies_half=True)) == "float16"
+    assert resolve_dtype("float32", "float16", REAL, cpu(64, multiplies_half=True)) == "float32"
+    with_kernels = isa() not in ("", "portable")
+    assert memory_budget(SINGLE_PROCESS).multiplies_half == with_kernels
 
 
 def test_the_border_of_comfort() -> None:
@@ -158,6 +168,9 @@ def test_auto_keeps_halves_where_room_is_short(tiny_checkpoint: Path, tmp_path: 
 
     reshard(tiny_checkpoint, tmp_path / "half", dtype="float16")
     assert json.loads((tmp_path / "half/config.json").read_text())["torch_dtype"] == "float16"
+    with_kernels = memory_budget(SINGLE_PROCESS).multiplies_half
+    assert AutoModel.from_pretrained(tmp_path / "half").dtype == ("float16" if with_kernels else "float32")
+    monkeypatch.setattr("paddle_glm.parallel.memory.isa", lambda: "")
     model = AutoModel.from_pretrained(tmp_path / "half")
     assert model.dtype == "float32"
     free = needed_bytes(model.config, "float32", cpu(1))  # it would fit, and leave nothing

@@ -26,7 +26,7 @@ class DygraphOptions(BackendOptions):
     dtype: str = option(
         "auto",
         "dtype of a model folder's weights in memory; auto: as in the files, but float32 for half precision "
-        "on a CPU with enough memory, where it is faster",
+        "on a CPU with enough memory and without native kernels, where it is faster",
         choices=("auto", *DTYPES),
     )
     family: str | None = option(

@@ -49,7 +49,8 @@ class AutoModel:
         """Load a hub folder, a merged folder or a folder of tensor-parallel shards, in evaluation mode.
 
         dtype: of the weights in memory ("float32", "float16", "bfloat16"), or "auto": the folder's own, or
-            float32 for half precision on a CPU with enough memory (`load_memory.select_dtype`).
+            float32 for half precision on a CPU with enough memory and without native kernels
+            (`load_memory.select_dtype`).
         group: this process's tensor-parallel group; only this rank's slices are read.
         family: overrides the family that the folder's files name.
         ptuning_checkpoint: folder of a P-Tuning v2 prefix, ours or THUDM's.

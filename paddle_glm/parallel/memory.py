@@ -3,6 +3,7 @@
 import paddle
 
 from paddle_glm.hardware import free_memory, local_world_size
+from paddle_glm.kernels.library import isa
 from paddle_glm.load_memory import MemoryBudget
 from paddle_glm.parallel.collectives import all_reduce
 from paddle_glm.parallel.group import ProcessGroup
@@ -15,4 +16,11 @@ def memory_budget(group: ProcessGroup) -> MemoryBudget:
     if group.handle is not None:
         free = all_reduce(free, group, paddle.distributed.ReduceOp.MIN)
     local_degree = local_world_size() if device == "cpu" else 1
-    return MemoryBudget(device, int(free), group.degree, local_degree, is_leader=group.rank == 0)
+    return MemoryBudget(
+        device,
+        int(free),
+        group.degree,
+        local_degree,
+        is_leader=group.rank == 0,
+        multiplies_half=device == "cpu" and isa() not in ("", "portable"),
+    )
