@@ -23,6 +23,10 @@ inline __m512i broadcast(const int8_t* x) {
     return out;
 }
 
+inline void add_scaled(float* total, __m512i sum, __m512 scale) {
+    _mm512_store_ps(total, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, _mm512_load_ps(total)));
+}
+
 // Row `r` of a tile, by addresses that one instruction can hold: a base per three rows, and the stride.
 template <int R>
 struct TileRows {
@@ -46,6 +50,7 @@ void tile(const QuantizedMatrix& weight, const Parts& parts, int64_t block, cons
     const __m512i low = _mm512_set1_epi8(15);
     const uint8_t* lines = weight.block_values(block);
     const float* block_scales = weight.block_scales(block);
+    const bool grouped = parts.per_group < parts.count;
     alignas(64) float totals[R][kBlockRows] = {};
     for (int64_t part = 0; part < parts.count; part++) {
         const int32_t* corrections = x.corrections + part * x.rows + m;
@@ -76,23 +81,24 @@ void tile(const QuantizedMatrix& weight, const Parts& parts, int64_t block, cons
             lines += 2 * kLineBytes;
             rows.advance(kLine);
         }
+        // Weights with one scale per output are scaled at the end.
         const float* scales = block_scales + part / parts.per_group * kBlockRows;
         const float* x_scales = x.scales + part * x.rows + m;
         const __m512 s0 = _mm512_loadu_ps(scales), s1 = _mm512_loadu_ps(scales + 16);
 #pragma GCC unroll 6
         for (int r = 0; r < R; r++) {
             const __m512 s = _mm512_set1_ps(x_scales[r]);
-            float* total = totals[r];
-            _mm512_store_ps(total, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[r][0]), _mm512_mul_ps(s, s0),
-                                                   _mm512_load_ps(total)));
-            _mm512_store_ps(total + 16, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[r][1]), _mm512_mul_ps(s, s1),
-                                                        _mm512_load_ps(total + 16)));
+            add_scaled(totals[r], sums[r][0], grouped ? _mm512_mul_ps(s, s0) : s);
+            add_scaled(totals[r] + 16, sums[r][1], grouped ? _mm512_mul_ps(s, s1) : s);
         }
     }
+    const __m512 one = _mm512_set1_ps(1);
+    const __m512 s0 = grouped ? one : _mm512_loadu_ps(block_scales);
+    const __m512 s1 = grouped ? one : _mm512_loadu_ps(block_scales + 16);
     float* out = y + m * weight.rows + block * kBlockRows;
     for (int r = 0; r < R; r++, out += weight.rows) {
-        _mm512_storeu_ps(out, _mm512_load_ps(totals[r]));
-        _mm512_storeu_ps(out + 16, _mm512_load_ps(totals[r] + 16));
+        _mm512_storeu_ps(out, _mm512_mul_ps(_mm512_load_ps(totals[r]), s0));
+        _mm512_storeu_ps(out + 16, _mm512_mul_ps(_mm512_load_ps(totals[r] + 16), s1));
     }
 }
 
