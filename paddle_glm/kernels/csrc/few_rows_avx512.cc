@@ -5,7 +5,6 @@
 namespace paddle_glm {
 namespace {
 
-constexpr int64_t kPrefetch = 1024;  // bytes
 // Inputs whose products are added in one sum before it joins the total: keeps rounding errors small.
 constexpr int64_t kSumInputs = 512;
 
@@ -31,8 +30,6 @@ void multiply_block(const float* x, int64_t columns, int64_t group_size, const u
                 for (int p = 0; p < kParts; p++) sums[m][h][p] = _mm512_setzero_ps();
         for (; k < end; k += kInputs, values += 2 * kLineBytes) {
             const Line<kBits> lines[2] = {Line<kBits>(values), Line<kBits>(values + kLineBytes)};
-            _mm_prefetch(reinterpret_cast<const char*>(values + kPrefetch), _MM_HINT_T0);
-            _mm_prefetch(reinterpret_cast<const char*>(values + kPrefetch + kLineBytes), _MM_HINT_T0);
 #pragma GCC unroll 8
             for (int t = 0; t < kInputs; t++) {
                 const __m512 w[2] = {lines[0].input(t), lines[1].input(t)};

@@ -8,7 +8,6 @@
 namespace paddle_glm {
 namespace {
 
-constexpr int64_t kPrefetch = 1024;  // bytes
 constexpr int64_t kSumInputs = 512;  // inputs whose products are added in one sum before it joins the total
 
 // Of every 4 inputs the order 0, 2, 1, 3: a 32-bit lane of a line of weights has inputs 0 and 2 in the same
@@ -71,8 +70,6 @@ void multiply_block(const uint16_t* x, int64_t columns, int64_t group_size, cons
                 for (int p = 0; p < kParts; p++) sums[m][h][p] = _mm512_setzero_ps();
         for (; k < end; k += kInputs, values += 2 * kLineBytes) {
             const __m512i lines[2] = {_mm512_loadu_si512(values), _mm512_loadu_si512(values + kLineBytes)};
-            _mm_prefetch(reinterpret_cast<const char*>(values + kPrefetch), _MM_HINT_T0);
-            _mm_prefetch(reinterpret_cast<const char*>(values + kPrefetch + kLineBytes), _MM_HINT_T0);
 #pragma GCC unroll 4
             for (int q = 0; q < 4; q++) {
                 __m512bh w[2];
