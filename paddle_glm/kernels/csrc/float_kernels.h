@@ -23,7 +23,7 @@ struct WeightTile {
 };
 
 struct FloatKernels {
-    // y = x weight^T for weight rows [row_begin, row_end), row_begin at a whole block. x: float32 [rows <=
+    // y = x weight^T for weight rows [row_begin, row_end), row_begin at a whole block. x: float32 [1 to
     // kFewRows, columns]; y: float32 [rows, y_stride], of which columns row_begin..row_end are written.
     // Sums are float32, weights and x are not rounded.
     void (*quantized_few_rows)(const float* x, int64_t rows, const QuantizedMatrix& weight, int64_t row_begin,

@@ -95,6 +95,7 @@ void multiply(const float* x, int64_t rows, int64_t inner, int64_t outputs, Arit
 void float_matmul(const float* x, int64_t rows, const QuantizedMatrix& weight, Arithmetic arithmetic,
                   float* y) {
     const FloatKernels& table = kernels().floats;
+    if (rows == 0) return;
     if (rows > kFewRows) {
         const auto widen = [&](int64_t row, int64_t width, int64_t column, int64_t depth, float* panel) {
             table.widen_quantized(weight, {row, column, width, depth}, panel);
@@ -118,6 +119,7 @@ void float_matmul(const float* x, int64_t rows, const QuantizedMatrix& weight, A
 
 void float_matmul(const float* x, int64_t rows, const HalfMatrix& weight, Arithmetic arithmetic, float* y) {
     const FloatKernels& table = kernels().floats;
+    if (rows == 0) return;
     if (rows > kFewRows) {
         const auto widen = [&](int64_t row, int64_t width, int64_t column, int64_t depth, float* panel) {
             table.widen_half(weight, {row, column, width, depth}, panel);
