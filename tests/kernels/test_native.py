@@ -40,7 +40,7 @@ def build_program(folder: Path, command: str, machine: str, flags: tuple[str, ..
     common = ["-std=c++17", "-g", *warnings, f"-I{SOURCES}", f"-I{NATIVE}"]
 
     def compile_source(source: Path) -> str:
-        target = folder / f"{source.stem}.o"
+        target = folder / f"{source.parent.name}_{source.stem}.o"
         # The tests' own loops are not instrumented.
         own = ("-O2",) if source.parent == NATIVE else ("-O1", *flags, *isa_flags(source))
         run([command, *common, *own, "-c", str(source), "-o", str(target)])
