@@ -1,10 +1,10 @@
 #include "fused.h"
 
-#include <cmath>
+#include <algorithm>
 #include <cstring>
-#include <memory>
 
 #include "parallel.h"
+#include "scratch.h"
 
 namespace paddle_glm {
 
@@ -18,6 +18,22 @@ void rms_norm(const float* x, const float* residual, const float* weight, int64_
                            residual == nullptr ? nullptr : sum + at, y + at);
         }
     });
+}
+
+const float* widen(const uint16_t* weight, HalfType type, int64_t size) {
+    // As a matrix of kPanelWidth columns, and its last row.
+    constexpr int64_t kStep = kPanelWidth * kPanelDepth;
+    const int64_t bytes = (size + kPanelWidth) * sizeof(float);
+    float* out = reinterpret_cast<float*>(scratch(Scratch::kActivations, bytes));
+    const auto convert = kernels().floats.widen_half_transposed;
+    const int64_t whole = size - size % kPanelWidth;
+    for (int64_t i = 0; i < whole; i += kStep) {
+        const int64_t rows = std::min(kStep, whole - i) / kPanelWidth;
+        convert({weight + i, rows, kPanelWidth, type}, {0, 0, rows, kPanelWidth}, out + i);
+    }
+    const int64_t rest = size - whole;
+    if (rest > 0) convert({weight + whole, 1, rest, type}, {0, 0, 1, rest}, out + whole);
+    return out;
 }
 
 void swiglu(const float* x, int64_t rows, int64_t size, float* y) {

@@ -2,6 +2,7 @@
 // attention.h. Activations are float32, row-major; functions are parallel over rows or heads.
 #pragma once
 
+#include "half.h"
 #include "kernels.h"
 
 namespace paddle_glm {
@@ -10,6 +11,9 @@ namespace paddle_glm {
 // and written to `sum`. residual, sum: null, or as x.
 void rms_norm(const float* x, const float* residual, const float* weight, int64_t rows, int64_t size,
               float epsilon, float* sum, float* y);
+
+// A norm's half precision weight as float32 [size], in memory of this thread that the next operator reuses.
+const float* widen(const uint16_t* weight, HalfType type, int64_t size);
 
 // y = silu(first half of x) * second half. x: [rows, 2 * size]; y: [rows, size].
 void swiglu(const float* x, int64_t rows, int64_t size, float* y);

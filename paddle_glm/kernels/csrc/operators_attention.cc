@@ -15,27 +15,22 @@ void check_float32(const Tensor& tensor, const char* name) {
              phi::DataTypeToString(tensor.dtype()));
 }
 
-// A norm's weight in float32.
-Tensor float32_weight(const Tensor& weight, int64_t size) {
+// A norm's weight in float32, valid until the next operator.
+const float* float32_weight(const Tensor& weight, int64_t size) {
     PD_CHECK(weight.numel() == size, "weight has ", weight.numel(), " elements: expected ", size);
-    if (weight.dtype() == DataType::FLOAT32) return weight;
+    if (weight.dtype() == DataType::FLOAT32) return weight.data<float>();
     const bool half = weight.dtype() == DataType::FLOAT16;
     PD_CHECK(half || weight.dtype() == DataType::BFLOAT16, "weight must be float32, float16 or bfloat16");
-    Tensor wide = paddle::empty({size}, DataType::FLOAT32, weight.place());
-    float* out = wide.data<float>();
-    for (int64_t i = 0; i < size; i++)
-        out[i] = half ? static_cast<float>(weight.data<phi::dtype::float16>()[i])
-                      : static_cast<float>(weight.data<phi::dtype::bfloat16>()[i]);
-    return wide;
+    const auto* values = static_cast<const uint16_t*>(weight.data());
+    return widen(values, half ? HalfType::kFloat16 : HalfType::kBfloat16, size);
 }
 
 std::vector<Tensor> rms_norm_op(const Tensor& x, const Tensor& weight, float epsilon) {
     check_float32(x, "x");
     const int64_t size = x.shape().back();
-    const Tensor scale = float32_weight(weight, size);
+    const float* scale = float32_weight(weight, size);
     Tensor y = paddle::empty(x.shape(), DataType::FLOAT32, x.place());
-    rms_norm(x.data<float>(), nullptr, scale.data<float>(), x.numel() / size, size, epsilon, nullptr,
-             y.data<float>());
+    rms_norm(x.data<float>(), nullptr, scale, x.numel() / size, size, epsilon, nullptr, y.data<float>());
     return {y};
 }
 
@@ -45,10 +40,10 @@ std::vector<Tensor> add_rms_norm_op(const Tensor& x, const Tensor& residual, con
     check_float32(residual, "residual");
     PD_CHECK(x.shape() == residual.shape(), "x and residual must have one shape");
     const int64_t size = x.shape().back();
-    const Tensor scale = float32_weight(weight, size);
+    const float* scale = float32_weight(weight, size);
     Tensor sum = paddle::empty(x.shape(), DataType::FLOAT32, x.place());
     Tensor y = paddle::empty(x.shape(), DataType::FLOAT32, x.place());
-    rms_norm(x.data<float>(), residual.data<float>(), scale.data<float>(), x.numel() / size, size, epsilon,
+    rms_norm(x.data<float>(), residual.data<float>(), scale, x.numel() / size, size, epsilon,
              sum.data<float>(), y.data<float>());
     return {sum, y};
 }

@@ -178,10 +178,22 @@ void check_attention(const Step& step, Mask kind, float largest, Arithmetic arit
             }
 }
 
+void check_widen(int64_t size, Random& random) {
+    set_case("widen [%lld]", static_cast<long long>(size));
+    Buffer<uint16_t> weight(size);
+    for (int64_t i = 0; i < size; i++) weight[i] = static_cast<uint16_t>(random.bits());
+    for (auto type : {paddle_glm::HalfType::kFloat16, paddle_glm::HalfType::kBfloat16}) {
+        const float* wide = paddle_glm::widen(weight.data(), type, size);
+        for (int64_t i = 0; i < size; i++)
+            check_close(wide[i], paddle_glm::to_float(weight[i], type), 0, "weight", 0, i);
+    }
+}
+
 }  // namespace
 
 void test_fused() {
     Random random(3);
+    for (int64_t size : {1, 64, 100, 40000}) check_widen(size, random);
     for (int64_t size : {1, 3, 8, 15, 16, 31, 32, 33, 64, 100, 257})
         for (int64_t rows : {1, 3}) {
             for (float scale : {1.0f, 1e-4f, 1e6f}) check_norm(rows, size, scale, size % 2, random);
