@@ -146,11 +146,15 @@ class ExportedBackend(KVCacheBackend):
             if config.quantization_bit
             else self.keeps_half_weights and stored != "float32"
         ):
-            return kept if self.meta.operators else kept + upcast_bytes(config)
+            return kept + self._upcast_bytes(config)
         floats = replace(
             config, quantization_bit=0, quantization_group_size=None, quantization_embeddings=False
         )
         return int(self.loading_peak_factor[stored] * weight_bytes(floats, "float32"))
+
+    def _upcast_bytes(self, config: ModelConfig) -> int:
+        """Memory for upcasting weights in a step, which native operators do not."""
+        return 0 if self.meta.operators else upcast_bytes(config)
 
     def _memory_advice(self, budget: MemoryBudget) -> str:
         """How the model would fit, if it can."""
@@ -164,7 +168,7 @@ class ExportedBackend(KVCacheBackend):
             with suppress(InputError):  # sizes that cannot be quantised to so many bits
                 config = self.family.quantized_config(self.config, bits)
                 needed = needed_bytes(config, self.meta.stored_dtype, budget)
-                if needed + upcast_bytes(config) <= budget.free:
+                if needed + self._upcast_bytes(config) <= budget.free:
                     fitting.append(f"--quantization_bit {bits}")
         if not fitting:
             return "more memory is needed"

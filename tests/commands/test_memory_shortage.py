@@ -9,6 +9,7 @@ from paddle_glm import hardware
 from paddle_glm.auto.engine import open_engine
 from paddle_glm.auto.model import AutoModel
 from paddle_glm.config import ModelConfig
+from paddle_glm.kernels.library import kernel_library
 from paddle_glm.load_memory import MemoryBudget, needed_bytes, upcast_bytes
 from paddle_glm.main import main
 from paddle_glm.models.family import family_of
@@ -112,13 +113,20 @@ def test_a_graph_that_does_not_fit(backend, format, helps, exported, leave_free,
 
 
 @pytest.mark.parametrize("flags", [("--dtype", "float16"), ("--quantization_bit", "8")])
-def test_a_graph_whose_weights_stay_small(flags, tiny_checkpoint, leave_free, capsys, tmp_path) -> None:
-    """Half precision and integers are held as stored; a step makes float32 of one weight at a time."""
+@pytest.mark.parametrize("portable", [False, True], ids=["operators", "portable"])
+def test_a_graph_whose_weights_stay_small(
+    portable, flags, tiny_checkpoint, leave_free, capsys, tmp_path
+) -> None:
+    """Half precision and integers are held as stored; a step of a portable graph makes float32 of one weight
+    at a time."""
     folder = tmp_path / "small"
     start = ["--model_name_or_path", str(tiny_checkpoint), "--output_path", str(folder), *flags]
+    portable = portable or kernel_library() is None
+    start += ["--portable"] if portable else []
     assert main(["export", *start]) == 0
     config = ModelConfig.from_pretrained(folder)
-    needed = needed_bytes(config, config.dtype, MemoryBudget("cpu", 0)) + upcast_bytes(config)
+    needed = needed_bytes(config, config.dtype, MemoryBudget("cpu", 0))
+    needed += upcast_bytes(config) if portable else 0
     answer = ["infer", "--model_path", str(folder), "--tgt_length", "2"]
     leave_free(needed)
     assert main(answer) == 0
