@@ -96,6 +96,14 @@ def kernels() -> None:
     kernel_library()
 
 
+@pytest.fixture
+def plain_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training by Paddle's own operators, as on a GPU or without a compiler."""
+    from paddle_glm.kernels import training
+
+    monkeypatch.setattr(training, "usable", lambda *tensors: False)
+
+
 @pytest.fixture(autouse=True)
 def refuse_processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """A test that starts a process must be marked, or `--fast` would become slow."""

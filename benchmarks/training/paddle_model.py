@@ -5,22 +5,25 @@ A worker of `benchmarks/model.py`; see `worker.py`.
 
 import numpy as np
 import paddle
-from paddle.optimizer import AdamW
 
 from benchmarks.training.worker import Job, serve
+from paddle_glm.allocator import keep_freed_memory
 from paddle_glm.auto.model import AutoModel
 from paddle_glm.config import ModelConfig
 from paddle_glm.hardware import use_device
 from paddle_glm.models.family import family_of
 from paddle_glm.parallel import init_parallel
 from paddle_glm.training.gradients import HybridParallelClipGrad
+from paddle_glm.training.optimizer import FusedAdamW
 
 
 def main() -> None:
     job = Job.from_arguments()
     sizes = job.sizes
     use_device("cpu", cpu_threads=job.threads)
-    paddle.set_flags({"FLAGS_use_stride_kernel": False})  # as `training.initialize` does
+    # As `training.initialize` does.
+    paddle.set_flags({"FLAGS_use_stride_kernel": False})
+    keep_freed_memory()
     group = init_parallel(job.degree).tensor
     config = ModelConfig(
         num_layers=sizes.layers,
@@ -36,7 +39,7 @@ def main() -> None:
     model.train()
     names = {parameter.name: name for name, parameter in model.named_parameters()}
     decayed = {key for key, name in names.items() if not any(part in name for part in ("bias", "norm"))}
-    optimizer = AdamW(
+    optimizer = FusedAdamW(
         learning_rate=1e-4,
         parameters=model.parameters(),
         weight_decay=0.01,

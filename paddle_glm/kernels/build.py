@@ -35,7 +35,15 @@ _ISA_FLAGS = {
     "_neon": ("-march=armv8.2-a+dotprod+fp16",),
 }
 _X86, _ARM = ("_avx2", "_avx512", "_avx512_bf16", "_amx"), ("_neon",)
-_COMMON_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-fno-math-errno")
+_COMMON_FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-fPIC",
+    "-fopenmp",
+    "-fvisibility=hidden",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+)
 
 
 class BuildError(Exception):

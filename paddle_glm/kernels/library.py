@@ -10,6 +10,7 @@ from paddle_glm.kernels.build import BuildError, built_library
 
 ARITHMETICS = ("auto", "int8", "bfloat16", "float32")
 _INT64, _INT = ctypes.c_int64, ctypes.c_int
+_POINTER, _FLOAT = ctypes.c_void_p, ctypes.c_float
 _SIGNATURES: dict[str, tuple[list[type], type | None]] = {
     "paddle_glm_operators_version": ([], _INT),
     "paddle_glm_isa": ([], ctypes.c_char_p),
@@ -17,6 +18,8 @@ _SIGNATURES: dict[str, tuple[list[type], type | None]] = {
     "paddle_glm_has_kernel_order": ([_INT64, _INT64, _INT], ctypes.c_bool),
     "paddle_glm_pack": ([ctypes.c_void_p, ctypes.c_void_p, _INT64, _INT64, _INT64, _INT], None),
     "paddle_glm_unpack": ([ctypes.c_void_p, ctypes.c_void_p, _INT64, _INT64, _INT64, _INT], None),
+    "paddle_glm_squared_norm": ([_POINTER, _INT64], ctypes.c_double),
+    "paddle_glm_adamw": ([_POINTER, _INT64, *5 * [_POINTER], *6 * [_FLOAT]], None),
 }
 
 

@@ -7,7 +7,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
-from paddle_glm.kernels import operators
+from paddle_glm.kernels import operators, training
 from paddle_glm.kernels.usage import uses_operators
 from paddle_glm.paddle_types import Function
 
@@ -29,6 +29,8 @@ def swiglu(fused: Tensor) -> Tensor:
 
     Saves only `fused` for backward.
     """
+    if training.usable(fused):
+        return training.swiglu(fused)
     if paddle.in_dynamic_mode() and paddle.is_grad_enabled() and not fused.stop_gradient:
         return _SwiGLUFunction.apply(fused)
     return operators.swiglu(fused) if uses_operators() else _swiglu_forward(fused)

@@ -7,7 +7,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
-from paddle_glm.kernels import operators
+from paddle_glm.kernels import operators, training
 from paddle_glm.kernels.usage import uses_operators
 from paddle_glm.kv_cache import KVCache, LayerCache
 from paddle_glm.kv_cache.tensors import InPlaceCache
@@ -155,6 +155,12 @@ def attend_rotated(
         keys, values, past = cache.reserve(fused.shape[0], kv_heads, fused.shape[1], head_dim)
         query = operators.append_rotary(fused, *rotary, keys, values, past, heads, kv_heads)
         return operators.cached_attention(query, keys, values, mask, past, head_dim**-0.5)
+    if training.usable(fused):
+        heads, kv_heads = sizes[0] // head_dim, sizes[1] // head_dim
+        query, key, value = training.split_rotary(fused, *rotary, heads, kv_heads, head_dim**-0.5)
+        if cache is not None:
+            key, value = cache.update(key, value)
+        return _attend_scaled(query, key, value, mask, group, dropout)
     query, key, value = split_qkv_blocks(fused, sizes, head_dim)
     query, key = apply_rotary_interleaved(query, *rotary), apply_rotary_interleaved(key, *rotary)
     return attend(query, key, value, mask, cache, group, dropout)
@@ -176,18 +182,42 @@ def grouped_query_attention(
     qk_layer_scaling: scores are divided by it until they are float32, since they may overflow float16.
     Returns [batch, tokens, heads * head_dim].
     """
+    scaled = query * (1.0 / (math.sqrt(query.shape[3]) * qk_layer_scaling))
+    return _attend_scaled(scaled, key, value, mask, group, dropout, qk_layer_scaling)
+
+
+def _attend_scaled(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor,
+    group: ProcessGroup,
+    dropout: float,
+    qk_layer_scaling: float = 1.0,
+) -> Tensor:
+    """`grouped_query_attention` for queries that are divided by sqrt(head_dim) * qk_layer_scaling."""
     heads, groups, head_dim = query.shape[1], key.shape[1], query.shape[3]
     # The query heads of a group are stacked along the tokens, so that keys need not be repeated.
-    stacked = (query * (1.0 / (math.sqrt(head_dim) * qk_layer_scaling))).reshape([0, groups, -1, head_dim])
+    stacked = query.reshape([0, groups, -1, head_dim])
     scores = paddle.matmul(stacked, key, transpose_y=True)
-    # (batch, groups, heads / groups * tokens, total) -> (batch, groups, heads / groups, tokens, total)
-    tokens, total = dim_size(mask, 2), dim_size(mask, 3)
-    scores = scores.reshape([0, groups, heads // groups, tokens, total])
-    with autocast_disabled():
-        weights = F.softmax(scores.astype("float32") * qk_layer_scaling + mask.unsqueeze(1), axis=-1)
+    weights = _attention_weights(scores, mask, heads // groups, qk_layer_scaling)
     if dropout:
         with sharded_rng(group):
             weights = F.dropout(weights, dropout)
-    weights = weights.astype(value.dtype).reshape([0, groups, -1, total])
+    weights = weights.astype(value.dtype)
     attn_output: Tensor = paddle.matmul(weights, value).reshape([0, heads, -1, head_dim])
     return attn_output.transpose([0, 2, 1, 3]).reshape([0, 0, heads * head_dim])
+
+
+def _attention_weights(scores: Tensor, mask: Tensor, heads_per_group: int, qk_layer_scaling: float) -> Tensor:
+    """softmax(scores * qk_layer_scaling + mask), float32.
+
+    scores: [batch, groups, heads_per_group * tokens, total], the shape of the result.
+    """
+    groups, tokens, total = scores.shape[1], dim_size(mask, 2), dim_size(mask, 3)
+    if qk_layer_scaling == 1.0 and training.usable(scores):
+        return training.masked_softmax(scores, mask)
+    per_head = scores.reshape([0, groups, heads_per_group, tokens, total])
+    with autocast_disabled():
+        weights = F.softmax(per_head.astype("float32") * qk_layer_scaling + mask.unsqueeze(1), axis=-1)
+    return weights.reshape([0, groups, -1, total])

@@ -4,7 +4,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
-from paddle_glm.kernels import operators
+from paddle_glm.kernels import operators, training
 from paddle_glm.kernels.usage import uses_operators
 from paddle_glm.paddle_types import TensorLayer
 from paddle_glm.parallel.frozen_weights import frozen_scale, input_grad_only
@@ -26,6 +26,8 @@ class RMSNorm(TensorLayer):
     def forward(self, x: Tensor) -> Tensor:
         if uses_operators():
             return operators.rms_norm(x, self.weight, self.epsilon)
+        if training.usable(x, self.weight):
+            return training.rms_norm(x, self.weight, self.epsilon)
         with autocast_disabled():
             x_float32 = x.astype("float32")
             scale = paddle.rsqrt(x_float32.square().mean(axis=-1, keepdim=True) + self.epsilon)

@@ -17,6 +17,7 @@ from paddle_glm.checkpoint import Checkpoint, LazyTensor, atomic_folder, save_mo
 from paddle_glm.checkpoint.quantize_on_load import QuantizingCheckpoint
 from paddle_glm.config import DTYPES, ModelConfig
 from paddle_glm.errors import InputError
+from paddle_glm.kernels.usage import recomputed_block
 from paddle_glm.kv_cache import ConcatLayer, KVCache
 from paddle_glm.kv_cache.tensors import PADDLE, BufferLayer, PrefixCache
 from paddle_glm.layers.attention import additive_mask, cache_mask, causal_mask, dim_size
@@ -329,7 +330,8 @@ def causal_lm_loss(logits: Tensor, labels: Tensor, group: ProcessGroup) -> Tenso
 def _block_hidden_states(block: nn.Layer, x: Tensor, positions: Any, mask: Tensor, *past: Tensor) -> Tensor:
     # Recomputing a function that takes or returns a nested tuple loses gradients or crashes in backward
     # (Paddle 3.3.1).
-    hidden_states: Tensor = block(x, positions, mask, ConcatLayer(PADDLE, *past) if past else None)
+    with recomputed_block():
+        hidden_states: Tensor = block(x, positions, mask, ConcatLayer(PADDLE, *past) if past else None)
     return hidden_states
 
 

@@ -12,6 +12,7 @@ from paddle import Tensor
 
 from paddle_glm.array_types import Array
 from paddle_glm.chat_template import IGNORE_INDEX
+from paddle_glm.kernels import training
 from paddle_glm.paddle_types import Function
 from paddle_glm.parallel.group import ProcessGroup
 
@@ -143,6 +144,29 @@ class _VocabCrossEntropy(Function):
         return grad_logits
 
 
+class _NativeCrossEntropy(Function):
+    """`_VocabCrossEntropy` by native operators, in a group of any size; saves only the logits."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, group: ProcessGroup) -> Tensor:
+        first = group.rank * logits.shape[-1]
+        maximum, total, target = training.softmax_statistics(logits, labels, first)
+        if group.degree > 1:
+            highest = all_reduce(maximum, group, dist.ReduceOp.MAX)
+            total, target = all_reduce(paddle.stack([total * paddle.exp(maximum - highest), target]), group)
+            maximum = highest
+        logsumexp = paddle.log(total) + maximum
+        valid_mask = (labels != IGNORE_INDEX).astype("float32")
+        ctx.save_for_backward(logits, labels, logsumexp, valid_mask)
+        ctx.first = first
+        return (logsumexp - target) * valid_mask
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        logits, labels, logsumexp, valid_mask = ctx.saved_tensor()
+        return training.softmax_minus_label(logits, labels, logsumexp, grad * valid_mask, ctx.first)
+
+
 def copy_to_group(x: Tensor, group: ProcessGroup) -> Tensor:
     """Forward: the identity. Backward: the gradient summed over the group."""
     return x if group.degree == 1 else _CopyToGroup.apply(x, group)
@@ -175,6 +199,8 @@ def vocab_parallel_cross_entropy(logits: Tensor, labels: Tensor, group: ProcessG
 
     logits: [..., vocab / degree], the shard of this rank; labels: [...], int64, ids of the full vocabulary.
     """
+    if training.usable(logits):
+        return _NativeCrossEntropy.apply(logits, labels, group)
     if group.degree > 1:
         return _VocabCrossEntropy.apply(logits, labels, group)
     loss = paddle.nn.functional.cross_entropy(

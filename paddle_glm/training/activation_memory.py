@@ -2,8 +2,9 @@
 
 Saved tensors were counted operator by operator with `paddle.autograd.saved_tensors_hooks`; a test repeats
 it. Matmuls save their factors (with a frozen weight, the weight alone), softmax its output, activation
-functions their input; additions, copies and reshapes save nothing. `c` is the itemsize of matmuls (2 in
-half precision), `s` that of the residual stream (2 at O2); norms and softmax are float32. Each family
+functions their input; additions, copies and reshapes save nothing. Those are Paddle's own operators; the
+native ones on CPUs (`kernels.training`) save less. `c` is the itemsize of matmuls (2 in half precision), `s`
+that of the residual stream (2 at O2); norms and softmax are float32. Each family
 describes its blocks as `BlockActivations`. A block of ChatGLM2 saves per token:
 
     norms         2 x (4 hidden + 4), and 4 hidden for each trained norm weight

@@ -7,6 +7,7 @@ import paddle
 import paddle.distributed as dist
 from paddle import Tensor, nn
 
+from paddle_glm.kernels import training
 from paddle_glm.parallel import SINGLE_PROCESS, ProcessGroup
 from paddle_glm.parallel.collectives import all_reduce
 from paddle_glm.sharding import ParameterSpec, axis_slice
@@ -56,7 +57,8 @@ class HybridParallelClipGrad(nn.ClipGradByGlobalNorm):
     """Clips by the global norm over all tensor-parallel ranks and optimizer-state partitions.
 
     What several ranks replicate (norms, shared key/value groups) counts once. `norm` is the last norm before
-    clipping, float32 [1].
+    clipping, float32 [1]. With `leaves_scaling` gradients stay as they are, and the optimizer multiplies them
+    by `scale`.
     """
 
     def __init__(
@@ -73,14 +75,19 @@ class HybridParallelClipGrad(nn.ClipGradByGlobalNorm):
         super().__init__(clip_norm)
         self.group, self.sharding_group = group, sharding_group
         self.norm: Tensor | None = None
+        self.leaves_scaling, self.scale = False, 1.0
         self._sharding = {name: specs[hub].sharding for name, hub in names.items()}
 
     def squared_norm(self, name: str, grad: Tensor) -> Tensor:
         """This rank's part of the squared norm of one gradient, a float32 scalar; replicas count in parts."""
         sharding = self._sharding[name]
+        ranges = sharding.replica_ranges(self.group.rank, self.group.degree)
+        replicas = {copies for _, _, copies in ranges}
+        if len(replicas) == 1 and training.in_place(grad):
+            return paddle.full([], training.squared_norm(grad) / replicas.pop())
         grad = grad.astype("float32")
         partial_sum = paddle.zeros([])
-        for start, stop, copies in sharding.replica_ranges(self.group.rank, self.group.degree):
+        for start, stop, copies in ranges:
             piece = grad if stop is None else grad[axis_slice(sharding.axis or 0, start, stop)]
             partial_sum = partial_sum + paddle.sum(paddle.square(piece)) / copies
         return partial_sum
@@ -97,6 +104,9 @@ class HybridParallelClipGrad(nn.ClipGradByGlobalNorm):
                 squared = all_reduce(squared, group)
         self.norm = paddle.sqrt(squared.sum().reshape([1]))
         scale = self.clip_norm / paddle.clip(self.norm, min=self.clip_norm)
+        if self.leaves_scaling:
+            self.scale = float(scale)
+            return params_grads
         for _, grad in params_grads:
             grad.multiply_(scale.astype(grad.dtype))  # in place: nothing reads the unclipped one
         return params_grads

@@ -12,10 +12,10 @@ from typing import Any
 import paddle
 import paddle.distributed as dist
 from paddle import Tensor
-from paddle.optimizer import AdamW
 
 from paddle_glm.parallel import ProcessGroup
 from paddle_glm.training.gradients import BUCKET_NUMEL, iter_buckets, unflatten_like
+from paddle_glm.training.optimizer import FusedAdamW
 
 _HALF_DTYPES = (paddle.float16, paddle.bfloat16)
 
@@ -66,7 +66,7 @@ class OptimizerStatePartition:
                         parameter.set_value(values)
 
 
-class ShardedAdamW(AdamW):
+class ShardedAdamW(FusedAdamW):
     """AdamW over the parameters that this rank owns; `step` also broadcasts the updated ones."""
 
     def __init__(self, state_partition: OptimizerStatePartition, **options: Any) -> None:

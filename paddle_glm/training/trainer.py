@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import paddle
 from paddle import Tensor
-from paddle.optimizer import AdamW
 from paddlenlp.trainer import Trainer
 from paddlenlp.trainer.trainer_callback import TrainerControl, TrainerState
 from paddlenlp.trainer.trainer_utils import EvalLoopOutput, IntervalStrategy, TrainOutput
@@ -30,6 +29,7 @@ from paddle_glm.training.callbacks import LogFileCallback, ThroughputCallback, V
 from paddle_glm.training.gradients import HybridParallelClipGrad, HybridParallelGradScaler, average_gradients
 from paddle_glm.training.initialize import TrainerArguments
 from paddle_glm.training.loss_curve import LOG_FILE, read_log_records
+from paddle_glm.training.optimizer import FusedAdamW
 from paddle_glm.training.output_dir import CHECKPOINT_PREFIX, RunFolder
 from paddle_glm.training.sampler import EvalSampler, TrainSampler
 from paddle_glm.training.sharded_optimizer import GradientReducer, OptimizerStatePartition, ShardedAdamW
@@ -219,7 +219,7 @@ class FinetuneTrainer(Trainer):
         if self.state_partition is not None:
             self.optimizer = ShardedAdamW(self.state_partition, **options)
         else:
-            self.optimizer = AdamW(parameters=list(trained.values()), **options)
+            self.optimizer = FusedAdamW(parameters=list(trained.values()), **options)
         return self.optimizer
 
     def _sharding_group(self) -> ProcessGroup:

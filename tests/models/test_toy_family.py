@@ -128,6 +128,7 @@ def test_positions_are_its_own_everywhere(
         model(batch["input_ids"][:, 4:5], past_key_values=past)
 
 
+@pytest.mark.usefixtures("plain_training")
 def test_it_learns_within_the_estimated_memory(folder: Path, batch: dict[str, paddle.Tensor]) -> None:
     model = AutoModel.from_pretrained(folder)
     model.train()

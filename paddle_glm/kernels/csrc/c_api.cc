@@ -1,6 +1,9 @@
 // C functions for Python (ctypes) and tests.
+#include <cmath>
+
 #include "isa.h"
 #include "layout.h"
+#include "training.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -25,4 +28,26 @@ EXPORT void paddle_glm_pack(void* values, float* scales, int64_t rows, int64_t c
 EXPORT void paddle_glm_unpack(void* values, float* scales, int64_t rows, int64_t columns, int64_t group_size,
                               int bits) {
     paddle_glm::unpack(static_cast<uint8_t*>(values), scales, rows, columns, group_size, bits);
+}
+
+EXPORT double paddle_glm_squared_norm(const float* x, int64_t size) {
+    return paddle_glm::squared_norm(x, size);
+}
+
+// One step of AdamW (arXiv:1711.05101), as Paddle computes it; also advances the powers of beta. gradient_scale:
+// factor of the gradient.
+EXPORT void paddle_glm_adamw(const float* gradient, int64_t size, float* parameter, float* moment1,
+                             float* moment2, float* beta1_power, float* beta2_power, float learning_rate,
+                             float beta1, float beta2, float epsilon, float weight_decay,
+                             float gradient_scale) {
+    const float correction = std::sqrt(1.0f - *beta2_power);
+    const paddle_glm::AdamW step{learning_rate * correction / (1.0f - *beta1_power),
+                                 beta1,
+                                 beta2,
+                                 epsilon * correction,
+                                 1.0f - learning_rate * weight_decay,
+                                 gradient_scale};
+    paddle_glm::adamw_step(step, gradient, size, parameter, moment1, moment2);
+    *beta1_power *= beta1;
+    *beta2_power *= beta2;
 }

@@ -77,5 +77,6 @@ int64_t checks_failed();
 void test_quantized();
 void test_half();
 void test_fused();
+void test_training();
 
 }  // namespace paddle_glm_test

@@ -56,6 +56,7 @@ int main() {
         test_quantized();
         test_half();
         test_fused();
+        test_training();
         std::printf("%s: %lld checks\n", paddle_glm::isa_name(isa),
                     static_cast<long long>(checks_done() - before));
         std::fflush(stdout);

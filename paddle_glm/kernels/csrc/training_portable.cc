@@ -1,0 +1,2 @@
+#define PADDLE_GLM_TRAINING kTrainingPortable
+#include "training_rows.h"
