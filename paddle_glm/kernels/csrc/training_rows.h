@@ -5,6 +5,9 @@
 
 #include "training.h"
 
+// Builds for ThreadSanitizer are without OpenMP.
+#pragma GCC diagnostic ignored "-Wunknown-pragmas"
+
 namespace paddle_glm {
 namespace {
 
