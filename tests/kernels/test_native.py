@@ -22,7 +22,7 @@ SANITIZERS = {
         "-fopenmp",
         "-DPADDLE_GLM_EMULATE_AMX",
     ),
-    "thread": ("-fsanitize=thread", "-DPADDLE_GLM_STD_THREADS", "-DPADDLE_GLM_EMULATE_AMX"),
+    "thread": ("-fsanitize=thread", "-fopenmp-simd", "-DPADDLE_GLM_STD_THREADS", "-DPADDLE_GLM_EMULATE_AMX"),
 }
 
 

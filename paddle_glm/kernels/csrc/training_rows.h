@@ -5,9 +5,6 @@
 
 #include "training.h"
 
-// Builds for ThreadSanitizer are without OpenMP.
-#pragma GCC diagnostic ignored "-Wunknown-pragmas"
-
 namespace paddle_glm {
 namespace {
 
