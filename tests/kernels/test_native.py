@@ -91,7 +91,9 @@ def test_arm(tmp_path: Path) -> None:
     command, emulator = "aarch64-linux-gnu-g++", "qemu-aarch64-static"
     if not shutil.which(command) or not shutil.which(emulator):
         pytest.skip("no Arm compiler or emulator: apt-get install g++-aarch64-linux-gnu qemu-user-static")
-    program = build_program(tmp_path, command, "aarch64", ("-DPADDLE_GLM_STD_THREADS", "-static"))
+    program = build_program(
+        tmp_path, command, "aarch64", ("-fopenmp-simd", "-DPADDLE_GLM_STD_THREADS", "-static")
+    )
     for processor, levels in (("max", ["portable", "neon"]), ("cortex-a53", ["portable"])):
         output = run([emulator, "-cpu", processor, str(program)])
         assert output.endswith("0 checks failed\n")
