@@ -1,5 +1,5 @@
 // Paddle operators of training.h, with their gradients. All tensors are float32 on the CPU, labels int64.
-#include "paddle/extension.h"
+#include "paddle/phi/api/all.h"
 #include "training.h"
 
 namespace paddle_glm {
