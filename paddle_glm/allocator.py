@@ -1,4 +1,4 @@
-"""Make the C library's allocator keep freed memory.
+"""When the C library's allocator keeps freed memory, and when it returns it.
 
 Paddle's CPU operators allocate memory for every result and free it at once. Blocks of a few MiB are returned
 to the system, which clears them page by page when they are allocated again: two thirds of the time of a step
@@ -11,6 +11,13 @@ from paddle_glm.system import c_library
 # allocated outside the heap, which are always returned to the system.
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 _TRIM_BYTES = 512 << 20
+
+
+def return_freed_memory() -> None:
+    """Return freed memory of all threads to the system; no-op without glibc."""
+    trim = getattr(c_library(), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def keep_freed_memory() -> None:

@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from paddle_glm.config import config_schema
-from paddle_glm.hardware import free_memory
+from paddle_glm.hardware import free_memory, num_threads
 from paddle_glm.load_memory import LOAD_PEAK_FACTOR
 from paddle_glm.main import main
 from tests.cpp.build import build
@@ -112,7 +112,9 @@ def test_opening_needs_what_stays(small, kind):
     model = weights_of(small[f"int{bits}" if bits else folder])
     stays, peak = found["stays"] - found["before"], found["peak"] - found["before"]
     assert stays > model - 10e6, "the opening was not seen"
-    assert peak < LOAD_PEAK_FACTOR * stays, f"{peak / 1e6:.0f} MB, {stays / 1e6:.0f} stay"
+    # Each of the threads that quantise has blocks of a few MB, which a larger model does not notice.
+    blocks = 12e6 * num_threads() if flags else 0
+    assert peak < LOAD_PEAK_FACTOR * stays + blocks, f"{peak / 1e6:.0f} MB, {stays / 1e6:.0f} stay"
     assert stays < model + 20e6, "more than the weights stays"
 
 

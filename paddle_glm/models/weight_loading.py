@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import paddle
 from paddle import Tensor, nn
 
+from paddle_glm.allocator import return_freed_memory
 from paddle_glm.array_types import Array
 from paddle_glm.checkpoint import Checkpoint
 from paddle_glm.checkpoint.quantize_on_load import QuantizingCheckpoint
@@ -83,3 +84,4 @@ def _load_in_parallel(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+    return_freed_memory()  # a thread's allocations stay with it otherwise

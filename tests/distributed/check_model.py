@@ -92,7 +92,7 @@ def compare(config, group):
 def compare_with_original(folder, group):
     """Largest differences from the original's logits and gradients, loading only this rank's slices."""
     expected = np.load(Path(folder) / "loss.npz")
-    model = AutoModel.from_pretrained(Path(folder) / "hf_fp16_sharded", group=group)
+    model = AutoModel.from_pretrained(Path(folder) / "hf_fp16_sharded", dtype="float32", group=group)
     table = model.family.parameters(model.config)
     ids, labels = (paddle.to_tensor(expected[name]) for name in ("input_ids", "labels"))
     logits = model(ids).logits

@@ -28,6 +28,8 @@ def test_a_changed_operator_is_another_version():
     [version] = re.findall(r"kOperatorsVersion = (\d+);", (SOURCES / "layout.h").read_text(encoding="utf-8"))
     found = {}
     for source in SOURCES.glob("operators_*.cc"):
+        if source.name == "operators_training.cc":  # never in an exported graph
+            continue
         for name, text in BUILD_OP.findall(source.read_text(encoding="utf-8")):
             found[name.removeprefix("paddle_glm_")] = " | ".join(
                 ", ".join(re.findall(r'"([^"]+)"', part)) for part in re.split(r"\.(?:Outputs|Attrs)", text)

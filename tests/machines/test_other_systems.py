@@ -29,6 +29,9 @@ TRAIN = ("--do_train", "--max_steps", "2", "--save_steps", "1", "--logging_steps
 TRAIN += ("--save_total_limit", "1", *SHORT, "--do_generation", "False", "--output_dir")
 
 
+OURS = f"{ROOT / 'paddle_glm'}{os.sep}"
+
+
 def port() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -87,7 +90,7 @@ def simulate(platform: str, words: list[tuple[str, ...]], cwd: Path, **variables
     codes = re.findall(r"^ran ([\w-]+): (\d+)", printed, re.MULTILINE)
     assert codes == [(one[0], "0") for one in words], (printed[-3000:], errors[-3000:])
     assert "left over: []" in printed, printed[-500:]
-    warned = [line for line in errors.splitlines() if "EncodingWarning" in line and "/paddle_glm/" in line]
+    warned = [line for line in errors.splitlines() if "EncodingWarning" in line and OURS in line]
     assert warned == []
     return printed
 
