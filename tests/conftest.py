@@ -116,11 +116,13 @@ def refuse_processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
 
 
 @pytest.fixture(autouse=True)
-def reset_num_threads() -> Iterator[None]:
-    """Each test begins with the threads that a process of its own would have: bits depend on their number."""
+def reset_paddle() -> Iterator[None]:
+    """Each test begins as a process of its own would: bits depend on the number of threads, and training on
+    a CPU turns strided views off."""
     yield
     if (paddle := sys.modules.get("paddle")) is not None:
         paddle.base.core.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
+        paddle.set_flags({"FLAGS_use_stride_kernel": True})
 
 
 @pytest.fixture(scope="session")

@@ -115,7 +115,8 @@ def test_opening_needs_what_stays(small, kind):
     # Each of the threads that quantise has blocks of a few MB, which a larger model does not notice.
     blocks = 12e6 * num_threads() if flags else 0
     assert peak < LOAD_PEAK_FACTOR * stays + blocks, f"{peak / 1e6:.0f} MB, {stays / 1e6:.0f} stay"
-    assert stays < model + 20e6, "more than the weights stays"
+    # The native library, threads and what their allocators keep: the same at any size of model.
+    assert stays < model + 32e6, "more than the weights stays"
 
 
 @pytest.mark.parametrize("kind", ["int4", "float16"])

@@ -16,8 +16,8 @@ _SIGNATURES: dict[str, tuple[list[type], type | None]] = {
     "paddle_glm_isa": ([], ctypes.c_char_p),
     "paddle_glm_set_isa": ([ctypes.c_char_p], ctypes.c_bool),
     "paddle_glm_has_kernel_order": ([_INT64, _INT64, _INT], ctypes.c_bool),
-    "paddle_glm_pack": ([ctypes.c_void_p, ctypes.c_void_p, _INT64, _INT64, _INT64, _INT], None),
-    "paddle_glm_unpack": ([ctypes.c_void_p, ctypes.c_void_p, _INT64, _INT64, _INT64, _INT], None),
+    "paddle_glm_pack": ([_POINTER, _POINTER, _INT64, _INT64, _INT64, _INT], None),
+    "paddle_glm_unpack": ([_POINTER, _POINTER, _INT64, _INT64, _INT64, _INT], None),
     "paddle_glm_squared_norm": ([_POINTER, _INT64], ctypes.c_double),
     "paddle_glm_adamw": ([_POINTER, _INT64, *5 * [_POINTER], *6 * [_FLOAT]], None),
 }

@@ -46,7 +46,7 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
 
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     """x + residual, and `rms_norm` of it; both float32 of one shape."""
-    total, y = _run("add_rms_norm", x, residual, weight, epsilon)
+    total, y = run_operator("add_rms_norm", x, residual, weight, epsilon)
     return total, y
 
 
@@ -100,14 +100,12 @@ def cached_attention(
 ) -> Tensor:
     """softmax(scale * q k^T + mask) v over columns 0..past + tokens of the cache.
 
-    arithmetic: see csrc/kernels.h; "int8" and "bfloat16" round the factors of both products to bfloat16, on
-    processors that can multiply it.
-
-
     query: float32 [batch, heads, tokens, head_dim]; consecutive heads share a key/value head.
     key_buffer, value_buffer: float32 [batch, kv heads, capacity, head_dim], contiguous.
     mask: additive, float32 [batch or 1, 1, tokens, at least past + tokens].
     past: int64 [1], columns in use before this call's tokens, on the CPU.
+    arithmetic: see csrc/kernels.h; "int8" and "bfloat16" round the factors of both products to bfloat16, on
+        processors that can multiply it.
     Returns float32 [batch, tokens, heads * head_dim].
     """
     return _call("cached_attention", query, key_buffer, value_buffer, mask, past, scale, arithmetic)
@@ -120,10 +118,11 @@ def _check_contiguous(*buffers: Tensor) -> None:
 
 
 def _call(name: str, *arguments: Any) -> Tensor:
-    result: Tensor = _run(name, *arguments)[0]
+    result: Tensor = run_operator(name, *arguments)[0]
     return result
 
 
-def _run(name: str, *arguments: Any) -> list[Tensor]:
+def run_operator(name: str, *arguments: Any) -> list[Tensor]:
+    """The outputs of the operator `paddle_glm_NAME`; inputs first, then attributes."""
     results: Any = _C_ops._run_custom_op(f"paddle_glm_{name}", *arguments)  # type: ignore[attr-defined]
     return list(results) if isinstance(results, list | tuple) else [results]

@@ -4,12 +4,11 @@ Operators are used where `usable` says so: float32 on a CPU, in dygraph, with a 
 layers compute with Paddle's own.
 """
 
-from typing import Any
-
 import paddle
-from paddle import Tensor, _C_ops
+from paddle import Tensor
 
 from paddle_glm.kernels.library import kernel_library
+from paddle_glm.kernels.operators import run_operator
 from paddle_glm.kernels.usage import in_recomputed_block
 
 
@@ -28,13 +27,13 @@ def usable(*tensors: Tensor) -> bool:
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """x [..., size] / sqrt(mean(x^2) + epsilon) * weight [size]."""
-    y, _ = _run("rms_norm_training", x, weight, epsilon)
+    y, _ = run_operator("rms_norm_training", x, weight, epsilon)
     return y
 
 
 def swiglu(x: Tensor) -> Tensor:
     """silu(first half of the last axis) * second half, [..., 2 * n] -> [..., n]."""
-    return _run("swiglu_training", x)[0]
+    return run_operator("swiglu_training", x)[0]
 
 
 def split_rotary(
@@ -46,7 +45,7 @@ def split_rotary(
     [batch, 1, tokens, half]. Returns queries * scale [batch, heads, tokens, head_dim], and keys and values
     [batch, kv_heads, tokens, head_dim].
     """
-    query, key, value = _run("split_rotary", qkv, cos, sin, heads, kv_heads, scale)
+    query, key, value = run_operator("split_rotary", qkv, cos, sin, heads, kv_heads, scale)
     return query, key, value
 
 
@@ -55,7 +54,7 @@ def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
 
     scores: [batch, groups, heads of a group * tokens, total]; mask: [batch or 1, 1, tokens, total].
     """
-    return _run("masked_softmax", scores, mask)[0]
+    return run_operator("masked_softmax", scores, mask)[0]
 
 
 def softmax_statistics(logits: Tensor, labels: Tensor, first: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -64,7 +63,7 @@ def softmax_statistics(logits: Tensor, labels: Tensor, first: int) -> tuple[Tens
     logits: the shard of the vocabulary from id `first` on; labels: int64 [...]; the logit of a label in
     another shard is 0.
     """
-    maximum, total, target = _run("softmax_statistics", logits, labels, first)
+    maximum, total, target = run_operator("softmax_statistics", logits, labels, first)
     return maximum, total, target
 
 
@@ -72,7 +71,7 @@ def softmax_minus_label(
     logits: Tensor, labels: Tensor, logsumexp: Tensor, scale: Tensor, first: int
 ) -> Tensor:
     """(exp(logits - logsumexp) - 1 at the label) * scale; logsumexp and scale: [...]."""
-    return _run("softmax_minus_label", logits, labels, logsumexp, scale, first)[0]
+    return run_operator("softmax_minus_label", logits, labels, logsumexp, scale, first)[0]
 
 
 def in_place(*tensors: Tensor) -> bool:
@@ -118,8 +117,3 @@ def adamw(
         weight_decay,
         gradient_scale,
     )
-
-
-def _run(name: str, *arguments: Any) -> list[Tensor]:
-    results: Any = _C_ops._run_custom_op(f"paddle_glm_{name}", *arguments)  # type: ignore[attr-defined]
-    return list(results) if isinstance(results, list | tuple) else [results]
