@@ -12,7 +12,8 @@ from benchmarks.peers.contract import Engine, Shape
 PACKAGES: tuple[str, ...] = ()
 FROM_SOURCE: tuple[str, ...] = ()
 BUILD: dict[str, str] = {}
-KINDS = ("int4", "int8", "float16")
+# "-embeddings": the embedding and the LM head too, as in most engines' files.
+KINDS = ("int4", "int4-embeddings", "int8", "int8-embeddings", "float16")
 
 
 def write(folder: Path, kind: str, shape: Shape) -> None:
@@ -20,9 +21,15 @@ def write(folder: Path, kind: str, shape: Shape) -> None:
     from paddle_glm.tiny.grammar import make_rows
 
     texts = [text for row in make_rows(60) for text in row.values()]
-    bits = None if kind == "float16" else int(kind.removeprefix("int"))
-    like = "chatglm2-6b"
-    write_checkpoint_like(folder / "model", texts, like, 400, num_layers=shape.layers, quantization_bit=bits)
+    write_checkpoint_like(
+        folder / "model",
+        texts,
+        "chatglm2-6b",
+        400,
+        num_layers=shape.layers,
+        quantization_bit=None if kind == "float16" else int(kind[3]),
+        quantization_embeddings=kind.endswith("-embeddings"),
+    )
 
 
 class Dygraph:

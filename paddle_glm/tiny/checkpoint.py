@@ -76,6 +76,7 @@ def write_checkpoint_like(
     num_layers: int | None = None,
     dtype: str = "float16",
     quantization_bit: int | None = None,
+    quantization_embeddings: bool = False,
     seed: int = 0,
     overwrite: bool = False,
 ) -> ModelConfig:
@@ -84,7 +85,8 @@ def write_checkpoint_like(
 
     Random weights are streamed to disk, a few MiB at a time. The tokenizer has `vocab_size` pieces trained on
     `texts`; its ids are the first of the model's. num_layers: overrides the model's number of layers.
-    quantization_bit: 4 or 8 writes quantised weights, as `paddle-glm quantize` would.
+    quantization_bit: 4 or 8 writes quantised weights, as `paddle-glm quantize` would;
+    quantization_embeddings: also the embedding and the LM head.
     Raises InputError for an unknown name or dtype, and for insufficient disk space.
     """
     released = released_configs()
@@ -94,10 +96,12 @@ def write_checkpoint_like(
         raise InputError(f"dtype {dtype!r} is unknown: expected one of {', '.join(SAFETENSORS_FLOAT_NAMES)}")
     config = ModelConfig.from_dict(released[name])
     config = replace(config, dtype=dtype, num_layers=num_layers or config.num_layers)
-    check_disk_space(Path(folder), _weight_source(folder, config, seed, quantization_bit)[1])
+    check_disk_space(
+        Path(folder), _weight_source(folder, config, seed, quantization_bit, quantization_embeddings)[1]
+    )
     with atomic_folder(folder, overwrite=overwrite) as target:
         config = _with_special_token_ids(config, _write_tokenizer(target, texts, config.family, vocab_size))
-        source, total = _weight_source(folder, config, seed, quantization_bit)
+        source, total = _weight_source(folder, config, seed, quantization_bit, quantization_embeddings)
         source.config.save_pretrained(target)
         cast = DTYPES[SAFETENSORS_FLOAT_NAMES[dtype]]
         tensors = (
@@ -142,11 +146,11 @@ class RandomCheckpoint:
 
 
 def _weight_source(
-    folder: str | Path, config: ModelConfig, seed: int, bits: int | None
+    folder: str | Path, config: ModelConfig, seed: int, bits: int | None, embeddings: bool
 ) -> "tuple[RandomCheckpoint | QuantizingCheckpoint, int]":
     """The weights to write, and their size in bytes."""
     floats = RandomCheckpoint(Path(folder), config, seed)
-    source = floats if bits is None else QuantizingCheckpoint(floats, bits)
+    source = floats if bits is None else QuantizingCheckpoint(floats, bits, embeddings=embeddings)
     sizes = (
         prod(spec.shape) * DTYPES[SAFETENSORS_FLOAT_NAMES[config.dtype]].itemsize
         if spec.dtype is None
