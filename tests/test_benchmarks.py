@@ -45,7 +45,7 @@ def test_entries_name_an_engine_and_one_or_all_of_its_kinds():
 def test_a_wrong_engine_ends_with_a_usage_message(capsys):
     with pytest.raises(SystemExit):
         make_parser().parse_args(["--engines", "dygraph:int3"])
-    assert "dygraph has int4, int8, float16" in capsys.readouterr().err
+    assert "dygraph has int4, int4-embeddings, int8" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ENGINES)
