@@ -1,8 +1,8 @@
 """The ONNX file itself: what it says, what it holds, and what is refused before it is written."""
 
 import json
+import shutil
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +10,20 @@ import onnx
 import paddle
 import pytest
 
+from paddle_glm.auto.backend import open_backend
 from paddle_glm.auto.model import AutoModel
 from paddle_glm.auto.tokenizer import AutoTokenizer
 from paddle_glm.backends.generation_meta import GenerationMeta
+from paddle_glm.checkpoint.reshard import reshard
 from paddle_glm.config import ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.export import export_model
-from paddle_glm.export.onnx_export import check_onnx_limits
 from paddle_glm.layers.activation import gelu_tanh
 from paddle_glm.main import main
 from paddle_glm.models.family import family_of
+from paddle_glm.peft.lora import attach_lora, merge_and_unload
+from paddle_glm.peft.lora_config import LoraConfig
+from paddle_glm.peft.prefix import attach_prefix
 
 
 @pytest.fixture(scope="module", params=["float32", "float16"])
@@ -33,7 +37,7 @@ def exported(request, tiny_checkpoint, tmp_path_factory) -> tuple[GenerationMeta
 def test_the_file_says_what_the_meta_data_says(exported) -> None:
     meta, folder = exported
     assert GenerationMeta.read(folder).inputs == meta.inputs
-    assert (meta.format, meta.graph_files) == ("onnx", ("chatglm.onnx",))
+    assert (meta.format, meta.graph_files) == ("onnx", ("chatglm.onnx", "chatglm.onnx.data"))
     graph = onnx.load(str(folder / "chatglm.onnx"))
     assert graph.opset_import[0].version <= 17 and graph.ir_version <= 8
     assert [one.name for one in graph.graph.input] == [one.name for one in meta.inputs]
@@ -69,37 +73,83 @@ def test_gelu_is_the_approximation_in_a_graph_too() -> None:
     assert np.abs(exact - traced(x).numpy()).max() > 1e-4
 
 
-REAL_SIZES = {
-    "num_layers": 28, "hidden_size": 4096, "num_attention_heads": 32, "num_key_value_heads": 2,
-    "head_dim": 128, "ffn_hidden_size": 13696, "vocab_size": 65024, "max_sequence_length": 32768,
-}  # fmt: skip
+def test_weights_are_apart_and_aligned(exported) -> None:
+    """Engines map them; constants that shapes depend on stay in the graph."""
+    _, folder = exported
+    graph = onnx.load(str(folder / "chatglm.onnx"), load_external_data=False).graph
+    places = [{one.key: one.value for one in tensor.external_data} for tensor in graph.initializer]
+    apart = [place for place in places if place]
+    assert {place["location"] for place in apart} == {"chatglm.onnx.data"}
+    assert all(int(place["offset"]) % 4096 == 0 for place in apart)
+    end = max(int(place["offset"]) + int(place["length"]) for place in apart)
+    assert end == (folder / "chatglm.onnx.data").stat().st_size
+    assert all(
+        place or len(one.raw_data) < 1024 for place, one in zip(places, graph.initializer, strict=True)
+    )
 
 
-def test_sizes_above_two_gib_are_refused_from_the_configuration_alone(tiny_checkpoint) -> None:
-    tiny = ModelConfig.from_pretrained(tiny_checkpoint)
-    check_onnx_limits(tiny, "float32")
-    real = replace(tiny, **REAL_SIZES)
-    with pytest.raises(InputError, match=r"11\.63 GiB in float16.* --format paddle"):
-        check_onnx_limits(real, "float16")
-    # 2 layers with the real vocabulary: too much in float32, and below the limit in float16.
-    fewer = replace(real, num_layers=2)
-    with pytest.raises(InputError, match=r"GiB in float32"):
-        check_onnx_limits(fewer, "float32")
-    check_onnx_limits(fewer, "float16")
-    packed = replace(real, num_layers=8, quantization_bit=4, quantization_embeddings=True)
-    check_onnx_limits(packed, "float16")
-    with pytest.raises(InputError, match=r"2\.9\d GiB in float16.*quantise"):
-        check_onnx_limits(replace(packed, num_layers=28), "float16")
+def initializers(folder: Path) -> dict[str, np.ndarray]:
+    graph = onnx.load(str(folder / "chatglm.onnx")).graph
+    return {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer}
 
 
-def test_the_command_refuses_a_large_model_before_it_reads_it(tiny_checkpoint, tmp_path, capsys) -> None:
-    tiny = ModelConfig.from_pretrained(tiny_checkpoint)
-    replace(tiny, **REAL_SIZES).save_pretrained(tmp_path)  # there are no weights to read
-    AutoTokenizer.from_pretrained(tiny_checkpoint).save_pretrained(tmp_path)
-    words = ["export", "--model_name_or_path", str(tmp_path), "--output_path", str(tmp_path / "out")]
-    assert main([*words, "--format", "onnx", "--dtype", "float32"]) == 2
-    assert "an ONNX file holds less than 2 GiB" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+@pytest.mark.parametrize("kind", ["float16", "int4", "int8-lora", "float32-lora", "shards", "prefix"])
+def test_the_command_writes_what_the_loaded_model_holds(kind, tiny_checkpoint, tmp_path) -> None:
+    """It reads tensors from the files, one at a time, and never opens the model."""
+    dtype, _, adapter = kind.partition("-")
+    words = {"dtype": "float16" if dtype == "float16" else "float32"}
+    if dtype.startswith("int"):
+        words["quantization_bit"] = dtype[3:]
+    if adapter or kind == "prefix":
+        base = AutoModel.from_pretrained(tiny_checkpoint)
+        made = (
+            attach_prefix(base, 3, projection=True) if kind == "prefix" else attach_lora(base, LoraConfig())
+        )
+        random = np.random.default_rng(1)
+        made.load_arrays(
+            {made.file_names[name]: random.normal(0, 0.1, spec.shape) for name, spec in made.specs.items()}
+        )
+        made.save_pretrained(tmp_path / "adapter")
+        words["ptuning_checkpoint" if kind == "prefix" else "lora_path"] = str(tmp_path / "adapter")
+    source = tiny_checkpoint
+    if kind == "shards":
+        source = tmp_path / "shards"
+        reshard(tiny_checkpoint, source, degree=2)
+    flags = [word for name, value in words.items() for word in (f"--{name}", value)]
+    start = ["export", "--model_name_or_path", str(source), "--format", "onnx"]
+    assert main([*start, "--output_path", str(tmp_path / "out"), *flags]) == 0
+    if bits := words.pop("quantization_bit", None):
+        words["quantization_bit"] = int(bits)
+    model = AutoModel.from_pretrained(tiny_checkpoint, **words)
+    if not bits:
+        merge_and_unload(model)
+    export_model(model, AutoTokenizer.from_pretrained(tiny_checkpoint), tmp_path / "loaded", format="onnx")
+    written, expected = initializers(tmp_path / "out"), initializers(tmp_path / "loaded")
+    assert list(written) == list(expected)
+    for name, array in expected.items():
+        assert array.dtype == written[name].dtype
+        assert np.allclose(array, written[name], rtol=0, atol=1e-7 if kind == "float32-lora" else 0), name
+    first = "chatglm.first_cache.safetensors"
+    assert (tmp_path / "out" / first).exists() == (kind == "prefix")
+    if kind == "prefix":
+        assert (tmp_path / "out" / first).read_bytes() == (tmp_path / "loaded" / first).read_bytes()
+
+
+def test_files_of_earlier_versions_hold_their_weights(exported, tmp_path) -> None:
+    _, folder = exported
+    shutil.copytree(folder, tmp_path / "old")
+    onnx.save(onnx.load(str(folder / "chatglm.onnx")), str(tmp_path / "old" / "chatglm.onnx"))
+    path = tmp_path / "old" / "generation_meta.json"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    del values["files"]["chatglm.onnx.data"]
+    values["files"]["chatglm.onnx"] = (tmp_path / "old" / "chatglm.onnx").stat().st_size
+    path.write_text(json.dumps(values), encoding="utf-8")
+    (tmp_path / "old" / "chatglm.onnx.data").unlink()
+    ids = np.array([[5, 6, 7]])
+    old, new = (
+        open_backend("onnxruntime", one).prefill(ids, np.ones_like(ids)) for one in (tmp_path / "old", folder)
+    )
+    assert np.array_equal(old, new)
 
 
 def test_what_is_refused_leaves_nothing(tiny_checkpoint, tmp_path, monkeypatch) -> None:

@@ -17,7 +17,7 @@ from paddle_glm.generation.params import GenerationParams
 META_FILE_NAME = "generation_meta.json"
 FORMAT_VERSION = 2
 # Format of the graph -> suffixes of its files, after the model prefix.
-GRAPH_SUFFIXES = {"paddle": (".json", ".pdiparams"), "onnx": (".onnx",)}
+GRAPH_SUFFIXES = {"paddle": (".json", ".pdiparams"), "onnx": (".onnx", ".onnx.data")}
 # Later additions: folders without them have the defaults.
 _OPTIONAL_KEYS = {"format", "operators"}
 # The input of graphs with native operators that says how many columns of the caches are in use, int64 [1].
@@ -93,8 +93,12 @@ class GenerationMeta:
 
     @property
     def graph_files(self) -> tuple[str, ...]:
-        """The names of the graph's files in the folder: the graph first, then its weights where apart."""
-        return tuple(self.prefix + suffix for suffix in GRAPH_SUFFIXES[self.format])
+        """The names of the graph's files in the folder: the graph first, then its weights where apart.
+
+        ONNX files of earlier versions hold their weights.
+        """
+        names = (self.prefix + suffix for suffix in GRAPH_SUFFIXES[self.format])
+        return tuple(name for name in names if name in self.files)
 
     @property
     def cache_inputs(self) -> tuple[TensorMeta, ...]:

@@ -29,7 +29,8 @@ class OnnxRuntimeBackend(OnnxBackend):
         disabled_optimizers = []
         if self.config.quantization_bit:
             # Constant folding would dequantise the weights when the graph is loaded: 4 to 8 times the memory.
-            disabled_optimizers = ["ConstantFolding"]
+            # Without it, version 1.23 aborts in the other optimiser of half precision weights.
+            disabled_optimizers = ["ConstantFolding", "FuseFp16InitializerToFp32NodeTransformer"]
             # The arena would keep a buffer for the dequantised copy of every weight.
             settings.enable_cpu_mem_arena = False
             keep_freed_memory()

@@ -12,11 +12,9 @@ from paddle_glm.commands._option_arguments import (
     add_loading_arguments,
     given_options,
 )
-from paddle_glm.config import DTYPES, ModelConfig
+from paddle_glm.config import DTYPES
 from paddle_glm.errors import InputError
-from paddle_glm.hardware import free_memory, parse_device, use_device
-from paddle_glm.load_memory import MemoryBudget, check_memory_budget, weight_bytes
-from paddle_glm.models.family import family_of
+from paddle_glm.hardware import parse_device, use_device
 
 HELP = "export a model as a static graph, Paddle or ONNX, with its tokenizer"
 DEFAULT_MODEL_PREFIX = "chatglm"
@@ -40,8 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format",
         default="paddle",
         choices=list(GRAPH_SUFFIXES),
-        help="paddle: for Paddle Inference; onnx: one file below 2 GiB for ONNX Runtime, OpenVINO and "
-        "FastDeploy; C++ reads both",
+        help="paddle: for Paddle Inference; onnx: for ONNX Runtime, OpenVINO and FastDeploy; C++ reads both",
     )
     parser.add_argument(
         "--portable",
@@ -78,6 +75,8 @@ def run(args: argparse.Namespace) -> None:
     from paddle_glm.auto.tokenizer import AutoTokenizer
     from paddle_glm.checkpoint import open_checkpoint
     from paddle_glm.export import export_model
+    from paddle_glm.export.onnx_export import check_onnx_dtype
+    from paddle_glm.export.unloaded import open_unloaded
     from paddle_glm.peft.adapter_folder import check_is_model_folder
     from paddle_glm.peft.lora import merge_and_unload
 
@@ -90,13 +89,22 @@ def run(args: argparse.Namespace) -> None:
     if dtype == "auto":  # independent of this machine, unlike "auto" for loading
         dtype = open_checkpoint(args.model_name_or_path, args.family).float_dtype
     if args.format == "onnx":
-        _check_onnx(args, dtype)
+        if parse_device(args.device)[0] == "gpu":
+            raise InputError(
+                f"--device {args.device}: ONNX graphs are made on the CPU, for all; leave it out"
+            )
+        check_onnx_dtype(dtype)
     use_device("cpu" if args.format == "onnx" else args.device)
     tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path, args.family)
     options = DygraphOptions(**{**given_options(args, [DygraphOptions]), "dtype": dtype})
-    model = AutoModel.from_pretrained(args.model_name_or_path, **options.model_keywords())
-    if not model.config.quantization_bit:  # a quantised graph keeps the adapter's matrices
-        merge_and_unload(model)
+    weights = None
+    if args.format == "onnx":
+        unloaded = open_unloaded(args.model_name_or_path, options)
+        model, weights = unloaded.model, unloaded.weights
+    else:
+        model = AutoModel.from_pretrained(args.model_name_or_path, **options.model_keywords())
+        if not model.config.quantization_bit:  # a quantised graph keeps the adapter's matrices
+            merge_and_unload(model)
     meta = export_model(
         model,
         tokenizer,
@@ -105,33 +113,10 @@ def run(args: argparse.Namespace) -> None:
         overwrite=args.overwrite,
         format=args.format,
         portable=args.portable,
+        weights=weights,
     )
     size = f"{sum(meta.files.values()) / 1e6:.1f} MB"
     print(f"{folder}: {meta.format}, {meta.family}, {meta.num_layers} layers, {meta.stored_dtype}, {size}")
     if meta.operators:
         print("it needs the native CPU kernels; --portable exports a graph of Paddle's operators alone")
     print(f"answer with it: paddle-glm infer --model_path {folder} --model_prefix {prefix}")
-
-
-def _check_onnx(args: argparse.Namespace, dtype: str) -> None:
-    """Raise `InputError` before loading for what ONNX export cannot do, and for too little memory."""
-    from paddle_glm.export.onnx_export import (
-        EXPORT_PEAK_FACTORS,
-        QUANTIZED_EXPORT_PEAK_FACTOR,
-        check_onnx_limits,
-    )
-
-    if parse_device(args.device)[0] == "gpu":
-        raise InputError(f"--device {args.device}: ONNX graphs are made on the CPU, for all; leave it out")
-    config = ModelConfig.from_pretrained(args.model_name_or_path, args.family)
-    if args.quantization_bit and not config.quantization_bit:
-        options = (args.quantization_bit, args.quantization_group_size)
-        config = family_of(config).quantized_config(config, *options)
-    check_onnx_limits(config, dtype)
-    budget = MemoryBudget("cpu", free_memory("cpu"))
-    peak = QUANTIZED_EXPORT_PEAK_FACTOR if config.quantization_bit else EXPORT_PEAK_FACTORS[dtype]
-    needed = int(peak * weight_bytes(config, dtype))
-    what = f"making an ONNX file of {Path(args.model_name_or_path).resolve().name} with {dtype} weights"
-    check_memory_budget(
-        what, needed, budget, lambda: "make it on another machine, or give --format paddle, which takes less"
-    )

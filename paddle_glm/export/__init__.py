@@ -3,6 +3,7 @@
 Prefill and decode are the same graph: the past may have length zero. Batch and lengths are dynamic.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,15 +18,15 @@ from paddle_glm.backends.generation_meta import (
     sampling_defaults,
 )
 from paddle_glm.checkpoint import atomic_folder
-from paddle_glm.checkpoint.lazy_tensor import as_lazy
+from paddle_glm.checkpoint.lazy_tensor import LazyTensor, as_lazy
 from paddle_glm.checkpoint.safetensors_file import write_safetensors
 from paddle_glm.errors import InputError
-from paddle_glm.export.onnx_export import check_onnx_limits, convert_to_onnx
+from paddle_glm.export.onnx_export import check_onnx_dtype, save_onnx
 from paddle_glm.export.step_graph import graph_signature, save_operator_graph, save_paddle_graph
 from paddle_glm.generation.params import GenerationParams
 from paddle_glm.generation.session import template_stop_token_ids
 from paddle_glm.kernels.library import kernel_library, operators_version
-from paddle_glm.models.base import CausalLM
+from paddle_glm.models.base import CausalLM, lazy_tensors
 from paddle_glm.precision import compute_dtype
 from paddle_glm.tokenizers import Tokenizer
 
@@ -41,6 +42,7 @@ def export_model(
     overwrite: bool = False,
     format: str = "paddle",
     portable: bool = False,
+    weights: Mapping[str, LazyTensor] | None = None,
 ) -> GenerationMeta:
     """Write the graph, `generation_meta.json`, `config.json` and the tokenizer.
 
@@ -48,7 +50,8 @@ def export_model(
     the dtype it computes in on this device (on CPU, float32 also for half weights). The folder appears
     whole or not at all. portable: use Paddle's operators only. Else a Paddle graph of quantised or half
     precision weights for a CPU uses the native operators (`kernels`) where they can be built, and whatever
-    opens it needs them.
+    opens it needs them. weights: for format onnx, the values of a model whose parameters have no memory
+    (`unloaded`); None: the model's own.
     Raises `InputError` for a slice of a model, for one that the format cannot hold, and for a folder that
     is in use and not to be replaced.
     """
@@ -57,7 +60,7 @@ def export_model(
     if format not in GRAPH_SUFFIXES:
         raise InputError(f"format {format!r} is unknown: expected one of {', '.join(GRAPH_SUFFIXES)}")
     if format == "onnx":
-        check_onnx_limits(model.config, model.dtype)
+        check_onnx_dtype(model.dtype)
         if compute_dtype(model.weight_dtype) != paddle.float32:
             raise InputError("format onnx: call paddle.set_device('cpu') first, its graphs compute float32")
     model.eval()
@@ -68,8 +71,11 @@ def export_model(
         inputs, outputs = graph_signature(model, native)
         if native:
             save_operator_graph(model, inputs, path / prefix)
+        elif format == "onnx":
+            values = dict(lazy_tensors(model.named_parameters())) if weights is None else weights
+            save_onnx(model, values, inputs, outputs, path / prefix)
         else:
-            _save_graph(model, inputs, outputs, path / prefix, format)
+            save_paddle_graph(model, inputs, path / prefix)
         config.save_pretrained(path)
         tokenizer.save_pretrained(path)
         first = _save_prefix_cache(model, inputs, path / f"{prefix}.first_cache.safetensors")
@@ -111,19 +117,6 @@ def _has_operators(model: CausalLM) -> bool:
     """Whether the native operators compute with the model's weights on this device."""
     small = bool(model.config.quantization_bit) or model.dtype != "float32"
     return small and bool(paddle.get_device() == "cpu") and kernel_library() is not None
-
-
-def _save_graph(
-    model: CausalLM, inputs: tuple[TensorMeta, ...], outputs: tuple[TensorMeta, ...], path: Path, format: str
-) -> None:
-    """Write the files `path` + suffix that `GRAPH_SUFFIXES` names for the format, and no other."""
-    save_paddle_graph(model, inputs, path)
-    if format == "paddle":
-        return
-    graph, weights = (Path(f"{path}{suffix}") for suffix in GRAPH_SUFFIXES["paddle"])
-    convert_to_onnx(graph, weights, outputs, Path(f"{path}{GRAPH_SUFFIXES[format][0]}"))
-    graph.unlink()
-    weights.unlink()
 
 
 @paddle.no_grad()

@@ -1,72 +1,148 @@
-"""Conversion of the step graph to ONNX with Paddle2ONNX (https://github.com/PaddlePaddle/Paddle2ONNX)."""
+"""Conversion of the step graph to ONNX with Paddle2ONNX (https://github.com/PaddlePaddle/Paddle2ONNX).
 
-import math
-from collections.abc import Sequence
+It sees a graph without weights: those are added as external data, tensor by tensor.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
 from paddle_glm.backends.exported import require_package
-from paddle_glm.backends.generation_meta import TensorMeta
+from paddle_glm.backends.generation_meta import GRAPH_SUFFIXES, TensorMeta
 from paddle_glm.backends.onnx_runtime import INSTALL_HINT
-from paddle_glm.config import ModelConfig
+from paddle_glm.checkpoint.lazy_tensor import LazyTensor, cast_chunks
 from paddle_glm.errors import InputError
-from paddle_glm.models.family import family_of
+from paddle_glm.export.step_graph import save_bare_graph
+from paddle_glm.models.base import CausalLM, lazy_tensors
 
 # The oldest opset with all operators of our graphs: engines inside FastDeploy 1.x are of 2022.
 OPSET = 13
 MAX_OPSET = 17
-# A protobuf message is limited to 2 GiB; some of it is left for the graph.
-MAX_WEIGHT_BYTES = 2**31 - 2**26
-# Supported dtypes -> peak memory of the conversion relative to the weights, measured with 80 to 300 MB.
-EXPORT_PEAK_FACTORS = {"float32": 4.4, "float16": 6.3}
-QUANTIZED_EXPORT_PEAK_FACTOR = 7.0
+DTYPES = ("float32", "float16")
 
 
-def check_onnx_limits(config: ModelConfig, dtype: str) -> None:
-    """Raise `InputError` for a model that is too large for an ONNX file, or of an unsupported dtype.
-
-    Above the limit paddle2onnx writes an empty file without an error.
-    """
-    if dtype not in EXPORT_PEAK_FACTORS:
+def check_onnx_dtype(dtype: str) -> None:
+    """Raise `InputError` for a dtype of weights that engines do not support."""
+    if dtype not in DTYPES:
         raise InputError(
             f"dtype {dtype} with the format onnx: engines do not support {dtype}; expected one of "
-            f"{', '.join(EXPORT_PEAK_FACTORS)} (--dtype)"
-        )
-    specs = family_of(config).parameters(config).values()
-    size = sum(math.prod(spec.shape) * np.dtype(spec.dtype or dtype).itemsize for spec in specs)
-    if size > MAX_WEIGHT_BYTES:
-        raise InputError(
-            f"the weights are {size / 2**30:.2f} GiB in {dtype}, and an ONNX file holds less than 2 GiB: "
-            "quantise the model (paddle-glm quantize), or export with --format paddle"
+            f"{', '.join(DTYPES)} (--dtype)"
         )
 
 
-def convert_to_onnx(graph: Path, weights: Path, outputs: Sequence[TensorMeta], target: Path) -> None:
-    """Convert Paddle's graph and weights to `target`; its outputs are named after `outputs`, in order."""
+def save_onnx(
+    model: CausalLM,
+    weights: Mapping[str, LazyTensor],
+    inputs: tuple[TensorMeta, ...],
+    outputs: tuple[TensorMeta, ...],
+    path: Path,
+) -> None:
+    """Write `path`.onnx and `path`.onnx.data.
+
+    model: is traced; its parameters need no memory. weights: their values, by hub name.
+    """
+    from paddle_glm.export.onnx_file import write_onnx
+
+    message = _convert(model, inputs)
+    _name_outputs(message.graph, [one.name for one in outputs])
+    _make_initializers(message.graph)
+    _drop_identities(message.graph)
+    tensors = _name_weights(message.graph, model, weights)
+    _widen_vectors(message.graph, tensors)
+    _drop_unused_initializers(message.graph)
+    graph, data = (Path(f"{path}{suffix}") for suffix in GRAPH_SUFFIXES["onnx"])
+    write_onnx(message, tensors, graph, data)
+
+
+def _convert(model: CausalLM, inputs: tuple[TensorMeta, ...]) -> Any:
+    """The step graph as an ONNX message, in which weights are names without values."""
     onnx = require_package("onnx", INSTALL_HINT)
     paddle2onnx = require_package("paddle2onnx", INSTALL_HINT)
-    # Its optimiser would install packages with pip at run time; an unknown name disables it.
-    message = paddle2onnx.export(str(graph), str(weights), opset_version=OPSET, optimize_tool="none")
-    model = onnx.load_from_string(message)
-    _name_outputs(model.graph, [one.name for one in outputs])
-    _drop_unused_initializers(model.graph)
-    if (opset := model.opset_import[0].version) > MAX_OPSET:
+    with TemporaryDirectory() as folder, redirect_stdout(io.StringIO()) as printed:
+        graph = Path(folder) / "graph.json"
+        save_bare_graph(model, inputs, graph)
+        # Its optimiser would install packages with pip at run time; an unknown name disables it.
+        options = {"enable_onnx_checker": False, "optimize_tool": "none"}
+        try:
+            content = paddle2onnx.export(str(graph), "", opset_version=OPSET, **options)
+        except UnboundLocalError:  # after an error, which it prints
+            content = b""
+    if not content:
+        raise RuntimeError(f"paddle2onnx gave no graph: {printed.getvalue()}")
+    message = onnx.load_from_string(content)
+    if (opset := message.opset_import[0].version) > MAX_OPSET:
         raise RuntimeError(f"paddle2onnx wrote opset {opset}, engines read {MAX_OPSET} at most")
-    onnx.checker.check_model(model)
-    onnx.save(model, str(target))
+    return message
 
 
 def _name_outputs(graph: Any, names: Sequence[str]) -> None:
     """Rename the graph's outputs to those in `generation_meta.json`."""
     new = dict(zip((one.name for one in graph.output), names, strict=True))
+    _rename(graph, new)
+    for one in graph.output:
+        one.name = new[one.name]
+
+
+def _rename(graph: Any, new: Mapping[str, str]) -> None:
     for node in graph.node:
         for side in (node.input, node.output):
             for index, name in enumerate(side):
                 side[index] = new.get(name, name)
-    for one in graph.output:
-        one.name = new[one.name]
+
+
+def _make_initializers(graph: Any) -> None:
+    """Constants as initializers, so that large ones can be apart from the graph."""
+    kept = []
+    for node in graph.node:
+        if node.op_type == "Constant":
+            graph.initializer.add().CopyFrom(node.attribute[0].t)
+            graph.initializer[-1].name = node.output[0]
+        else:
+            kept.append(node)
+    _set_nodes(graph, kept)
+
+
+def _drop_identities(graph: Any) -> None:
+    """Nodes that copy, of which Paddle2ONNX writes one for each operator."""
+    outputs = {one.name for one in graph.output}
+    same: dict[str, str] = {}
+    kept = []
+    for node in graph.node:
+        if node.op_type == "Identity" and node.output[0] not in outputs:
+            same[node.output[0]] = same.get(node.input[0], node.input[0])
+        else:
+            kept.append(node)
+    _set_nodes(graph, kept)
+    _rename(graph, same)
+
+
+def _name_weights(graph: Any, model: CausalLM, weights: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
+    """Give weights their hub names in the graph; those that it reads."""
+    names = {one.name: name for name, one in (*model.named_parameters(), *model.named_buffers())}
+    _rename(graph, names)
+    read = {name for node in graph.node for name in node.input}
+    values = {**dict(lazy_tensors(model.named_buffers())), **weights}
+    return {name: values[name] for name in names.values() if name in read}
+
+
+def _widen_vectors(graph: Any, tensors: dict[str, LazyTensor]) -> None:
+    """Store norms and biases of half precision as the float32 that every step would cast them to."""
+    same: dict[str, str] = {}
+    kept = []
+    for node in graph.node:
+        name = node.input[0] if node.op_type == "Cast" else ""
+        if name in tensors and len(tensors[name].shape) == 1:
+            same[node.output[0]] = name
+            tensors[name] = _as_float32(tensors[name], name)
+        else:
+            kept.append(node)
+    _set_nodes(graph, kept)
+    _rename(graph, same)
 
 
 def _drop_unused_initializers(graph: Any) -> None:
@@ -75,3 +151,14 @@ def _drop_unused_initializers(graph: Any) -> None:
     kept = [one for one in graph.initializer if one.name in read]
     del graph.initializer[:]
     graph.initializer.extend(kept)
+
+
+def _set_nodes(graph: Any, nodes: Sequence[Any]) -> None:
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _as_float32(tensor: LazyTensor, name: str) -> LazyTensor:
+    return LazyTensor(
+        np.dtype(np.float32), tensor.shape, lambda: cast_chunks(tensor.chunks(), np.dtype(np.float32), name)
+    )

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import paddle
-from paddle import Tensor, nn
+from paddle import Tensor, nn, pir
 from paddle.static import InputSpec
+from paddle.static.pir_io import normalize_pir_program
 
 from paddle_glm.backends.generation_meta import GRAPH_SUFFIXES, PAST_LENGTH, TensorMeta
 from paddle_glm.export.kernel_order import kernel_order
@@ -113,14 +114,37 @@ def save_paddle_graph(model: CausalLM, inputs: tuple[TensorMeta, ...], path: Pat
     _save(StepGraph(model), inputs, path)
 
 
-def _save(graph: OperatorGraph | StepGraph, inputs: tuple[TensorMeta, ...], path: Path) -> None:
-    specs = [InputSpec(one.shape, getattr(paddle, one.dtype), one.name) for one in inputs]
-    count = len(inputs) - 2 * graph.model.config.num_layers
+def save_bare_graph(model: CausalLM, inputs: tuple[TensorMeta, ...], path: Path) -> None:
+    """Write the portable graph without its weights, which it names after the parameters' own `name`.
+
+    The parameters need no memory (`paddle.LazyGuard`). path: of the only file.
+    """
     with paddle.no_grad():
-        static = paddle.jit.to_static(graph, input_spec=[*specs[:count], specs[count:]], full_graph=True)
+        static = _static(StepGraph(model), inputs)  # the graph refers to it, and does not keep it
+        traced = static.forward.concrete_program
+        feed, fetch = (
+            [value for value in paddle.utils.flatten(side) if isinstance(value, pir.Value)]
+            for side in (traced.inputs, traced.outputs)
+        )
+        with paddle.pir_utils.IrGuard():
+            program = normalize_pir_program(traced.main_program, feed, fetch)
+            overwrite, readable, trainable = True, False, True
+            paddle.core.serialize_pir_program(program, str(path), overwrite, readable, trainable)
+
+
+def _save(graph: OperatorGraph | StepGraph, inputs: tuple[TensorMeta, ...], path: Path) -> None:
+    with paddle.no_grad():
+        static = _static(graph, inputs)
         weights = Path(f"{path}{GRAPH_SUFFIXES['paddle'][1]}")
         total = sum(tensor_nbytes(parameter) for parameter in graph.parameters())
         with polled_progress(
             f"writing {weights}", total, lambda: weights.stat().st_size if weights.exists() else 0
         ):
             paddle.jit.save(static, str(path))
+
+
+def _static(graph: OperatorGraph | StepGraph, inputs: tuple[TensorMeta, ...]) -> Any:
+    """The layer, to be traced with `inputs`."""
+    specs = [InputSpec(one.shape, getattr(paddle, one.dtype), one.name) for one in inputs]
+    count = len(inputs) - 2 * graph.model.config.num_layers
+    return paddle.jit.to_static(graph, input_spec=[*specs[:count], specs[count:]], full_graph=True)

@@ -1,12 +1,12 @@
 """Merge LoRA adapters into a model folder, one tensor at a time; imports no framework."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from paddle_glm.array_types import Array
+from paddle_glm.array_types import Array, DType
 from paddle_glm.checkpoint.lazy_tensor import LazyTensor, cast_chunks
 from paddle_glm.checkpoint.reader import Checkpoint
 from paddle_glm.checkpoint.reshard import ConversionResult, reshard
@@ -33,17 +33,12 @@ def merge_lora(
         if module not in weights.matrices or module == name:
             return tensor
         specs = lora_specs(module, checkpoint.parameter_specs, weights.config.lora_rank_of(module))
-
-        def chunks() -> Iterable[Array]:
-            lora_a, lora_b = (
-                spec.sharding.split(array, rank, degree).astype(np.float32)
-                for spec, array in zip(specs, weights.matrices[module], strict=True)
-            )
-            local = checkpoint.read(name, rank, degree).astype(np.float32)
-            local += np.float32(weights.config.scaling_of(module)) * (lora_b @ lora_a)
-            return cast_chunks([local], tensor.dtype, name)
-
-        return LazyTensor(tensor.dtype, tensor.shape, chunks)
+        lora_a, lora_b = (
+            spec.sharding.split(array, rank, degree)
+            for spec, array in zip(specs, weights.matrices[module], strict=True)
+        )
+        stored = checkpoint.read_lazy(name, rank, degree)
+        return merged_tensor(stored, lora_a, lora_b, weights.config.scaling_of(module), tensor.dtype, name)
 
     config = ModelConfig.from_pretrained(source, options.get("family"))
     if config.quantization_bit:
@@ -53,3 +48,21 @@ def merge_lora(
         )
     check_adapter_shapes(weights, family_of(config).parameters(config), lora_path)
     return reshard(source, target, transform=merge_tensor, **options)
+
+
+def merged_tensor(
+    weight: LazyTensor, lora_a: Array, lora_b: Array, scaling: float, dtype: DType, name: str
+) -> LazyTensor:
+    """weight [out, in] + scaling * B [out, rank] A [rank, in] in `dtype`, computed a block of rows at a time.
+
+    name: of the weight, for messages.
+    """
+
+    def chunks() -> Iterator[Array]:
+        a, start = lora_a.astype(np.float32), 0
+        for rows in weight.chunks():
+            b = lora_b[start : start + len(rows)].astype(np.float32)
+            start += len(rows)
+            yield rows.astype(np.float32) + np.float32(scaling) * (b @ a)
+
+    return LazyTensor(dtype, weight.shape, lambda: cast_chunks(chunks(), dtype, name))

@@ -135,14 +135,6 @@ def test_a_graph_whose_weights_stay_small(
     assert "a graph with" in capsys.readouterr().err
 
 
-def test_making_an_onnx_file_needs_more(tiny_checkpoint, tmp_path, leave_free, capsys) -> None:
-    leave_free(needed_bytes(ModelConfig.from_pretrained(tiny_checkpoint), "float32", MemoryBudget("cpu", 0)))
-    words = commands(tiny_checkpoint, tmp_path, tmp_path)["export"]
-    assert main([*words, "--format", "onnx"]) == 2
-    assert "making an ONNX file of chatglm2 with float32 weights needs 2." in capsys.readouterr().err
-    assert main([*words, "--format", "paddle"]) == 0
-
-
 def test_what_opens_is_said_on_the_error_stream_alone(
     tiny_checkpoint, exported, caplog, capsys, tmp_path
 ) -> None:
