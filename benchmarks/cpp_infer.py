@@ -22,7 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-GRAPH_FORMATS = {"paddle": "paddle", "openvino": "onnx"}  # of the graph that an engine reads
+GRAPH_FORMATS = {"paddle": "paddle", "onnxruntime": "onnx", "openvino": "onnx"}  # of the graph that an engine reads
 QUESTION = "类型#裤*版型#宽松"
 
 # Prints seconds until ready, seconds per step and the tokens.

@@ -7,7 +7,7 @@ set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 folder="$root/cpp_infer/build"
-options=(-DPADDLE_GLM_TESTS=OFF -DPADDLE_INFERENCE_DIR= -DFASTDEPLOY_INSTALL_DIR=)
+options=(-DPADDLE_GLM_TESTS=OFF -DPADDLE_INFERENCE_DIR= -DONNXRUNTIME_DIR= -DFASTDEPLOY_INSTALL_DIR=)
 [ ! -x "$root/.venv/bin/python" ] || options+=("-DPADDLE_GLM_PYTHON=$root/.venv/bin/python")
 
 bash "$root/tools/setup_cpp.sh"

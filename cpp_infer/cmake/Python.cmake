@@ -3,7 +3,7 @@ set(_venv_python "${CMAKE_CURRENT_SOURCE_DIR}/../.venv/bin/python")
 if(NOT EXISTS "${_venv_python}")
   set(_venv_python python3)
 endif()
-set(PADDLE_GLM_PYTHON "${_venv_python}" CACHE STRING "Python whose paddlepaddle and openvino wheels are linked")
+set(PADDLE_GLM_PYTHON "${_venv_python}" CACHE STRING "Python whose paddlepaddle, onnxruntime and openvino wheels are used")
 
 # Sets `result` to the folder of a package, empty where it is not installed or Python does not run.
 function(package_folder package result)

@@ -34,6 +34,8 @@ struct Reader {
 };
 constexpr Reader kReaders[] = {
     {"paddle", "paddle", "bash tools/setup_env.sh cpu, then bash tools/build_cpp.sh"},
+    {"onnxruntime", "onnx",
+     "pip install -c constraints.txt -e \".[onnx]\" in .venv, then bash tools/build_cpp.sh"},
     {"openvino", "onnx",
      "pip install -c constraints.txt -e \".[openvino]\" in .venv, then bash tools/build_cpp.sh"},
     {"fastdeploy", "onnx",

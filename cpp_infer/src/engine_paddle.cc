@@ -1,13 +1,13 @@
 // Paddle Inference with `Predictor::Run` on tensors: handles would copy the cache twice per step.
 
 #include <dlfcn.h>
-#include <malloc.h>
 
 #include <algorithm>
 #include <cstdlib>
 #include <memory>
 #include <stdexcept>
 
+#include "allocator.h"
 #include "engine.h"
 #include "paddle_cache.h"
 #include "standard_streams.h"
@@ -31,15 +31,6 @@ paddle::Tensor input_tensor(const EngineInput& input) {
     return tensor;
 }
 
-// Each step dequantises or upcasts weights into temporary blocks. By default malloc returns blocks of that
-// size to the system, which costs more than the step; see paddle_glm/allocator.py. Paddle frees the blocks in
-// a separate thread, so how many a step holds at once depends on scheduling.
-void keep_freed_memory() {
-    constexpr int kTrimThreshold = 512 << 20;
-    mallopt(M_MMAP_MAX, 0);
-    mallopt(M_TRIM_THRESHOLD, kTrimThreshold);
-}
-
 paddle_infer::Config configuration(const EngineConfig& config) {
     paddle_infer::Config result(config.graph_file, config.weights_file);
     result.DisableGpu();
@@ -51,6 +42,7 @@ paddle_infer::Config configuration(const EngineConfig& config) {
     // graph.
     result.EnableNewIR(true);
     // Constant folding would dequantise all weights at load time: two to eight times their memory on top.
+    // Paddle frees a step's blocks in a separate thread, so how many it holds at once depends on scheduling.
     if (config.upcasts_weights) {
         result.DeletePass("constant_folding_pass");
         keep_freed_memory();

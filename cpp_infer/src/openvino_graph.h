@@ -27,7 +27,8 @@ class OpenVinoGraph {
 
     // The graph's inputs: names and dtypes, no shapes.
     const std::vector<TensorMeta>& inputs() const { return inputs_; }
-    // Runs the graph; returns its outputs in order.
+    // Runs the graph; returns its outputs in order, which are valid until the next but one call, and can be
+    // the inputs of the next.
     std::vector<HostTensor> infer(const std::vector<GraphInput>& inputs);
 
   private:

@@ -94,7 +94,8 @@ const std::vector<Flag>& flags() {
              options.engine.threads = number<int>("--num_threads", text);
          }},
         {"--engine", "NAME",
-         "what computes: paddle, openvino or fastdeploy (default: the first that reads the folder's format)",
+         "what computes: paddle, onnxruntime, openvino or fastdeploy (default: the first that reads the "
+         "folder's format)",
          [](Options& options, const std::string& text) { options.engine.engine = text; }},
         {"--backend", "NAME",
          "what computes below --engine fastdeploy: onnx_runtime (default), openvino or tensorrt",

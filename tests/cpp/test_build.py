@@ -61,7 +61,7 @@ def sanitized() -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["openvino", "fastdeploy"])
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino", "fastdeploy"])
 def test_sanitizers_find_nothing_in_engines(engine, tiny_rows, tmp_path):
     pytest.importorskip("openvino", reason='pip install -c constraints.txt -e ".[onnx,openvino]"')
     pytest.importorskip("paddle2onnx", reason='pip install -c constraints.txt -e ".[onnx,openvino]"')

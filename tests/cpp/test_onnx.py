@@ -1,4 +1,4 @@
-"""Engines over ONNX graphs: OpenVINO, and FastDeploy's engine on a stand-in for its library."""
+"""Engines over ONNX graphs: ONNX Runtime, OpenVINO, and FastDeploy's engine on a stand-in for its library."""
 
 import json
 import re
@@ -28,7 +28,8 @@ pytest.importorskip("openvino", reason='pip install -c constraints.txt -e ".[onn
 pytest.importorskip("paddle2onnx", reason='pip install -c constraints.txt -e ".[onnx,openvino]"')
 
 ENGINES = {
-    "openvino": (),
+    "onnxruntime": (),
+    "openvino": ("--engine", "openvino"),
     "fastdeploy": ("--engine", "fastdeploy"),
     "fastdeploy-openvino": ("--engine", "fastdeploy", "--backend", "openvino"),
 }
@@ -130,7 +131,7 @@ def test_engines_that_were_not_built(folder, tmp_path):
     asked = [tmp_path / kept[0], "--model_dir", folder, *ASK]
     for flags, message in (
         (("--engine", "fastdeploy"), "which has paddle: build FastDeploy 1.x (https://github.com/"),
-        ((), "engine 'openvino' is not in"),
+        ((), "engine 'onnxruntime' is not in"),
     ):
         result = run(*asked, *flags, LD_LIBRARY_PATH=tmp_path)
         assert result.returncode == 2 and result.stderr.count("\n") == 1 and message in result.stderr
@@ -143,7 +144,7 @@ def test_a_damaged_graph_is_refused(damaged):
         result = run(build() / "paddle_glm_infer", "--model_dir", damaged, *ASK, *flags)
         assert result.returncode == 2
         assert f"cannot be opened by engine '{name.partition('-')[0]}'" in result.stderr.splitlines()[-1]
-    assert "for --engine openvino or fastdeploy" in refusal(
+    assert "for --engine onnxruntime or openvino or fastdeploy" in refusal(
         "--model_dir", damaged, *ASK, "--engine", "paddle"
     )
 

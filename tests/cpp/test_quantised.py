@@ -46,8 +46,8 @@ def test_tokens_from_onnx(kind, tiny_rows, tmp_path):
     export_model(model, tokenizer, tmp_path / "out", format="onnx")
     exported = Exported(tmp_path / "out", open_backend("paddle", tmp_path / "paddle"), tokenizer)
     expected = python_ids(exported, 3, do_sample=False)
-    for flags in ((), ("--engine", "fastdeploy")):
-        rows = rows_of(exported, tmp_path, "--batch_size", 3, *flags)
+    for engine in ("onnxruntime", "openvino", "fastdeploy"):
+        rows = rows_of(exported, tmp_path, "--batch_size", 3, "--engine", engine)
         assert [row["ids"] for row in rows] == expected
     asked = ("--model_dir", exported.folder, *ASK, "--max_new_tokens", 2, "--engine", "fastdeploy")
     assert "optimisation level 0" in run(build() / "paddle_glm_infer", *asked).stderr
