@@ -22,7 +22,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-GRAPH_FORMATS = {"paddle": "paddle", "onnxruntime": "onnx", "openvino": "onnx"}  # of the graph that an engine reads
+# Of the graph that an engine reads.
+GRAPH_FORMATS = {"paddle": "paddle", "onnxruntime": "onnx", "openvino": "onnx"}
 QUESTION = "类型#裤*版型#宽松"
 
 # Prints seconds until ready, seconds per step and the tokens.

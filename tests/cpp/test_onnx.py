@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -144,9 +145,41 @@ def test_a_damaged_graph_is_refused(damaged):
         result = run(build() / "paddle_glm_infer", "--model_dir", damaged, *ASK, *flags)
         assert result.returncode == 2
         assert f"cannot be opened by engine '{name.partition('-')[0]}'" in result.stderr.splitlines()[-1]
+        assert name != "onnxruntime" or result.stderr.count("\n") == 1
     assert "for --engine onnxruntime or openvino or fastdeploy" in refusal(
         "--model_dir", damaged, *ASK, "--engine", "paddle"
     )
+
+
+def test_weights_apart_are_found_from_any_working_directory(folder, tmp_path):
+    asked = ("--model_dir", folder.name, *ASK, "--max_new_tokens", 2)
+    assert (folder / "chatglm.onnx.data").stat().st_size > 0
+    answers = {
+        run(build() / "paddle_glm_infer", *asked, *flags, cwd=folder.parent).stdout
+        for flags in ENGINES.values()
+    }
+    assert len(answers) == 1 and answers != {""}
+
+
+@pytest.mark.parametrize(("size", "message"), [(None, "is missing"), (100, "has 100 bytes of ")])
+def test_weights_that_are_not_whole_are_refused(damaged, size, message):
+    weights = damaged / "chatglm.onnx.data"
+    kept = weights.read_bytes()
+    weights.unlink()
+    if size is not None:
+        weights.write_bytes(kept[:size])
+    assert f"chatglm.onnx.data {message}" in refusal("--model_dir", damaged, *ASK)
+
+
+def test_threads_of_onnx_runtime(folder):
+    """As many as asked for: an entry of the library's table that is not the one declared would not do it."""
+    asked = (build() / "paddle_glm_infer", "--model_dir", folder, "--chat", "--num_threads", "5")
+    with subprocess.Popen(asked, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.read(len("\n用户：".encode()))  # the engine is open
+        threads = len(list(Path(f"/proc/{process.pid}/task").iterdir()))
+        process.communicate()
+    assert process.returncode == 0 and threads == 5
 
 
 def test_another_graph_is_refused(damaged):

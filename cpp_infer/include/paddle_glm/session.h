@@ -40,7 +40,8 @@ struct Timing {
 };
 
 struct EngineOptions {
-    std::string engine;   // paddle, onnxruntime, openvino or fastdeploy; empty: the first that reads the format
+    std::string
+        engine;  // paddle, onnxruntime, openvino or fastdeploy; empty: the first that reads the format
     std::string backend;  // FastDeploy's backend: onnx_runtime (default), openvino, tensorrt
     int threads = 0;      // 0: OMP_NUM_THREADS, else all available
     std::string kernels;  // libpaddle_glm_kernels.so; empty: PADDLE_GLM_KERNELS_LIBRARY, else in engine_dir
