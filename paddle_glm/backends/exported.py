@@ -2,7 +2,7 @@
 
 import logging
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib import import_module
@@ -53,6 +53,8 @@ class ExportedBackend(KVCacheBackend):
     # Whether quantised and half precision weights stay so on a CPU, or become float32 at loading.
     keeps_integer_weights: ClassVar[bool] = True
     keeps_half_weights: ClassVar[bool] = False
+    # Peak memory of loading / size of the files, for graphs whose target is not "portable".
+    target_peak_factor: ClassVar[float] = LOAD_PEAK_FACTOR
 
     def __init__(self, folder: Path, options: GraphOptions) -> None:
         self.meta = GenerationMeta.read(folder, options.model_prefix)
@@ -138,6 +140,8 @@ class ExportedBackend(KVCacheBackend):
     def _needed_bytes(self, budget: MemoryBudget) -> int:
         """Peak memory of loading the graph, and of a step that upcasts weights which are kept as stored."""
         config, stored = self.config, self.meta.stored_dtype
+        if self.meta.target != "portable":
+            return int(self.target_peak_factor * sum(self.meta.files.values()))
         kept = int(LOAD_PEAK_FACTOR * weight_bytes(config, stored))
         if budget.device != "cpu":
             return kept
@@ -161,6 +165,8 @@ class ExportedBackend(KVCacheBackend):
         backend = (
             "" if self.keeps_integer_weights else " and answer by --backend onnxruntime, which keeps integers"
         )
+        if self.meta.target != "portable":
+            return "more memory is needed"
         if self.config.quantization_bit:
             return f"more memory is needed{backend.replace(' and answer by', ', or')}"
         fitting = []
@@ -189,6 +195,19 @@ class OnnxBackend(ExportedBackend):
     """An ONNX graph on an engine that takes and gives numpy arrays."""
 
     library = NUMPY
+
+    @property
+    def dequantizes(self) -> bool:
+        """Whether the graph widens quantised weights where it uses them."""
+        return bool(self.config.quantization_bit) and self.meta.target == "portable"
+
+    def check_target(self, folder: Path, targets: Sequence[str], engine: str) -> None:
+        """Raise `InputError` where the graph was exported for a target that is none of an engine's."""
+        if self.meta.target not in targets:
+            raise InputError(
+                f"{folder} was exported for another engine than {engine}: take --backend {self.meta.target}, "
+                f"or export the model again with --target {' or '.join(targets)}"
+            )
 
     def run_graph(self, steps: list[IntArray], past: list[Array]) -> tuple[FloatArray, list[Array]]:
         arrays = [np.ascontiguousarray(array) for array in steps + past]

@@ -18,8 +18,11 @@ META_FILE_NAME = "generation_meta.json"
 FORMAT_VERSION = 2
 # Format of the graph -> suffixes of its files, after the model prefix.
 GRAPH_SUFFIXES = {"paddle": (".json", ".pdiparams"), "onnx": (".onnx", ".onnx.data")}
+# What the products of an ONNX graph with quantised weights are written for: any engine, which widens the
+# integers, or one that multiplies them as they are.
+TARGETS = ("portable", "onnxruntime", "openvino")
 # Later additions: folders without them have the defaults.
-_OPTIONAL_KEYS = {"format", "operators"}
+_OPTIONAL_KEYS = {"format", "operators", "target"}
 # The input of graphs with native operators that says how many columns of the caches are in use, int64 [1].
 PAST_LENGTH = "past_length"
 # Fields of GenerationParams that belong to a tokenizer or to one call, not to a model.
@@ -60,7 +63,7 @@ class GenerationMeta:
     positions: the family's `position_rule`. spelling: the tokenizer's `tokenizer_spec()`.
     files: name -> size in bytes, of the graph, its weights and the tokenizer.
     first_cache: the file of what the cache holds before a prompt, None where it is empty.
-    format: a key of `GRAPH_SUFFIXES`.
+    format: a key of `GRAPH_SUFFIXES`. target: of an ONNX graph, one of `TARGETS`.
     special_tokens: name -> id; stop_token_ids end an answer. sampling: defaults of `GenerationParams`.
     """
 
@@ -89,6 +92,7 @@ class GenerationMeta:
     sampling: Mapping[str, Any] = field(default_factory=lambda: sampling_defaults(GenerationParams()))
     format: str = "paddle"
     operators: int = 0
+    target: str = TARGETS[0]
     format_version: int = FORMAT_VERSION
 
     @property
@@ -168,6 +172,8 @@ class GenerationMeta:
             raise InputError(
                 f"{path}: format {found!r} is unknown: expected one of {', '.join(GRAPH_SUFFIXES)}"
             )
+        if (target := values.get("target", cls.target)) not in TARGETS:
+            raise InputError(f"{path}: target {target!r} is unknown: expected one of {', '.join(TARGETS)}")
         tensors = {
             side: tuple(TensorMeta(one["name"], one["dtype"], tuple(one["shape"])) for one in values[side])
             for side in ("inputs", "outputs")

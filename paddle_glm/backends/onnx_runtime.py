@@ -20,6 +20,7 @@ class OnnxRuntimeBackend(OnnxBackend):
 
     def __init__(self, folder: Path, options: GraphOptions) -> None:
         super().__init__(folder, options)
+        self.check_target(folder, ("portable", "onnxruntime"), "ONNX Runtime")
         runtime = require_package("onnxruntime", INSTALL_HINT)
         settings = runtime.SessionOptions()
         settings.intra_op_num_threads = num_threads(options.cpu_threads)
@@ -27,7 +28,7 @@ class OnnxRuntimeBackend(OnnxBackend):
         path = self.graph_path(folder)
         device, providers = _device_and_providers(runtime.get_available_providers(), options)
         disabled_optimizers = []
-        if self.config.quantization_bit:
+        if self.dequantizes:
             # Constant folding would dequantise the weights when the graph is loaded: 4 to 8 times the memory.
             # Without it, version 1.23 aborts in the other optimiser of half precision weights.
             disabled_optimizers = ["ConstantFolding", "FuseFp16InitializerToFp32NodeTransformer"]

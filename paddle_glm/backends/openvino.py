@@ -8,7 +8,10 @@ from paddle_glm.backends.exported import OnnxBackend, graph_load_error, require_
 from paddle_glm.backends.options import GraphOptions
 from paddle_glm.errors import InputError
 from paddle_glm.hardware import choose_device, num_threads
+from paddle_glm.kernels.library import asked_arithmetic
 
+# Activations that share a scale when they are rounded to 8 bits: OpenVINO's own default.
+_ACTIVATION_GROUP_SIZE = 32
 INSTALL_HINT = 'pip install -c constraints.txt -e ".[openvino]"'
 
 
@@ -28,7 +31,11 @@ class OpenVinoBackend(OnnxBackend):
             "PERFORMANCE_HINT": "LATENCY",
             # Kernels are compiled per cache length and 5000 are kept by default, about 0.7 MiB each.
             "CPU_RUNTIME_CACHE_CAPACITY": 64,
+            # Where products read integers, activations would be rounded to 8 bits by default.
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
         }
+        if self.meta.target != "portable":
+            settings.update(_arithmetic_settings())
         path = self.graph_path(folder)
         try:
             with self.monitored_loading(folder, "cpu"):
@@ -39,3 +46,11 @@ class OpenVinoBackend(OnnxBackend):
     def infer(self, inputs: dict[str, Array]) -> list[Array]:
         results = self._request.infer(inputs, share_inputs=True)
         return [results[index] for index in range(len(results))]
+
+
+def _arithmetic_settings() -> dict[str, str | int]:
+    """What products with integer weights are computed in, as the native kernels are told."""
+    asked = asked_arithmetic()
+    if asked == "bfloat16":
+        return {"INFERENCE_PRECISION_HINT": "bf16"}
+    return {} if asked == "float32" else {"DYNAMIC_QUANTIZATION_GROUP_SIZE": _ACTIVATION_GROUP_SIZE}

@@ -33,7 +33,7 @@ def kernel_library() -> ctypes.CDLL | None:
     """The library, built if needed; None where it cannot be built, or with PADDLE_GLM_KERNELS=0."""
     if os.environ.get("PADDLE_GLM_KERNELS") == "0":
         return None
-    check_arithmetic()
+    asked_arithmetic()
     from paddle.base import core
 
     try:
@@ -49,11 +49,12 @@ def kernel_library() -> ctypes.CDLL | None:
     return library
 
 
-def check_arithmetic() -> None:
-    """Raise `InputError` for a value of PADDLE_GLM_ARITHMETIC that `parse_arithmetic` (csrc) refuses."""
-    asked = os.environ.get("PADDLE_GLM_ARITHMETIC", "")
-    if asked and asked not in ARITHMETICS:
+def asked_arithmetic() -> str:
+    """PADDLE_GLM_ARITHMETIC; raises `InputError` for a value that `parse_arithmetic` (csrc) refuses."""
+    asked = os.environ.get("PADDLE_GLM_ARITHMETIC", "") or ARITHMETICS[0]
+    if asked not in ARITHMETICS:
         raise InputError(f"PADDLE_GLM_ARITHMETIC={asked}: expected one of {', '.join(ARITHMETICS)}")
+    return asked
 
 
 def operators_version() -> int:

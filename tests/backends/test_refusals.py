@@ -34,6 +34,14 @@ def test_a_cut_file_is_named(damaged: Path) -> None:
             open_backend(name, damaged)
 
 
+def test_a_graph_for_another_engine(damaged: Path) -> None:
+    path = damaged / META_FILE_NAME
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), "target": "openvino"}))
+    with pytest.raises(InputError, match=r"openvino, or export .* --target portable or onnxruntime"):
+        open_backend("onnxruntime", damaged)
+    open_backend("openvino", damaged)
+
+
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
 def test_a_file_of_the_right_size_that_is_no_graph(damaged: Path, name: str) -> None:
     path = damaged / "chatglm.onnx"

@@ -6,7 +6,7 @@ import pytest
 
 from paddle_glm.auto.model import AutoModel
 from paddle_glm.errors import InputError
-from paddle_glm.kernels.library import check_arithmetic, kernel_library
+from paddle_glm.kernels.library import asked_arithmetic, kernel_library
 from paddle_glm.models.base import CausalLM
 from paddle_glm.models.dygraph import DygraphBackend
 from paddle_glm.parallel.kernel_weights import TRAINING_ARITHMETIC
@@ -70,4 +70,4 @@ def test_generation(model, monkeypatch):
 def test_an_arithmetic_that_is_none(asked, monkeypatch):
     monkeypatch.setenv("PADDLE_GLM_ARITHMETIC", asked)
     with pytest.raises(InputError, match=f"{asked}: expected one of auto, int8, bfloat16, float32"):
-        check_arithmetic()
+        asked_arithmetic()
