@@ -41,6 +41,7 @@ INTEGRATION = (
     "test_examples.py",
     "test_export.py",
     "test_export_onnx.py",
+    "test_export_targets.py",
     "test_export_operators.py",
     "test_export_quantized.py",
     "test_hub.py",

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from paddle_glm.auto.dygraph import DygraphOptions
-from paddle_glm.backends.generation_meta import GRAPH_SUFFIXES
+from paddle_glm.backends.generation_meta import GRAPH_SUFFIXES, TARGETS
 from paddle_glm.checkpoint.output_checks import check_output_folder, check_sources_outside_output
 from paddle_glm.commands._option_arguments import (
     add_device_argument,
@@ -39,6 +39,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="paddle",
         choices=list(GRAPH_SUFFIXES),
         help="paddle: for Paddle Inference; onnx: for ONNX Runtime, OpenVINO and FastDeploy; C++ reads both",
+    )
+    parser.add_argument(
+        "--target",
+        default="portable",
+        choices=TARGETS,
+        help="how an ONNX graph multiplies with int8 and int4 weights. onnxruntime (OpenVINO opens it too), "
+        "openvino: with the integers as they are stored; portable: with standard operators, in every engine, "
+        "many times slower",
+    )
+    parser.add_argument(
+        "--arithmetic",
+        default="int8",
+        choices=("int8", "float32"),
+        help="of --target onnxruntime: int8 rounds activations to 8 bits; float32 is exact and slower, for "
+        "int4 weights only",
     )
     parser.add_argument(
         "--portable",
@@ -114,6 +129,8 @@ def run(args: argparse.Namespace) -> None:
         format=args.format,
         portable=args.portable,
         weights=weights,
+        target=args.target,
+        arithmetic=args.arithmetic,
     )
     size = f"{sum(meta.files.values()) / 1e6:.1f} MB"
     print(f"{folder}: {meta.format}, {meta.family}, {meta.num_layers} layers, {meta.stored_dtype}, {size}")

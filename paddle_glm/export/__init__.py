@@ -21,7 +21,7 @@ from paddle_glm.checkpoint import atomic_folder
 from paddle_glm.checkpoint.lazy_tensor import LazyTensor, as_lazy
 from paddle_glm.checkpoint.safetensors_file import write_safetensors
 from paddle_glm.errors import InputError
-from paddle_glm.export.onnx_export import check_onnx_dtype, save_onnx
+from paddle_glm.export.onnx_export import check_onnx_dtype, check_target, save_onnx
 from paddle_glm.export.step_graph import graph_signature, save_operator_graph, save_paddle_graph
 from paddle_glm.generation.params import GenerationParams
 from paddle_glm.generation.session import template_stop_token_ids
@@ -43,6 +43,8 @@ def export_model(
     format: str = "paddle",
     portable: bool = False,
     weights: Mapping[str, LazyTensor] | None = None,
+    target: str = "portable",
+    arithmetic: str = "int8",
 ) -> GenerationMeta:
     """Write the graph, `generation_meta.json`, `config.json` and the tokenizer.
 
@@ -51,7 +53,8 @@ def export_model(
     whole or not at all. portable: use Paddle's operators only. Else a Paddle graph of quantised or half
     precision weights for a CPU uses the native operators (`kernels`) where they can be built, and whatever
     opens it needs them. weights: for format onnx, the values of a model whose parameters have no memory
-    (`unloaded`); None: the model's own.
+    (`unloaded`); None: the model's own. target: how an ONNX graph multiplies with quantised weights, an item
+    of `TARGETS`; arithmetic: for onnxruntime, "int8" (activations are rounded) or "float32".
     Raises `InputError` for a slice of a model, for one that the format cannot hold, and for a folder that
     is in use and not to be replaced.
     """
@@ -59,6 +62,9 @@ def export_model(
         raise InputError("export needs the whole model: merge the shards first (paddle-glm merge)")
     if format not in GRAPH_SUFFIXES:
         raise InputError(f"format {format!r} is unknown: expected one of {', '.join(GRAPH_SUFFIXES)}")
+    check_target(target, arithmetic, model.config.quantization_bit)
+    if target != "portable" and format != "onnx":
+        raise InputError(f"target {target}: only the format onnx has targets; give --format onnx")
     if format == "onnx":
         check_onnx_dtype(model.dtype)
         if compute_dtype(model.weight_dtype) != paddle.float32:
@@ -73,7 +79,7 @@ def export_model(
             save_operator_graph(model, inputs, path / prefix)
         elif format == "onnx":
             values = dict(lazy_tensors(model.named_parameters())) if weights is None else weights
-            save_onnx(model, values, inputs, outputs, path / prefix)
+            save_onnx(model, values, inputs, outputs, path / prefix, target, arithmetic)
         else:
             save_paddle_graph(model, inputs, path / prefix)
         config.save_pretrained(path)
@@ -108,6 +114,7 @@ def export_model(
             sampling=sampling_defaults(params),
             format=format,
             operators=operators_version() if native else 0,
+            target=target,
         )
         meta.write(path)
     return meta

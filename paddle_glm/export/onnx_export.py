@@ -4,26 +4,33 @@ It sees a graph without weights: those are added as external data, tensor by ten
 """
 
 import io
-from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from paddle_glm.backends.exported import require_package
-from paddle_glm.backends.generation_meta import GRAPH_SUFFIXES, TensorMeta
+from paddle_glm.backends.generation_meta import GRAPH_SUFFIXES, TARGETS, TensorMeta
 from paddle_glm.backends.onnx_runtime import INSTALL_HINT
 from paddle_glm.checkpoint.lazy_tensor import LazyTensor, cast_chunks
 from paddle_glm.errors import InputError
 from paddle_glm.export.step_graph import save_bare_graph
 from paddle_glm.models.base import CausalLM, lazy_tensors
+from paddle_glm.parallel.layers import ParallelWeight
+from paddle_glm.quantization import WEIGHT, scale_name
 
-# The oldest opset with all operators of our graphs: engines inside FastDeploy 1.x are of 2022.
-OPSET = 13
-MAX_OPSET = 17
+if TYPE_CHECKING:
+    from paddle_glm.export.onnx_products import QuantizedProduct
+
+# The oldest with all operators of our graphs: engines inside FastDeploy 1.x are of 2022. 21 is the first
+# with int4.
+OPSETS = {"portable": 13, "onnxruntime": 13, "openvino": 21}
 DTYPES = ("float32", "float16")
+# What ONNX Runtime multiplies integers with: activations rounded to 8 bits, or as they are.
+ARITHMETICS = ("int8", "float32")
 
 
 def check_onnx_dtype(dtype: str) -> None:
@@ -35,31 +42,78 @@ def check_onnx_dtype(dtype: str) -> None:
         )
 
 
+def check_target(target: str, arithmetic: str, bits: int | None) -> None:
+    """Raise `InputError` for quantised products that the target's engine has no kernel for."""
+    if target not in TARGETS or arithmetic not in ARITHMETICS:
+        raise InputError(
+            f"target {target!r}, arithmetic {arithmetic!r}: expected one of {', '.join(TARGETS)} and one of "
+            f"{', '.join(ARITHMETICS)}"
+        )
+    if target == "onnxruntime" and bits == 8 and arithmetic == "float32":
+        raise InputError(
+            "--arithmetic float32 with int8 weights: ONNX Runtime multiplies those in int8 only; give "
+            "--target portable, or int4 weights"
+        )
+
+
 def save_onnx(
     model: CausalLM,
     weights: Mapping[str, LazyTensor],
     inputs: tuple[TensorMeta, ...],
     outputs: tuple[TensorMeta, ...],
     path: Path,
+    target: str,
+    arithmetic: str,
 ) -> None:
     """Write `path`.onnx and `path`.onnx.data.
 
-    model: is traced; its parameters need no memory. weights: their values, by hub name.
+    model: is traced; its parameters need no memory. weights: their values, by hub name. target, arithmetic:
+    items of `TARGETS` and `ARITHMETICS`.
     """
-    from paddle_glm.export.onnx_file import write_onnx
+    from paddle_glm.export.onnx_file import Initializer, write_onnx
+    from paddle_glm.export.onnx_products import replace_products
 
-    message = _convert(model, inputs)
-    _name_outputs(message.graph, [one.name for one in outputs])
-    _make_initializers(message.graph)
-    _drop_identities(message.graph)
-    tensors = _name_weights(message.graph, model, weights)
-    _widen_vectors(message.graph, tensors)
-    _drop_unused_initializers(message.graph)
-    graph, data = (Path(f"{path}{suffix}") for suffix in GRAPH_SUFFIXES["onnx"])
-    write_onnx(message, tensors, graph, data)
+    with ExitStack() as stack:
+        if target != "portable":
+            for layer in model.sublayers():
+                if isinstance(layer, ParallelWeight):
+                    stack.enter_context(layer.product_placeholders())
+        message = _convert(model, inputs, OPSETS[target])
+        names = {one.name: name for name, one in (*model.named_parameters(), *model.named_buffers())}
+    graph = message.graph
+    _name_outputs(graph, [one.name for one in outputs])
+    _make_initializers(graph)
+    _drop_identities(graph)
+    _rename(graph, names)
+    products = _products(names.values(), weights, model.config.quantization_bit)
+    tensors = replace_products(message, products, target, arithmetic)
+    values = {**dict(lazy_tensors(model.named_buffers())), **weights}
+    read = {name for node in graph.node for name in node.input} - tensors.keys()
+    floats = {name: values[name] for name in names.values() if name in read}
+    _widen_vectors(graph, floats)
+    tensors.update({name: Initializer(one) for name, one in floats.items()})
+    _drop_unused_initializers(graph)
+    files = (Path(f"{path}{suffix}") for suffix in GRAPH_SUFFIXES["onnx"])
+    write_onnx(message, tensors, *files)
 
 
-def _convert(model: CausalLM, inputs: tuple[TensorMeta, ...]) -> Any:
+def _products(
+    names: Iterable[str], weights: Mapping[str, LazyTensor], bits: int | None
+) -> "dict[str, QuantizedProduct]":
+    """The quantised weight of each placeholder among the names of parameters."""
+    from paddle_glm.export.onnx_products import QuantizedProduct
+
+    found = {}
+    for name in names:
+        layer, _, attribute = name.rpartition(".")
+        if attribute == "product_placeholder":
+            weight = f"{layer}.{WEIGHT}"
+            assert bits is not None
+            found[name] = QuantizedProduct(weight, weights[weight], weights[scale_name(weight)], bits)
+    return found
+
+
+def _convert(model: CausalLM, inputs: tuple[TensorMeta, ...], opset: int) -> Any:
     """The step graph as an ONNX message, in which weights are names without values."""
     onnx = require_package("onnx", INSTALL_HINT)
     paddle2onnx = require_package("paddle2onnx", INSTALL_HINT)
@@ -69,14 +123,14 @@ def _convert(model: CausalLM, inputs: tuple[TensorMeta, ...]) -> Any:
         # Its optimiser would install packages with pip at run time; an unknown name disables it.
         options = {"enable_onnx_checker": False, "optimize_tool": "none"}
         try:
-            content = paddle2onnx.export(str(graph), "", opset_version=OPSET, **options)
+            content = paddle2onnx.export(str(graph), "", opset_version=opset, **options)
         except UnboundLocalError:  # after an error, which it prints
             content = b""
     if not content:
         raise RuntimeError(f"paddle2onnx gave no graph: {printed.getvalue()}")
     message = onnx.load_from_string(content)
-    if (opset := message.opset_import[0].version) > MAX_OPSET:
-        raise RuntimeError(f"paddle2onnx wrote opset {opset}, engines read {MAX_OPSET} at most")
+    if (written := message.opset_import[0].version) != opset:
+        raise RuntimeError(f"paddle2onnx wrote opset {written} instead of {opset}")
     return message
 
 
@@ -119,15 +173,6 @@ def _drop_identities(graph: Any) -> None:
             kept.append(node)
     _set_nodes(graph, kept)
     _rename(graph, same)
-
-
-def _name_weights(graph: Any, model: CausalLM, weights: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
-    """Give weights their hub names in the graph; those that it reads."""
-    names = {one.name: name for name, one in (*model.named_parameters(), *model.named_buffers())}
-    _rename(graph, names)
-    read = {name for node in graph.node for name in node.input}
-    values = {**dict(lazy_tensors(model.named_buffers())), **weights}
-    return {name: values[name] for name in names.values() if name in read}
 
 
 def _widen_vectors(graph: Any, tensors: dict[str, LazyTensor]) -> None:

@@ -4,6 +4,8 @@ Weights are [out_features, in_features], as in hub checkpoints, so nothing is tr
 saving. At degree 1 these are plain layers.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import gcd
 from typing import Any
@@ -146,6 +148,23 @@ class ParallelWeight(TensorLayer):
             for name in specs:
                 getattr(self, name).stop_gradient = True
         self.local_groups = self._local_groups() if self.bits else None
+        self.product_placeholder: Tensor | None = None
+
+    @contextmanager
+    def product_placeholders(self) -> Iterator[None]:
+        """Within it, traced products take a float weight without memory, `product_placeholder`, for integers.
+
+        For an exporter, which puts an engine's own product in its place.
+        """
+        if not self.bits:
+            yield
+            return
+        with paddle.LazyGuard():
+            self.product_placeholder = new_parameter(self, self.spec.shape, self.weight_format.compute_dtype)
+        try:
+            yield
+        finally:
+            self.product_placeholder = None
 
     @paddle.no_grad()
     def quantize(self, weight_format: WeightFormat) -> None:
@@ -165,6 +184,8 @@ class ParallelWeight(TensorLayer):
             return linear(x, self.weight, training=self.training)
         if (packed := self.packed_weight()) is not None:
             return packed_linear(x, packed, self.training)
+        if self.product_placeholder is not None:
+            return linear(x, self.product_placeholder)
         if self._traced_in_kernel_order():
             return operators.quantized_linear(x, self.weight, self.weight_scale, self.bits)
         return dequant_linear(x, self.weight, self._local_scale(), self.bits)
