@@ -12,8 +12,6 @@ A training step is forward, backward, clipping by the global norm and AdamW.
 
 import argparse
 import json
-import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -26,6 +24,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.launched import launched_environments  # noqa: E402
 from benchmarks.training.worker import Job, Sizes  # noqa: E402
 from paddle_glm.mkl import VARIABLE  # noqa: E402
 
@@ -69,43 +68,22 @@ def torch_environment(folder: Path) -> Path:
     return python
 
 
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-
-
 class Workers:
     """The processes of one peer, ready to run steps."""
 
     def __init__(self, peer: Peer, job: Job) -> None:
-        master, *ports = free_ports(1 + job.degree)
-        endpoints = [f"127.0.0.1:{port}" for port in ports]
+        environments = launched_environments(job.degree, job.threads)
+        port = int(environments[0]["PADDLE_MASTER"].rpartition(":")[2])
         self.processes: list[subprocess.Popen[str]] = []
-        for rank in range(job.degree):
-            environment = {
-                **os.environ,
-                **peer.variables,
-                "PYTHONPATH": str(ROOT),
-                "OMP_NUM_THREADS": str(job.threads),
-                # What paddle.distributed.launch sets.
-                "PADDLE_MASTER": f"127.0.0.1:{master}",
-                "PADDLE_TRAINERS_NUM": str(job.degree),
-                "PADDLE_TRAINER_ID": str(rank),
-                "PADDLE_TRAINER_ENDPOINTS": ",".join(endpoints),
-                "PADDLE_CURRENT_ENDPOINT": endpoints[rank],
-                "PADDLE_DISTRI_BACKEND": "gloo",
-            }
-            argument = json.dumps(asdict(replace(job, rank=rank, port=master)))
+        for rank, environment in enumerate(environments):
+            argument = json.dumps(asdict(replace(job, rank=rank, port=port)))
             self.processes.append(
                 subprocess.Popen(
                     [peer.python, "-W", "ignore", "-m", f"benchmarks.training.{peer.module}", argument],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,
-                    env=environment,
+                    env={**environment, **peer.variables, "PYTHONPATH": str(ROOT)},
                     cwd=ROOT,
                     text=True,
                 )

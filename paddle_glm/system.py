@@ -93,6 +93,49 @@ def try_lock(descriptor: int) -> bool:
     return True
 
 
+def create_shared_file(name: str, nbytes: int) -> int:
+    """Descriptor of a file in memory, of zeros, that is gone with the last process that has it open; Linux.
+
+    Only processes of this user can open it: by `open_shared_file`. Raises `OSError` without enough memory.
+    """
+    descriptor = os.memfd_create(name)
+    try:
+        os.fchmod(descriptor, 0o600)
+        os.posix_fallocate(descriptor, 0, nbytes)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def open_shared_file(process: int, descriptor: int, name: str) -> int:
+    """A descriptor of the file that a process of this machine created. Raises `OSError` if it did not."""
+    path = f"/proc/{process}/fd/{descriptor}"
+    if os.readlink(path) != f"/memfd:{name} (deleted)":
+        raise FileNotFoundError(f"{path} is not {name}")
+    return os.open(path, os.O_RDWR)
+
+
+def lock_byte(descriptor: int, offset: int) -> bool:
+    """Lock one byte of an open file until this process ends; False if another process holds the lock.
+
+    The lock is the process's: processes that it forks do not hold it. Linux.
+    """
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, offset)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
+def is_byte_locked(descriptor: int, offset: int) -> bool:
+    """Whether another process holds the lock of `lock_byte`, or looks at it right now."""
+    if not lock_byte(descriptor, offset):
+        return True
+    fcntl.lockf(descriptor, fcntl.LOCK_UN, 1, offset)
+    return False
+
+
 def release_lock(descriptor: int, path: Path) -> None:
     """Remove a lock file and release the lock. A file that cannot be removed does no harm."""
     if not WINDOWS:  # while locked, so that no one else locks a file that is then removed

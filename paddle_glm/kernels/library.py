@@ -19,6 +19,10 @@ _SIGNATURES: dict[str, tuple[list[type], type | None]] = {
     "paddle_glm_pack": ([_POINTER, _POINTER, _INT64, _INT64, _INT64, _INT], None),
     "paddle_glm_unpack": ([_POINTER, _POINTER, _INT64, _INT64, _INT64, _INT], None),
     "paddle_glm_squared_norm": ([_POINTER, _INT64], ctypes.c_double),
+    "paddle_glm_shared_group_size": ([_INT], _INT64),
+    "paddle_glm_shared_group": ([_INT, _INT, _INT], _POINTER),
+    "paddle_glm_shared_sum": ([_POINTER, _POINTER, _POINTER, _INT64, _INT64], _INT),
+    "paddle_glm_shared_gather": ([_POINTER, _POINTER, _POINTER, _INT64, _INT64], _INT),
     "paddle_glm_adamw": ([_POINTER, _INT64, *5 * [_POINTER], *6 * [_FLOAT]], None),
 }
 

@@ -24,17 +24,22 @@ def all_reduce(x: Tensor, group: ProcessGroup, op: Any = dist.ReduceOp.SUM) -> T
     bfloat16 in bfloat16.
     """
     on_cpu = not x.place.is_gpu_place()
-    upcast = on_cpu and x.dtype in (paddle.float16, paddle.bfloat16)
-    # Process groups refuse strided views and reduce in place.
-    buffer = x.astype("float32") if upcast else x.contiguous().clone()
+    if on_cpu and x.dtype in (paddle.float16, paddle.bfloat16):
+        return all_reduce(x.astype("float32"), group, op).astype(x.dtype)
+    if group.shared is not None and op == dist.ReduceOp.SUM and x.dtype == paddle.float32:
+        return group.shared.sum(x)
+    buffer = x.contiguous().clone()  # process groups refuse strided views and reduce in place
     dist.all_reduce(buffer, op=op, group=group.handle)
-    return buffer.astype(x.dtype) if upcast else buffer
+    return buffer
 
 
 def all_gather_last_axis(x: Tensor, group: ProcessGroup) -> Tensor:
     """[..., n] on each rank -> [..., n * degree], in rank order."""
     shards: list[Tensor] = []
-    dist.all_gather(shards, x.contiguous(), group=group.handle)
+    if group.shared is not None:
+        shards = list(group.shared.gather(x).unbind(0))
+    else:
+        dist.all_gather(shards, x.contiguous(), group=group.handle)
     return paddle.concat(shards, axis=-1)
 
 
@@ -42,6 +47,9 @@ def broadcast_array(values: Array, group: ProcessGroup) -> Array:
     """`values` (int64, same shape on every rank) of the group's rank 0, on every rank."""
     if group.degree == 1:
         return values
+    if group.shared is not None:
+        first: Array = group.shared.gather_array(values)[0]
+        return first
     tensor = paddle.to_tensor(np.ascontiguousarray(values))
     dist.broadcast(tensor, src=group.src_rank, group=group.handle)
     return tensor.numpy()

@@ -1,23 +1,30 @@
 """Process groups: tensor-parallel ranks shard one model, data-parallel ranks replicate it."""
 
+from __future__ import annotations
+
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from paddle_glm import system
 from paddle_glm.errors import InputError
+
+if TYPE_CHECKING:
+    from paddle_glm.parallel.shared_memory import SharedGroup
 
 
 @dataclass(frozen=True)
 class ProcessGroup:
     """Rank of this process in a group, number of ranks, and Paddle's group.
 
-    `handle` is None at degree 1, where every collective is the identity.
+    `handle` is None at degree 1, where every collective is the identity. `shared`: on CPUs, where all ranks
+    are on one machine that has the native kernels.
     """
 
     rank: int
     degree: int
     handle: Any = None
+    shared: SharedGroup | None = None
 
     @property
     def src_rank(self) -> int:
@@ -90,9 +97,17 @@ def init_parallel(tensor_parallel_degree: int | None = None) -> Mesh:
 
 def _new_group(ranks: list[int], rank: int) -> ProcessGroup | None:
     """Create the group of `ranks`; None if `rank` is not in it, or is alone."""
+    import paddle
     import paddle.distributed as dist
 
     if len(ranks) == 1:
         return None
     handle = dist.new_group(ranks)
-    return ProcessGroup(ranks.index(rank), len(ranks), handle) if rank in ranks else None
+    if rank not in ranks:
+        return None
+    shared = None
+    if paddle.get_device() == "cpu":
+        from paddle_glm.parallel.shared_memory import join_shared_group
+
+        shared = join_shared_group(ranks.index(rank), handle)
+    return ProcessGroup(ranks.index(rank), len(ranks), handle, shared)

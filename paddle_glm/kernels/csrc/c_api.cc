@@ -1,8 +1,11 @@
 // C functions for Python (ctypes) and tests.
+#include <sys/mman.h>
+
 #include <cmath>
 
 #include "isa.h"
 #include "layout.h"
+#include "shared_group.h"
 #include "training.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
@@ -34,8 +37,8 @@ EXPORT double paddle_glm_squared_norm(const float* x, int64_t size) {
     return paddle_glm::squared_norm(x, size);
 }
 
-// One step of AdamW (arXiv:1711.05101), as Paddle computes it; also advances the powers of beta. gradient_scale:
-// factor of the gradient.
+// One step of AdamW (arXiv:1711.05101), as Paddle computes it; also advances the powers of beta.
+// gradient_scale: factor of the gradient.
 EXPORT void paddle_glm_adamw(const float* gradient, int64_t size, float* parameter, float* moment1,
                              float* moment2, float* beta1_power, float* beta2_power, float learning_rate,
                              float beta1, float beta2, float epsilon, float weight_decay,
@@ -50,4 +53,23 @@ EXPORT void paddle_glm_adamw(const float* gradient, int64_t size, float* paramet
     paddle_glm::adamw_step(step, gradient, size, parameter, moment1, moment2);
     *beta1_power *= beta1;
     *beta2_power *= beta2;
+}
+
+EXPORT int64_t paddle_glm_shared_group_size(int degree) {
+    return paddle_glm::SharedGroup::memory_size(degree);
+}
+
+// Maps the file of a group; null if that fails. Lives as long as the process, as Paddle's groups do.
+EXPORT void* paddle_glm_shared_group(int descriptor, int rank, int degree) {
+    const int64_t size = paddle_glm::SharedGroup::memory_size(degree);
+    void* memory = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
+    return memory == MAP_FAILED ? nullptr : new paddle_glm::SharedGroup(memory, rank, degree);
+}
+
+EXPORT int paddle_glm_shared_sum(void* group, const float* x, float* y, int64_t count, int64_t patience) {
+    return static_cast<paddle_glm::SharedGroup*>(group)->sum(x, y, count, patience);
+}
+
+EXPORT int paddle_glm_shared_gather(void* group, const void* x, void* y, int64_t bytes, int64_t patience) {
+    return static_cast<paddle_glm::SharedGroup*>(group)->gather(x, y, bytes, patience);
 }

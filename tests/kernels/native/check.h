@@ -79,4 +79,7 @@ void test_half();
 void test_fused();
 void test_training();
 
+// Runs once, for it depends on no instruction set.
+void test_shared_group();
+
 }  // namespace paddle_glm_test

@@ -49,6 +49,7 @@ int64_t checks_failed() { return failed; }
 
 int main() {
     using namespace paddle_glm_test;
+    test_shared_group();
     for (int level = 0; level <= static_cast<int>(paddle_glm::Isa::kAmx); level++) {
         const auto isa = static_cast<paddle_glm::Isa>(level);
         if (!paddle_glm::set_isa(isa)) continue;
