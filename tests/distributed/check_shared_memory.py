@@ -17,7 +17,7 @@ from paddle_glm.parallel import init_parallel
 from paddle_glm.parallel.collectives import all_gather_last_axis, all_reduce, broadcast_array
 from paddle_glm.parallel.group import ProcessGroup
 
-CALLS = 300
+CALLS = 120
 
 
 def contribution(call: int, rank: int) -> np.ndarray:

@@ -99,15 +99,16 @@ int SharedGroup::exchange(const char* x, int64_t bytes, int64_t patience, const 
 }
 
 int SharedGroup::sum(const float* x, float* y, int64_t count, int64_t patience) {
-    return exchange(reinterpret_cast<const char*>(x), count * 4, patience,
-                    [&](int64_t offset, int64_t bytes) {
-                        float* out = y + offset / 4;
-                        std::memcpy(out, slot(0), bytes);
-                        for (int rank = 1; rank < degree_; rank++) {
-                            const float* part = reinterpret_cast<const float*>(slot(rank));
-                            for (int64_t i = 0; i < bytes / 4; i++) out[i] += part[i];
-                        }
-                    });
+    return exchange(reinterpret_cast<const char*>(x), count * 4, patience, [&](int64_t offset, int64_t size) {
+        const auto part = [&](int rank) { return reinterpret_cast<const float*>(slot(rank)); };
+        const float *first = part(0), *second = part(1);
+        float* out = y + offset / 4;
+        for (int64_t i = 0; i < size / 4; i++) out[i] = first[i] + second[i];
+        for (int rank = 2; rank < degree_; rank++) {
+            const float* next = part(rank);
+            for (int64_t i = 0; i < size / 4; i++) out[i] += next[i];
+        }
+    });
 }
 
 int SharedGroup::gather(const void* x, void* y, int64_t bytes, int64_t patience) {

@@ -11,13 +11,14 @@ namespace paddle_glm {
 // reading the one before. All ranks make the same calls in the same order, from one thread each.
 class SharedGroup {
   public:
-    // Bytes of a slot.
-    static constexpr int64_t kChunk = 1 << 18;
+    // Bytes of a slot: in smaller ones ranks wait for each other more often.
+    static constexpr int64_t kChunk = 1 << 20;
 
     // Bytes that a group of `degree` ranks needs.
     static int64_t memory_size(int degree);
 
-    // memory: mapped by all ranks, zeros before the first of them is made, aligned to 64 bytes.
+    // degree: at least 2. memory: mapped by all ranks, zeros before the first of them is made, aligned to 64
+    // bytes.
     SharedGroup(void* memory, int rank, int degree);
 
     // y = the sum of all ranks' x [count], in the order of ranks, so that all get the same bits. y may be x.
