@@ -48,6 +48,7 @@ INTEGRATION = (
     "test_notebooks.py",
     "test_pages.py",
     "test_real_size.py",
+    "tools/test_build_fastdeploy.py",
     "tools/test_quickstart.py",
     "training/test_finetune.py",
     "training/test_kills.py",

@@ -1,13 +1,14 @@
-// FastDeploy 1.x Runtime on an ONNX graph. It aborts the process on invalid input, so inputs are checked
-// here: contiguous, int64 or float32, and no dimension of size 0.
+// FastDeploy 1.x Runtime on an ONNX graph. It aborts the process on some invalid inputs, so inputs are
+// checked here: contiguous, int64 or float32, and no dimension of size 0.
 
 #include <algorithm>
-#include <iostream>
+#include <cstdlib>
+#include <filesystem>
 #include <stdexcept>
 #include <string>
 
 #include "array_engine.h"
-#include "fastdeploy/runtime.h"
+#include "fastdeploy_runtime.h"
 #include "standard_streams.h"
 
 namespace paddle_glm {
@@ -17,16 +18,23 @@ namespace {
 constexpr int64_t kTensorRtBatch = 8;
 constexpr int64_t kTensorRtLength = 2048;
 
-// Its log goes to standard output, like the answers.
-class LogToStandardError {
+// FastDeploy hands ONNX Runtime the bytes of the graph, and weights in a file of their own are then looked
+// for in the working directory.
+class WorkingDirectory {
   public:
-    LogToStandardError() : previous_(std::cout.rdbuf(std::cerr.rdbuf())) {}
-    ~LogToStandardError() { std::cout.rdbuf(previous_); }
-    LogToStandardError(const LogToStandardError&) = delete;
-    LogToStandardError& operator=(const LogToStandardError&) = delete;
+    explicit WorkingDirectory(const std::filesystem::path& folder)
+        : previous_(std::filesystem::current_path()) {
+        std::filesystem::current_path(folder);
+    }
+    ~WorkingDirectory() {
+        std::error_code ignored;
+        std::filesystem::current_path(previous_, ignored);
+    }
+    WorkingDirectory(const WorkingDirectory&) = delete;
+    WorkingDirectory& operator=(const WorkingDirectory&) = delete;
 
   private:
-    std::streambuf* previous_;
+    std::filesystem::path previous_;
 };
 
 // A shape with `batch` and `length` filled in for its dynamic dimensions; the batch is first.
@@ -37,70 +45,55 @@ std::vector<int32_t> resolve_shape(const TensorMeta& tensor, int64_t batch, int6
     return result;
 }
 
-void use_tensorrt(fastdeploy::RuntimeOption& option, const EngineConfig& config) {
-    option.UseGpu(0);
-    option.UseTrtBackend();
+std::vector<FastDeployShapes> tensorrt_shapes(const EngineConfig& config) {
     const int64_t length = std::min(config.max_length, kTensorRtLength);
-    const auto set = [&](const TensorMeta& tensor) {
-        option.SetTrtInputShape(tensor.name, resolve_shape(tensor, 1, 1),
-                                resolve_shape(tensor, 1, (length + 1) / 2),
-                                resolve_shape(tensor, kTensorRtBatch, length));
+    std::vector<FastDeployShapes> result;
+    const auto add = [&](const TensorMeta& tensor) {
+        result.push_back({tensor.name.c_str(), resolve_shape(tensor, 1, 1),
+                          resolve_shape(tensor, 1, (length + 1) / 2),
+                          resolve_shape(tensor, kTensorRtBatch, length)});
     };
-    for (const TensorMeta& one : config.token_inputs) set(one);
-    for (const CacheSpec& one : config.caches) set(one);
+    for (const TensorMeta& one : config.token_inputs) add(one);
+    for (const CacheSpec& one : config.caches) add(one);
+    return result;
 }
 
-fastdeploy::RuntimeOption runtime_option(const EngineConfig& config) {
-    fastdeploy::RuntimeOption option;
-    option.SetModelPath(config.graph_file, "", fastdeploy::ModelFormat::ONNX);
-    option.UseCpu();
-    option.SetCpuThreadNum(config.threads);
-    const std::string& name = config.backend;
-    if (name.empty() || name == "onnx_runtime") {
-        option.UseOrtBackend();
-        // Optimisation level 0: level 1 folds the dequantisation of weights into float constants.
-        if (config.quantised) option.SetOrtGraphOptLevel(0);
-    } else if (name == "openvino") {
-        option.UseOpenVINOBackend();
-    } else if (name == "tensorrt") {
-        use_tensorrt(option, config);
-    } else if (name == "paddle" || name == "paddle_tensorrt") {
+FastDeployBackend backend_of(const std::string& name) {
+    if (name.empty() || name == "onnx_runtime") return FastDeployBackend::kOnnxRuntime;
+    if (name == "openvino") return FastDeployBackend::kOpenVino;
+    if (name == "tensorrt") return FastDeployBackend::kTensorRt;
+    if (name == "paddle" || name == "paddle_tensorrt") {
         throw std::runtime_error("backend " + name +
                                  " reads .pdmodel files, which Paddle 3 cannot write for these models: "
                                  "expected onnx_runtime, openvino or tensorrt");
-    } else {
-        throw std::runtime_error("backend " + name +
-                                 " is unknown: expected onnx_runtime, openvino or tensorrt");
     }
-    if (!fastdeploy::IsBackendAvailable(option.backend)) {
-        throw std::runtime_error("this FastDeploy was built without the backend " +
-                                 (name.empty() ? "onnx_runtime" : name));
-    }
-    return option;
+    throw std::runtime_error("backend " + name + " is unknown: expected onnx_runtime, openvino or tensorrt");
 }
 
-const char* name_of(fastdeploy::FDDataType type) {
-    if (type == fastdeploy::FDDataType::INT64) return "int64";
-    return type == fastdeploy::FDDataType::FP32 ? "float32" : "another type";
-}
-
-fastdeploy::FDTensor borrowed(const std::string& name, const std::vector<int64_t>& shape,
-                              fastdeploy::FDDataType type, const void* data) {
-    fastdeploy::FDTensor tensor(name);
-    tensor.SetExternalData(shape, type, const_cast<void*>(data));
-    return tensor;
+std::unique_ptr<FastDeployRuntime> open_runtime(const EngineConfig& config) {
+    FastDeploySettings settings{};
+    settings.backend = backend_of(config.backend);
+    settings.threads = config.threads;
+    // Level 1 folds the dequantisation of weights into float constants.
+    settings.optimises = !config.quantised;
+    if (settings.backend == FastDeployBackend::kTensorRt) settings.shapes = tensorrt_shapes(config);
+    // OpenVINO computes in bfloat16 where the processor can, and FastDeploy has no option that tells it not
+    // to.
+    if (settings.backend == FastDeployBackend::kOpenVino)
+        setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_VNNI", /*overwrite=*/0);
+    const std::filesystem::path graph = std::filesystem::absolute(config.graph_file);
+    settings.graph_file = graph.c_str();
+    const WorkingDirectory guard(graph.parent_path());
+    return std::make_unique<FastDeployRuntime>(settings);
 }
 
 class FastDeployEngine : public ArrayEngine {
   public:
-    explicit FastDeployEngine(const EngineConfig& config) : ArrayEngine(config, false) {
-        const LogToStandardError guard;
-        if (!runtime_.Init(runtime_option(config)))
-            throw std::runtime_error("its log says what FastDeploy lacks");
+    explicit FastDeployEngine(const EngineConfig& config)
+        : ArrayEngine(config, false), runtime_(open_runtime(config)) {
         std::vector<TensorMeta> found;
-        for (int index = 0; index < runtime_.NumInputs(); ++index) {
-            const fastdeploy::TensorInfo info = runtime_.GetInputInfo(index);
-            found.push_back({info.name, name_of(info.dtype), {}});
+        for (int index = 0; index < runtime_->num_inputs(); ++index) {
+            found.push_back({runtime_->input_name(index), runtime_->input_dtype(index), {}});
         }
         check_inputs(found);
     }
@@ -108,31 +101,20 @@ class FastDeployEngine : public ArrayEngine {
   protected:
     std::vector<HostTensor> infer(const std::vector<EngineInput>& inputs,
                                   const std::vector<HostTensor>& past) override {
-        const LogToStandardError guard;
-        std::vector<fastdeploy::FDTensor> tensors;
-        for (const EngineInput& one : inputs) {
-            tensors.push_back(
-                borrowed(one.name, *one.shape, fastdeploy::FDDataType::INT64, one.values->data()));
-        }
+        std::vector<FastDeployInput> given;
+        for (const EngineInput& one : inputs)
+            given.push_back({one.name, true, one.shape, one.values->data()});
         for (size_t index = 0; index < past.size(); ++index) {
-            tensors.push_back(borrowed(config().caches[index].name, past[index].shape,
-                                       fastdeploy::FDDataType::FP32, past[index].data.get()));
-        }
-        const auto outputs = std::make_shared<std::vector<fastdeploy::FDTensor>>();
-        if (!runtime_.Infer(tensors, outputs.get())) {
-            throw std::runtime_error("FastDeploy could not compute a step: its log says why");
+            given.push_back(
+                {config().caches[index].name.c_str(), false, &past[index].shape, past[index].data.get()});
         }
         std::vector<HostTensor> result;
-        for (fastdeploy::FDTensor& one : *outputs) {
-            if (one.dtype != fastdeploy::FDDataType::FP32)
-                throw std::runtime_error("output " + one.name + " is not float32");
-            result.push_back({one.shape, {outputs, static_cast<const float*>(one.Data())}});
-        }
+        for (FastDeployOutput& one : runtime_->infer(given)) result.push_back({one.shape, one.data});
         return result;
     }
 
   private:
-    fastdeploy::Runtime runtime_;
+    std::unique_ptr<FastDeployRuntime> runtime_;
 };
 
 }  // namespace

@@ -1,9 +1,12 @@
 """An exported ONNX graph on the Runtime of FastDeploy 1.x (https://github.com/PaddlePaddle/FastDeploy).
 
-The Runtime aborts the process on an invalid input, so inputs are checked here: arrays are contiguous, int64
-or float32, and no dimension is 0.
+The Runtime aborts the process on some invalid inputs, so inputs are checked here: arrays are contiguous,
+int64 or float32, and no dimension is 0.
 """
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -15,10 +18,12 @@ from paddle_glm.backends.generation_meta import GenerationMeta, TensorMeta
 from paddle_glm.backends.options import GraphOptions, option
 from paddle_glm.errors import InputError
 from paddle_glm.hardware import choose_device, num_threads
+from paddle_glm.mkl import CPUINFO
 
 INSTALL_HINT = (
     "PyPI does not have it: pip install fastdeploy-python (fastdeploy-gpu-python for a GPU) -f "
-    "https://www.paddlepaddle.org.cn/whl/fastdeploy.html, or build release/1.1.0 of PaddlePaddle/FastDeploy"
+    "https://www.paddlepaddle.org.cn/whl/fastdeploy.html, or bash tools/build_fastdeploy.sh with the sources "
+    "of release/1.1.0 of PaddlePaddle/FastDeploy"
 )
 # As PaddleNLP's scripts for FastDeploy name them.
 ENGINES = ("onnx_runtime", "openvino", "tensorrt", "paddle", "paddle_tensorrt")
@@ -26,6 +31,10 @@ _REQUIRED_NAMES = ("RuntimeOption", "Runtime", "ModelFormat")
 # Largest batch and length of TensorRT's optimisation profile; beyond them it rebuilds its engine, slowly.
 _TENSORRT_BATCH = 8
 _TENSORRT_LENGTH = 2048
+_MAPS = Path("/proc/self/maps")
+# OpenVINO computes in bfloat16 where the processor can, and FastDeploy has no option that tells it not to:
+# oneDNN below it is kept from those instructions, which it looks up once in a process.
+_NO_BFLOAT16 = ("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_VNNI")
 
 
 @dataclass(frozen=True)
@@ -54,16 +63,22 @@ class FastDeployBackend(OnnxBackend):
         else:
             option.use_cpu()
             option.set_cpu_thread_num(num_threads(options.cpu_threads))
+        if engine == "openvino":
+            _keep_from_bfloat16()
         try:
-            with self.monitored_loading(folder, device):
+            with self.monitored_loading(folder, device), _working_directory(folder):
                 self._runtime = module.Runtime(option)
         except (AssertionError, RuntimeError) as error:
             raise graph_load_error(self.graph_path(folder), error) from error
 
     def infer(self, inputs: dict[str, Array]) -> list[Array]:
         batch = len(inputs[self.meta.inputs[0].name])
-        outputs = self._runtime.infer(inputs)
-        # FastDeploy only logs a failed step and returns nothing.
+        try:
+            outputs = self._runtime.infer(inputs)
+        except RuntimeError as error:  # OpenVINO's
+            reason = str(error).strip().partition("\n")[0]
+            raise InputError(f"FastDeploy could not compute a step: {reason}") from error
+        # A failed step of ONNX Runtime is only logged, and every output is empty.
         if len(outputs) != len(self.meta.outputs) or outputs[0].shape != (batch, self.meta.vocab_size):
             raise InputError(
                 f"FastDeploy gave {len(outputs)} outputs, the first of shape "
@@ -86,7 +101,7 @@ def _import_fastdeploy() -> ModuleType:
 
 def _runtime_option(module: Any, graph: Path, meta: GenerationMeta, engine: str) -> Any:
     option = module.RuntimeOption()
-    option.set_model_path(str(graph), "", module.ModelFormat.ONNX)
+    option.set_model_path(str(graph.resolve()), "", module.ModelFormat.ONNX)
     if engine == "onnx_runtime":
         option.use_ort_backend()
     elif engine == "openvino":
@@ -96,6 +111,33 @@ def _runtime_option(module: Any, graph: Path, meta: GenerationMeta, engine: str)
         for one in meta.inputs:
             option.trt_option.set_shape(one.name, *_trt_profile_shapes(one, meta))
     return option
+
+
+@contextmanager
+def _working_directory(folder: Path) -> Iterator[None]:
+    """ONNX Runtime is given the graph as bytes, and looks for other files in the working directory.
+
+    That is the process's: other threads see the change.
+    """
+    previous = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(previous)
+
+
+def _keep_from_bfloat16() -> None:
+    """Raise `InputError` where it is too late, as OpenVINO computes in this process already."""
+    name, value = _NO_BFLOAT16
+    has_bfloat16 = CPUINFO.is_file() and "_bf16" in CPUINFO.read_text()
+    is_loaded = _MAPS.is_file() and "libopenvino_intel_cpu_plugin" in _MAPS.read_text()
+    if name not in os.environ and has_bfloat16 and is_loaded:
+        raise InputError(
+            "fastdeploy_engine openvino: OpenVINO is in use in this process already, and would compute in "
+            f"bfloat16 below FastDeploy: set {name}={value} before Python starts, or use another process"
+        )
+    os.environ.setdefault(name, value)
 
 
 def _check_engine(module: Any, meta: GenerationMeta, engine: str, device: str) -> None:

@@ -1,6 +1,5 @@
 """Models of every family, exported in both formats, for all tests of backends."""
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -113,13 +112,15 @@ def make_case(
 
 @pytest.fixture(scope="session")
 def make_engine(make_case: Callable[[str], Case]) -> Callable[[str, str], Backend]:
-    """Open each backend over each case once; a prompt resets it."""
+    """Open each backend over each case once; a prompt resets it. backend: NAME, or fastdeploy-ENGINE."""
 
     @cache
     def make(backend: str, name: str) -> Backend:
+        backend, _, engine = backend.partition("-")
+        options = {"fastdeploy_engine": engine} if engine else {}
         with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(sys.modules, "fastdeploy", fastdeploy_standin.make_module())
-            return open_backend(backend, make_case(name).onnx, cpu_threads=1)
+            fastdeploy_standin.install(patch, fastdeploy_standin.real_module())
+            return open_backend(backend, make_case(name).onnx, cpu_threads=1, **options)
 
     return make
 
@@ -134,7 +135,7 @@ def case(case_name: str, make_case: Callable[[str], Case]) -> Case:
     return make_case(case_name)
 
 
-@pytest.fixture(params=backends_for("onnx"))
+@pytest.fixture(params=[*backends_for("onnx"), *(["fastdeploy-openvino"] if fastdeploy_standin.REAL else [])])
 def engine(
     request: pytest.FixtureRequest, case_name: str, make_engine: Callable[[str, str], Backend]
 ) -> Backend:
@@ -154,6 +155,4 @@ def onnx_folder(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture
 def fastdeploy(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """A stand-in that `import fastdeploy` finds."""
-    made = fastdeploy_standin.make_module()
-    monkeypatch.setitem(sys.modules, "fastdeploy", made)
-    return made
+    return fastdeploy_standin.install(monkeypatch)

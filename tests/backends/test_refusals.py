@@ -1,6 +1,7 @@
 """What the engines refuse, and that the message says how to mend it."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -132,6 +133,24 @@ def test_an_engine_that_fastdeploy_does_not_have() -> None:
         FastDeployOptions(fastdeploy_engine="ncnn")
 
 
+def test_openvino_that_would_compute_in_bfloat16_below_fastdeploy(
+    onnx_folder: Path, fastdeploy, tmp_path, monkeypatch
+) -> None:
+    """FastDeploy has no option against it, and the environment is read once."""
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA")
+    for name, text in (
+        ("CPUINFO", "flags : avx512f avx512_bf16"),
+        ("_MAPS", "libopenvino_intel_cpu_plugin.so"),
+    ):
+        (tmp_path / name).write_text(text)
+        monkeypatch.setattr(f"paddle_glm.backends.fastdeploy.{name}", tmp_path / name)
+    with pytest.raises(InputError, match="set ONEDNN_MAX_CPU_ISA=AVX512_CORE_VNNI before Python starts"):
+        open_backend("fastdeploy", onnx_folder, fastdeploy_engine="openvino")
+    (tmp_path / "_MAPS").write_text("libc.so")
+    open_backend("fastdeploy", onnx_folder, fastdeploy_engine="openvino")
+    assert os.environ["ONEDNN_MAX_CPU_ISA"] == "AVX512_CORE_VNNI"
+
+
 def test_another_project_called_fastdeploy(onnx_folder: Path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "fastdeploy", ModuleType("fastdeploy"))
     with pytest.raises(InputError, match="has no RuntimeOption, Runtime, ModelFormat: this is not"):
@@ -152,6 +171,8 @@ def test_a_step_that_fastdeploy_could_not_compute(onnx_folder: Path, fastdeploy)
     inputs = {"input_ids": np.array([[5]])}  # the others are missing
     with pytest.raises(InputError, match="its log says why the step failed"):
         backend.infer(inputs)
+    with pytest.raises(InputError, match="could not compute a step: Failed to find input name"):
+        backend.infer({"input_ids": np.array([[5]]), "other": np.array([[5]])})
 
 
 NO_PADDLE = """

@@ -2,7 +2,6 @@
 
 import builtins
 import json
-import sys
 
 import pytest
 
@@ -159,7 +158,7 @@ def onnx_folder(tiny_checkpoint, tmp_path_factory):
 def test_every_engine_answers_alike(
     exported, onnx_folder, tiny_checkpoint, tiny_rows, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setitem(sys.modules, "fastdeploy", fastdeploy_standin.make_module())
+    fastdeploy_standin.install(monkeypatch)
     rows = tmp_path / "rows.json"
     rows.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in tiny_rows[:3]), encoding="utf-8")
     sizes = ["--tgt_length", "8", "--batch_size", "2", "--data_file", str(rows), "--cpu_threads", "1"]
