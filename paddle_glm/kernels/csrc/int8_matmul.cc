@@ -24,6 +24,20 @@ Int8Activations activations(int64_t rows, const Parts& parts) {
             reinterpret_cast<int32_t*>(memory + value_bytes + scale_bytes)};
 }
 
+// Rows [row_begin, row_end) of x, float32 [out.rows, weight.columns], to int8.
+void quantize(const KernelTable& table, const float* x, int64_t row_begin, int64_t row_end,
+              const QuantizedMatrix& weight, const Int8Activations& out) {
+    const Parts parts(weight);
+    for (int64_t m = row_begin; m < row_end; m++)
+        for (int64_t part = 0; part < parts.count; part++) {
+            const int64_t at = part * out.rows + m;
+            int32_t sum;
+            out.scales[at] = table.quantize_part(x + m * weight.columns + parts.begin(part),
+                                                 parts.length(part), out.values + at * out.stride, &sum);
+            out.corrections[at] = -weight.offset() * sum;
+        }
+}
+
 // Rows behind the last whole block: few, in the hub's order.
 void matmul_tail(const Int8Activations& x, const QuantizedMatrix& weight, float* y) {
     const Parts parts(weight);
@@ -57,7 +71,7 @@ void matmul_int8(const float* x, int64_t rows, const QuantizedMatrix& weight, fl
         const float* inputs = x + begin * weight.columns;
         float* outputs = y + begin * weight.rows;
         parallel_for(chunk.rows, 4, [&](int64_t first, int64_t last) {
-            table.quantize_activations(inputs, first, last, weight, chunk);
+            quantize(table, inputs, first, last, weight, chunk);
         });
         parallel_for(weight.blocks(), 2, [&](int64_t first, int64_t last) {
             table.matmul_int8(chunk, weight, first, last, outputs);

@@ -152,7 +152,6 @@ inline __m128i halves(__m256i v, __m128i (*merge)(__m128i, __m128i)) {
     return merge(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
 }
 
-// One part of one row: values, scale and sum of values. Parts are of whole lines: multiples of 4 inputs.
 float quantize_part(const float* x, int64_t count, int8_t* values, int32_t* sum) {
     const __m256i no_sign = _mm256_set1_epi32(0x7fffffff);
     __m256i most_bits = _mm256_setzero_si256();  // bits of |x| are in the order of |x|, NaN above all
@@ -182,23 +181,10 @@ float quantize_part(const float* x, int64_t count, int8_t* values, int32_t* sum)
     return factor == 0 ? 0.0f : most / 127.0f;
 }
 
-void quantize_activations(const float* x, int64_t row_begin, int64_t row_end, const QuantizedMatrix& weight,
-                          const Int8Activations& out) {
-    const Parts parts(weight);
-    for (int64_t m = row_begin; m < row_end; m++)
-        for (int64_t part = 0; part < parts.count; part++) {
-            const int64_t at = part * out.rows + m;
-            int32_t sum;
-            out.scales[at] = quantize_part(x + m * weight.columns + parts.begin(part), parts.length(part),
-                                           out.values + at * out.stride, &sum);
-            out.corrections[at] = -weight.offset() * sum;
-        }
-}
-
 }  // namespace
 
 void fill_int8_avx2(KernelTable& table) {
-    table.quantize_activations = quantize_activations;
+    table.quantize_part = quantize_part;
     table.matmul_int8 = matmul_int8;
 }
 

@@ -113,7 +113,6 @@ inline __mmask16 lanes(int64_t rest) {
     return rest >= 16 ? static_cast<__mmask16>(-1) : static_cast<__mmask16>((1 << rest) - 1);
 }
 
-// One part of one row: values, scale and sum of values.
 float quantize_part(const float* x, int64_t count, int8_t* values, int32_t* sum) {
     const __m512i no_sign = _mm512_set1_epi32(0x7fffffff);
     __m512i most_bits = _mm512_setzero_si512();  // bits of |x| are in the order of |x|, NaN above all
@@ -138,19 +137,6 @@ float quantize_part(const float* x, int64_t count, int8_t* values, int32_t* sum)
     return factor == 0 ? 0.0f : most / 127.0f;
 }
 
-void quantize_activations(const float* x, int64_t row_begin, int64_t row_end, const QuantizedMatrix& weight,
-                          const Int8Activations& out) {
-    const Parts parts(weight);
-    for (int64_t m = row_begin; m < row_end; m++)
-        for (int64_t part = 0; part < parts.count; part++) {
-            const int64_t at = part * out.rows + m;
-            int32_t sum;
-            out.scales[at] = quantize_part(x + m * weight.columns + parts.begin(part), parts.length(part),
-                                           out.values + at * out.stride, &sum);
-            out.corrections[at] = -weight.offset() * sum;
-        }
-}
-
 void matmul_int8(const Int8Activations& x, const QuantizedMatrix& weight, int64_t block_begin,
                  int64_t block_end, float* y) {
     const Parts parts(weight);
@@ -166,7 +152,7 @@ void matmul_int8(const Int8Activations& x, const QuantizedMatrix& weight, int64_
 }  // namespace
 
 void fill_int8_avx512(KernelTable& table) {
-    table.quantize_activations = quantize_activations;
+    table.quantize_part = quantize_part;
     table.matmul_int8 = matmul_int8;
 }
 

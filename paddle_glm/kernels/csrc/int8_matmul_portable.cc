@@ -21,29 +21,19 @@ float largest(const float* x, int64_t count) {
     return most < 0x7f800000 ? value : INFINITY;
 }
 
-void quantize_activations(const float* x, int64_t row_begin, int64_t row_end, const QuantizedMatrix& weight,
-                          const Int8Activations& out) {
-    const Parts parts(weight);
-    for (int64_t part = 0; part < parts.count; part++)
-        for (int64_t m = row_begin; m < row_end; m++) {
-            const float* in = x + m * weight.columns + parts.begin(part);
-            const int64_t count = parts.length(part);
-            const float most = largest(in, count);
-            int8_t* values = out.values + (part * out.rows + m) * out.stride;
-            int32_t sum = 0;
-            if (most < kSmallestActivation || std::isinf(most)) {
-                std::memset(values, 0, count);
-                out.scales[part * out.rows + m] = std::isinf(most) ? NAN : 0.0f;
-            } else {
-                const float factor = 127.0f / most;
-                for (int64_t i = 0; i < count; i++) {
-                    values[i] = static_cast<int8_t>(std::lrintf(in[i] * factor));
-                    sum += values[i];
-                }
-                out.scales[part * out.rows + m] = most / 127.0f;
-            }
-            out.corrections[part * out.rows + m] = -weight.offset() * sum;
-        }
+float quantize_part(const float* x, int64_t count, int8_t* values, int32_t* sum) {
+    const float most = largest(x, count);
+    *sum = 0;
+    if (most < kSmallestActivation || std::isinf(most)) {
+        std::memset(values, 0, count);
+        return std::isinf(most) ? NAN : 0.0f;
+    }
+    const float factor = 127.0f / most;
+    for (int64_t i = 0; i < count; i++) {
+        values[i] = static_cast<int8_t>(std::lrintf(x[i] * factor));
+        *sum += values[i];
+    }
+    return most / 127.0f;
 }
 
 // sums[r] += values of one row times a part of a block of weights.
@@ -77,7 +67,7 @@ void matmul_int8(const Int8Activations& x, const QuantizedMatrix& weight, int64_
 }  // namespace
 
 void fill_int8_portable(KernelTable& table) {
-    table.quantize_activations = quantize_activations;
+    table.quantize_part = quantize_part;
     table.matmul_int8 = matmul_int8;
 }
 

@@ -27,9 +27,9 @@ struct AttentionTask;
 struct KernelTable {
     FloatKernels floats;
 
-    // Rows [row_begin, row_end) of x, float32 [out.rows, weight.columns], to int8; see int8_matmul.h.
-    void (*quantize_activations)(const float* x, int64_t row_begin, int64_t row_end,
-                                 const QuantizedMatrix& weight, const Int8Activations& out);
+    // One part of one row to int8, see int8_matmul.h: `count` values, a multiple of 4, and their sum. Returns
+    // the scale.
+    float (*quantize_part)(const float* x, int64_t count, int8_t* values, int32_t* sum);
 
     // y = x w^T for whole blocks of weight rows; y: float32 [x.rows, weight.rows], of which the columns of
     // blocks [block_begin, block_end) are written. x.rows is at most kInt8Rows.
