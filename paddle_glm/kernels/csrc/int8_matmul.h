@@ -40,6 +40,16 @@ struct Parts {
     }
 };
 
+// Rows of x in tiles of equal height, or one row apart, of at most `height` rows.
+struct Tiles {
+    int64_t rows, count;
+
+    Tiles(int64_t rows, int64_t height) : rows(rows), count((rows + height - 1) / height) {}
+
+    int64_t begin(int64_t i) const { return rows * i / count; }
+    int64_t size(int64_t i) const { return begin(i + 1) - begin(i); }
+};
+
 // Activations of `rows` rows in int8.
 struct Int8Activations {
     int64_t rows;

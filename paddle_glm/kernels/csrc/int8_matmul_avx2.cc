@@ -131,13 +131,13 @@ constexpr Tile kTiles[] = {tile<BITS, 1, 4>, tile<BITS, 2, 4>, tile<BITS, 3, 2>,
 void matmul_int8(const Int8Activations& x, const QuantizedMatrix& weight, int64_t block_begin,
                  int64_t block_end, float* y) {
     const Parts parts(weight);
-    const Tile* tiles = weight.bits == 4 ? kTiles<4> : kTiles<8>;
-    const int64_t count = (x.rows + kTileRows - 1) / kTileRows;
+    const Tile* functions = weight.bits == 4 ? kTiles<4> : kTiles<8>;
+    const Tiles tiles(x.rows, kTileRows);
     for (int64_t block = block_begin; block < block_end; block++)
-        for (int64_t i = 0; i < count; i++) {  // tiles of equal height, or one row apart
-            const int64_t m = x.rows * i / count, rows = x.rows * (i + 1) / count - m;
+        for (int64_t i = 0; i < tiles.count; i++) {
+            const int64_t rows = tiles.size(i);
             for (int column = 0; column < kColumns; column += kTileColumns[rows - 1])
-                tiles[rows - 1](weight, parts, block, column, x, m, y);
+                functions[rows - 1](weight, parts, block, column, x, tiles.begin(i), y);
         }
 }
 

@@ -140,13 +140,11 @@ float quantize_part(const float* x, int64_t count, int8_t* values, int32_t* sum)
 void matmul_int8(const Int8Activations& x, const QuantizedMatrix& weight, int64_t block_begin,
                  int64_t block_end, float* y) {
     const Parts parts(weight);
-    const Tile* tiles = weight.bits == 4 ? kTiles<4> : kTiles<8>;
-    const int64_t count = (x.rows + kTileRows - 1) / kTileRows;
+    const Tile* functions = weight.bits == 4 ? kTiles<4> : kTiles<8>;
+    const Tiles tiles(x.rows, kTileRows);
     for (int64_t block = block_begin; block < block_end; block++)
-        for (int64_t i = 0; i < count; i++) {  // tiles of equal height, or one row apart
-            const int64_t m = x.rows * i / count, end = x.rows * (i + 1) / count;
-            tiles[end - m - 1](weight, parts, block, x, m, y);
-        }
+        for (int64_t i = 0; i < tiles.count; i++)
+            functions[tiles.size(i) - 1](weight, parts, block, x, tiles.begin(i), y);
 }
 
 }  // namespace

@@ -73,13 +73,12 @@ constexpr Tile kTiles[kTileRows] = {tile<BITS, 1>, tile<BITS, 2>, tile<BITS, 3>,
 void matmul_int8(const Int8Activations& x, const QuantizedMatrix& weight, int64_t block_begin,
                  int64_t block_end, float* y) {
     const Parts parts(weight);
-    const Tile* tiles = weight.bits == 4 ? kTiles<4> : kTiles<8>;
-    const int64_t count = (x.rows + kTileRows - 1) / kTileRows;
+    const Tile* functions = weight.bits == 4 ? kTiles<4> : kTiles<8>;
+    const Tiles tiles(x.rows, kTileRows);
     for (int64_t block = block_begin; block < block_end; block++)
-        for (int64_t i = 0; i < count; i++) {  // tiles of equal height, or one row apart
-            const int64_t m = x.rows * i / count, rows = x.rows * (i + 1) / count - m;
-            for (int half = 0; half < 2; half++) tiles[rows - 1](weight, parts, block, half, x, m, y);
-        }
+        for (int64_t i = 0; i < tiles.count; i++)
+            for (int half = 0; half < 2; half++)
+                functions[tiles.size(i) - 1](weight, parts, block, half, x, tiles.begin(i), y);
 }
 
 }  // namespace
