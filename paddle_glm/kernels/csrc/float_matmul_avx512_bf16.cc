@@ -4,11 +4,10 @@
 #include <cstring>
 
 #include "kernels.h"
+#include "multiply_panel_avx512.h"
 
 namespace paddle_glm {
 namespace {
-
-constexpr int kRows = 6;  // 24 sums, 4 vectors of the panel and one of x: 29 of 32 registers
 
 void round_bfloat16(const float* x, int64_t count, uint16_t* rounded) {
     for (int64_t i = 0; i < count; i += 16) {
@@ -36,64 +35,27 @@ void pair_panel(const float* panel, int64_t depth, uint32_t* pairs) {
         }
 }
 
-inline __m512bh broadcast_pair(const uint16_t* x) {
-    int pair;
-    std::memcpy(&pair, x, sizeof pair);
-    return (__m512bh)_mm512_set1_epi32(pair);
-}
+struct BFloat16Product {
+    using Number = uint16_t;
+    using Element = uint32_t;
+    using Vector = __m512bh;
+    static constexpr int kNumbers = 2;
 
-template <int kCount>
-void multiply_rows(const uint16_t* x, int64_t x_stride, const uint32_t* pairs, int64_t depth, float* y,
-                   int64_t y_stride, bool add) {
-    __m512 sums[kCount][4];
-#pragma GCC unroll 6
-    for (int m = 0; m < kCount; m++)
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; i++) sums[m][i] = _mm512_setzero_ps();
-    for (int64_t k = 0; k < depth; k += 2, pairs += kPanelWidth) {
-        __m512bh w[4];
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; i++) w[i] = (__m512bh)_mm512_load_si512(pairs + 16 * i);
-#pragma GCC unroll 6
-        for (int m = 0; m < kCount; m++) {
-            const __m512bh one = broadcast_pair(x + m * x_stride + k);
-#pragma GCC unroll 4
-            for (int i = 0; i < 4; i++) sums[m][i] = _mm512_dpbf16_ps(sums[m][i], w[i], one);
-        }
+    static Vector load(const uint32_t* pairs) { return (__m512bh)_mm512_load_si512(pairs); }
+    static Vector broadcast(const uint16_t* x) {
+        int pair;
+        std::memcpy(&pair, x, sizeof pair);
+        return (__m512bh)_mm512_set1_epi32(pair);
     }
-#pragma GCC unroll 6
-    for (int m = 0; m < kCount; m++)
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; i++) {
-            float* out = y + m * y_stride + 16 * i;
-            _mm512_storeu_ps(out, add ? _mm512_add_ps(_mm512_loadu_ps(out), sums[m][i]) : sums[m][i]);
-        }
-}
-
-void multiply_panel(const uint16_t* x, int64_t x_stride, int64_t rows, const uint32_t* pairs, int64_t depth,
-                    float* y, int64_t y_stride, bool add) {
-    for (; rows >= kRows; rows -= kRows, x += kRows * x_stride, y += kRows * y_stride)
-        multiply_rows<kRows>(x, x_stride, pairs, depth, y, y_stride, add);
-    switch (rows) {
-        case 5:
-            return multiply_rows<5>(x, x_stride, pairs, depth, y, y_stride, add);
-        case 4:
-            return multiply_rows<4>(x, x_stride, pairs, depth, y, y_stride, add);
-        case 3:
-            return multiply_rows<3>(x, x_stride, pairs, depth, y, y_stride, add);
-        case 2:
-            return multiply_rows<2>(x, x_stride, pairs, depth, y, y_stride, add);
-        case 1:
-            return multiply_rows<1>(x, x_stride, pairs, depth, y, y_stride, add);
-    }
-}
+    static __m512 multiply_add(Vector x, Vector w, __m512 sum) { return _mm512_dpbf16_ps(sum, w, x); }
+};
 
 }  // namespace
 
 void fill_float_avx512_bf16(KernelTable& table) {
     table.floats.round_bfloat16 = round_bfloat16;
     table.floats.pair_panel = pair_panel;
-    table.floats.multiply_panel_bfloat16 = multiply_panel;
+    table.floats.multiply_panel_bfloat16 = multiply_panel<BFloat16Product>;
 }
 
 }  // namespace paddle_glm
