@@ -86,37 +86,26 @@ void multiply_tail(const float* x, int64_t rows, const QuantizedMatrix& weight, 
 }
 
 template <int kBits, int kRows>
-void few_rows(const float* x, int64_t rows, const QuantizedMatrix& weight, int64_t row_begin, int64_t row_end,
-              float* y, int64_t y_stride) {
+void few_rows(const float* x, const QuantizedMatrix& weight, int64_t row_begin, int64_t row_end, float* y,
+              int64_t y_stride) {
     int64_t n = row_begin;
     for (; n + kBlockRows <= row_end; n += kBlockRows)
         multiply_block<kBits, kRows>(x, weight.columns, weight.group_size,
                                      weight.block_values(n / kBlockRows), weight.block_scales(n / kBlockRows),
                                      y + n, y_stride);
-    multiply_tail(x, rows, weight, n, row_end, y, y_stride);
+    multiply_tail(x, kRows, weight, n, row_end, y, y_stride);
 }
 
+using FewRows = void (*)(const float*, const QuantizedMatrix&, int64_t, int64_t, float*, int64_t);
+
 template <int kBits>
-void few_rows(const float* x, int64_t rows, const QuantizedMatrix& weight, int64_t row_begin, int64_t row_end,
-              float* y, int64_t y_stride) {
-    switch (rows) {
-        case 1:
-            return few_rows<kBits, 1>(x, rows, weight, row_begin, row_end, y, y_stride);
-        case 2:
-            return few_rows<kBits, 2>(x, rows, weight, row_begin, row_end, y, y_stride);
-        case 3:
-            return few_rows<kBits, 3>(x, rows, weight, row_begin, row_end, y, y_stride);
-        case 4:
-            return few_rows<kBits, 4>(x, rows, weight, row_begin, row_end, y, y_stride);
-    }
-}
+constexpr FewRows kFunctions[] = {few_rows<kBits, 1>, few_rows<kBits, 2>, few_rows<kBits, 3>,
+                                  few_rows<kBits, 4>};
+static_assert(kFewRows == 4, "a function per number of rows");
 
 void quantized_few_rows(const float* x, int64_t rows, const QuantizedMatrix& weight, int64_t row_begin,
                         int64_t row_end, float* y, int64_t y_stride) {
-    if (weight.bits == 4)
-        few_rows<4>(x, rows, weight, row_begin, row_end, y, y_stride);
-    else
-        few_rows<8>(x, rows, weight, row_begin, row_end, y, y_stride);
+    (weight.bits == 4 ? kFunctions<4> : kFunctions<8>)[rows - 1](x, weight, row_begin, row_end, y, y_stride);
 }
 
 }  // namespace

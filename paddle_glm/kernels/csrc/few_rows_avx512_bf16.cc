@@ -114,27 +114,17 @@ void few_rows(const uint16_t* x, const QuantizedMatrix& weight, int64_t block_be
                                      weight.block_scales(block), y + block * kBlockRows, y_stride);
 }
 
+using FewRows = void (*)(const uint16_t*, const QuantizedMatrix&, int64_t, int64_t, float*, int64_t);
+
 template <int kBits>
-void few_rows(const uint16_t* x, int64_t rows, const QuantizedMatrix& weight, int64_t block_begin,
-              int64_t block_end, float* y, int64_t y_stride) {
-    switch (rows) {
-        case 1:
-            return few_rows<kBits, 1>(x, weight, block_begin, block_end, y, y_stride);
-        case 2:
-            return few_rows<kBits, 2>(x, weight, block_begin, block_end, y, y_stride);
-        case 3:
-            return few_rows<kBits, 3>(x, weight, block_begin, block_end, y, y_stride);
-        case 4:
-            return few_rows<kBits, 4>(x, weight, block_begin, block_end, y, y_stride);
-    }
-}
+constexpr FewRows kFunctions[] = {few_rows<kBits, 1>, few_rows<kBits, 2>, few_rows<kBits, 3>,
+                                  few_rows<kBits, 4>};
+static_assert(kFewRows == 4, "a function per number of rows");
 
 void quantized_few_rows(const uint16_t* x, int64_t rows, const QuantizedMatrix& weight, int64_t block_begin,
                         int64_t block_end, float* y, int64_t y_stride) {
-    if (weight.bits == 4)
-        few_rows<4>(x, rows, weight, block_begin, block_end, y, y_stride);
-    else
-        few_rows<8>(x, rows, weight, block_begin, block_end, y, y_stride);
+    (weight.bits == 4 ? kFunctions<4> : kFunctions<8>)[rows - 1](x, weight, block_begin, block_end, y,
+                                                                 y_stride);
 }
 
 }  // namespace

@@ -57,27 +57,18 @@ void few_rows(const float* x, const HalfMatrix& weight, int64_t row_begin, int64
         multiply_rows<kType, 1, kRows>(x, weight.row(n), weight.columns, y + n, y_stride);
 }
 
+using FewRows = void (*)(const float*, const HalfMatrix&, int64_t, int64_t, float*, int64_t);
+
 template <HalfType kType>
-void few_rows(const float* x, int64_t rows, const HalfMatrix& weight, int64_t row_begin, int64_t row_end,
-              float* y, int64_t y_stride) {
-    switch (rows) {
-        case 1:
-            return few_rows<kType, 1>(x, weight, row_begin, row_end, y, y_stride);
-        case 2:
-            return few_rows<kType, 2>(x, weight, row_begin, row_end, y, y_stride);
-        case 3:
-            return few_rows<kType, 3>(x, weight, row_begin, row_end, y, y_stride);
-        case 4:
-            return few_rows<kType, 4>(x, weight, row_begin, row_end, y, y_stride);
-    }
-}
+constexpr FewRows kFunctions[] = {few_rows<kType, 1>, few_rows<kType, 2>, few_rows<kType, 3>,
+                                  few_rows<kType, 4>};
+static_assert(kFewRows == 4, "a function per number of rows");
 
 void half_few_rows(const float* x, int64_t rows, const HalfMatrix& weight, int64_t row_begin, int64_t row_end,
                    float* y, int64_t y_stride) {
-    if (weight.type == HalfType::kFloat16)
-        few_rows<HalfType::kFloat16>(x, rows, weight, row_begin, row_end, y, y_stride);
-    else
-        few_rows<HalfType::kBfloat16>(x, rows, weight, row_begin, row_end, y, y_stride);
+    constexpr auto kFloat16 = HalfType::kFloat16, kBfloat16 = HalfType::kBfloat16;
+    (weight.type == kFloat16 ? kFunctions<kFloat16> : kFunctions<kBfloat16>)[rows - 1](x, weight, row_begin,
+                                                                                       row_end, y, y_stride);
 }
 
 }  // namespace
