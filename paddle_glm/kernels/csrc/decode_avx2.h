@@ -9,6 +9,9 @@
 namespace paddle_glm {
 namespace {
 
+constexpr int kLanes = 8;
+using Vector = __m256;
+
 // 32 bytes of a block: inputs of 8 rows, one row per 32-bit lane (layout.h).
 template <int kBits>
 struct Line {
@@ -33,29 +36,6 @@ struct Line {
     }
 };
 
-// The scales of 8 rows of a block, along columns that only grow.
-struct Scales {
-    const float* next;
-    int64_t group_size, group_end;
-    __m256 value;
-
-    Scales(const float* scales, int64_t size, int64_t column) : group_size(size) {
-        const int64_t group = column / size;
-        next = scales + (group + 1) * kBlockRows;
-        group_end = (group + 1) * size;
-        value = _mm256_loadu_ps(scales + group * kBlockRows);
-    }
-
-    __m256 at(int64_t column) {
-        if (column == group_end) {
-            value = _mm256_loadu_ps(next);
-            next += kBlockRows;
-            group_end += group_size;
-        }
-        return value;
-    }
-};
-
 // 8 half precision numbers.
 template <HalfType kType>
 inline __m256 load_half(const uint16_t* values) {
@@ -66,7 +46,7 @@ inline __m256 load_half(const uint16_t* values) {
 
 // The first `count` of 8, which alone are read; the others are zero.
 template <HalfType kType>
-inline __m256 load_half(const uint16_t* values, int64_t count) {
+inline __m256 load_first(const uint16_t* values, int64_t count) {
     if (count >= 8) return load_half<kType>(values);
     uint16_t some[8] = {};
     for (int64_t i = 0; i < count; i++) some[i] = values[i];

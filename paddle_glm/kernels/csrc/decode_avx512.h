@@ -1,12 +1,16 @@
-// Quantised weights in kernel order to float32, with AVX-512. For files of that instruction set only.
+// Quantised and half precision weights to float32, with AVX-512. For files of that instruction set only.
 #pragma once
 
 #include <immintrin.h>
 
+#include "half.h"
 #include "layout.h"
 
 namespace paddle_glm {
 namespace {
+
+constexpr int kLanes = 16;
+using Vector = __m512;
 
 // 64 bytes of a block: inputs of 16 rows, one row per 32-bit lane (layout.h).
 template <int kBits>
@@ -30,6 +34,51 @@ struct Line {
         return _mm512_sub_ps(_mm512_castsi512_ps(bits), _mm512_set1_ps(offset));
     }
 };
+
+// 16 half precision numbers; those that the mask leaves out are zero and not read.
+template <HalfType kType>
+inline __m512 load_half(const uint16_t* values, __mmask16 mask) {
+    const __m256i bits = _mm256_maskz_loadu_epi16(mask, values);
+    if (kType == HalfType::kFloat16) return _mm512_cvtph_ps(bits);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+}
+
+// The first `count` of 16, which alone are read; the others are zero.
+template <HalfType kType>
+inline __m512 load_first(const uint16_t* values, int64_t count) {
+    return load_half<kType>(values, count >= 16 ? 0xFFFF : count <= 0 ? 0 : (1 << count) - 1);
+}
+
+// 16 vectors of 16 numbers as a matrix, transposed.
+inline void transpose(__m512 (&v)[16]) {
+    __m512 t[16];
+#pragma GCC unroll 8
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_ps(v[i], v[i + 1]);
+        t[i + 1] = _mm512_unpackhi_ps(v[i], v[i + 1]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 16; i += 4) {
+        v[i] = _mm512_shuffle_ps(t[i], t[i + 2], 0x44);
+        v[i + 1] = _mm512_shuffle_ps(t[i], t[i + 2], 0xEE);
+        v[i + 2] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+        v[i + 3] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0xEE);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        t[i] = _mm512_shuffle_f32x4(v[i], v[i + 4], 0x88);
+        t[i + 4] = _mm512_shuffle_f32x4(v[i], v[i + 4], 0xDD);
+        t[i + 8] = _mm512_shuffle_f32x4(v[i + 8], v[i + 12], 0x88);
+        t[i + 12] = _mm512_shuffle_f32x4(v[i + 8], v[i + 12], 0xDD);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        v[i] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0x88);
+        v[i + 8] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0xDD);
+        v[i + 4] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0x88);
+        v[i + 12] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0xDD);
+    }
+}
 
 }  // namespace
 }  // namespace paddle_glm

@@ -1,7 +1,7 @@
 // One row to a few, with half precision weights.
 #include <immintrin.h>
 
-#include "half_avx512.h"
+#include "decode_avx512.h"
 #include "kernels.h"
 
 namespace paddle_glm {
