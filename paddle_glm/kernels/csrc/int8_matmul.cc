@@ -11,6 +11,16 @@ namespace {
 
 constexpr int64_t kAlignment = 64;
 
+// Rows of x at once: as many as fit, beside a block of weights, into a second-level cache of 1 MiB. kRowStep
+// is a multiple of the heights of all instruction sets' tiles.
+constexpr int64_t kActivationBytes = 700 << 10;
+constexpr int64_t kRowStep = 48;
+constexpr int64_t kMostRows = 5 * kRowStep;
+
+int64_t rows_at_once(int64_t columns) {
+    return std::clamp(kActivationBytes / columns / kRowStep * kRowStep, kRowStep, kMostRows);
+}
+
 int64_t aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
 // Room for `rows` rows in the memory of this thread.
@@ -66,8 +76,11 @@ void matmul_tail(const Int8Activations& x, const QuantizedMatrix& weight, float*
 void matmul_int8(const float* x, int64_t rows, const QuantizedMatrix& weight, float* y) {
     const KernelTable& table = kernels();
     const Parts parts(weight);
-    for (int64_t begin = 0; begin < rows; begin += kInt8Rows) {
-        const Int8Activations chunk = activations(std::min(kInt8Rows, rows - begin), parts);
+    const int64_t most = rows_at_once(weight.columns);
+    for (int64_t begin = 0, end; begin < rows; begin = end) {
+        // A few rows more are cheaper than reading the weights again for them.
+        end = rows - begin > most + most / 4 ? begin + most : rows;
+        const Int8Activations chunk = activations(end - begin, parts);
         const float* inputs = x + begin * weight.columns;
         float* outputs = y + begin * weight.rows;
         parallel_for(chunk.rows, 4, [&](int64_t first, int64_t last) {

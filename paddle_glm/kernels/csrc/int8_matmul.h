@@ -16,9 +16,6 @@ namespace paddle_glm {
 constexpr int64_t kPartInputs = 128;
 constexpr float kSmallestActivation = 0x1p-119f;
 
-// Rows that one call of `matmul_int8` gets at most, so that what it reads again and again stays in the cache.
-constexpr int64_t kInt8Rows = 256;
-
 // The parts of a weight's inputs.
 struct Parts {
     int64_t group_size;  // inputs of a group of the weight

@@ -32,7 +32,8 @@ struct KernelTable {
     float (*quantize_part)(const float* x, int64_t count, int8_t* values, int32_t* sum);
 
     // y = x w^T for whole blocks of weight rows; y: float32 [x.rows, weight.rows], of which the columns of
-    // blocks [block_begin, block_end) are written. x.rows is at most kInt8Rows.
+    // blocks [block_begin, block_end) are written. x is read again for every block: it should fit into the
+    // second-level cache.
     void (*matmul_int8)(const Int8Activations& x, const QuantizedMatrix& weight, int64_t block_begin,
                         int64_t block_end, float* y);
 
