@@ -1,8 +1,8 @@
 """When the C library's allocator keeps freed memory, and when it returns it.
 
 Paddle's CPU operators allocate memory for every result and free it at once. Blocks of a few MiB are returned
-to the system, which clears them page by page when they are allocated again: two thirds of the time of a step
-that dequantises weights in blocks as large as a graph's.
+to the system, which clears them page by page when they are allocated again: a sixth of the time of a prompt
+of 512 tokens at the shape of ChatGLM2-6B, and two thirds of that of a step that dequantises weights.
 """
 
 from paddle_glm.system import c_library

@@ -4,8 +4,8 @@
 
 namespace paddle_glm {
 
-// Each step dequantises or upcasts weights into temporary blocks. By default malloc returns blocks of that
-// size to the system, which costs more than the step; see paddle_glm/allocator.py.
+// By default malloc returns blocks of the size of a prompt's activations, or of upcast weights, to the
+// system; see paddle_glm/allocator.py.
 inline void keep_freed_memory() {
     constexpr int kTrimThreshold = 512 << 20;
     mallopt(M_MMAP_MAX, 0);

@@ -42,11 +42,7 @@ paddle_infer::Config configuration(const EngineConfig& config) {
     // graph.
     result.EnableNewIR(true);
     // Constant folding would dequantise all weights at load time: two to eight times their memory on top.
-    // Paddle frees a step's blocks in a separate thread, so how many it holds at once depends on scheduling.
-    if (config.upcasts_weights) {
-        result.DeletePass("constant_folding_pass");
-        keep_freed_memory();
-    }
+    if (config.upcasts_weights) result.DeletePass("constant_folding_pass");
     return result;
 }
 
@@ -67,7 +63,10 @@ void load_operators(const std::string& library, int version) {
 std::shared_ptr<paddle_infer::Predictor> predictor(const EngineConfig& config) {
     if (config.operators > 0) load_operators(config.kernels_library, config.operators);
     setenv("FLAGS_eager_delete_tensor_gb", kFreedAtOnceGb, 0);
-    return paddle_infer::CreatePredictor(configuration(config));
+    auto result = paddle_infer::CreatePredictor(configuration(config));
+    // Paddle frees a step's blocks in a separate thread, so how many it holds at once depends on scheduling.
+    keep_freed_memory();
+    return result;
 }
 
 class PaddleEngine : public Engine {
