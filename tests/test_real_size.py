@@ -219,6 +219,26 @@ def test_a_model_of_6b_goes_through_the_chain(large, tmp_path, kind):
     shutil.rmtree(exported)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("kind", ["int4", "int8"])
+def test_a_model_of_6b_as_onnx(large, tmp_path, kind, target):
+    """Weights are copied a tensor at a time, and the engine named by the target answers."""
+    memory, disk = NEEDED[kind]
+    if free_memory() < memory * 1e9 or shutil.disk_usage(tmp_path).free < disk * 1e9:
+        pytest.skip(f"needs {memory} GB of free memory and {disk} GB of disk in {tmp_path}")
+    folder, exported = large(kind), tmp_path / "exported"
+    asked = ["--model_name_or_path", folder, "--format", "onnx", "--target", target]
+    peak, _ = peak_of(*PROGRAM, "export", *asked, "--output_path", exported)
+    report(kind, f"export for {target}", peak=peak)
+    assert peak < 2e9
+    words = ["--model_path", exported, "--backend", target, "--prompt", "你好", "--tgt_length", 2]
+    peak, text = peak_of(*PROGRAM, "infer", *words)
+    report(kind, f"infer with {target}", peak=peak)
+    assert text and peak < memory * 1e9
+    shutil.rmtree(exported)
+
+
 def report(kind: str, what: str, **numbers: float) -> None:
     """Prints GB, and seconds, for docs/performance.md."""
     shown = (f"{key} {value / (1 if key == 'seconds' else 1e9):.2f}" for key, value in numbers.items())
