@@ -94,7 +94,7 @@ def initializers(folder: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("kind", ["float16", "int4", "int8-lora", "float32-lora", "shards", "prefix"])
-def test_the_command_writes_what_the_loaded_model_holds(kind, tiny_checkpoint, tmp_path) -> None:
+def test_the_command_writes_what_the_loaded_model_holds(kind, tiny_checkpoint, tmp_path, capsys) -> None:
     """It reads tensors from the files, one at a time, and never opens the model."""
     dtype, _, adapter = kind.partition("-")
     words = {"dtype": "float16" if dtype == "float16" else "float32"}
@@ -118,6 +118,7 @@ def test_the_command_writes_what_the_loaded_model_holds(kind, tiny_checkpoint, t
     flags = [word for name, value in words.items() for word in (f"--{name}", value)]
     start = ["export", "--model_name_or_path", str(source), "--format", "onnx"]
     assert main([*start, "--output_path", str(tmp_path / "out"), *flags]) == 0
+    assert ("--target onnxruntime" in capsys.readouterr().out) == dtype.startswith("int")
     if bits := words.pop("quantization_bit", None):
         words["quantization_bit"] = int(bits)
     model = AutoModel.from_pretrained(tiny_checkpoint, **words)

@@ -136,4 +136,6 @@ def run(args: argparse.Namespace) -> None:
     print(f"{folder}: {meta.format}, {meta.family}, {meta.num_layers} layers, {meta.stored_dtype}, {size}")
     if meta.operators:
         print("it needs the native CPU kernels; --portable exports a graph of Paddle's operators alone")
+    if model.config.quantization_bit and args.format == "onnx" and args.target == "portable":
+        print("every engine runs it, slowly; --target onnxruntime and --target openvino are for theirs")
     print(f"answer with it: paddle-glm infer --model_path {folder} --model_prefix {prefix}")
