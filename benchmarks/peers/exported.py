@@ -1,4 +1,4 @@
-"""paddle_glm's exported graph on Paddle Inference, in Python."""
+"""paddle_glm's exported graph on Paddle Inference, in Python; what its other engines share."""
 
 from __future__ import annotations
 
@@ -33,11 +33,23 @@ def write(folder: Path, kind: str, shape: Shape) -> None:
     shutil.rmtree(source)
 
 
+def write_onnx(folder: Path, kind: str, shape: Shape, target: str) -> None:
+    """An ONNX export for the engine `target`."""
+    from paddle_glm.main import main
+
+    dygraph.write(folder, kind, shape)
+    source = folder / "model"
+    words = ["--model_name_or_path", str(source), "--output_path", str(folder / "graph")]
+    if code := main(["export", *words, "--format", "onnx", "--target", target, "--dtype", "float16"]):
+        raise SystemExit(code)
+    shutil.rmtree(source)
+
+
 class Exported:
-    def __init__(self, folder: Path, threads: int) -> None:
+    def __init__(self, folder: Path, threads: int, backend: str = "paddle") -> None:
         from paddle_glm.auto.backend import open_backend
 
-        self.backend: Any = open_backend("paddle", folder, device="cpu", cpu_threads=threads)
+        self.backend: Any = open_backend(backend, folder, device="cpu", cpu_threads=threads)
 
     def prefill(self, ids: list[int]) -> Any:
         array = np.array([ids], np.int64)
