@@ -24,10 +24,11 @@ struct EngineConfig {
     std::string weights_file;              // empty if the graph's file holds them
     std::vector<TensorMeta> token_inputs;  // inputs computed from tokens, in order
     std::vector<CacheSpec> caches;
-    int64_t prefix_length = 0;     // length of the trained prefix
-    int64_t max_length = 0;        // maximum tokens of a row
-    bool quantised = false;        // weights are int8 or int4
-    bool upcasts_weights = false;  // the graph upcasts weights in every step
+    int64_t prefix_length = 0;        // length of the trained prefix
+    int64_t max_length = 0;           // maximum tokens of a row
+    std::string target = "portable";  // the engine whose products an ONNX graph is written for, or portable
+    bool quantised = false;           // weights are int8 or int4
+    bool upcasts_weights = false;     // the graph upcasts weights in every step
     int threads = 1;
     int operators = 0;            // version of the native operators that the graph needs; 0: none
     std::string kernels_library;  // the library that has them

@@ -31,11 +31,12 @@ struct Reader {
     const char* engine;
     const char* format;
     const char* build;
+    const char* refused_target = "";  // a target whose graphs it cannot run
 };
 constexpr Reader kReaders[] = {
     {"paddle", "paddle", "bash tools/setup_env.sh cpu, then bash tools/build_cpp.sh"},
     {"onnxruntime", "onnx",
-     "pip install -c constraints.txt -e \".[onnx]\" in .venv, then bash tools/build_cpp.sh"},
+     "pip install -c constraints.txt -e \".[onnx]\" in .venv, then bash tools/build_cpp.sh", "openvino"},
     {"openvino", "onnx",
      "pip install -c constraints.txt -e \".[openvino]\" in .venv, then bash tools/build_cpp.sh"},
     {"fastdeploy", "onnx",
@@ -75,11 +76,12 @@ const Reader* reader(const std::string& engine) {
     return found == end ? nullptr : found;
 }
 
-// The requested engine, else the first installed one that reads `format`, else the first that reads it.
-std::string choose_engine(const EngineOptions& options, const std::string& format, const fs::path& folder) {
+// The requested engine, else the first installed one that reads the graph, else the first that reads it.
+std::string choose_engine(const EngineOptions& options, const std::string& format, const std::string& target,
+                          const fs::path& folder) {
     std::vector<std::string> readers;
     for (const Reader& one : kReaders) {
-        if (one.format == format) readers.emplace_back(one.engine);
+        if (one.format == format && one.refused_target != target) readers.emplace_back(one.engine);
     }
     if (options.engine.empty()) {
         for (const std::string& name : readers) {
@@ -95,6 +97,11 @@ std::string choose_engine(const EngineOptions& options, const std::string& forma
         throw InputError("engine '" + options.engine + "' reads what `paddle-glm export --format " +
                          asked->format + "` wrote, this folder is in the format " + format + ", for " +
                          names);
+    }
+    if (asked != nullptr && asked->refused_target == target) {
+        throw InputError("this folder was exported for another engine than " + options.engine +
+                         ": take --engine " + target +
+                         ", or export the model again with --target portable or " + options.engine);
     }
     return options.engine;
 }
@@ -134,7 +141,7 @@ std::string first_line(const std::string& text) {
 std::unique_ptr<Engine> load_engine(const EngineOptions& options, const std::string& format,
                                     EngineConfig config) {
     const fs::path folder = options.engine_dir.empty() ? library_folder() : fs::path(options.engine_dir);
-    const std::string engine = choose_engine(options, format, folder);
+    const std::string engine = choose_engine(options, format, config.target, folder);
     check_engine(engine, options.backend, folder);
     const fs::path file = module_file(folder, engine);
     if (config.operators > 0) config.kernels_library = kernels_library(options, folder, config.graph_file);

@@ -76,7 +76,7 @@ Options session_options(const EngineConfig& config) {
     Options options = made<Options>(api().CreateSessionOptions);
     check(api().SetSessionLogSeverityLevel(options.get(), ORT_LOGGING_LEVEL_FATAL));  // errors are thrown
     check(api().SetIntraOpNumThreads(options.get(), config.threads));
-    if (!config.quantised) return options;
+    if (!config.quantised || config.target != "portable") return options;
     // Constant folding would dequantise the weights when the graph is opened: 4 to 8 times the memory.
     // Without it, version 1.23 aborts in the other optimiser of half precision weights.
     check(api().AddSessionConfigEntry(options.get(), "optimization.disable_specified_optimizers",

@@ -1,15 +1,33 @@
 // OpenVINO on an ONNX graph, on a CPU.
 
+#include <cstdlib>
+#include <map>
+#include <stdexcept>
+#include <string>
+
 #include "openvino_graph.h"
 #include "standard_streams.h"
 
 namespace paddle_glm {
 namespace {
 
+// What products with integer weights are computed in: as in paddle_glm/backends/openvino.py.
+std::map<std::string, std::string> arithmetic_settings(const EngineConfig& config) {
+    if (config.target == "portable") return {};
+    const char* variable = std::getenv("PADDLE_GLM_ARITHMETIC");
+    const std::string asked = variable == nullptr ? "" : variable;
+    if (asked == "bfloat16") return {{"INFERENCE_PRECISION_HINT", "bf16"}};
+    if (asked == "float32") return {};
+    if (asked.empty() || asked == "auto" || asked == "int8")
+        return {{"DYNAMIC_QUANTIZATION_GROUP_SIZE", "32"}};
+    throw std::runtime_error("PADDLE_GLM_ARITHMETIC=" + asked +
+                             ": expected one of auto, int8, bfloat16, float32");
+}
+
 class OpenVinoEngine : public ArrayEngine {
   public:
     explicit OpenVinoEngine(const EngineConfig& config)
-        : ArrayEngine(config, true), graph_(config.graph_file, config.threads) {
+        : ArrayEngine(config, true), graph_(config.graph_file, config.threads, arithmetic_settings(config)) {
         check_inputs(graph_.inputs());
     }
 

@@ -24,6 +24,15 @@ std::vector<std::string> graph_files(const std::string& prefix, const std::strin
                      "\", this program knows paddle and onnx: build it from the version that exported");
 }
 
+// TARGETS in Python.
+std::string read_target(const Json& values, const std::string& path) {
+    const std::string target = values.value("target", "portable");
+    if (target == "portable" || target == "onnxruntime" || target == "openvino") return target;
+    throw InputError(
+        path + " has the target \"" + target +
+        "\", this program knows portable, onnxruntime and openvino: build it from the version that exported");
+}
+
 PositionRule position_rule(const Json& value, const std::string& path) {
     PositionRule result;
     const std::string rule = value.at("rule");
@@ -67,6 +76,7 @@ Meta from_json(const Json& values, const std::string& path) {
     values.at("prefix").get_to(meta.model_prefix);
     meta.format = values.value("format", "paddle");
     meta.graph_files = graph_files(meta.model_prefix, meta.format, path);
+    meta.target = read_target(values, path);
     values.at("vocab_size").get_to(meta.vocab_size);
     values.at("max_sequence_length").get_to(meta.max_sequence_length);
     const Json& inputs = values.at("inputs");

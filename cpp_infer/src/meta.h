@@ -43,6 +43,7 @@ struct Meta {
     std::string model_prefix;
     std::string format;                    // graph format: paddle or onnx
     std::vector<std::string> graph_files;  // the graph, then its weights if separate
+    std::string target;                    // of an ONNX graph: portable, onnxruntime or openvino
     bool quantised = false;                // weights are int8 or int4
     bool upcasts_weights = false;          // the graph upcasts weights in every step
     int operators = 0;                     // version of the native operators that the graph needs; 0: none

@@ -77,7 +77,9 @@ struct OpenVinoGraph::Request {
     size_t outputs = 0;
 };
 
-OpenVinoGraph::OpenVinoGraph(const std::string& file, int threads) : request_(std::make_unique<Request>()) {
+OpenVinoGraph::OpenVinoGraph(const std::string& file, int threads,
+                             const std::map<std::string, std::string>& settings)
+    : request_(std::make_unique<Request>()) {
     ov_core_t* core = nullptr;
     check(ov_core_create(&core));
     request_->core.reset(core);
@@ -85,16 +87,21 @@ OpenVinoGraph::OpenVinoGraph(const std::string& file, int threads) : request_(st
     check(ov_core_read_model(core, file.c_str(), nullptr, &made));
     const Owned<ov_model_t, ov_model_free> read(made);
     inputs_ = inputs_of(*made);  // a compiled model's inputs also have names of inner tensors
-    // Without the hint, processors with bfloat16 or float16 units compute in those.
-    const std::string count = std::to_string(threads);
-    // Kernels are compiled per cache length and 5000 are kept by default, about 0.7 MiB each.
-    const char* settings[] = {
-        "INFERENCE_PRECISION_HINT", "f32",     "INFERENCE_NUM_THREADS",      count.c_str(),
-        "PERFORMANCE_HINT",         "LATENCY", "CPU_RUNTIME_CACHE_CAPACITY", "64"};
+    std::map<std::string, std::string> all = settings;
+    all.insert({
+        {"INFERENCE_PRECISION_HINT",
+         "f32"},  // else processors with bfloat16 or float16 units compute in those
+        {"INFERENCE_NUM_THREADS", std::to_string(threads)},
+        {"PERFORMANCE_HINT", "LATENCY"},
+        // Kernels are compiled per cache length and 5000 are kept by default, about 0.7 MiB each.
+        {"CPU_RUNTIME_CACHE_CAPACITY", "64"},
+        // Where products read integers, activations would be rounded to 8 bits by default.
+        {"DYNAMIC_QUANTIZATION_GROUP_SIZE", "0"},
+    });
+    for (const auto& [name, value] : all)
+        check(ov_core_set_property(core, "CPU", name.c_str(), value.c_str()));
     ov_compiled_model_t* model = nullptr;
-    check(ov_core_compile_model(core, made, "CPU", std::size(settings), &model, settings[0], settings[1],
-                                settings[2], settings[3], settings[4], settings[5], settings[6],
-                                settings[7]));
+    check(ov_core_compile_model(core, made, "CPU", 0, &model));
     request_->model.reset(model);
     check(ov_compiled_model_outputs_size(model, &request_->outputs));
     ov_infer_request_t* request = nullptr;

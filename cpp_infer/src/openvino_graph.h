@@ -1,5 +1,6 @@
 #pragma once
 
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -20,7 +21,9 @@ struct GraphInput {
 // Throws std::runtime_error with the library's message.
 class OpenVinoGraph {
   public:
-    OpenVinoGraph(const std::string& file, int threads);
+    // settings: of OpenVINO's CPU plugin, beside and above the defaults.
+    OpenVinoGraph(const std::string& file, int threads,
+                  const std::map<std::string, std::string>& settings = {});
     ~OpenVinoGraph();
     OpenVinoGraph(const OpenVinoGraph&) = delete;
     OpenVinoGraph& operator=(const OpenVinoGraph&) = delete;

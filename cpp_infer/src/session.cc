@@ -23,6 +23,7 @@ EngineConfig engine_config(const std::string& folder, const Meta& meta, const En
     if (meta.graph_files.size() > 1) config.weights_file = folder + "/" + meta.graph_files[1];
     config.token_inputs = meta.token_inputs;
     config.max_length = meta.max_sequence_length;
+    config.target = meta.target;
     config.quantised = meta.quantised;
     config.upcasts_weights = meta.upcasts_weights;
     config.backend = options.backend;

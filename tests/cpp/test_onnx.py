@@ -171,6 +171,21 @@ def test_weights_that_are_not_whole_are_refused(damaged, size, message):
     assert f"chatglm.onnx.data {message}" in refusal("--model_dir", damaged, *ASK)
 
 
+def test_targets(damaged):
+    """An engine that cannot run a target is refused by name, and not the default."""
+    path = damaged / "generation_meta.json"
+    asked = ("--model_dir", damaged, *ASK, "--max_new_tokens", 2)
+    values = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps({**values, "target": "openvino"}), "utf-8")
+    chosen = run(build() / "paddle_glm_infer", *asked, PADDLE_GLM_ARITHMETIC="none")
+    assert "by engine 'openvino': PADDLE_GLM_ARITHMETIC=none: expected one of auto" in chosen.stderr
+    assert "take --engine openvino, or export the model again with --target portable or" in refusal(
+        *asked, "--engine", "onnxruntime"
+    )
+    path.write_text(json.dumps({**values, "target": "other"}), "utf-8")
+    assert "this program knows portable, onnxruntime and openvino" in refusal(*asked)
+
+
 def test_threads_of_onnx_runtime(folder):
     """As many as asked for: an entry of the library's table that is not the one declared would not do it."""
     asked = (build() / "paddle_glm_infer", "--model_dir", folder, "--chat", "--num_threads", "5")
