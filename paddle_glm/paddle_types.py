@@ -18,6 +18,11 @@ class Function(PyLayer):
 class TensorLayer(nn.Layer):
     """A layer whose call gives one tensor."""
 
+    @property
+    def has_hooks(self) -> bool:
+        """Whether a call does more than `forward`."""
+        return bool(self._forward_pre_hooks or self._forward_post_hooks)
+
     if TYPE_CHECKING:
 
         def __call__(self, *args: Any, **kwargs: Any) -> Tensor: ...

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <filesystem>
 #include <memory>
 #include <stdexcept>
 
@@ -47,7 +48,7 @@ paddle_infer::Config configuration(const EngineConfig& config) {
 }
 
 // Loads the library of the graph's native operators; creating a predictor then registers them in Paddle.
-void load_operators(const std::string& library, int version) {
+void* load_operators(const std::string& library, int version) {
     void* handle =
         dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL);  // never closed: Paddle keeps its functions
     if (handle == nullptr) throw std::runtime_error(dlerror());
@@ -58,12 +59,23 @@ void load_operators(const std::string& library, int version) {
                                  " of the native CPU kernels, " + library + " has " +
                                  std::to_string(found()) + ": export the model again with this version");
     }
+    return handle;
+}
+
+// Creates a predictor whose weights are in huge pages: HugePages of the native kernels.
+std::shared_ptr<paddle_infer::Predictor> in_huge_pages(void* kernels, const EngineConfig& config) {
+    auto* begin = reinterpret_cast<void* (*)(int64_t)>(dlsym(kernels, "paddle_glm_begin_huge_pages"));
+    auto* end = reinterpret_cast<void (*)(void*)>(dlsym(kernels, "paddle_glm_end_huge_pages"));
+    const std::unique_ptr<void, void (*)(void*)> pages(
+        begin(static_cast<int64_t>(std::filesystem::file_size(config.weights_file))), end);
+    return paddle_infer::CreatePredictor(configuration(config));
 }
 
 std::shared_ptr<paddle_infer::Predictor> predictor(const EngineConfig& config) {
-    if (config.operators > 0) load_operators(config.kernels_library, config.operators);
     setenv("FLAGS_eager_delete_tensor_gb", kFreedAtOnceGb, 0);
-    auto result = paddle_infer::CreatePredictor(configuration(config));
+    auto result = config.operators > 0
+                      ? in_huge_pages(load_operators(config.kernels_library, config.operators), config)
+                      : paddle_infer::CreatePredictor(configuration(config));
     // Paddle frees a step's blocks in a separate thread, so how many it holds at once depends on scheduling.
     keep_freed_memory();
     return result;

@@ -46,7 +46,7 @@ class Backend(ABC):
     def decode(self, tokens: IntArray) -> FloatArray:
         """Append one token per row, int64 [batch]; returns logits float32 [batch, vocab]."""
         self._ids = np.concatenate([self._ids, tokens[:, None]], axis=1)
-        self._mask = np.pad(self._mask, ((0, 0), (0, 1)), constant_values=1)
+        self._mask = np.concatenate([self._mask, np.ones_like(self._mask[:, :1])], axis=1)
         return self._step(1)
 
     def select(self, rows: IntArray) -> None:

@@ -1,5 +1,6 @@
 """An exported graph on Paddle Inference."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,7 +14,7 @@ from paddle_glm.backends.generation_meta import GenerationMeta
 from paddle_glm.backends.options import GraphOptions
 from paddle_glm.errors import InputError
 from paddle_glm.hardware import num_threads, parse_device, use_device
-from paddle_glm.kernels.library import operators_version
+from paddle_glm.kernels.library import huge_pages, operators_version
 from paddle_glm.kv_cache import KVCache
 from paddle_glm.kv_cache.tensors import PADDLE, BufferLayer
 
@@ -46,7 +47,8 @@ class PaddleInferenceBackend(ExportedBackend):
         if self.meta.upcasts_weights(self.config):
             # Constant folding would add upcast copies of all weights at loading: 2 to 8 times their memory.
             config.delete_pass("constant_folding_pass")
-        with self.monitored_loading(folder, device):
+        weights = sum(self.meta.files.values()) if self.meta.operators else 0
+        with self.monitored_loading(folder, device), huge_pages(weights) if weights else nullcontext():
             self._predictor = inference.create_predictor(config)
         keep_freed_memory()
 

@@ -3,6 +3,8 @@
 import ctypes
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 from paddle_glm.errors import InputError
@@ -18,6 +20,8 @@ _SIGNATURES: dict[str, tuple[list[type], type | None]] = {
     "paddle_glm_has_kernel_order": ([_INT64, _INT64, _INT], ctypes.c_bool),
     "paddle_glm_pack": ([_POINTER, _POINTER, _INT64, _INT64, _INT64, _INT], None),
     "paddle_glm_unpack": ([_POINTER, _POINTER, _INT64, _INT64, _INT64, _INT], None),
+    "paddle_glm_begin_huge_pages": ([_INT64], _POINTER),
+    "paddle_glm_end_huge_pages": ([_POINTER], None),
     "paddle_glm_squared_norm": ([_POINTER, _INT64], ctypes.c_double),
     "paddle_glm_shared_group_size": ([_INT], _INT64),
     "paddle_glm_shared_group": ([_INT, _INT, _INT], _POINTER),
@@ -65,6 +69,20 @@ def operators_version() -> int:
     """What an exported graph with native operators is read by (csrc/layout.h); 0 without the library."""
     library = kernel_library()
     return 0 if library is None else int(library.paddle_glm_operators_version())
+
+
+@contextmanager
+def huge_pages(nbytes: int) -> Iterator[None]:
+    """Within it, Paddle allocates up to so many bytes in huge pages; see csrc/huge_pages.h."""
+    library = kernel_library()
+    if library is None:
+        yield
+        return
+    pages = library.paddle_glm_begin_huge_pages(nbytes)
+    try:
+        yield
+    finally:
+        library.paddle_glm_end_huge_pages(pages)
 
 
 def isa() -> str:

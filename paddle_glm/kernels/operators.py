@@ -1,9 +1,21 @@
 """The native operators, in dygraph and in traced graphs; see csrc/operators_*.cc."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import paddle
 from paddle import Tensor, _C_ops
+
+
+class LinearWeight(NamedTuple):
+    """A weight [out, in] that the operators multiply by.
+
+    values: int8 [out, in * bits / 8] in kernel order with scale float32 [out] or [out, groups]; or float16 or
+    bfloat16 [out, in] with neither scale nor bits.
+    """
+
+    values: Tensor
+    scale: Tensor | None = None
+    bits: int = 0
 
 
 def quantized_linear(x: Tensor, values: Tensor, scale: Tensor, bits: int, arithmetic: str = "auto") -> Tensor:
@@ -109,6 +121,65 @@ def cached_attention(
     Returns float32 [batch, tokens, heads * head_dim].
     """
     return _call("cached_attention", query, key_buffer, value_buffer, mask, past, scale, arithmetic)
+
+
+def attention_block(
+    x: Tensor,
+    norm: tuple[Tensor, float],
+    qkv: LinearWeight,
+    qkv_bias: Tensor | None,
+    rotary: tuple[Tensor, Tensor],
+    buffers: tuple[Tensor, Tensor],
+    mask: Tensor,
+    past: Tensor,
+    dense: LinearWeight,
+    num_heads: int,
+    add_input: bool,
+    arithmetic: str = "auto",
+) -> Tensor:
+    """`rms_norm`, product, `append_rotary`, `cached_attention` with 1 / sqrt(head_dim), product; x is added.
+
+    x: float32 [batch, tokens, hidden], the shape of the result. norm: weight and epsilon. qkv_bias: of any
+    float dtype. Both weights have the same bits, or none. rotary, buffers, mask, past: see there.
+    add_input: whether x is added. Raises `ValueError` for buffers that are not contiguous.
+    """
+    _check_contiguous(*buffers)
+    weight, epsilon = norm
+    scale = buffers[0].shape[3] ** -0.5
+    return _call(
+        "attention_block",
+        *(
+            x,
+            weight,
+            qkv.values,
+            qkv.scale,
+            qkv_bias,
+            *rotary,
+            *buffers,
+            mask,
+            past,
+            dense.values,
+            dense.scale,
+        ),
+        *(epsilon, qkv.bits or dense.bits, num_heads, scale, add_input, arithmetic),
+    )
+
+
+def mlp_block(
+    x: Tensor,
+    norm: tuple[Tensor, float],
+    up: LinearWeight,
+    down: LinearWeight,
+    add_input: bool,
+    arithmetic: str = "auto",
+) -> Tensor:
+    """`rms_norm`, product, `swiglu`, product; x is added. As `attention_block`."""
+    weight, epsilon = norm
+    return _call(
+        "mlp_block",
+        *(x, weight, up.values, up.scale, down.values, down.scale),
+        *(epsilon, up.bits or down.bits, add_input, arithmetic),
+    )
 
 
 def _check_contiguous(*buffers: Tensor) -> None:

@@ -23,6 +23,11 @@ class RMSNorm(TensorLayer):
         self.epsilon = epsilon
         self.weight = new_parameter(self, (size,), dtype)
 
+    @property
+    def operands(self) -> tuple[Tensor, float]:
+        """Weight and epsilon, for operators that normalise too."""
+        return self.weight, self.epsilon
+
     def forward(self, x: Tensor) -> Tensor:
         if uses_operators():
             return operators.rms_norm(x, self.weight, self.epsilon)

@@ -40,6 +40,10 @@ class PackedWeight:
             shape = self._whole_scale[:, local_groups].shape
             self.scale = paddle.empty(shape, dtype="float32")
 
+    @property
+    def linear_weight(self) -> operators.LinearWeight:
+        return operators.LinearWeight(self.values, self.scale, self.bits)
+
     def pack(self) -> None:
         """Hub order -> kernel order; uses no Paddle, so that any thread may call it."""
         scale = cpu_view(self.scale)

@@ -209,6 +209,16 @@ class ParallelWeight(TensorLayer):
         packed = self._parameters.packed
         return self._parameters.pack(self.kernel_order_weight) if packed is None else packed
 
+    def linear_weight(self) -> operators.LinearWeight | None:
+        """This rank's shard for the native operators; None where they do not multiply by it."""
+        if not self.bits:
+            return operators.LinearWeight(self.weight) if self.weight_format.dtype != "float32" else None
+        if (packed := self.packed_weight()) is not None:
+            return packed.linear_weight
+        if self._traced_in_kernel_order():
+            return operators.LinearWeight(self.weight, self.weight_scale, self.bits)
+        return None
+
     def kernel_order_weight(self) -> PackedWeight | None:
         """What permutes the quantised weight into kernel order; None where the kernels do not take it."""
         if not self.bits:

@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "huge_pages.h"
 #include "isa.h"
 #include "layout.h"
 #include "shared_group.h"
@@ -32,6 +33,11 @@ EXPORT void paddle_glm_unpack(void* values, float* scales, int64_t rows, int64_t
                               int bits) {
     paddle_glm::unpack(static_cast<uint8_t*>(values), scales, rows, columns, group_size, bits);
 }
+
+// Returns what `paddle_glm_end_huge_pages` takes once the weights are loaded.
+EXPORT void* paddle_glm_begin_huge_pages(int64_t bytes) { return new paddle_glm::HugePages(bytes); }
+
+EXPORT void paddle_glm_end_huge_pages(void* pages) { delete static_cast<paddle_glm::HugePages*>(pages); }
 
 EXPORT double paddle_glm_squared_norm(const float* x, int64_t size) {
     return paddle_glm::squared_norm(x, size);

@@ -36,6 +36,23 @@ const float* widen(const uint16_t* weight, HalfType type, int64_t size) {
     return out;
 }
 
+namespace {
+
+void add_strided(const float* x, int64_t stride, int64_t rows, int64_t size, float* y) {
+    parallel_for(rows, 8, [&](int64_t begin, int64_t end) {
+        for (int64_t row = begin; row < end; row++)
+            for (int64_t i = 0; i < size; i++) y[row * size + i] += x[row * stride + i];
+    });
+}
+
+}  // namespace
+
+void add_vector(const float* vector, int64_t rows, int64_t size, float* y) {
+    add_strided(vector, 0, rows, size, y);
+}
+
+void add_rows(const float* x, int64_t rows, int64_t size, float* y) { add_strided(x, size, rows, size, y); }
+
 void swiglu(const float* x, int64_t rows, int64_t size, float* y) {
     const KernelTable& table = kernels();
     constexpr int64_t kStep = 2048;  // elements

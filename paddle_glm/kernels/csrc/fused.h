@@ -15,6 +15,10 @@ void rms_norm(const float* x, const float* residual, const float* weight, int64_
 // A norm's half precision weight as float32 [size], in memory of this thread that the next operator reuses.
 const float* widen(const uint16_t* weight, HalfType type, int64_t size);
 
+// y += what is added, for rows of `size`: a vector [size], or [rows, size].
+void add_vector(const float* vector, int64_t rows, int64_t size, float* y);
+void add_rows(const float* x, int64_t rows, int64_t size, float* y);
+
 // y = silu(first half of x) * second half. x: [rows, 2 * size]; y: [rows, size].
 void swiglu(const float* x, int64_t rows, int64_t size, float* y);
 

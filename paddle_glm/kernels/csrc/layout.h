@@ -14,7 +14,7 @@
 namespace paddle_glm {
 
 // Raised whenever kernel order or an operator changes, for exported graphs, which name the version they need.
-constexpr int kOperatorsVersion = 1;
+constexpr int kOperatorsVersion = 2;
 
 constexpr int64_t kBlockRows = 32;
 constexpr int64_t kLineBytes = 64;

@@ -1,34 +1,79 @@
 // Paddle operators of what lies between the products of a transformer block; see fused.h. All tensors are
 // float32 on the CPU, except norms' weights.
-#include "attention.h"
-#include "paddle/phi/api/all.h"
+#include "operators.h"
 
 namespace paddle_glm {
-namespace {
-
-using paddle::DataType;
-using paddle::Tensor;
-using Shape = std::vector<int64_t>;
 
 void check_float32(const Tensor& tensor, const char* name) {
     PD_CHECK(tensor.dtype() == DataType::FLOAT32, name, " must be float32, not ",
              phi::DataTypeToString(tensor.dtype()));
 }
 
-// A norm's weight in float32, valid until the next operator.
-const float* float32_weight(const Tensor& weight, int64_t size) {
-    PD_CHECK(weight.numel() == size, "weight has ", weight.numel(), " elements: expected ", size);
-    if (weight.dtype() == DataType::FLOAT32) return weight.data<float>();
-    const bool half = weight.dtype() == DataType::FLOAT16;
-    PD_CHECK(half || weight.dtype() == DataType::BFLOAT16, "weight must be float32, float16 or bfloat16");
-    const auto* values = static_cast<const uint16_t*>(weight.data());
+const float* float32_vector(const Tensor& vector, int64_t size, const char* name) {
+    PD_CHECK(vector.numel() == size, name, " has ", vector.numel(), " elements: expected ", size);
+    if (vector.dtype() == DataType::FLOAT32) return vector.data<float>();
+    const bool half = vector.dtype() == DataType::FLOAT16;
+    PD_CHECK(half || vector.dtype() == DataType::BFLOAT16, name, " must be float32, float16 or bfloat16");
+    const auto* values = static_cast<const uint16_t*>(vector.data());
     return widen(values, half ? HalfType::kFloat16 : HalfType::kBfloat16, size);
 }
+
+Cache::Cache(const Tensor& key_buffer, const Tensor& value_buffer, const Tensor& past_tensor,
+             int64_t tokens) {
+    check_float32(key_buffer, "key_buffer");
+    check_float32(value_buffer, "value_buffer");
+    const Shape sizes = key_buffer.shape();
+    PD_CHECK(sizes.size() == 4 && sizes == value_buffer.shape(),
+             "key and value buffers must have one shape [batch, key/value heads, capacity, head_dim]");
+    PD_CHECK(past_tensor.dtype() == DataType::INT64 && past_tensor.numel() == 1, "past must be int64 [1]");
+    past = past_tensor.data<int64_t>()[0];
+    PD_CHECK(past >= 0 && past + tokens <= sizes[2], "the cache has ", sizes[2], " columns: no room for ",
+             tokens, " after ", past);
+    shape = {sizes[0], sizes[1], sizes[2], sizes[3]};
+    key = const_cast<float*>(key_buffer.data<float>());
+    value = const_cast<float*>(value_buffer.data<float>());
+}
+
+Rotary::Rotary(const Tensor& cos_tensor, const Tensor& sin_tensor, const CacheShape& cache, int64_t tokens) {
+    check_float32(cos_tensor, "cos");
+    check_float32(sin_tensor, "sin");
+    half = cos_tensor.shape().back();
+    PD_CHECK(cos_tensor.shape() == Shape({cache.batch, 1, tokens, half}) &&
+                 cos_tensor.shape() == sin_tensor.shape() && 2 * half <= cache.head_dim,
+             "cos and sin must be [batch, 1, tokens, at most head_dim / 2]");
+    cos = cos_tensor.data<float>();
+    sin = sin_tensor.data<float>();
+}
+
+Attention cache_attention(const float* query, int64_t heads, int64_t tokens, const Cache& cache,
+                          const Tensor& mask, float scale, const std::string& arithmetic, float* output) {
+    check_float32(mask, "mask");
+    const int64_t columns = cache.past + tokens;
+    const Shape shape = mask.shape();
+    PD_CHECK(shape.size() == 4 && (shape[0] == cache.shape.batch || shape[0] == 1) && shape[1] == 1 &&
+                 shape[2] == tokens && shape[3] >= columns,
+             "mask must be [", cache.shape.batch, " or 1, 1, ", tokens, ", at least ", columns, "]");
+    return {query,
+            cache.key,
+            cache.value,
+            mask.data<float>(),
+            shape[0] == 1 ? 0 : tokens * shape[3],
+            shape[3],
+            cache.shape,
+            heads,
+            tokens,
+            columns,
+            scale,
+            arithmetic_named(arithmetic),
+            output};
+}
+
+namespace {
 
 std::vector<Tensor> rms_norm_op(const Tensor& x, const Tensor& weight, float epsilon) {
     check_float32(x, "x");
     const int64_t size = x.shape().back();
-    const float* scale = float32_weight(weight, size);
+    const float* scale = float32_vector(weight, size, "weight");
     Tensor y = paddle::empty(x.shape(), DataType::FLOAT32, x.place());
     rms_norm(x.data<float>(), nullptr, scale, x.numel() / size, size, epsilon, nullptr, y.data<float>());
     return {y};
@@ -40,7 +85,7 @@ std::vector<Tensor> add_rms_norm_op(const Tensor& x, const Tensor& residual, con
     check_float32(residual, "residual");
     PD_CHECK(x.shape() == residual.shape(), "x and residual must have one shape");
     const int64_t size = x.shape().back();
-    const float* scale = float32_weight(weight, size);
+    const float* scale = float32_vector(weight, size, "weight");
     Tensor sum = paddle::empty(x.shape(), DataType::FLOAT32, x.place());
     Tensor y = paddle::empty(x.shape(), DataType::FLOAT32, x.place());
     rms_norm(x.data<float>(), residual.data<float>(), scale, x.numel() / size, size, epsilon,
@@ -62,41 +107,20 @@ std::vector<Tensor> swiglu_op(const Tensor& x) {
     return {y};
 }
 
-// The cache's sizes and the number of columns in use, checked for `tokens` more.
-CacheShape cache_shape(const Tensor& key, const Tensor& value, const Tensor& past, int64_t tokens) {
-    check_float32(key, "key_buffer");
-    check_float32(value, "value_buffer");
-    const Shape shape = key.shape();
-    PD_CHECK(shape.size() == 4 && shape == value.shape(),
-             "key and value buffers must have one shape [batch, key/value heads, capacity, head_dim]");
-    PD_CHECK(past.dtype() == DataType::INT64 && past.numel() == 1, "past must be int64 [1]");
-    const int64_t used = past.data<int64_t>()[0];
-    PD_CHECK(used >= 0 && used + tokens <= shape[2], "the cache has ", shape[2], " columns: no room for ",
-             tokens, " after ", used);
-    return {shape[0], shape[1], shape[2], shape[3]};
-}
-
-// Buffers are inputs of the operator that it writes to.
-float* writable(const Tensor& tensor) { return const_cast<float*>(tensor.data<float>()); }
-
 std::vector<Tensor> append_rotary_op(const Tensor& qkv, const Tensor& cos, const Tensor& sin,
                                      const Tensor& key, const Tensor& value, const Tensor& past,
                                      int num_heads, int num_kv_heads) {
     check_float32(qkv, "qkv");
-    check_float32(cos, "cos");
-    check_float32(sin, "sin");
     PD_CHECK(qkv.shape().size() == 3, "qkv must be [batch, tokens, channels]");
     const int64_t batch = qkv.shape()[0], tokens = qkv.shape()[1];
-    const CacheShape cache = cache_shape(key, value, past, tokens);
-    const int64_t half = cos.shape().back(), channels = (num_heads + 2 * num_kv_heads) * cache.head_dim;
-    PD_CHECK(cache.batch == batch && cache.kv_heads == num_kv_heads && qkv.shape()[2] == channels,
-             "qkv must be [", cache.batch, ", tokens, ", channels, "]");
-    PD_CHECK(cos.shape() == Shape({batch, 1, tokens, half}) && cos.shape() == sin.shape() &&
-                 2 * half <= cache.head_dim,
-             "cos and sin must be [batch, 1, tokens, at most head_dim / 2]");
-    Tensor query = paddle::empty({batch, num_heads, tokens, cache.head_dim}, DataType::FLOAT32, qkv.place());
-    append_rotary(qkv.data<float>(), cos.data<float>(), sin.data<float>(), tokens, num_heads, half, cache,
-                  past.data<int64_t>()[0], writable(key), writable(value), query.data<float>());
+    const Cache cache(key, value, past, tokens);
+    const int64_t size = cache.shape.head_dim, channels = (num_heads + 2 * num_kv_heads) * size;
+    PD_CHECK(cache.shape.batch == batch && cache.shape.kv_heads == num_kv_heads && qkv.shape()[2] == channels,
+             "qkv must be [", cache.shape.batch, ", tokens, ", channels, "]");
+    const Rotary rotary(cos, sin, cache.shape, tokens);
+    Tensor query = paddle::empty({batch, num_heads, tokens, size}, DataType::FLOAT32, qkv.place());
+    append_rotary(qkv.data<float>(), rotary.cos, rotary.sin, tokens, num_heads, rotary.half, cache.shape,
+                  cache.past, cache.key, cache.value, query.data<float>());
     return {query};
 }
 
@@ -111,13 +135,12 @@ std::vector<Tensor> append_cache_op(const Tensor& key, const Tensor& value, cons
     check_float32(value, "value");
     PD_CHECK(key.shape().size() == 4 && key.shape() == value.shape(), "key and value must have one shape");
     const int64_t tokens = key.shape()[2];
-    const CacheShape cache = cache_shape(key_buffer, value_buffer, past, tokens);
-    PD_CHECK(key.shape() == Shape({cache.batch, cache.kv_heads, tokens, cache.head_dim}),
-             "key and value must be [", cache.batch, ", ", cache.kv_heads, ", tokens, ", cache.head_dim, "]");
-    const int64_t used = past.data<int64_t>()[0];
-    append_cache(key.data<float>(), value.data<float>(), tokens, cache, used, writable(key_buffer),
-                 writable(value_buffer));
-    return {paddle::full({1}, used, DataType::INT64, past.place())};
+    const Cache cache(key_buffer, value_buffer, past, tokens);
+    const CacheShape& sizes = cache.shape;
+    PD_CHECK(key.shape() == Shape({sizes.batch, sizes.kv_heads, tokens, sizes.head_dim}),
+             "key and value must be [", sizes.batch, ", ", sizes.kv_heads, ", tokens, ", sizes.head_dim, "]");
+    append_cache(key.data<float>(), value.data<float>(), tokens, sizes, cache.past, cache.key, cache.value);
+    return {paddle::full({1}, cache.past, DataType::INT64, past.place())};
 }
 
 std::vector<Shape> append_cache_shape(const Shape&, const Shape&, const Shape&, const Shape&,
@@ -131,33 +154,16 @@ std::vector<Tensor> cached_attention_op(const Tensor& query, const Tensor& key, 
                                         const Tensor& mask, const Tensor& past, float scale,
                                         const std::string& arithmetic) {
     check_float32(query, "query");
-    check_float32(mask, "mask");
     PD_CHECK(query.shape().size() == 4, "query must be [batch, heads, tokens, head_dim]");
     const int64_t batch = query.shape()[0], heads = query.shape()[1], tokens = query.shape()[2];
-    const CacheShape cache = cache_shape(key, value, past, tokens);
-    PD_CHECK(cache.batch == batch && cache.head_dim == query.shape()[3] && heads % cache.kv_heads == 0,
-             "query must be [", cache.batch, ", a multiple of ", cache.kv_heads, ", tokens, ", cache.head_dim,
+    const Cache cache(key, value, past, tokens);
+    const CacheShape& sizes = cache.shape;
+    PD_CHECK(sizes.batch == batch && sizes.head_dim == query.shape()[3] && heads % sizes.kv_heads == 0,
+             "query must be [", sizes.batch, ", a multiple of ", sizes.kv_heads, ", tokens, ", sizes.head_dim,
              "]");
-    const int64_t columns = past.data<int64_t>()[0] + tokens;
-    const Shape shape = mask.shape();
-    PD_CHECK(shape.size() == 4 && (shape[0] == batch || shape[0] == 1) && shape[1] == 1 &&
-                 shape[2] == tokens && shape[3] >= columns,
-             "mask must be [", batch, " or 1, 1, ", tokens, ", at least ", columns, "]");
-    Tensor output = paddle::empty({batch, tokens, heads * cache.head_dim}, DataType::FLOAT32, query.place());
-    Attention attention{query.data<float>(),
-                        key.data<float>(),
-                        value.data<float>(),
-                        mask.data<float>(),
-                        shape[0] == 1 ? 0 : tokens * shape[3],
-                        shape[3],
-                        cache,
-                        heads,
-                        tokens,
-                        columns,
-                        scale,
-                        parse_arithmetic(arithmetic.c_str()),
-                        output.data<float>()};
-    attend(attention);
+    Tensor output = paddle::empty({batch, tokens, heads * sizes.head_dim}, DataType::FLOAT32, query.place());
+    attend(cache_attention(query.data<float>(), heads, tokens, cache, mask, scale, arithmetic,
+                           output.data<float>()));
     return {output};
 }
 

@@ -1,14 +1,18 @@
 // Paddle operators of products with quantised weights in kernel order and with half precision weights.
-#include "float_matmul.h"
-#include "matmul.h"
-#include "paddle/phi/api/all.h"
+#include "operators.h"
 
 namespace paddle_glm {
 namespace {
 
-using paddle::DataType;
-using paddle::Tensor;
-using Shape = std::vector<int64_t>;
+// parse(name), with its exception as Paddle's.
+template <class Parse>
+Arithmetic parsed(const std::string& name, const Parse& parse) {
+    try {
+        return parse(name.c_str());
+    } catch (const std::invalid_argument& error) {
+        PD_THROW(error.what());
+    }
+}
 
 // values: int8 [rows, columns * bits / 8]; scale: float32 [rows] or [rows, groups].
 QuantizedMatrix quantized_matrix(const Tensor& values, const Tensor& scale, int bits) {
@@ -22,25 +26,28 @@ QuantizedMatrix quantized_matrix(const Tensor& values, const Tensor& scale, int 
     return weight;
 }
 
-// parse(name), with its exception as Paddle's.
-template <class Parse>
-Arithmetic parsed(const std::string& name, const Parse& parse) {
-    try {
-        return parse(name.c_str());
-    } catch (const std::invalid_argument& error) {
-        PD_THROW(error.what());
-    }
-}
-
-Arithmetic arithmetic_named(const std::string& name) { return parsed(name, parse_arithmetic); }
-
-Shape with_last(Shape shape, int64_t last) {
-    shape.back() = last;
-    return shape;
+// weight: float16 or bfloat16 [rows, columns].
+HalfMatrix half_matrix(const Tensor& weight) {
+    const DataType dtype = weight.dtype();
+    PD_CHECK(dtype == DataType::FLOAT16 || dtype == DataType::BFLOAT16, "weight of dtype ", dtype,
+             ": expected float16 or bfloat16");
+    PD_CHECK(weight.shape().size() == 2, "weight of ", weight.shape().size(),
+             " dimensions: expected [out, in]");
+    HalfMatrix matrix;
+    matrix.values = static_cast<const uint16_t*>(weight.data());
+    matrix.rows = weight.shape()[0];
+    matrix.columns = weight.shape()[1];
+    matrix.type = dtype == DataType::FLOAT16 ? HalfType::kFloat16 : HalfType::kBfloat16;
+    return matrix;
 }
 
 Arithmetic half_arithmetic_named(const std::string& name, HalfType type) {
     return parsed(name, [&](const char* text) { return parse_half_arithmetic(text, type); });
+}
+
+Shape with_last(Shape shape, int64_t last) {
+    shape.back() = last;
+    return shape;
 }
 
 // The number of rows of x: float32 [..., width].
@@ -50,13 +57,39 @@ int64_t count_rows(const Tensor& x, int64_t width) {
     return width == 0 ? 0 : x.numel() / width;
 }
 
+std::vector<Tensor> multiplied(const Tensor& x, const Linear& linear) {
+    Tensor y = paddle::empty(with_last(x.shape(), linear.outputs()), DataType::FLOAT32, x.place());
+    linear.multiply(x.data<float>(), count_rows(x, linear.inputs()), y.data<float>());
+    return {y};
+}
+
+}  // namespace
+
+Arithmetic arithmetic_named(const std::string& name) { return parsed(name, parse_arithmetic); }
+
+Linear::Linear(const Tensor& weight, const paddle::optional<Tensor>& scale, int bits,
+               const std::string& arithmetic)
+    : quantized_(scale) {
+    if (quantized_)
+        quantized_matrix_ = quantized_matrix(weight, *scale, bits);
+    else
+        half_matrix_ = half_matrix(weight);
+    arithmetic_ =
+        quantized_ ? arithmetic_named(arithmetic) : half_arithmetic_named(arithmetic, half_matrix_.type);
+}
+
+void Linear::multiply(const float* x, int64_t rows, float* y) const {
+    if (quantized_)
+        quantized_matmul(x, rows, quantized_matrix_, arithmetic_, y);
+    else
+        float_matmul(x, rows, half_matrix_, arithmetic_, y);
+}
+
+namespace {
+
 std::vector<Tensor> quantized_linear(const Tensor& x, const Tensor& values, const Tensor& scale, int bits,
                                      const std::string& arithmetic) {
-    const QuantizedMatrix weight = quantized_matrix(values, scale, bits);
-    Tensor y = paddle::empty(with_last(x.shape(), weight.rows), DataType::FLOAT32, x.place());
-    quantized_matmul(x.data<float>(), count_rows(x, weight.columns), weight, arithmetic_named(arithmetic),
-                     y.data<float>());
-    return {y};
+    return multiplied(x, Linear(values, scale, bits, arithmetic));
 }
 
 std::vector<Shape> linear_shape(const Shape& x, const Shape& values, const Shape&, int, const std::string&) {
@@ -97,28 +130,8 @@ std::vector<Shape> embedding_shape(Shape ids, const Shape& values, const Shape&,
     return {ids};
 }
 
-// weight: float16 or bfloat16 [rows, columns].
-HalfMatrix half_matrix(const Tensor& weight) {
-    const DataType dtype = weight.dtype();
-    PD_CHECK(dtype == DataType::FLOAT16 || dtype == DataType::BFLOAT16, "weight of dtype ", dtype,
-             ": expected float16 or bfloat16");
-    PD_CHECK(weight.shape().size() == 2, "weight of ", weight.shape().size(),
-             " dimensions: expected [out, in]");
-    HalfMatrix matrix;
-    matrix.values = static_cast<const uint16_t*>(weight.data());
-    matrix.rows = weight.shape()[0];
-    matrix.columns = weight.shape()[1];
-    matrix.type = dtype == DataType::FLOAT16 ? HalfType::kFloat16 : HalfType::kBfloat16;
-    return matrix;
-}
-
 std::vector<Tensor> half_linear(const Tensor& x, const Tensor& weight, const std::string& arithmetic) {
-    const HalfMatrix matrix = half_matrix(weight);
-    const int64_t rows = count_rows(x, matrix.columns);
-    Tensor y = paddle::empty(with_last(x.shape(), matrix.rows), DataType::FLOAT32, x.place());
-    float_matmul(x.data<float>(), rows, matrix, half_arithmetic_named(arithmetic, matrix.type),
-                 y.data<float>());
-    return {y};
+    return multiplied(x, Linear(weight, paddle::none, 0, arithmetic));
 }
 
 std::vector<Shape> half_linear_shape(const Shape& x, const Shape& weight, const std::string&) {

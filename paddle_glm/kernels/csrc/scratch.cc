@@ -7,6 +7,7 @@ namespace paddle_glm {
 namespace {
 
 constexpr int64_t kStep = 1 << 16;
+constexpr int64_t kKeptBytes = 64 << 20;
 
 struct Buffer {
     uint8_t* data = nullptr;
@@ -31,6 +32,25 @@ uint8_t* scratch(Scratch use, int64_t bytes) {
         }
     }
     return buffer.data;
+}
+
+BlockMemory::BlockMemory(int64_t floats) {
+    const int64_t bytes = floats * sizeof(float);
+    if (bytes <= kKeptBytes) {
+        next_ = reinterpret_cast<float*>(scratch(Scratch::kBlock, bytes));
+        return;
+    }
+    owned_ = static_cast<float*>(std::aligned_alloc(64, (bytes + 63) / 64 * 64));
+    if (owned_ == nullptr) throw std::bad_alloc();
+    next_ = owned_;
+}
+
+BlockMemory::~BlockMemory() { std::free(owned_); }
+
+float* BlockMemory::take(int64_t count) {
+    float* part = next_;
+    next_ += padded(count);
+    return part;
 }
 
 }  // namespace paddle_glm

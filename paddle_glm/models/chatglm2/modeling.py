@@ -10,7 +10,11 @@ from paddle import Tensor, nn
 
 from paddle_glm.array_types import Array
 from paddle_glm.config import ModelConfig
+from paddle_glm.kernels import operators
+from paddle_glm.kernels.operators import LinearWeight
+from paddle_glm.kernels.usage import uses_operators
 from paddle_glm.kv_cache import LayerCache
+from paddle_glm.kv_cache.tensors import InPlaceCache
 from paddle_glm.layers.activation import swiglu
 from paddle_glm.layers.attention import attend, attend_rotated, split_qkv_per_head
 from paddle_glm.layers.norm import RMSNorm
@@ -20,6 +24,7 @@ from paddle_glm.models.chatglm2.parameters import attention_output, ffn_output, 
 from paddle_glm.models.chatglm2.positions import rotary_dim
 from paddle_glm.paddle_types import TensorLayer
 from paddle_glm.parallel import SINGLE_PROCESS, ProcessGroup
+from paddle_glm.parallel.collectives import reduce_from_group
 from paddle_glm.parallel.layers import (
     ColumnParallelLinear,
     LMHead,
@@ -93,9 +98,47 @@ class Block(TensorLayer):
     def forward(
         self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, cache: LayerCache | None = None
     ) -> Tensor:
+        if isinstance(cache, InPlaceCache) and (weights := self._operator_weights()) is not None:
+            return self._forward_operators(x, rotary, mask, cache, weights)
         attn_output = self.self_attention(self.input_layernorm(x), rotary, mask, cache)
         x, normalized = self.post_attention_layernorm.add(x, self._hidden_dropout(attn_output))
         return x + self._hidden_dropout(self.mlp(normalized))
+
+    def _operator_weights(self) -> list[LinearWeight] | None:
+        """The weights of qkv, dense, h_to_4h and 4h_to_h for operators of half a block; None: layer by layer.
+
+        Operators do not call sublayers, so they are not for blocks of which any has a hook (LoRA).
+        """
+        if self.training or not uses_operators():
+            return None
+        attention, mlp = self.self_attention, self.mlp
+        linears = (attention.query_key_value, attention.dense, mlp.dense_h_to_4h, mlp.dense_4h_to_h)
+        called = (self.input_layernorm, attention, self.post_attention_layernorm, mlp, *linears)
+        if attention.block_sizes is None or any(layer.has_hooks for layer in called):
+            return None
+        weights = [weight for linear in linears if (weight := linear.linear_weight()) is not None]
+        return weights if len(weights) == len(linears) else None
+
+    def _forward_operators(
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        mask: Tensor,
+        cache: InPlaceCache,
+        weights: list[LinearWeight],
+    ) -> Tensor:
+        attention, (qkv, dense, up, down) = self.self_attention, weights
+        sizes, head_dim, group = attention.block_sizes, attention.head_dim, attention.group
+        assert sizes is not None
+        heads, kv_heads, alone = sizes[0] // head_dim, sizes[1] // head_dim, group.degree == 1
+        keys, values, past = cache.reserve(x.shape[0], kv_heads, x.shape[1], head_dim)
+        norm, bias = self.input_layernorm.operands, attention.query_key_value.bias
+        attended = operators.attention_block(
+            x, norm, qkv, bias, rotary, (keys, values), mask, past, dense, heads, add_input=alone
+        )
+        x = attended if alone else x + reduce_from_group(attended, group)
+        y = operators.mlp_block(x, self.post_attention_layernorm.operands, up, down, add_input=alone)
+        return y if alone else x + reduce_from_group(y, group)
 
     def _hidden_dropout(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, training=self.training) if self.dropout else x
