@@ -4,12 +4,22 @@
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+server=libcpp-httplib-dev # for --serve; not in every release of Debian and Ubuntu
 packages=(cmake g++ make pkg-config libsentencepiece-dev nlohmann-json3-dev)
 
 have_tools() {
   local tool
   for tool in cmake g++ make pkg-config; do command -v "$tool" >/dev/null || return 1; done
   pkg-config --exists sentencepiece nlohmann_json
+}
+
+have_server() { pkg-config --exists cpp-httplib; }
+
+can_install() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
+
+install() {
+  echo "[setup] apt-get install $*"
+  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
 }
 
 # The Paddle wheel of .venv takes symbols from libpython; Debian has that in a package of its own.
@@ -25,17 +35,18 @@ PY
 }
 
 library="$(missing_libpython)"
-have_tools && [ -z "$library" ] && exit 0
-have_tools && packages=()
-[ -z "$library" ] || packages+=("$library")
-
-if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-  echo "error: cpp_infer needs packages (Debian and Ubuntu, as root: apt-get install ${packages[*]})" >&2
-  exit 2
+if ! have_tools || [ -n "$library" ]; then
+  have_tools && packages=()
+  [ -z "$library" ] || packages+=("$library")
+  if ! can_install; then
+    echo "error: cpp_infer needs packages (Debian and Ubuntu, as root: apt-get install ${packages[*]})" >&2
+    exit 2
+  fi
+  if ! install "${packages[@]}" || ! have_tools || [ -n "$(missing_libpython)" ]; then
+    echo "error: apt-get did not bring all that cpp_infer needs: ${packages[*]}" >&2
+    exit 2
+  fi
 fi
-echo "[setup] apt-get install ${packages[*]}"
-if ! { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-  "${packages[@]}" >/dev/null; } || ! have_tools || [ -n "$(missing_libpython)" ]; then
-  echo "error: apt-get did not bring all that cpp_infer needs: ${packages[*]}" >&2
-  exit 2
+if ! have_server && ! { can_install && install "$server" && have_server; }; then
+  echo "[setup] $server is not there: the program is built without --serve" >&2
 fi

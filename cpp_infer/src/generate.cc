@@ -11,19 +11,6 @@
 namespace paddle_glm {
 namespace {
 
-// The maximum number of tokens after prompts of `length` tokens.
-int64_t steps_left(const GenerationParams& params, const Meta& meta, int64_t length) {
-    const int64_t wanted = params.max_new_tokens ? length + *params.max_new_tokens : params.max_length;
-    const int64_t last = std::min(wanted, meta.max_sequence_length);
-    if (last <= length) {
-        const std::string bound = last == wanted ? "max_length " + std::to_string(wanted)
-                                                 : "the model's limit of " + std::to_string(last) + " tokens";
-        throw InputError("a prompt of " + std::to_string(length) +
-                         " tokens leaves no room for an answer within " + bound);
-    }
-    return last - length;
-}
-
 // Indices in `tokens` of tokens that are not end tokens.
 std::vector<int64_t> unfinished_rows(const std::vector<int64_t>& tokens, const ModelRunner& runner) {
     std::vector<int64_t> result;
@@ -81,11 +68,23 @@ void search_tokens(ModelRunner& runner, const std::vector<std::vector<int64_t>>&
 
 }  // namespace
 
+int64_t max_answer_length(const GenerationParams& params, const Meta& meta, int64_t length) {
+    const int64_t wanted = params.max_new_tokens ? length + *params.max_new_tokens : params.max_length;
+    const int64_t last = std::min(wanted, meta.max_sequence_length);
+    if (last <= length) {
+        const std::string bound = last == wanted ? "max_length " + std::to_string(wanted)
+                                                 : "the model's limit of " + std::to_string(last) + " tokens";
+        throw InputError("a prompt of " + std::to_string(length) +
+                         " tokens leaves no room for an answer within " + bound);
+    }
+    return last - length;
+}
+
 void generate(Engine& engine, const Meta& meta, const std::vector<std::vector<int64_t>>& prompts,
               const GenerationParams& params, const TokensCallback& on_tokens, Timing& timing) {
     params.check();
     ModelRunner runner(engine, meta, prompts, timing);
-    const int64_t steps = steps_left(params, meta, runner.length());
+    const int64_t steps = max_answer_length(params, meta, runner.length());
     const auto start = std::chrono::steady_clock::now();
     (params.num_beams > 1 ? search_tokens : pick_tokens)(runner, prompts, params, steps, on_tokens);
     const std::chrono::duration<double> passed = std::chrono::steady_clock::now() - start;

@@ -4,6 +4,9 @@
 #include <iostream>
 
 #include "commands.h"
+#ifdef PADDLE_GLM_SERVE
+#include "http_server.h"
+#endif
 #include "options.h"
 #include "paddle_glm/session.h"
 
@@ -11,7 +14,21 @@ namespace {
 
 using namespace paddle_glm;
 
+void serve(const Options& options) {
+#ifdef PADDLE_GLM_SERVE
+    HttpServer server(options);
+    Session session(options.model_dir, options.engine);
+    server.run(session, options.params(session.defaults()));
+#else
+    throw InputError(
+        "--serve " + options.model_dir +
+        ": this program was built without cpp-httplib: install it (Debian and Ubuntu: apt-get install "
+        "libcpp-httplib-dev) and build again (bash tools/build_cpp.sh)");
+#endif
+}
+
 void run(const Options& options) {
+    if (options.serve) return serve(options);
     const auto start = std::chrono::steady_clock::now();
     Session session(options.model_dir, options.engine);
     const LoadStats loaded = load_stats_since(start);

@@ -1,6 +1,7 @@
 #include "options.h"
 
 #include <algorithm>
+#include <fstream>
 #include <functional>
 #include <sstream>
 #include <type_traits>
@@ -8,6 +9,8 @@
 
 namespace paddle_glm {
 namespace {
+
+constexpr size_t kMaxWaiting = 512;
 
 struct Flag {
     const char* name;
@@ -44,6 +47,25 @@ auto into(std::optional<bool> Options::* field, const char* flag) {
     };
 }
 
+template <class Number>
+auto positive(Number ServeOptions::* field, const char* flag) {
+    return [=](Options& options, const std::string& text) {
+        options.server.*field = number<Number>(flag, text);
+        if (options.server.*field < 1)
+            throw InputError(std::string(flag) + " " + text + ": expected at least 1");
+    };
+}
+
+std::string first_line(const std::string& path) {
+    std::ifstream file(path);
+    std::string line;
+    std::getline(file, line);
+    if (!line.empty() && line.back() == '\r') line.pop_back();
+    if (line.empty())
+        throw InputError("--api_key_file " + path + ": expected a file whose first line is a key");
+    return line;
+}
+
 const std::vector<Flag>& flags() {
     static const std::vector<Flag> table{
         {"--model_dir", "DIR", "folder that `paddle-glm export` wrote (required)",
@@ -52,6 +74,26 @@ const std::vector<Flag>& flags() {
          [](Options& options, const std::string& text) { options.prompt = text; }},
         {"--chat", nullptr, "talk in the terminal; `clear` forgets, `stop` ends",
          [](Options& options, const std::string&) { options.chat = true; }},
+        {"--serve", nullptr, "answer requests over HTTP: OpenAI's protocol",
+         [](Options& options, const std::string&) { options.serve = true; }},
+        {"--host", "ADDRESS", "address to listen on; 0.0.0.0 for all (default: 127.0.0.1)",
+         [](Options& options, const std::string& text) { options.server.host = text; }},
+        {"--port", "N", "port to listen on; 0 for any free one (default: 8000)",
+         [](Options& options, const std::string& text) {
+             options.server.port = number<int>("--port", text);
+         }},
+        {"--api_key", "KEY", "key that clients must send; PADDLE_GLM_API_KEY keeps it out of process lists",
+         [](Options& options, const std::string& text) { options.server.api_key = text; }},
+        {"--api_key_file", "FILE", "file whose first line is that key",
+         [](Options& options, const std::string& text) { options.server.api_key = first_line(text); }},
+        {"--served_model_name", "NAME", "model name for clients (default: the folder's)",
+         [](Options& options, const std::string& text) { options.server.served_model_name = text; }},
+        {"--max_waiting", "N", "maximum requests in the queue; more are refused (503) (default: 64)",
+         positive(&ServeOptions::max_waiting, "--max_waiting")},
+        {"--max_request_bytes", "N", "maximum bytes of a request body (default: 1048576)",
+         positive(&ServeOptions::max_request_bytes, "--max_request_bytes")},
+        {"--shutdown_timeout", "N", "seconds to finish accepted requests at shutdown (default: 30)",
+         positive(&ServeOptions::shutdown_timeout, "--shutdown_timeout")},
         {"--input_file", "FILE", "answer the rows of a JSON array or JSON lines file",
          [](Options& options, const std::string& text) { options.input_file = text; }},
         {"--output_file", "FILE", "gets a line {src, tgt, output, ids} per row (default: standard output)",
@@ -121,8 +163,16 @@ const Flag& find_flag(const std::string& name) {
 void check(const Options& options) {
     if (options.model_dir.empty())
         throw InputError("--model_dir is missing: a folder that `paddle-glm export` wrote");
-    const int ways = options.prompt.has_value() + options.chat + !options.input_file.empty();
-    if (ways != 1) throw InputError("give one of --prompt, --chat and --input_file");
+    const int ways = options.prompt.has_value() + options.chat + options.serve + !options.input_file.empty();
+    if (ways != 1) throw InputError("give one of --prompt, --chat, --serve and --input_file");
+    if (options.serve && (options.benchmark || !options.system.empty()))
+        throw InputError("--serve takes no --system (requests have system messages) and no --benchmark");
+    if (options.server.max_waiting > kMaxWaiting)
+        throw InputError("--max_waiting " + std::to_string(options.server.max_waiting) +
+                         ": expected at most " + std::to_string(kMaxWaiting) +
+                         ", because each request waits in a thread");
+    if (options.server.port < 0 || options.server.port > 65535)
+        throw InputError("--port " + std::to_string(options.server.port) + ": expected 0 to 65535");
     if (!options.output_file.empty() && options.input_file.empty()) {
         throw InputError("--output_file needs --input_file");
     }
@@ -161,7 +211,8 @@ Options parse_options(int count, const char* const* arguments) {
 GenerationParams Options::params(GenerationParams defaults) const {
     const bool sampling_flags = temperature || top_k || top_p;
     defaults.num_beams = num_beams.value_or(defaults.num_beams);
-    const bool fallback = defaults.num_beams == 1 && (sampling_flags || (chat && defaults.do_sample));
+    const bool fallback =
+        defaults.num_beams == 1 && (sampling_flags || ((chat || serve) && defaults.do_sample));
     defaults.do_sample = do_sample.value_or(fallback);
     defaults.temperature = temperature.value_or(defaults.temperature);
     defaults.top_k = top_k.value_or(defaults.top_k);
@@ -178,7 +229,8 @@ GenerationParams Options::params(GenerationParams defaults) const {
 
 std::string usage() {
     std::string text =
-        "usage: paddle_glm_infer --model_dir DIR (--prompt TEXT | --chat | --input_file FILE) [...]\n\n";
+        "usage: paddle_glm_infer --model_dir DIR (--prompt TEXT | --chat | --serve | --input_file FILE) "
+        "[...]\n\n";
     for (const Flag& flag : flags()) {
         std::string left = std::string("  ") + flag.name + (flag.value ? std::string(" ") + flag.value : "");
         left.resize(std::max<size_t>(left.size() + 2, 26), ' ');

@@ -85,6 +85,12 @@ GenerationParams Session::defaults() const { return state_->meta.sampling; }
 
 const Timing& Session::timing() const { return state_->timing; }
 
+void Session::check(const Conversation& messages, const GenerationParams& params) const {
+    params.check();
+    const auto prompt = state_->chat_template->render(state_->tokenizer, messages);
+    max_answer_length(params, state_->meta, static_cast<int64_t>(prompt.size()));
+}
+
 Reply Session::stream(const Conversation& messages, const GenerationParams& params,
                       const Callback& callback) {
     const std::vector<int64_t> prompt = state_->chat_template->render(state_->tokenizer, messages);
@@ -96,7 +102,7 @@ Reply Session::stream(const Conversation& messages, const GenerationParams& para
         reply.complete = state_->is_stop_token(column[0]);
         if (reply.complete) return false;
         const std::string piece = response.push(text.push(column[0]));
-        wanted = piece.empty() || callback(piece);
+        wanted = callback(piece);
         return wanted;
     };
     generate(*state_->engine, state_->meta, {prompt}, params, on_tokens, state_->timing);

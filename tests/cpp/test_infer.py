@@ -189,7 +189,7 @@ ASK = ("--prompt", "你好")
     ("arguments", "message"),
     [
         ((), "--model_dir is missing"),
-        (("--model_dir", "."), "give one of --prompt, --chat and --input_file"),
+        (("--model_dir", "."), "give one of --prompt, --chat, --serve and --input_file"),
         (("--nonsense",), "unknown argument --nonsense"),
         (("--model_dir",), "--model_dir needs a value"),
         (("--chat=1",), "--chat takes no value"),

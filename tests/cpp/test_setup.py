@@ -60,6 +60,18 @@ def test_root_gets_the_packages_once(machine):
     assert (machine / "log").read_text("utf-8") == log
 
 
+def test_the_server_is_left_out_where_its_library_is_not_to_be_had(machine):
+    for name in TOOLS:
+        program(machine, name, '[ "$2" != cpp-httplib ]')  # pkg-config --exists
+    program(machine, "id", "echo 1000")
+    result = setup(machine)
+    assert result.returncode == 0 and "libcpp-httplib-dev is not there" in result.stderr
+    program(machine, "id", "echo 0")
+    program(machine, "apt-get", '[ "$1" = update ]')
+    result = setup(machine)
+    assert result.returncode == 0 and "built without --serve" in result.stderr
+
+
 def test_packages_that_do_not_come_are_an_error(machine):
     program(machine, "id", "echo 0")
     program(machine, "apt-get", "exit 100")

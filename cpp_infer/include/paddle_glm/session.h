@@ -52,7 +52,8 @@ struct EngineOptions {
 class Session {
   public:
     using Conversation = std::vector<Message>;
-    // Receives the next piece of the answer (complete UTF-8 characters); returns false to stop.
+    // Receives the next piece of the answer after every token (complete UTF-8 characters, empty while the
+    // next one is incomplete); returns false to stop.
     using Callback = std::function<bool(const std::string& piece)>;
 
     // Throws InputError for an invalid folder, file or engine.
@@ -63,6 +64,10 @@ class Session {
 
     // The folder's sampling defaults.
     GenerationParams defaults() const;
+
+    // Throws the InputError that `stream` would throw before its first token. May be called in other threads,
+    // also while this session answers.
+    void check(const Conversation& messages, const GenerationParams& params) const;
 
     // Streams the answer to a conversation that ends with a user message. Throws InputError for a
     // conversation that does not fit the template or leaves no room for an answer.
