@@ -33,7 +33,7 @@ RUN bash tools/setup_cpp.sh && \
     cmake --install cpp_infer/build --prefix /opt/paddle_glm --strip
 
 FROM base AS served
-USER paddle_glm
+USER 10001
 EXPOSE 8000
 HEALTHCHECK --start-period=10m --interval=30s --timeout=10s CMD ["python3", "-c", \
     "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health', timeout=5)"]
@@ -54,7 +54,7 @@ COPY --from=build_cpp /app/.venv/lib/python3.11/site-packages/paddle/libs \
     /app/.venv/lib/python3.11/site-packages/paddle/libs
 COPY --from=build_cpp /app/.venv/lib/python3.11/site-packages/paddle/base/libpaddle.so \
     /app/.venv/lib/python3.11/site-packages/paddle/base/libpaddle.so
-USER paddle_glm
+USER 10001
 EXPOSE 8000
 HEALTHCHECK --start-period=10m --interval=30s --timeout=10s CMD ["bash", "-c", \
     "exec 3<>/dev/tcp/127.0.0.1/8000; printf 'GET /health HTTP/1.0\\r\\n\\r\\n' >&3; grep -q ' 200 ' <&3"]

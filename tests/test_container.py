@@ -46,7 +46,7 @@ def test_images_hold_what_they_need_and_no_more():
 def test_servers_are_not_root_listen_and_are_checked():
     for stage in ("served", "cpp"):
         body = TEXT[TEXT.index(f" AS {stage}\n") :].partition("\nFROM ")[0]
-        for word in ("\nUSER paddle_glm", "\nEXPOSE 8000", "\nHEALTHCHECK", "\nENTRYPOINT"):
+        for word in ("\nUSER 10001", "\nEXPOSE 8000", "\nHEALTHCHECK", "\nENTRYPOINT"):
             assert word in body, f"{stage} has no{word}"
         assert "8000/health" in body or "GET /health" in body
 

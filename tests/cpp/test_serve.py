@@ -5,8 +5,9 @@ import json
 import random
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import pytest
@@ -25,6 +26,20 @@ from tests.serving.conftest import GREEDY, start_server
 
 QUESTIONS = ("你好", "类型#裤*版型#宽松", "a\0b 𝄞", "")
 LONG = asking("你好", temperature=0, max_tokens=1900)
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., CppServer]]:
+    """`start_cpp_server`; what a failed test leaves is killed."""
+    servers = []
+
+    def start_one(*words: Any, **options: Any) -> CppServer:
+        servers.append(start_cpp_server(*words, **options))
+        return servers[-1]
+
+    yield start_one
+    for server in servers:
+        server.process.kill()
 
 
 @pytest.fixture(scope="module")
@@ -189,8 +204,8 @@ def test_a_client_that_leaves_ends_its_answer(server):
     assert server.cpu_seconds() - start < 4 * complete  # of the nine that left
 
 
-def test_a_full_queue_refuses_and_a_signal_lets_answers_end(folder):  # noqa: F811
-    server = start_cpp_server(folder, "--max_waiting", 1, "--served_model_name", "mine")
+def test_a_full_queue_refuses_and_a_signal_lets_answers_end(start, folder):  # noqa: F811
+    server = start(folder, "--max_waiting", 1, "--served_model_name", "mine")
     running = server.connect({**LONG, "stream": True, "model": "mine"})
     wait_until(lambda: server.health()["running"] == 1)
     waiting = server.connect(asking("你好", **GREEDY))
@@ -204,8 +219,8 @@ def test_a_full_queue_refuses_and_a_signal_lets_answers_end(folder):  # noqa: F8
     assert server.process.wait(timeout=120) == 0
 
 
-def test_a_second_signal_ends_what_runs(folder):  # noqa: F811
-    server = start_cpp_server(folder)
+def test_a_second_signal_ends_what_runs(start, folder):  # noqa: F811
+    server = start(folder)
     running = [server.connect({**LONG, "stream": stream}) for stream in (True, False)]
     wait_until(lambda: server.health() == {"status": "ok", "running": 1, "waiting": 1})
     server.process.send_signal(signal.SIGTERM)
@@ -217,14 +232,14 @@ def test_a_second_signal_ends_what_runs(folder):  # noqa: F811
     assert server.process.wait(timeout=120) == 0
 
 
-def test_a_key_is_asked_for(folder, tmp_path):  # noqa: F811
+def test_a_key_is_asked_for(start, folder, tmp_path):  # noqa: F811
     (tmp_path / "key").write_text("sesame\n")
     request = asking("你好", max_tokens=1)
     for flags, variables in (
         (("--api_key_file", tmp_path / "key"), {}),
         ((), {"PADDLE_GLM_API_KEY": "sesame"}),
     ):
-        server = start_cpp_server(folder, *flags, **variables)
+        server = start(folder, *flags, **variables)
         for given in (None, "Bearer wrong", "Bearer", "sesame", "Bearer sesamesesame"):
             headers = {"Authorization": given} if given else {}
             refused = server.post(request, headers=headers)
@@ -245,6 +260,7 @@ def test_flags_that_are_refused(folder, tmp_path):  # noqa: F811
         assert f"cannot listen on 127.0.0.1 port {port}: Address already in use" in refusal(*words)
     assert "--port 70000: expected 0 to 65535" in refusal(*serve, "--port", 70000)
     assert "--max_waiting 0: expected at least 1" in refusal(*serve, "--max_waiting", 0)
+    assert "expected at most 512, because" in refusal(*serve, "--max_waiting", 513)
     assert "--serve takes no --system" in refusal(*serve, "--system", "短")
     assert "expected a file whose first line is a key" in refusal(*serve, "--api_key_file", tmp_path / "no")
 
@@ -285,9 +301,9 @@ def test_mutated_requests_and_memory(server):
 
 
 @pytest.mark.slow
-def test_sanitizers_find_nothing_in_the_server(folder, tmp_path):  # noqa: F811
+def test_sanitizers_find_nothing_in_the_server(start, folder, tmp_path):  # noqa: F811
     toy = toy_folder(folder, tmp_path / "toy")
-    server = start_cpp_server(toy, "--engine", "toy", program=sanitized() / "paddle_glm_infer")
+    server = start(toy, "--engine", "toy", program=sanitized() / "paddle_glm_infer")
     check_mutated_requests(server, 200)
     with httpx.stream("POST", server.address + PATH, json={**LONG, "stream": True}) as response:
         next(response.iter_bytes())
