@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import paddle
 
-from paddle_glm.allocator import keep_freed_memory
 from paddle_glm.array_types import FloatArray, IntArray
 from paddle_glm.backends.kv_cache import KVCacheBackend
 from paddle_glm.errors import InputError
@@ -24,7 +23,6 @@ class DygraphBackend(KVCacheBackend):
         super().__init__(model.config)
         self.stored_dtype = model.weight_format.dtype
         self.model, self._reused_past = model, past
-        keep_freed_memory()
 
     @property
     def is_leader(self) -> bool:
