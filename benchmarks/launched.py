@@ -1,8 +1,38 @@
-"""Environments of processes as `paddle.distributed.launch` starts them, for benchmarks that talk to them."""
+"""Processes with the environments of `paddle.distributed.launch`, for benchmarks that talk to them."""
 
 import os
 import socket
+import subprocess
 from contextlib import ExitStack
+
+
+class Ranks:
+    """Processes that do what a line of their standard input asks for; the first answers with a line."""
+
+    def __init__(self, name: str, processes: list[subprocess.Popen[str]]) -> None:
+        self.name, self.processes = name, processes
+
+    def ask(self, line: str) -> str:
+        for process in self.processes:
+            assert process.stdin is not None
+            process.stdin.write(f"{line}\n")
+            process.stdin.flush()
+        return self.answer()
+
+    def answer(self) -> str:
+        """Raises `RuntimeError` if the first process has ended."""
+        assert self.processes[0].stdout is not None
+        line = self.processes[0].stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.name} ended early: run its worker by itself")
+        return line
+
+    def close(self) -> None:
+        for process in self.processes:
+            assert process.stdin is not None
+            process.stdin.close()
+        for process in self.processes:
+            process.wait()
 
 
 def launched_environments(degree: int, threads: int) -> list[dict[str, str]]:

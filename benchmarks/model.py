@@ -24,7 +24,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.launched import launched_environments  # noqa: E402
+from benchmarks.launched import Ranks, launched_environments  # noqa: E402
 from benchmarks.training.worker import Job, Sizes  # noqa: E402
 from paddle_glm.mkl import VARIABLE  # noqa: E402
 
@@ -68,16 +68,16 @@ def torch_environment(folder: Path) -> Path:
     return python
 
 
-class Workers:
+class Workers(Ranks):
     """The processes of one peer, ready to run steps."""
 
     def __init__(self, peer: Peer, job: Job) -> None:
         environments = launched_environments(job.degree, job.threads)
         port = int(environments[0]["PADDLE_MASTER"].rpartition(":")[2])
-        self.processes: list[subprocess.Popen[str]] = []
+        processes: list[subprocess.Popen[str]] = []
         for rank, environment in enumerate(environments):
             argument = json.dumps(asdict(replace(job, rank=rank, port=port)))
-            self.processes.append(
+            processes.append(
                 subprocess.Popen(
                     [peer.python, "-W", "ignore", "-m", f"benchmarks.training.{peer.module}", argument],
                     stdin=subprocess.PIPE,
@@ -88,30 +88,12 @@ class Workers:
                     text=True,
                 )
             )
-        self._answer(peer.name)
-        self.name = peer.name
+        super().__init__(peer.name, processes)
+        self.answer()
 
     def seconds(self, steps: int) -> float:
         """Seconds of one step, the mean of `steps`."""
-        for process in self.processes:
-            assert process.stdin is not None
-            process.stdin.write(f"{steps}\n")
-            process.stdin.flush()
-        return float(self._answer(self.name)) / steps
-
-    def close(self) -> None:
-        for process in self.processes:
-            assert process.stdin is not None
-            process.stdin.close()
-        for process in self.processes:
-            process.wait()
-
-    def _answer(self, name: str) -> str:
-        assert self.processes[0].stdout is not None
-        line = self.processes[0].stdout.readline()
-        if not line:
-            raise RuntimeError(f"{name} ended early: run its module of benchmarks/training by itself")
-        return line
+        return float(self.ask(str(steps))) / steps
 
 
 @contextmanager

@@ -14,9 +14,7 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from contextlib import ExitStack
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,7 +22,6 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.machine import processor  # noqa: E402
 from benchmarks.peers import dygraph  # noqa: E402
-from benchmarks.peers.contract import Shape  # noqa: E402
 
 KINDS = ("lora", "prefix")
 # Name -> value of PADDLE_GLM_KERNELS.
@@ -116,12 +113,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     args = make_parser().parse_args()
-    with ExitStack() as stack:
-        folder = args.model_name_or_path
-        if folder is None:
-            parent = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            dygraph.write(parent, "int4", Shape(layers=args.layers))
-            folder = parent / "model"
+    with dygraph.model_folder(args.model_name_or_path, args.layers) as folder:
         found: dict[str, dict[str, dict[str, float]]] = {}
         for kind in args.kinds:
             for variant in VARIANTS:

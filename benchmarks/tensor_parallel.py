@@ -14,7 +14,6 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,21 +24,19 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.launched import launched_environments  # noqa: E402
+from benchmarks.launched import Ranks, launched_environments  # noqa: E402
 from benchmarks.machine import processor  # noqa: E402
 from benchmarks.peers import dygraph  # noqa: E402
-from benchmarks.peers.contract import Shape  # noqa: E402
 
 SETTLE_SECONDS = 0.3  # OpenMP's threads spin for 0.2 s before they sleep
 
 
-class Setup:
+class Setup(Ranks):
     """The processes of one setup, with the model open."""
 
     def __init__(self, name: str, folder: Path) -> None:
-        self.name = name
         degree, threads = map(int, name.split("x"))
-        self.processes = [
+        processes = [
             subprocess.Popen(
                 [sys.executable, __file__, "--worker", str(folder)],
                 stdin=subprocess.PIPE,
@@ -49,29 +46,12 @@ class Setup:
             )
             for environment in launched_environments(degree, threads)
         ]
+        super().__init__(name, processes)
 
-    def ask(self, task: str, tokens: int, steps: int) -> dict[str, float]:
+    def measure(self, task: str, tokens: int, steps: int) -> dict[str, float]:
         """What rank 0 answers."""
-        for process in self.processes:
-            assert process.stdin is not None
-            process.stdin.write(f"{task} {tokens} {steps}\n")
-            process.stdin.flush()
-        return self.answer()
-
-    def answer(self) -> dict[str, float]:
-        assert self.processes[0].stdout is not None
-        line = self.processes[0].stdout.readline()
-        if not line:
-            raise SystemExit(f"{self.name} ended early")
-        found: dict[str, float] = json.loads(line)
+        found: dict[str, float] = json.loads(self.ask(f"{task} {tokens} {steps}"))
         return found
-
-    def close(self) -> None:
-        for process in self.processes:
-            assert process.stdin is not None
-            process.stdin.close()
-        for process in self.processes:
-            process.wait()
 
 
 def worker(folder: Path) -> None:
@@ -126,7 +106,7 @@ def compare(setups: list[Setup], args: argparse.Namespace) -> dict[str, dict[str
         for task, length, steps in questions:
             for setup in setups:
                 time.sleep(SETTLE_SECONDS)
-                answer = setup.ask(task, length, steps)
+                answer = setup.measure(task, length, steps)
                 found[setup.name].setdefault(f"{task} {length}", []).append(answer["speed"])
                 shown = f"{answer['speed']:.2f} tokens/s, rank 0 busy {answer['busy']:.2f}"
                 print(f"round {number}: {setup.name} {task} {length}: {shown}", flush=True)
@@ -164,11 +144,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main() -> None:
     args = make_parser().parse_args()
     with ExitStack() as stack:
-        folder = args.model_name_or_path
-        if folder is None:
-            parent = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            dygraph.write(parent, "int4", Shape(layers=args.layers))
-            folder = parent / "model"
+        folder = stack.enter_context(dygraph.model_folder(args.model_name_or_path, args.layers))
         setups = []
         for name in args.setups:  # one after the other: opening takes memory bandwidth
             setups.append(Setup(name, folder))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -30,6 +33,17 @@ def write(folder: Path, kind: str, shape: Shape) -> None:
         quantization_bit=None if kind == "float16" else int(kind[3]),
         quantization_embeddings=kind.endswith("-embeddings"),
     )
+
+
+@contextmanager
+def model_folder(given: Path | None, layers: int) -> Iterator[Path]:
+    """The given folder, or one of random int4 weights that is removed at the end."""
+    if given is not None:
+        yield given
+        return
+    with TemporaryDirectory() as parent:
+        write(Path(parent), "int4", Shape(layers=layers))
+        yield Path(parent) / "model"
 
 
 class Dygraph:
