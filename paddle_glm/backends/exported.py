@@ -162,11 +162,11 @@ class ExportedBackend(KVCacheBackend):
 
     def _memory_advice(self, budget: MemoryBudget) -> str:
         """How the model would fit, if it can."""
+        if self.meta.target != "portable":
+            return "more memory is needed"
         backend = (
             "" if self.keeps_integer_weights else " and answer by --backend onnxruntime, which keeps integers"
         )
-        if self.meta.target != "portable":
-            return "more memory is needed"
         if self.config.quantization_bit:
             return f"more memory is needed{backend.replace(' and answer by', ', or')}"
         fitting = []

@@ -21,6 +21,8 @@ GRAPH_SUFFIXES = {"paddle": (".json", ".pdiparams"), "onnx": (".onnx", ".onnx.da
 # What the products of an ONNX graph with quantised weights are written for: any engine, which widens the
 # integers, or one that multiplies them as they are.
 TARGETS = ("portable", "onnxruntime", "openvino")
+# What ONNX Runtime multiplies integers with: activations rounded to 8 bits, or as they are.
+ONNX_ARITHMETICS = ("int8", "float32")
 # Later additions: folders without them have the defaults.
 _OPTIONAL_KEYS = {"format", "operators", "target"}
 # The input of graphs with native operators that says how many columns of the caches are in use, int64 [1].

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from paddle_glm.auto.dygraph import DygraphOptions
-from paddle_glm.backends.generation_meta import GRAPH_SUFFIXES, TARGETS
+from paddle_glm.backends.generation_meta import GRAPH_SUFFIXES, ONNX_ARITHMETICS, TARGETS
 from paddle_glm.checkpoint.output_checks import check_output_folder, check_sources_outside_output
 from paddle_glm.commands._option_arguments import (
     add_device_argument,
@@ -50,8 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--arithmetic",
-        default="int8",
-        choices=("int8", "float32"),
+        default=ONNX_ARITHMETICS[0],
+        choices=ONNX_ARITHMETICS,
         help="of --target onnxruntime: int8 rounds activations to 8 bits; float32 is exact and slower, for "
         "int4 weights only",
     )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from paddle_glm.backends.exported import require_package
-from paddle_glm.backends.generation_meta import GRAPH_SUFFIXES, TARGETS, TensorMeta
+from paddle_glm.backends.generation_meta import GRAPH_SUFFIXES, ONNX_ARITHMETICS, TARGETS, TensorMeta
 from paddle_glm.backends.onnx_runtime import INSTALL_HINT
 from paddle_glm.checkpoint.lazy_tensor import LazyTensor, cast_chunks
 from paddle_glm.errors import InputError
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 # with int4.
 OPSETS = {"portable": 13, "onnxruntime": 13, "openvino": 21}
 DTYPES = ("float32", "float16")
-# What ONNX Runtime multiplies integers with: activations rounded to 8 bits, or as they are.
-ARITHMETICS = ("int8", "float32")
 
 
 def check_onnx_dtype(dtype: str) -> None:
@@ -44,10 +42,10 @@ def check_onnx_dtype(dtype: str) -> None:
 
 def check_target(target: str, arithmetic: str, bits: int | None) -> None:
     """Raise `InputError` for quantised products that the target's engine has no kernel for."""
-    if target not in TARGETS or arithmetic not in ARITHMETICS:
+    if target not in TARGETS or arithmetic not in ONNX_ARITHMETICS:
         raise InputError(
             f"target {target!r}, arithmetic {arithmetic!r}: expected one of {', '.join(TARGETS)} and one of "
-            f"{', '.join(ARITHMETICS)}"
+            f"{', '.join(ONNX_ARITHMETICS)}"
         )
     if target == "onnxruntime" and bits == 8 and arithmetic == "float32":
         raise InputError(
@@ -68,7 +66,7 @@ def save_onnx(
     """Write `path`.onnx and `path`.onnx.data.
 
     model: is traced; its parameters need no memory. weights: their values, by hub name. target, arithmetic:
-    items of `TARGETS` and `ARITHMETICS`.
+    items of `TARGETS` and `ONNX_ARITHMETICS`.
     """
     from paddle_glm.export.onnx_file import Initializer, write_onnx
     from paddle_glm.export.onnx_products import replace_products

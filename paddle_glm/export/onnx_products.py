@@ -55,7 +55,7 @@ def replace_products(
 ) -> dict[str, Initializer]:
     """Put the target's form in place of products with placeholders; the initializers that it reads.
 
-    products: by the placeholder's name in the graph. arithmetic: of ONNX Runtime, an item of `ARITHMETICS`.
+    products: by the placeholder's name in the graph. arithmetic: one of `ONNX_ARITHMETICS`.
     """
     nodes: list[Any] = []
     tensors: dict[str, Initializer] = {}
