@@ -1,19 +1,19 @@
 """Reading the rows of a JSON, JSON Lines, CSV, TSV or parquet file, with errors that name file and line.
 
-No Paddle, no tokenizer; parquet needs pyarrow.
+Files are read as their rows are asked for, so they may be larger than memory. No Paddle, no tokenizer;
+parquet needs pyarrow.
 """
 
 from __future__ import annotations
 
-import codecs
 import csv
-import io
 import json
-import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+from paddle_glm.data.json_array import read_elements
+from paddle_glm.data.text_file import open_text
 from paddle_glm.errors import InputError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -21,39 +21,26 @@ SUFFIXES = (".json", ".jsonl", *DELIMITERS, ".parquet")
 INSTALL_PARQUET = 'pip install -c constraints.txt -e ".[parquet]"'
 _MAX_CSV_FIELD = 2**31 - 1  # characters of a CSV field; Python's default limit is 128 Ki
 _PARQUET_MAGIC = b"PAR1"
-# First bytes of file types that are not read -> what to do with such a file.
-_UNSUPPORTED_MAGIC = {
-    b"PK\x03\x04": 'is a zip archive, as .xlsx files are: save the sheet as "CSV UTF-8"',
-    b"\xd0\xcf\x11\xe0": 'is an Excel workbook: save the sheet as "CSV UTF-8"',
-    b"\x1f\x8b": "is compressed: unpack it with gunzip",
-}
-_BYTE_ORDER_MARKS = {  # the longer first: UTF-32 LE starts with the mark of UTF-16 LE
-    codecs.BOM_UTF32_LE: "UTF-32",
-    codecs.BOM_UTF32_BE: "UTF-32",
-    codecs.BOM_UTF16_LE: "UTF-16",
-    codecs.BOM_UTF16_BE: "UTF-16",
-}
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
+def read_rows(path: Path, wanted: Callable[[int], bool] | None = None) -> Iterator[tuple[int, Any]]:
     """Yield (number, row): the line that a row starts on, in parquet files its index from 1.
 
     A row of a JSON file is any JSON value; a row of a table is a dict from column names to text (CSV, TSV)
-    or Python values (parquet). Raises `InputError` for a file that cannot be read.
+    or Python values (parquet). wanted: called once with the index of each row, from 0; rows that it refuses
+    are left out, those of JSON Lines without being parsed. None: all rows. Raises `InputError` for a file
+    that cannot be read.
     """
     if path.is_dir():
         found = sorted(one.name for one in path.iterdir() if one.suffix in SUFFIXES)[:5]
         raise InputError(f"{path} is a folder, expected a file of rows: {', '.join(found) or 'none in it'}")
-    if is_parquet(path):
-        yield from _parquet_rows(path)
+    if is_json_lines(path):
+        with open_text(path, newline="\n") as text:
+            yield from _jsonl_rows(text, path, wanted)
         return
-    text = read_text(path)
-    if (delimiter := DELIMITERS.get(path.suffix.lower())) is not None:
-        yield from _csv_rows(text, delimiter, path)
-    elif text.lstrip()[:1] == "[":
-        yield from _json_array_rows(text, path)
-    else:
-        yield from _jsonl_rows(text, path)
+    for index, numbered in enumerate(_parquet_rows(path) if is_parquet(path) else _text_rows(path)):
+        if wanted is None or wanted(index):
+            yield numbered
 
 
 def is_parquet(path: Path) -> bool:
@@ -62,106 +49,56 @@ def is_parquet(path: Path) -> bool:
         return path.suffix.lower() == ".parquet" or file.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC
 
 
-def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, with or without a byte order mark.
+def is_json_lines(path: Path) -> bool:
+    """Whether a file is neither a table nor an array of rows: it holds one JSON value per line.
 
-    Raises `InputError` for another encoding, with the first invalid byte and a command to convert the file.
+    Raises `InputError` for text that is not UTF-8, as far as its beginning tells.
     """
-    content = path.read_bytes()
-    for beginning, advice in _UNSUPPORTED_MAGIC.items():
-        if content.startswith(beginning):
-            raise InputError(f"{path} {advice}")
-    if (encoding := _detect_utf16_or_utf32(content)) is not None:
-        raise InputError(
-            f"{path} looks like {encoding[:6]}, expected UTF-8: convert it: {_iconv_command(path, encoding)}"
-        )
+    if path.suffix.lower() in DELIMITERS or is_parquet(path):
+        return False
+    with open_text(path, newline="\n") as text:
+        return _first_character(text) != "["
+
+
+def _first_character(text: TextIO) -> str:
+    """The first character that is no white space; empty without one."""
+    while block := text.read(4096):
+        if stripped := block.lstrip():
+            return stripped[0]
+    return ""
+
+
+def _text_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    delimiter = DELIMITERS.get(path.suffix.lower())
+    with open_text(path, newline="\n" if delimiter is None else "") as text:
+        yield from (read_elements(text, path) if delimiter is None else _csv_rows(text, delimiter, path))
+
+
+def _jsonl_rows(text: TextIO, path: Path, wanted: Callable[[int], bool] | None) -> Iterator[tuple[int, Any]]:
+    index = -1
+    for number, line in enumerate(text, 1):
+        if line.isspace():
+            continue
+        index += 1
+        if wanted is None or wanted(index):
+            yield number, parse_json_line(line.removesuffix("\n"), f"{path}:{number}")
+
+
+def parse_json_line(line: str | bytes, origin: str) -> Any:
+    """The value of a line. Raises `InputError` naming `origin` for one that is not JSON."""
     try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        guess = "it looks like GBK" if _may_be_gbk(content, error.start) else "if it is GBK"
+        return json.loads(line)
+    except json.JSONDecodeError as error:
         raise InputError(
-            f"{path}:{line}: byte {error.start} (0x{content[error.start]:02x}) is not UTF-8; "
-            f"{guess}, convert it: {_iconv_command(path, 'GB18030')}"
+            f"{origin}: not JSON ({error.msg} at column {error.colno}): expected one object per "
+            "line, or one array of objects"
         ) from error
 
 
-def _detect_utf16_or_utf32(content: bytes) -> str | None:
-    """iconv's name of a UTF-16 or UTF-32 encoding, from its mark or from the zero bytes of ASCII text."""
-    for mark, name in _BYTE_ORDER_MARKS.items():
-        if content.startswith(mark):
-            return name
-    start = content[:4096]
-    big, little = start[::2].count(0), start[1::2].count(0)
-    if max(big, little) <= max(2 * min(big, little), len(start) // 100, 1):
-        return None
-    return "UTF-16LE" if little > big else "UTF-16BE"
-
-
-def _may_be_gbk(content: bytes, wrong: int) -> bool:
-    if not content[:wrong].isascii():  # the bytes before it were valid UTF-8
-        return False
-    try:
-        content.decode("gb18030")
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _iconv_command(path: Path, encoding: str) -> str:
-    target = path.with_name(f"{path.stem}-utf8{path.suffix}")
-    return f"iconv -f {encoding} -t UTF-8 {shlex.quote(str(path))} > {shlex.quote(str(target))}"
-
-
-def _jsonl_rows(text: str, path: Path) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            yield number, json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(
-                f"{path}:{number}: not JSON ({error.msg} at column {error.colno}): expected one object per "
-                "line, or one array of objects"
-            ) from error
-
-
-def _json_array_rows(text: str, path: Path) -> Iterator[tuple[int, Any]]:
-    """Decode the elements one by one, to know the line of each."""
-    decoder = json.JSONDecoder()
-    line, counted = 1, 0
-    position = _skip_whitespace(text, text.index("[") + 1)
-    while text[position : position + 1] != "]":
-        line, counted = line + text.count("\n", counted, position), position
-        try:
-            value, position = decoder.raw_decode(text, position)
-        except json.JSONDecodeError as error:
-            raise InputError(
-                f"{path}:{error.lineno}: not JSON ({error.msg} at column {error.colno})"
-            ) from error
-        yield line, value
-        position = _skip_whitespace(text, position)
-        if text[position : position + 1] == ",":
-            position = _skip_whitespace(text, position + 1)
-        elif text[position : position + 1] != "]":
-            found = text[position : position + 20] or "the end of the file"
-            line += text.count("\n", counted, position)
-            raise InputError(f"{path}:{line}: expected ',' or ']' after a row, found {found!r}")
-    rest = text[position + 1 :].strip()
-    if rest:
-        raise InputError(f"{path}: found {rest[:20]!r} after the array of rows: put all rows into one array")
-
-
-def _skip_whitespace(text: str, position: int) -> int:
-    while text[position : position + 1].isspace():
-        position += 1
-    return position
-
-
-def _csv_rows(text: str, delimiter: str, path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+def _csv_rows(text: TextIO, delimiter: str, path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Rows keyed by the header; a quoted field may contain delimiters, quotes and line breaks."""
     csv.field_size_limit(_MAX_CSV_FIELD)  # csv has only this global setting
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader(text, delimiter=delimiter, strict=True)
     names: list[str] | None = None
     while True:
         line = reader.line_num + 1

@@ -9,7 +9,9 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from paddle_glm.data import json_array
 from paddle_glm.data.data_files import Columns, load_examples
+from paddle_glm.data.row_reader import read_rows
 from paddle_glm.errors import InputError
 
 QUESTION, ANSWER = '类型#裤*款式#"阔腿",宽松', "第一行\n第二行, 后面"
@@ -201,3 +203,43 @@ def test_a_folder_in_the_place_of_a_file(tmp_path):
     (tmp_path / "dev.json").write_text("[]")
     with pytest.raises(InputError, match=r"is a folder, expected a file of rows: dev\.json"):
         load_examples(tmp_path)
+
+
+ARRAY = json.dumps([*ROWS, -1.5e10, 12345, None, "一\n二"], ensure_ascii=False, indent=1)
+
+
+@pytest.mark.parametrize("block", [1, 3, 16, 1 << 20])
+@pytest.mark.parametrize("text", [ARRAY, f"\n {ARRAY}\n", "[ ]", json.dumps(ROWS)])
+def test_an_array_is_read_a_block_at_a_time(tmp_path, monkeypatch, text, block):
+    path = tmp_path / "rows.json"
+    path.write_text(text, encoding="utf-8")
+    monkeypatch.setattr(json_array, "_BLOCK", block)
+    assert [row for _, row in read_rows(path)] == json.loads(text)
+    assert [row for _, row in read_rows(path, lambda index: index == 1)] == json.loads(text)[1:2]
+
+
+@pytest.mark.parametrize("block", [1, 3, 1 << 20])
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('[\n{"a": 1},\n {"a": nule}]', ":3: not JSON (Expecting value at column 8)"),
+        ('[1,\n"open', ":2: not JSON (Unterminated string starting at at column 1)"),
+        ('[1,\n2 3]', ":2: expected ',' or ']' after a row, found '3"),
+        ("[1\n", ":2: expected ',' or ']' after a row, found 'the end of the file'"),
+        ("[1]\n[2]", ": found '["),
+    ],
+)  # fmt: skip
+def test_bad_arrays_are_named_wherever_they_are_cut(tmp_path, monkeypatch, text, reason, block):
+    path = tmp_path / "rows.json"
+    path.write_text(text, encoding="utf-8")
+    monkeypatch.setattr(json_array, "_BLOCK", block)
+    with pytest.raises(InputError, match=re.escape(f"rows.json{reason}")):
+        list(read_rows(path))
+
+
+def test_unwanted_lines_are_not_parsed(tmp_path):
+    path = tmp_path / "rows.json"
+    path.write_text('{"a": 1}\n\nno JSON\n{"a": 2}\n', encoding="utf-8")
+    assert list(read_rows(path, lambda index: index != 1)) == [(1, {"a": 1}), (4, {"a": 2})]
+    with pytest.raises(InputError, match=r"rows\.json:3: not JSON"):
+        list(read_rows(path))
