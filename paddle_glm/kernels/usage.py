@@ -1,13 +1,16 @@
-"""Where the native operators compute what lies between the products: norms, activation, attention."""
+"""Where other operators than Paddle's plain ones compute: the native ones on CPUs, fused ones on GPUs."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import paddle
+from paddle import Tensor
 
 from paddle_glm.kernels.library import kernel_library
 
-_traced = _recomputed = False
+_traced = _recomputed = _plain = False
+_HALF = (paddle.float16, paddle.bfloat16)
 
 
 @contextmanager
@@ -43,3 +46,33 @@ def uses_operators() -> bool:
     if _recomputed:
         return False
     return not paddle.is_grad_enabled() and paddle.get_device() == "cpu" and kernel_library() is not None
+
+
+@contextmanager
+def plain_operators() -> Iterator[None]:
+    """Within it GPUs compute with Paddle's plain operators, which the fused ones are compared with."""
+    global _plain
+    before, _plain = _plain, True
+    try:
+        yield
+    finally:
+        _plain = before
+
+
+def fused(*tensors: Tensor) -> bool:
+    """Whether the fused operators (`kernels.gpu`) compute with these tensors.
+
+    In dygraph, for half precision of one dtype on a GPU, unless PADDLE_GLM_KERNELS=0.
+    """
+    dtype = tensors[0].dtype
+    return (
+        dtype in _HALF
+        and all(one.dtype == dtype and on_gpu(one) for one in tensors)
+        and paddle.in_dynamic_mode()
+        and not _plain
+        and os.environ.get("PADDLE_GLM_KERNELS") != "0"
+    )
+
+
+def on_gpu(tensor: Tensor) -> bool:
+    return bool(tensor.place.is_gpu_place())

@@ -7,8 +7,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
-from paddle_glm.kernels import operators, training
-from paddle_glm.kernels.usage import uses_operators
+from paddle_glm.kernels import gpu, operators, training
+from paddle_glm.kernels.usage import fused, uses_operators
 from paddle_glm.paddle_types import Function
 
 
@@ -24,20 +24,22 @@ def gelu_tanh(x: Tensor) -> Tensor:
     return x * F.sigmoid(x * (double + double * 0.044715 * x * x))
 
 
-def swiglu(fused: Tensor) -> Tensor:
+def swiglu(gate_up: Tensor) -> Tensor:
     """silu(gate) * up (arXiv:2002.05202), gate and up concatenated: [..., 2 * n] -> [..., n].
 
-    Saves only `fused` for backward.
+    Saves only `gate_up` for backward.
     """
-    if training.usable(fused):
-        return training.swiglu(fused)
-    if paddle.in_dynamic_mode() and paddle.is_grad_enabled() and not fused.stop_gradient:
-        return _SwiGLUFunction.apply(fused)
-    return operators.swiglu(fused) if uses_operators() else _swiglu_forward(fused)
+    if training.usable(gate_up):
+        return training.swiglu(gate_up)
+    if fused(gate_up):
+        return gpu.swiglu(gate_up)
+    if paddle.in_dynamic_mode() and paddle.is_grad_enabled() and not gate_up.stop_gradient:
+        return _SwiGLUFunction.apply(gate_up)
+    return operators.swiglu(gate_up) if uses_operators() else _swiglu_forward(gate_up)
 
 
-def _swiglu_forward(fused: Tensor) -> Tensor:
-    gate, up = fused.chunk(2, axis=-1)
+def _swiglu_forward(gate_up: Tensor) -> Tensor:
+    gate, up = gate_up.chunk(2, axis=-1)
     return F.silu(gate) * up
 
 
@@ -45,16 +47,16 @@ class _SwiGLUFunction(Function):
     """Forward as in the original: Paddle's swiglu rounds differently (by 1.2e-5 in recorded logits)."""
 
     @staticmethod
-    def forward(ctx: Any, fused: Tensor) -> Tensor:
-        ctx.save_for_backward(fused)
-        return _swiglu_forward(fused)
+    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate_up)
+        return _swiglu_forward(gate_up)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (fused,) = ctx.saved_tensor()
+        (gate_up,) = ctx.saved_tensor()
         ctx.container = None  # otherwise it stays in memory until the whole graph is freed
         with paddle.enable_grad():
-            detached = fused.detach()
+            detached = gate_up.detach()
             detached.stop_gradient = False
             grad_input: Tensor = paddle.grad(F.swiglu(detached), detached, grad)[0]
         return grad_input

@@ -4,8 +4,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
-from paddle_glm.kernels import operators, training
-from paddle_glm.kernels.usage import uses_operators
+from paddle_glm.kernels import gpu, operators, training
+from paddle_glm.kernels.usage import fused, uses_operators
 from paddle_glm.paddle_types import TensorLayer
 from paddle_glm.parallel.frozen_weights import frozen_scale, input_grad_only
 from paddle_glm.parallel.layers import new_parameter
@@ -33,6 +33,8 @@ class RMSNorm(TensorLayer):
             return operators.rms_norm(x, self.weight, self.epsilon)
         if training.usable(x, self.weight):
             return training.rms_norm(x, self.weight, self.epsilon)
+        if fused(x, self.weight):
+            return gpu.rms_norm(x, self.weight, self.epsilon)
         with autocast_disabled():
             x_float32 = x.astype("float32")
             scale = paddle.rsqrt(x_float32.square().mean(axis=-1, keepdim=True) + self.epsilon)
@@ -42,6 +44,8 @@ class RMSNorm(TensorLayer):
         """x + residual, and its normalisation."""
         if uses_operators():
             return operators.add_rms_norm(x, residual, self.weight, self.epsilon)
+        if not paddle.is_grad_enabled() and fused(x, residual, self.weight):
+            return gpu.add_rms_norm(x, residual, self.weight, self.epsilon)
         total = x + residual
         return total, self(total)
 

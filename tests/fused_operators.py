@@ -1,0 +1,59 @@
+"""Plain implementations of Paddle's fused GPU operators, as its documentation describes them.
+
+They stand in for operators without a CPU kernel, check shapes and dtypes as those do, and have gradients.
+"""
+
+from typing import Any
+
+import paddle
+import paddle.nn.functional as F
+import pytest
+from paddle import Tensor
+
+from paddle_glm.kernels import gpu, training, usage
+
+
+def rms_norm(input: Tensor, normalized_shape: list[int], weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """`paddle.nn.functional.rms_norm`."""
+    assert normalized_shape == input.shape[-1:] == weight.shape and weight.dtype == input.dtype
+    inverse = paddle.rsqrt(input.square().mean(axis=-1, keepdim=True) + eps)
+    return input * inverse * weight, inverse.flatten()
+
+
+def rotary(q: Tensor, *, sin: Tensor, cos: Tensor, use_neox_rotary_style: bool) -> tuple[Tensor, None, None]:
+    """`paddle.incubate.nn.functional.fused_rotary_position_embedding` of q [batch, tokens, heads, size]."""
+    _, tokens, _, size = q.shape
+    assert sin.shape == cos.shape == [1, tokens, 1, size] and sin.dtype == cos.dtype == q.dtype
+    if use_neox_rotary_style:
+        turned = paddle.stack([-q[..., 1::2], q[..., 0::2]], axis=-1).flatten(-2)
+    else:
+        turned = paddle.concat([-q[..., size // 2 :], q[..., : size // 2]], axis=-1)
+    return q * cos + turned * sin, None, None
+
+
+class Calls:
+    """How often each operator was called."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+
+    def counted(self, name: str, function: Any) -> Any:
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            self.counts[name] = self.counts.get(name, 0) + 1
+            return function(*arguments, **keywords)
+
+        return call
+
+
+def use_fused_operators(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """Let float32 on this CPU pass for half precision on a GPU without native CPU kernels."""
+    calls = Calls()
+    monkeypatch.setattr(usage, "_HALF", (paddle.float32,))
+    monkeypatch.setattr(usage, "on_gpu", lambda tensor: True)
+    for module in (usage, training):
+        monkeypatch.setattr(module, "kernel_library", lambda: None)
+    monkeypatch.setattr(F, "rms_norm", calls.counted("rms_norm", rms_norm))
+    monkeypatch.setattr(F, "swiglu", calls.counted("swiglu", F.swiglu))
+    monkeypatch.setattr(gpu, "fused_rms_norm", calls.counted("add_rms_norm", gpu.fused_rms_norm))
+    monkeypatch.setattr(gpu, "fused_rotary_position_embedding", calls.counted("rotary", rotary))
+    return calls
