@@ -3,6 +3,7 @@
 All are the identity in a group of one process.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,25 @@ def all_reduce(x: Tensor, group: ProcessGroup, op: Any = dist.ReduceOp.SUM) -> T
     buffer = x.contiguous().clone()  # process groups refuse strided views and reduce in place
     dist.all_reduce(buffer, op=op, group=group.handle)
     return buffer
+
+
+def start_all_reduce(x: Tensor, group: ProcessGroup) -> Callable[[], Tensor]:
+    """Begin to sum `x`, contiguous, over the group, in place where it can be; returns what waits for the sum.
+
+    With NCCL the sum runs beside what is computed until then, and waiting does not stop the host: the stream
+    of the computation waits for that of the communication. On a CPU it is done before this returns. Every
+    rank has to begin the same sums in the same order.
+    """
+    if not x.place.is_gpu_place():
+        total = all_reduce(x, group)
+        return lambda: total
+    task = dist.all_reduce(x, group=group.handle, sync_op=False)
+
+    def wait() -> Tensor:
+        task.wait()
+        return x
+
+    return wait
 
 
 def all_gather_last_axis(x: Tensor, group: ProcessGroup) -> Tensor:

@@ -1,6 +1,7 @@
 """Gradients of data and tensor parallelism: averaging, the global norm, clipping and loss scaling."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import paddle
@@ -9,7 +10,7 @@ from paddle import Tensor, nn
 
 from paddle_glm.kernels import training
 from paddle_glm.parallel import SINGLE_PROCESS, ProcessGroup
-from paddle_glm.parallel.collectives import all_reduce
+from paddle_glm.parallel.collectives import all_reduce, start_all_reduce
 from paddle_glm.sharding import ParameterSpec, axis_slice
 
 # Elements per reduction: enough to hide its latency, few compared to the model.
@@ -36,21 +37,59 @@ def unflatten_like(flat: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
     return [piece.reshape(tensor.shape) for piece, tensor in zip(pieces, tensors, strict=True)]
 
 
-def average_gradients(parameters: Iterable[Tensor], group: ProcessGroup) -> None:
-    """Replace every gradient by its mean over the data-parallel processes.
+class GradientAverager:
+    """Replaces every gradient by its mean over the data-parallel processes, while backward still runs.
 
     The loss is the mean over processes of their mean losses, as in PaddleNLP: two processes are equal to one
-    with twice the gradient accumulation.
+    with twice the gradient accumulation. A bucket of gradients is reduced as soon as the last of them is
+    there (arXiv:2006.15704), in the last of the batches that are accumulated.
     """
-    if group.degree == 1:
-        return
-    grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    with paddle.no_grad():
-        for bucket in iter_buckets(grads):
+
+    def __init__(self, parameters: Iterable[Tensor], group: ProcessGroup) -> None:
+        """Registers a backward hook on every parameter; parameters: those trained."""
+        self._group = group
+        self._active = False
+        self._ready: list[Tensor] = []
+        self._ready_numel = 0
+        self._pending: list[tuple[list[Any], Callable[[], Tensor]]] = []  # gradients of a bucket, its sum
+        if group.degree > 1:
+            for parameter in parameters:
+                parameter._register_backward_hook(partial(self._on_gradient_ready, parameter))
+
+    def begin_backward(self, is_last: bool) -> None:
+        """Say before a backward pass whether its gradients are the last before the optimizer's step."""
+        self._active = is_last
+
+    def _on_gradient_ready(self, parameter: Tensor) -> None:
+        """Backward hook; called in the same order on every rank."""
+        if not self._active:
+            return
+        self._ready.append(parameter)
+        self._ready_numel += parameter.size
+        if self._ready_numel >= BUCKET_NUMEL:
+            self._reduce()
+
+    @paddle.no_grad()
+    def _reduce(self) -> None:
+        ready, self._ready, self._ready_numel = self._ready, [], 0
+        for bucket in iter_buckets(ready):
+            grads: list[Any] = [parameter.grad for parameter in bucket]
             # Divided first: the sum of scaled float16 gradients could overflow where their mean does not.
-            flat = all_reduce(paddle.concat([grad.flatten() for grad in bucket]) / group.degree, group)
-            for grad, mean in zip(bucket, unflatten_like(flat, bucket), strict=True):
-                grad.set_value(mean)
+            flat = grads[0] if len(grads) == 1 else paddle.concat([grad.flatten() for grad in grads])
+            flat.scale_(1 / self._group.degree)
+            self._pending.append((grads, start_all_reduce(flat, self._group)))
+
+    @paddle.no_grad()
+    def finish_backward(self) -> None:
+        """Reduce what is left, and wait for all means: to be called after every backward pass."""
+        self._reduce()
+        pending, self._pending = self._pending, []
+        for grads, wait in pending:
+            mean = wait()
+            if mean is grads[0]:
+                continue  # reduced in place
+            for grad, part in zip(grads, unflatten_like(mean.flatten(), grads), strict=True):
+                grad.set_value(part)
 
 
 class HybridParallelClipGrad(nn.ClipGradByGlobalNorm):

@@ -97,10 +97,15 @@ class GradientReducer:
         """Registers a backward hook on every parameter of the partition."""
         self._partition = state_partition
         self._reduced: dict[str, Tensor] = {}
+        self._is_last = True
         self._pending: list[list[Tensor]] = [[] for _ in range(state_partition.group.degree)]
         self._pending_numel = [0] * state_partition.group.degree
         for parameter in state_partition.parameters:
             parameter._register_backward_hook(partial(self._on_gradient_ready, parameter))
+
+    def begin_backward(self, is_last: bool) -> None:
+        """Say before a backward pass whether its gradients are the last before the optimizer's step."""
+        self._is_last = is_last
 
     def _on_gradient_ready(self, parameter: Tensor) -> None:
         """Backward hook; called in the same order on every rank."""
@@ -110,11 +115,11 @@ class GradientReducer:
         if self._pending_numel[owner] >= BUCKET_NUMEL:
             self._reduce(owner)
 
-    def finish_backward(self, is_last: bool) -> None:
-        """Reduce what is pending after a backward pass; is_last: set the owned parameters' gradients."""
+    def finish_backward(self) -> None:
+        """Reduce what is pending after a backward pass; after the last one, set the owned gradients."""
         for owner in range(self._partition.group.degree):
             self._reduce(owner)
-        if not is_last:
+        if not self._is_last:
             return
         for parameter in self._partition.owned_by(self._partition.group.rank):
             if parameter.name in self._reduced:

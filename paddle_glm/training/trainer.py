@@ -26,7 +26,7 @@ from paddle_glm.parallel.rng import seed_group
 from paddle_glm.peft.adapter import Adapter
 from paddle_glm.training import checkpointing
 from paddle_glm.training.callbacks import LogFileCallback, ThroughputCallback, VisualDLCallback
-from paddle_glm.training.gradients import HybridParallelClipGrad, HybridParallelGradScaler, average_gradients
+from paddle_glm.training.gradients import GradientAverager, HybridParallelClipGrad, HybridParallelGradScaler
 from paddle_glm.training.initialize import TrainerArguments
 from paddle_glm.training.loss_curve import LOG_FILE, read_log_records
 from paddle_glm.training.optimizer import FusedAdamW
@@ -71,9 +71,11 @@ class FinetuneTrainer(Trainer):
         self.state_partition = (
             OptimizerStatePartition(self.trained_parameters, args.mesh.data) if args.sharding_stage else None
         )
-        self.gradient_reducer: GradientReducer | None = None
+        self.gradient_reducer: GradientReducer | GradientAverager
         if self.state_partition is not None and args.sharding_stage == 2:
             self.gradient_reducer = GradientReducer(self.state_partition)
+        else:
+            self.gradient_reducer = GradientAverager(self.trained_parameters, args.mesh.data)
         self.throughput = ThroughputCallback(args.mesh.data)
         callbacks = [self.throughput, LogFileCallback()] + ([VisualDLCallback()] if args.visualdl else [])
         super().__init__(
@@ -162,12 +164,10 @@ class FinetuneTrainer(Trainer):
             checkpointing.load_rng_state(self._resume_checkpoint)
             self._rng_pending = False
         self.throughput.add_tokens((inputs["input_ids"] != self.tokenizer.pad_token_id).sum())
-        loss: Tensor = super().training_step(model, inputs)
         is_last = (step_control + 1) % self.args.gradient_accumulation_steps == 0
-        if self.gradient_reducer is not None:
-            self.gradient_reducer.finish_backward(is_last)
-        elif is_last:
-            average_gradients(self.trained_parameters, self.args.mesh.data)
+        self.gradient_reducer.begin_backward(is_last)
+        loss: Tensor = super().training_step(model, inputs)
+        self.gradient_reducer.finish_backward()
         return loss
 
     def compute_loss(self, model: CausalLM, inputs: Batch, return_outputs: bool = False) -> Any:

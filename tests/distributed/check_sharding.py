@@ -38,7 +38,7 @@ def count_held_bytes() -> None:
     def count_gradients() -> None:
         trainer = trainers[-1]
         found = [parameter.grad for parameter in trainer.model.parameters()]
-        if trainer.gradient_reducer is not None:
+        if isinstance(trainer.gradient_reducer, GradientReducer):
             found += trainer.gradient_reducer._reduced.values()
         most = size(grad for grad in found if grad is not None)
         held_bytes["gradients"] = max(held_bytes["gradients"], most)
@@ -76,7 +76,7 @@ def half_precision() -> bool:
     right = True
     # One batch: sums of several are bfloat16's own, for which there is no kernel here.
     sum((p.astype("float32") * (2.0 + 4 * group.rank)).sum() for p in made).backward()
-    early.finish_backward(is_last=True)
+    early.finish_backward()
     for p in made:
         owned = state_partition.owner[p.name] == group.rank
         expected = 2.0 + 4.0 * (group.degree - 1) / 2  # the mean over processes

@@ -9,27 +9,43 @@ from paddle_glm.sharding import REPLICATED, ParameterSpec, Segment, column_paral
 from paddle_glm.training import gradients
 
 
-def parameters(*shapes):
-    """Parameters with gradients 0, 1, 2, ..."""
-    made = []
-    for shape in shapes:
-        tensor = paddle.create_parameter(shape, "float32")
-        (tensor * paddle.arange(tensor.size, dtype="float32").reshape(shape)).sum().backward()
-        made.append(tensor)
-    return made
+def trained(*shapes):
+    """Parameters, and a loss whose gradients are 0, 1, 2, ... of each."""
+    made = [paddle.create_parameter(shape, "float32") for shape in shapes]
+
+    def loss():
+        return sum((p * paddle.arange(p.size, dtype="float32").reshape(p.shape)).sum() for p in made)
+
+    return made, loss
 
 
 @pytest.mark.parametrize("bucket", [1, 10, 1000])
-def test_every_gradient_is_averaged_whatever_the_bucket(monkeypatch, bucket):
+@pytest.mark.parametrize("in_place", [True, False])
+def test_every_gradient_is_averaged_whatever_the_bucket(monkeypatch, bucket, in_place):
     monkeypatch.setattr(gradients, "BUCKET_NUMEL", bucket)
+    during_backward = []
+
     # Three processes with this one's gradient times 1, 2 and 3: their mean is twice this one's.
-    monkeypatch.setattr(gradients, "all_reduce", lambda x, group: x * 6)
-    made = [*parameters([2, 3], [5], [4, 2]), paddle.create_parameter([2], "float32")]
-    gradients.average_gradients(made, ProcessGroup(0, 3))
-    for tensor in made[:3]:
-        expected = 2 * np.arange(tensor.size, dtype="float32").reshape(tensor.shape)
-        np.testing.assert_array_equal(tensor.grad.numpy(), expected)
-    assert made[3].grad is None
+    def start_all_reduce(x, group):
+        during_backward.append(running)
+        return (lambda: x.scale_(6.0)) if in_place else (lambda: x * 6)
+
+    monkeypatch.setattr(gradients, "start_all_reduce", start_all_reduce)
+    made, loss = trained([2, 3], [5], [4, 2])
+    unused = paddle.create_parameter([2], "float32")
+    averager = gradients.GradientAverager([*made, unused], ProcessGroup(0, 3))
+    for is_last in (False, True):  # two batches are accumulated
+        averager.begin_backward(is_last)
+        running = True
+        loss().backward()
+        running = False
+        averager.finish_backward()
+        assert is_last or not during_backward
+    for tensor in made:
+        expected = 4 * np.arange(tensor.size, dtype="float32").reshape(tensor.shape)
+        np.testing.assert_allclose(tensor.grad.numpy(), expected, rtol=1e-6)
+    assert unused.grad is None
+    assert during_backward[0] == (bucket < 1000)
 
 
 def clip_of(group, limit=1.0):
