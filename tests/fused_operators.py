@@ -10,7 +10,8 @@ import paddle.nn.functional as F
 import pytest
 from paddle import Tensor
 
-from paddle_glm.kernels import gpu, training, usage
+from paddle_glm.kernels import gpu, gpu_packing, packing, training, usage
+from paddle_glm.quantization import dequantize
 
 
 def rms_norm(input: Tensor, normalized_shape: list[int], weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -29,6 +30,19 @@ def rotary(q: Tensor, *, sin: Tensor, cos: Tensor, use_neox_rotary_style: bool) 
     else:
         turned = paddle.concat([-q[..., size // 2 :], q[..., : size // 2]], axis=-1)
     return q * cos + turned * sin, None, None
+
+
+def weight_only_linear(
+    x: Tensor, weight: Tensor, *, weight_scale: Tensor, weight_dtype: str, arch: int, group_size: int
+) -> Tensor:
+    """`paddle.nn.quant.weight_only_linear`; weight and scale as `weight_quantize` gives them."""
+    bits, inputs = int(weight_dtype.removeprefix("int")), x.shape[-1]
+    assert weight.dtype == paddle.int8 and weight.shape[1] == inputs and weight_scale.dtype == x.dtype
+    hub = gpu_packing.unpack(weight.reshape([-1, inputs * bits // 8]), bits).numpy()
+    groups = None if group_size == -1 else inputs // group_size
+    assert weight_scale.shape == [len(hub)] if groups is None else [groups, len(hub)]
+    floats = dequantize(hub, weight_scale.numpy() if groups is None else weight_scale.numpy().T, bits)
+    return paddle.matmul(x, paddle.to_tensor(floats), transpose_y=True)
 
 
 class Calls:
@@ -50,10 +64,12 @@ def use_fused_operators(monkeypatch: pytest.MonkeyPatch) -> Calls:
     calls = Calls()
     monkeypatch.setattr(usage, "_HALF", (paddle.float32,))
     monkeypatch.setattr(usage, "on_gpu", lambda tensor: True)
-    for module in (usage, training):
+    for module in (usage, training, packing):
         monkeypatch.setattr(module, "kernel_library", lambda: None)
     monkeypatch.setattr(F, "rms_norm", calls.counted("rms_norm", rms_norm))
     monkeypatch.setattr(F, "swiglu", calls.counted("swiglu", F.swiglu))
     monkeypatch.setattr(gpu, "fused_rms_norm", calls.counted("add_rms_norm", gpu.fused_rms_norm))
     monkeypatch.setattr(gpu, "fused_rotary_position_embedding", calls.counted("rotary", rotary))
+    monkeypatch.setattr(gpu, "weight_only_linear", calls.counted("product", weight_only_linear))
+    monkeypatch.setattr(gpu, "capability", lambda: 80)
     return calls

@@ -5,9 +5,21 @@ source of the kernel (PaddlePaddle/Paddle, 3.3). Activations are float16 or bflo
 kernels round once, at their end.
 """
 
+from functools import cache
+from typing import Literal
+
+import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 from paddle.incubate.nn.functional import fused_rms_norm, fused_rotary_position_embedding
+from paddle.nn.quant import weight_only_linear
+
+from paddle_glm.kernels.gpu_packing import TILE
+
+# Compute capabilities that its matrix products are built for; 9.0 runs the code for 8.0.
+_PRODUCT_CAPABILITIES = (80, 86, 89, 90)
+# Inputs per scale, None for one scale per output -> what Paddle's product calls it.
+_GROUP_SIZES: dict[int | None, Literal[-1, 64, 128]] = {None: -1, 64: 64, 128: 128}
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
@@ -55,3 +67,48 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, adjacent: bool) -> Tensor:
         use_neox_rotary_style=adjacent,
     )[0]
     return rotated.reshape([batch, tokens, heads, size])
+
+
+@cache
+def capability() -> int:
+    """Compute capability of the current GPU, 80 for 8.0."""
+    major, minor = paddle.device.cuda.get_device_capability()
+    return 10 * major + minor
+
+
+def product_obstacle(out_features: int, in_features: int, group_size: int | None) -> str | None:
+    """Why `quantized_linear` does not take a weight on this GPU; None where it does.
+
+    fpA_intB_gemm_template.cu throws for other GPUs and for inputs that are not whole tiles; outputs are
+    those of a warp of weight_only_gemv.cu.
+    """
+    if capability() not in _PRODUCT_CAPABILITIES:
+        known = ", ".join(f"{one / 10}" for one in _PRODUCT_CAPABILITIES)
+        return f"compute capability {capability() / 10}, where Paddle's product takes {known}"
+    if group_size not in _GROUP_SIZES:
+        return f"group size {group_size}, where Paddle's product takes 64, 128 or one scale per output"
+    if in_features % TILE or out_features % 16:
+        return (
+            f"{out_features} outputs of {in_features} inputs, where Paddle's product takes multiples of 16 "
+            f"and {TILE}"
+        )
+    return None
+
+
+def quantized_linear(x: Tensor, values: Tensor, scale: Tensor, bits: int, group_size: int | None) -> Tensor:
+    """x [..., in] @ weight [out, in].T -> [..., out], without gradients.
+
+    values: int8 [out, in * bits / 8] in the order of `gpu_packing.pack`, which Paddle takes as [out, in] for
+    8 bits and [out / 2, in] for 4; scale: [out], or [in / group_size, out], of x's dtype.
+    phi/kernels/gpu/weight_only_linear_kernel.cu: up to 3 rows by weight_only_gemv.cu, which adds within a
+    thread in half precision; more by a CUTLASS product, tuned when a shape is first seen.
+    """
+    inputs = values.shape[1] * 8 // bits
+    return weight_only_linear(
+        x,
+        values.reshape([-1, inputs]),
+        weight_scale=scale,
+        weight_dtype=f"int{bits}",  # type: ignore[arg-type]  # "int4" is not in its annotation
+        arch=capability(),
+        group_size=_GROUP_SIZES[group_size],
+    )

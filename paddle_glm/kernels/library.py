@@ -31,7 +31,8 @@ _SIGNATURES: dict[str, tuple[list[type], type | None]] = {
 }
 
 
-def _report(message: str) -> None:
+def report(message: str) -> None:
+    """Print a line to stderr, by rank 0 only."""
     if os.environ.get("PADDLE_TRAINER_ID", "0") == "0":  # once, not for every rank
         print(f"paddle-glm: {message}", file=sys.stderr, flush=True)
 
@@ -45,9 +46,9 @@ def kernel_library() -> ctypes.CDLL | None:
     from paddle.base import core
 
     try:
-        path = built_library(_report)
+        path = built_library(report)
     except BuildError as error:
-        _report(f"native CPU kernels are off, and quantised models many times slower: {error}")
+        report(f"native CPU kernels are off, and quantised models many times slower: {error}")
         return None
     core.load_op_meta_info_and_register_op(str(path))
     library = ctypes.CDLL(str(path))

@@ -7,7 +7,7 @@ A weight is permuted in its own memory, so it is never held twice. Whatever read
 from collections import OrderedDict
 from collections.abc import Callable
 from threading import RLock
-from typing import Any
+from typing import Any, TypeVar
 
 import paddle
 from paddle import Tensor
@@ -16,12 +16,14 @@ from paddle_glm.kernels import operators
 from paddle_glm.kernels.packing import has_kernel_order, pack, unpack
 from paddle_glm.numpy_interop import cpu_view
 from paddle_glm.paddle_types import Function
+from paddle_glm.parallel.fused_weights import FusedWeight
 from paddle_glm.quantization import SCALE, WEIGHT
 
 # With activations rounded to int8, gradients would be those of another function than the loss computes.
 TRAINING_ARITHMETIC = "float32"
 _QUANTIZED = (WEIGHT, SCALE)
 _LOCK = RLock()
+_Weight = TypeVar("_Weight", "PackedWeight", FusedWeight)
 
 
 class PackedWeight:
@@ -57,21 +59,21 @@ class PackedWeight:
 
 
 class KernelOrderParameters(OrderedDict[str, Any]):
-    """Parameters of a layer, of which a quantised weight may be in kernel order: `packed`, else None.
+    """Parameters of a layer, of which a quantised weight may be in another order: `packed`, else None.
 
     Reading that weight or its scale, or all parameters, returns them in the hub's order, and `packed` becomes
     None. A tensor taken from here is in the hub's order until the layer's next use.
     """
 
-    packed: PackedWeight | None = None
+    packed: PackedWeight | FusedWeight | None = None
 
-    def pack(self, new_weight: Callable[[], PackedWeight | None]) -> PackedWeight | None:
-        """`packed`, or what `new_weight` gives, permuted into kernel order."""
+    def pack(self, kind: type[_Weight], new_weight: Callable[[], _Weight | None]) -> _Weight | None:
+        """`packed` of that kind, or if nothing is packed what `new_weight` gives, permuted; else None."""
         with _LOCK:
             if self.packed is None and (weight := new_weight()) is not None:
                 weight.pack()
                 self.packed = weight
-            return self.packed
+            return self.packed if isinstance(self.packed, kind) else None
 
     def unpack(self) -> None:
         """Permute the weight into the hub's order unless it is."""

@@ -16,7 +16,7 @@ from paddle import Tensor, nn
 
 from paddle_glm.kernels import operators
 from paddle_glm.kernels.packing import has_kernel_order
-from paddle_glm.kernels.usage import uses_operators
+from paddle_glm.kernels.usage import fused, uses_operators
 from paddle_glm.numpy_interop import tensor_nbytes
 from paddle_glm.paddle_types import TensorLayer
 from paddle_glm.parallel.collectives import (
@@ -27,6 +27,7 @@ from paddle_glm.parallel.collectives import (
 )
 from paddle_glm.parallel.dequant import dequant_embedding, dequant_linear, upcast_linear
 from paddle_glm.parallel.frozen_weights import frozen_linear, input_grad_only
+from paddle_glm.parallel.fused_weights import FusedWeight, new_fused_weight
 from paddle_glm.parallel.group import ProcessGroup
 from paddle_glm.parallel.kernel_weights import (
     TRAINING_ARITHMETIC,
@@ -123,6 +124,7 @@ class ParallelWeight(TensorLayer):
     """
 
     _parameters: KernelOrderParameters
+    has_fused_product = True
 
     def __init__(self, spec: ParameterSpec, group: ProcessGroup, weight_format: WeightFormat) -> None:
         super().__init__()
@@ -182,6 +184,8 @@ class ParallelWeight(TensorLayer):
         """x [..., in] @ this rank's shard.T -> [..., out], in the dtype of x."""
         if not self.bits:
             return linear(x, self.weight, training=self.training)
+        if (weight := self.fused_weight(x)) is not None:
+            return weight.linear(x)
         if (packed := self.packed_weight()) is not None:
             return packed_linear(x, packed, self.training)
         if self.product_placeholder is not None:
@@ -207,7 +211,19 @@ class ParallelWeight(TensorLayer):
         if not paddle.in_dynamic_mode():
             return None
         packed = self._parameters.packed
-        return self._parameters.pack(self.kernel_order_weight) if packed is None else packed
+        if isinstance(packed, PackedWeight):
+            return packed
+        return self._parameters.pack(PackedWeight, self.kernel_order_weight)
+
+    def fused_weight(self, x: Tensor) -> FusedWeight | None:
+        """The quantised weight for a GPU's fused product with x; None where it does not take them."""
+        gradient = paddle.is_grad_enabled() and not x.stop_gradient
+        if not self.has_fused_product or self.training or gradient or not fused(x):
+            return None
+        weight = self._parameters.pack(
+            FusedWeight, lambda: new_fused_weight(self.weight, self._local_scale(), self.bits, x.dtype)
+        )
+        return weight if weight is not None and weight.dtype == x.dtype else None
 
     def linear_weight(self) -> operators.LinearWeight | None:
         """This rank's shard for the native operators; None where they do not multiply by it."""
@@ -328,6 +344,8 @@ class RowParallelLinear(ParallelWeight):
 
 class VocabParallelEmbedding(ParallelWeight):
     """The vocabulary is sharded over the group: ids [...] -> [..., hidden], in the compute dtype."""
+
+    has_fused_product = False  # rows are looked up in the hub's order
 
     def __init__(
         self, hidden_size: int, sharding: Sharding, group: ProcessGroup, weight_format: WeightFormat
