@@ -8,6 +8,9 @@
 namespace paddle_glm {
 namespace {
 
+// Logits divided by less than this may overflow.
+constexpr double kMinDivisor = 1e-6;
+
 template <class Value>
 void require(bool good, const char* name, const Value& value, const char* expected) {
     if (good) return;
@@ -19,11 +22,12 @@ void require(bool good, const char* name, const Value& value, const char* expect
 }  // namespace
 
 void GenerationParams::check() const {
-    require(temperature > 0, "temperature", temperature,
-            "a number above 0 (for the most likely token, turn sampling off)");
+    require(temperature >= kMinDivisor, "temperature", temperature,
+            "a number from 1e-06 on (for the most likely token, turn sampling off)");
     require(top_k >= 0, "top_k", top_k, "0 (off) or a positive number");
     require(top_p > 0 && top_p <= 1, "top_p", top_p, "a number above 0 and at most 1");
-    require(repetition_penalty > 0, "repetition_penalty", repetition_penalty, "a number above 0 (1 is off)");
+    require(repetition_penalty >= kMinDivisor, "repetition_penalty", repetition_penalty,
+            "a number from 1e-06 on (1 is off)");
     require(num_beams >= 1, "num_beams", num_beams, "at least 1");
     require(num_beams == 1 || !do_sample, "num_beams", num_beams, "1 with sampling (or turn sampling off)");
     require(max_length >= 1, "max_length", max_length, "at least 1");

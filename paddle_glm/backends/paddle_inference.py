@@ -17,6 +17,7 @@ from paddle_glm.hardware import num_threads, parse_device, use_device
 from paddle_glm.kernels.library import huge_pages, operators_version
 from paddle_glm.kv_cache import KVCache
 from paddle_glm.kv_cache.tensors import PADDLE, BufferLayer
+from paddle_glm.numpy_interop import step_tensor
 
 _INITIAL_GPU_POOL_MB = 256  # the pool's first size; it grows
 # A thread of Paddle's frees tensors of a step, so many GB at a time; waking it for each of them takes longer
@@ -55,7 +56,7 @@ class PaddleInferenceBackend(ExportedBackend):
     def run(self, inputs: dict[str, IntArray]) -> FloatArray:
         if not self.meta.operators:
             return super().run(inputs)
-        steps = [paddle.to_tensor(array) for array in self.step_arrays(inputs)]
+        steps = [step_tensor(array) for array in self.step_arrays(inputs)]
         layers: Any = self._cache.layers
         reserved = [self._reserve(layer, *steps[0].shape) for layer in layers]
         buffers = [buffer for key, value, _ in reserved for buffer in (key, value)]
@@ -67,7 +68,7 @@ class PaddleInferenceBackend(ExportedBackend):
         return layer.reserve(batch, self.meta.num_key_value_heads, tokens, self.meta.head_dim)
 
     def run_graph(self, steps: list[Array], past: list[paddle.Tensor]) -> tuple[Array, list[paddle.Tensor]]:
-        logits, *present = self._predictor.run([paddle.to_tensor(array) for array in steps] + past)
+        logits, *present = self._predictor.run([step_tensor(array) for array in steps] + past)
         # The predictor's outputs share its memory, which the next step overwrites.
         return logits.numpy(), [tensor.clone() for tensor in present]
 

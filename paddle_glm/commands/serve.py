@@ -24,6 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--api_key", help=f"key that clients must send; {SERVER_KEY_VARIABLE} keeps it out of process lists"
     )
+    parser.add_argument(
+        "--allow_origin",
+        nargs="+",
+        default=[],
+        metavar="ORIGIN",
+        help="web pages of these origins may use the server, e.g. http://localhost:3000; * for all",
+    )
     parser.add_argument("--served_model_name", help="model name for clients (default: the folder's)")
     parser.add_argument(
         "--max_batch_size", type=positive_int, default=8, help="maximum requests generated in one batch"
@@ -50,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
     with require_extra("serve"):
         from paddle_glm.serving.app import create_app
         from paddle_glm.serving.http_server import serve
-    from paddle_glm.serving.address import bind
+    from paddle_glm.serving.address import bind, is_loopback
     from paddle_glm.serving.scheduler import Scheduler
 
     if args.model_name_or_path is None:
@@ -61,5 +68,6 @@ def run(args: argparse.Namespace) -> None:
     listener = bind(args.host, args.port)  # and so is a port that is taken
     scheduler = Scheduler(lambda: open_engine_from_args(args), args.max_batch_size, args.max_waiting)
     params = sampling_params(args, scheduler.engine.params)
-    app = create_app(scheduler, name, params, key, args.max_request_bytes)
+    local = is_loopback(listener)
+    app = create_app(scheduler, name, params, key, args.max_request_bytes, args.allow_origin, local)
     serve(app, listener, name, without_api_key=key is None, shutdown_seconds=args.shutdown_timeout)

@@ -7,6 +7,9 @@ from typing import Any
 
 from paddle_glm.errors import InputError
 
+# Logits divided by less than this may overflow.
+MIN_DIVISOR = 1e-6
+
 
 def _option(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
@@ -36,12 +39,16 @@ class GenerationParams:
         for name, ok, expected in (
             (
                 "temperature",
-                self.temperature > 0,
-                "a number above 0 (for greedy decoding turn sampling off)",
+                self.temperature >= MIN_DIVISOR,
+                f"a number from {MIN_DIVISOR} on (for greedy decoding turn sampling off)",
             ),
             ("top_k", self.top_k >= 0, "0 (off) or a positive number"),
             ("top_p", 0 < self.top_p <= 1, "a number above 0 and at most 1"),
-            ("repetition_penalty", self.repetition_penalty > 0, "a number above 0 (1 is off)"),
+            (
+                "repetition_penalty",
+                self.repetition_penalty >= MIN_DIVISOR,
+                f"a number from {MIN_DIVISOR} on (1 is off)",
+            ),
             ("num_beams", self.num_beams >= 1, "at least 1"),
             ("max_length", self.max_length >= 1, "at least 1"),
             ("max_new_tokens", self.max_new_tokens is None or self.max_new_tokens >= 1, "at least 1"),

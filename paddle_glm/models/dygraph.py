@@ -11,6 +11,7 @@ from paddle_glm.kv_cache import KVCache
 from paddle_glm.load_memory import MemoryBudget
 from paddle_glm.models.past_key_values import PastKeyValues
 from paddle_glm.models.step_model import StepModel
+from paddle_glm.numpy_interop import step_tensor
 from paddle_glm.parallel.collectives import broadcast_array
 from paddle_glm.parallel.memory import memory_budget
 
@@ -59,7 +60,7 @@ class DygraphBackend(KVCacheBackend):
         return self.model.new_cache(batch)
 
     def run(self, inputs: dict[str, IntArray]) -> FloatArray:
-        tensors = {name: paddle.to_tensor(array) for name, array in inputs.items()}
+        tensors = {name: step_tensor(array) for name, array in inputs.items()}
         with paddle.no_grad():
             return self.model.forward_with_cache(**tensors, cache=self._cache).numpy()
 

@@ -6,7 +6,6 @@ All are the identity in a group of one process.
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import paddle
 import paddle.distributed as dist
 from paddle import Tensor
@@ -14,6 +13,7 @@ from paddle import Tensor
 from paddle_glm.array_types import Array
 from paddle_glm.chat_template import IGNORE_INDEX
 from paddle_glm.kernels import training
+from paddle_glm.numpy_interop import step_tensor
 from paddle_glm.paddle_types import Function
 from paddle_glm.parallel.group import ProcessGroup
 
@@ -70,7 +70,7 @@ def broadcast_array(values: Array, group: ProcessGroup) -> Array:
     if group.shared is not None:
         first: Array = group.shared.gather_array(values)[0]
         return first
-    tensor = paddle.to_tensor(np.ascontiguousarray(values))
+    tensor = step_tensor(values)
     dist.broadcast(tensor, src=group.src_rank, group=group.handle)
     return tensor.numpy()
 

@@ -1,5 +1,6 @@
 """Listening sockets."""
 
+import ipaddress
 import socket
 
 from paddle_glm.errors import InputError
@@ -17,6 +18,11 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         raise InputError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
     return bound
+
+
+def is_loopback(bound: socket.socket) -> bool:
+    """Whether a bound socket is reached from this machine only."""
+    return ipaddress.ip_address(bound.getsockname()[0].partition("%")[0]).is_loopback
 
 
 def server_url(bound: socket.socket) -> str:

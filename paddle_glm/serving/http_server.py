@@ -1,12 +1,11 @@
 """Run an ASGI application with uvicorn."""
 
-import ipaddress
 import socket
 from typing import Any
 
 import uvicorn
 
-from paddle_glm.serving.address import server_url
+from paddle_glm.serving.address import is_loopback, server_url
 
 
 def serve(app: Any, bound: socket.socket, name: str, without_api_key: bool, shutdown_seconds: int) -> None:
@@ -15,7 +14,7 @@ def serve(app: Any, bound: socket.socket, name: str, without_api_key: bool, shut
     name: the served model; without_api_key: warn if other machines can use the server without a key.
     """
     host = bound.getsockname()[0]
-    if without_api_key and not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
+    if without_api_key and not is_loopback(bound):
         print(f"warning: anyone who can reach {host} can use this model: set --api_key")
     bound.listen(128)  # clients may connect from here on
     print(f"{name}: {server_url(bound)}/v1 (Ctrl-C to stop)", flush=True)

@@ -1,18 +1,69 @@
-"""Authentication and body size limit, checked before a request is read."""
+"""Origin, authentication and body size limit, checked before a request is read."""
 
 import hmac
-from collections.abc import Awaitable, Callable, MutableMapping
+import ipaddress
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import Any
-
-from fastapi.responses import JSONResponse
+from urllib.parse import urlsplit
 
 from paddle_glm.serving.openai_protocol import error_body
+from paddle_glm.serving.strict_json import UTF8JSONResponse
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 UNAUTHENTICATED_PATHS = ("/health",)
+
+
+class OriginMiddleware:
+    """ASGI middleware: reject what a page of another origin sends from the user's browser (403).
+
+    allowed: origins as browsers send them, "http://localhost:3000"; "*" allows all. local: the server listens
+    on this machine only: another name in the URL was made to resolve to it (DNS rebinding).
+    """
+
+    def __init__(self, app: Any, allowed: Sequence[str], local: bool) -> None:
+        self.app, self.allowed, self.local = app, frozenset(allowed), local
+        self.allowed_hosts = {urlsplit(origin).hostname for origin in allowed}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refused = self._refused(dict(scope["headers"])) if scope["type"] == "http" else None
+        if refused is None:
+            await self.app(scope, receive, send)
+            return
+        text = f"{refused} is not served: start the server with --allow_origin ORIGIN"
+        body = error_body(text, "invalid_request_error", "origin_not_allowed")
+        await UTF8JSONResponse(body, 403)(scope, receive, send)
+
+    def _refused(self, headers: Mapping[bytes, bytes]) -> str | None:
+        """What is wrong with the headers."""
+        if "*" in self.allowed:
+            return None
+        host, origin = (headers.get(name, b"").decode("latin-1") for name in (b"host", b"origin"))
+        name = _host_name(host)
+        if self.local and not _is_this_machine(name) and name not in self.allowed_hosts:
+            return f"the host {host!r}"
+        if origin and origin not in self.allowed and origin.partition("://")[2] != host:
+            return f"the origin {origin!r}"
+        return None
+
+
+def _host_name(host: str) -> str | None:
+    """The name or address in a Host header."""
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
+
+
+def _is_this_machine(name: str | None) -> bool:
+    if name is None or name == "localhost" or name.endswith(".localhost"):
+        return True  # HTTP/1.0 has no Host; browsers always send one
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 class AuthAndBodySizeMiddleware:
@@ -31,12 +82,12 @@ class AuthAndBodySizeMiddleware:
             headers.get(b"authorization", b"")
         ):
             body = error_body("the API key is missing or wrong", "authentication_error", "invalid_api_key")
-            await JSONResponse(body, 401, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
+            await UTF8JSONResponse(body, 401, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
             return
         messages = await self._read_body(headers.get(b"content-length", b"0"), receive)
         if messages is None:
             text = f"the body is larger than {self.max_body_bytes} bytes"
-            refusal = JSONResponse(error_body(text, "invalid_request_error", "too_large"), 413)
+            refusal = UTF8JSONResponse(error_body(text, "invalid_request_error", "too_large"), 413)
             await refusal(scope, receive, send)
             return
         buffered = iter(messages)

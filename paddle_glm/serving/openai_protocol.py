@@ -1,6 +1,7 @@
 """OpenAI's chat completions protocol: requests -> messages and parameters, outputs -> JSON."""
 
 import difflib
+import reprlib
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,9 @@ from paddle_glm.serving.tool_calls import (
 )
 
 MAX_STOP_STRINGS = 16
+
+_SHORT = reprlib.Repr()  # of values in messages: `repr` has no limit of length and depth
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxlong, _SHORT.maxother = 3, 80, 80, 80
 
 # Unsupported fields of the protocol -> the neutral values that are accepted.
 _UNSUPPORTED_FIELD_DEFAULTS: Mapping[str, tuple[Any, ...]] = {
@@ -234,13 +238,13 @@ def validation_message(errors: Sequence[Mapping[str, Any]], known: Sequence[str]
     names = [str(part) for part in place if isinstance(part, int) or (part.isidentifier() and part != "str")]
     param = ".".join(names) or None
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(names[-1], known, 1)
+        name = str(first["loc"][-1])
+        near = difflib.get_close_matches(name, known, 1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
-        return f"{param} is not a field of the request{hint}", param
+        return f"{param or repr(name)} is not a field of the request{hint}", param
     if first["type"] == "missing":
         return f"{param or 'the body'} is missing: expected JSON with {', '.join(known[:2])}", param
     if first["type"] == "json_invalid":
         return f"the body is not valid JSON: {first.get('ctx', {}).get('error', first['msg'])}", None
-    given = repr(first.get("input"))
-    shown = given if len(given) <= 80 else given[:77] + "..."
-    return f"{param or 'the body'} is {shown}: {first['msg'][:1].lower()}{first['msg'][1:]}", param
+    given = _SHORT.repr(first.get("input"))
+    return f"{param or 'the body'} is {given}: {first['msg'][:1].lower()}{first['msg'][1:]}", param

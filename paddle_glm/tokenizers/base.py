@@ -356,8 +356,16 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def check_text(text: Any) -> None:
+    """Raise `InputError` for what is not text, and for half of a surrogate pair, which no encoding has."""
     if not isinstance(text, str):
         raise InputError(f"cannot tokenize {text!r}: expected text, not {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        lone = text[error.start]
+        raise InputError(
+            f"cannot tokenize {lone!r} at position {error.start}: half of a surrogate pair is no character"
+        ) from None
 
 
 def _pad_left(values: Sequence[Any], count: int, filler: int) -> list[Any]:
