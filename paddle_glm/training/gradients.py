@@ -97,7 +97,7 @@ class HybridParallelClipGrad(nn.ClipGradByGlobalNorm):
 
     What several ranks replicate (norms, shared key/value groups) counts once. `norm` is the last norm before
     clipping, float32 [1]. With `leaves_scaling` gradients stay as they are, and the optimizer multiplies them
-    by `scale`.
+    by `scale`, float32 [1]. Nothing here waits for a GPU.
     """
 
     def __init__(
@@ -114,7 +114,8 @@ class HybridParallelClipGrad(nn.ClipGradByGlobalNorm):
         super().__init__(clip_norm)
         self.group, self.sharding_group = group, sharding_group
         self.norm: Tensor | None = None
-        self.leaves_scaling, self.scale = False, 1.0
+        self.leaves_scaling = False
+        self.scale: Tensor | None = None
         self._sharding = {name: specs[hub].sharding for name, hub in names.items()}
 
     def squared_norm(self, name: str, grad: Tensor) -> Tensor:
@@ -144,7 +145,7 @@ class HybridParallelClipGrad(nn.ClipGradByGlobalNorm):
         self.norm = paddle.sqrt(squared.sum().reshape([1]))
         scale = self.clip_norm / paddle.clip(self.norm, min=self.clip_norm)
         if self.leaves_scaling:
-            self.scale = float(scale)
+            self.scale = scale
             return params_grads
         for _, grad in params_grads:
             grad.multiply_(scale.astype(grad.dtype))  # in place: nothing reads the unclipped one

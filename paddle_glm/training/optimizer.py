@@ -1,18 +1,24 @@
-"""AdamW with its update in one pass over memory on a CPU."""
+"""AdamW in one pass over memory: by a native kernel on a CPU, elsewhere by Paddle's for many tensors."""
 
+from collections import defaultdict
 from typing import Any
 
-from paddle import Tensor
+from paddle import Tensor, _C_ops
 from paddle.optimizer import AdamW
 
 from paddle_glm.kernels import training
 from paddle_glm.training.gradients import HybridParallelClipGrad
 
+# Elements per block of threads; as in apex, which Paddle's kernel follows.
+_CHUNK_SIZE = 2048 * 32
+
 
 class FusedAdamW(AdamW):
     """`paddle.optimizer.AdamW` with the same state.
 
-    A native kernel updates float32 parameters on a CPU, and scales their gradients for clipping.
+    A native kernel updates float32 parameters on a CPU, and scales their gradients for clipping. All other
+    parameters are updated by one call for each dtype and weight decay. A step does not wait for a GPU, except
+    where `GradScaler` asks whether gradients are finite.
     """
 
     _beta1: float
@@ -22,6 +28,7 @@ class FusedAdamW(AdamW):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        self._together: list[tuple[Tensor, Tensor]] = []
         if isinstance(self._grad_clip, HybridParallelClipGrad):
             self._grad_clip.leaves_scaling = True
 
@@ -29,23 +36,26 @@ class FusedAdamW(AdamW):
         """Drop gradients: backward then writes them, where it would add to zeros."""
         super().clear_grad(set_to_zero)
 
+    def step(self) -> None:
+        """Update the parameters that have gradients."""
+        super().step()
+        params_and_grads, self._together = self._together, []
+        groups: dict[Any, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        for parameter, gradient in params_and_grads:
+            groups[parameter.dtype, self._decays(parameter)].append((parameter, gradient))
+        for (_, decays), members in groups.items():
+            self._update_together(members, self._weight_decay if decays else 0.0)
+
     def _append_optimize_op(self, block: Any, param_and_grad: tuple[Tensor, Tensor]) -> None:
         parameter, gradient = param_and_grad
         clip = self._grad_clip
-        scale = clip.scale if isinstance(clip, HybridParallelClipGrad) else 1.0
+        scale = clip.scale if isinstance(clip, HybridParallelClipGrad) else None
         if not training.in_place(parameter, gradient):
-            if scale != 1.0:
-                gradient.scale_(scale)
-            super()._append_optimize_op(block, param_and_grad)  # type: ignore[no-untyped-call]
+            if scale is not None:
+                gradient.multiply_(scale.astype(gradient.dtype))
+            self._together.append(param_and_grad)
             return
-        names = (
-            self._moment1_acc_str,
-            self._moment2_acc_str,
-            self._beta1_pow_acc_str,
-            self._beta2_pow_acc_str,
-        )
-        first, second, power1, power2 = (self._get_accumulator_master(name, parameter) for name in names)
-        decays = self._apply_decay_param_fun is None or self._apply_decay_param_fun(parameter.name)
+        first, second, power1, power2 = self._state(parameter)
         training.adamw(
             parameter,
             gradient,
@@ -54,6 +64,36 @@ class FusedAdamW(AdamW):
             float(self._create_param_lr(param_and_grad)),
             (self._beta1, self._beta2),
             self._epsilon,
-            self._weight_decay if decays else 0.0,
-            scale,
+            self._weight_decay if self._decays(parameter) else 0.0,
+            1.0 if scale is None else float(scale),
         )
+
+    def _decays(self, parameter: Tensor) -> bool:
+        return self._apply_decay_param_fun is None or bool(self._apply_decay_param_fun(parameter.name))
+
+    def _state(self, parameter: Tensor) -> list[Any]:
+        """The two moments, and the two powers of beta."""
+        kinds = (
+            self._moment1_acc_str,
+            self._moment2_acc_str,
+            self._beta1_pow_acc_str,
+            self._beta2_pow_acc_str,
+        )
+        return [self._get_accumulator_master(kind, parameter) for kind in kinds]
+
+    def _update_together(self, params_and_grads: list[tuple[Tensor, Tensor]], weight_decay: float) -> None:
+        """One step of parameters of one dtype, which all had as many: the first one's powers of beta count.
+
+        The operator is `fused_adam_` (paddle/phi/kernels/fused_adam_kernel.h and gpu/fused_adam_kernel.cu,
+        3.3.1), which AdamW's own `adamw_` agrees with. Powers of beta stay in the host's memory.
+        """
+        parameters, gradients = (list(tensors) for tensors in zip(*params_and_grads, strict=True))
+        first, second, power1, power2 = map(list, zip(*map(self._state, parameters), strict=True))
+        masters = None
+        if self._multi_precision and self._is_dtype_fp16_or_bf16(parameters[0].dtype):
+            masters = [self._master_weights[parameter.name] for parameter in parameters]
+        rates = self._create_param_lr(params_and_grads[0])
+        state = (rates, first, second, None, power1, power2, masters, None)
+        numbers = (self._beta1, self._beta2, self._epsilon, _CHUNK_SIZE, weight_decay)
+        flags = (True, masters is not None, False, False)  # AdamW, masters, powers of its own, AMSGrad
+        _C_ops.fused_adam_(parameters, gradients, *state, *numbers, *flags)

@@ -170,6 +170,15 @@ class FinetuneTrainer(Trainer):
         self.gradient_reducer.finish_backward()
         return loss
 
+    def _check_loss_valid(self, loss: Tensor) -> None:
+        """The Trainer asks in every step, which would wait for a GPU; see `_maybe_log_save_evaluate`."""
+
+    def _maybe_log_save_evaluate(self, tr_loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """tr_loss: the losses since the last log entry; raises ValueError where one was not finite."""
+        if self.control.should_log or self.control.should_save or self.control.should_evaluate:
+            super()._check_loss_valid(tr_loss)
+        super()._maybe_log_save_evaluate(tr_loss, *args, **kwargs)
+
     def compute_loss(self, model: CausalLM, inputs: Batch, return_outputs: bool = False) -> Any:
         output = model(**inputs)
         return (output.loss, output) if return_outputs else output.loss

@@ -131,8 +131,14 @@ def test_squared_norm(size: int) -> None:
     assert training.squared_norm(x) == pytest.approx((x.numpy().astype(np.float64) ** 2).sum(), rel=1e-6)
 
 
-def test_adamw_takes_the_steps_of_paddle_s() -> None:
-    """With a schedule, clipping by a factor, decay of some parameters, and the same state afterwards."""
+@pytest.mark.parametrize("native", [True, False])
+def test_adamw_takes_the_steps_of_paddle_s(monkeypatch: pytest.MonkeyPatch, native: bool) -> None:
+    """With a schedule, decay of some parameters, and the same state afterwards.
+
+    native: by our kernel; otherwise by Paddle's for many tensors, as on a GPU.
+    """
+    if not native:
+        monkeypatch.setattr(training, "in_place", lambda *tensors: False)
 
     def run(kind: type[AdamW]) -> list[np.ndarray]:
         generator = np.random.default_rng(3)

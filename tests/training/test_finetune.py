@@ -5,9 +5,13 @@ import subprocess
 import sys
 
 import numpy as np
+import paddle
 import pytest
 
+from paddle_glm import kernels
 from paddle_glm.checkpoint import is_complete
+from paddle_glm.training.callbacks import ThroughputCallback
+from paddle_glm.training.trainer import FinetuneTrainer
 from tests.paths import ROOT
 from tests.training.finetune_helpers import finetune, losses, max_parameter_difference, read_log, write_rows
 
@@ -165,3 +169,42 @@ def test_what_cannot_work_is_one_line(paths, capfd, flags, message):
     assert finetune(SMALL + flags, *paths) == 2
     error = capfd.readouterr().err
     assert message in error and "Traceback" not in error
+
+
+def test_a_step_never_waits_for_the_device(run, monkeypatch, plain_training):
+    """With the operators of a GPU no value of a tensor is read between the begin and the end of a step."""
+    monkeypatch.setattr(kernels.training, "in_place", lambda *tensors: False)
+    steps, read = [], []
+
+    def recording(name, original):
+        def call(tensor, *args, **options):
+            if steps and steps[-1] == "begin":
+                read.append(name)
+            return original(tensor, *args, **options)
+
+        return call
+
+    def marking(name, original):
+        def call(*args, **options):
+            steps.append(name)
+            return original(*args, **options)
+
+        return call
+
+    for name in ("numpy", "item", "tolist", "__float__", "__int__", "__bool__", "__index__", "__array__"):
+        monkeypatch.setattr(paddle.Tensor, name, recording(name, getattr(paddle.Tensor, name)))
+    for name in ("begin", "end"):
+        original = getattr(ThroughputCallback, f"on_step_{name}")
+        monkeypatch.setattr(ThroughputCallback, f"on_step_{name}", marking(name, original))
+    flags = "--do_train --max_steps 3 --gradient_accumulation_steps 2 --recompute True --weight_decay 0.1"
+    assert len(losses(run(flags))) == 3
+    assert steps == ["begin", "end"] * 3
+    assert read == []
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(run, monkeypatch):
+    """At the next log entry, and before anything is saved."""
+    compute = FinetuneTrainer.compute_loss
+    monkeypatch.setattr(FinetuneTrainer, "compute_loss", lambda self, *args: compute(self, *args) * np.nan)
+    with pytest.raises(ValueError, match="nan"):
+        run("--do_train --max_steps 4 --save_steps 2 --logging_steps 500")

@@ -7,6 +7,7 @@ import pytest
 from paddle_glm.parallel import SINGLE_PROCESS, ProcessGroup
 from paddle_glm.sharding import REPLICATED, ParameterSpec, Segment, column_parallel, row_parallel
 from paddle_glm.training import gradients
+from paddle_glm.training.optimizer import FusedAdamW
 
 
 def trained(*shapes):
@@ -81,6 +82,20 @@ def test_clipping(limit, factor):
     ((_, clipped),) = clip([(norm, paddle.to_tensor([3.0, 0.0, 4.0, 0.0, 0.0]))])
     assert float(clip.norm) == pytest.approx(5.0)
     np.testing.assert_allclose(clipped.numpy(), np.array([3, 0, 4, 0, 0]) * factor, rtol=1e-6)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_an_optimizer_scales_what_the_clip_leaves(monkeypatch, native):
+    """A first step of AdamW has the sign of the gradient, but for epsilon, which makes its size count."""
+    if not native:
+        monkeypatch.setattr(gradients.training, "in_place", lambda *tensors: False)
+    clip, _ = clip_of(SINGLE_PROCESS, 1.0)
+    norm = paddle.create_parameter([5], "float32", default_initializer=paddle.nn.initializer.Constant(0.0))
+    norm.name = "norm"
+    norm.grad = paddle.to_tensor([3.0, 0.0, 4.0, 0.0, 0.0])
+    FusedAdamW(parameters=[norm], learning_rate=1.0, epsilon=1.0, weight_decay=0.0, grad_clip=clip).step()
+    clipped = np.array([0.6, 0, 0.8, 0, 0])
+    np.testing.assert_allclose(norm.numpy(), -clipped / (clipped + 1), rtol=1e-5)
 
 
 @pytest.mark.parametrize("elsewhere", [0, 1])
