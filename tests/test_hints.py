@@ -1,6 +1,7 @@
 """What an error message advises is there, and leads on: flags by their names, advice by following it."""
 
 import ast
+import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -83,14 +84,16 @@ class Advice:
     prepare: Callable[[dict[str, Path]], object] = lambda places: None
 
 
-def other_degree(name: str) -> Callable[[dict[str, Path]], object]:
-    """A checkpoint as two data-parallel processes would have written it."""
+def more_rows_per_step(name: str) -> Callable[[dict[str, Path]], object]:
+    """A checkpoint as a run with twice as many rows per optimizer step would have written it."""
 
     def write(places: dict[str, Path]) -> None:
         schedule = places[name] / "checkpoint-1" / "schedule.json"
         text = schedule.read_text(encoding="utf-8")
-        assert '"data_parallel_degree": 1' in text
-        schedule.write_text(text.replace('"data_parallel_degree": 1', '"data_parallel_degree": 2'))
+        values = json.loads(text)
+        shape = values["epoch_shape"]
+        shape.update(rows_per_step=2 * shape["rows_per_step"], steps_per_epoch=shape["steps_per_epoch"] // 2)
+        schedule.write_text(json.dumps(values).ljust(len(text)), encoding="utf-8")  # the same size
 
     return write
 
@@ -118,13 +121,12 @@ RUN = (
 LORA = f"{RUN} --lora True"
 PREDICT = "predict --predict_file FILE --tgt_length 2"
 ADVICE = (
-    Advice("degree", f"{RUN} --output_dir OUT", "or start anew", (f"{RUN} HINT",), other_degree("OUT")),
     Advice(
-        "degree of an adapter",
-        f"{LORA} --output_dir ADAPTER",
-        "or start anew",
-        (f"{RUN} HINT",),
-        other_degree("ADAPTER"),
+        "other rows per step",
+        f"{RUN} --output_dir OUT",
+        "give --gradient_accumulation_steps 2",
+        (f"{RUN} --output_dir OUT HINT",),
+        more_rows_per_step("OUT"),
     ),
     Advice(
         "other training",

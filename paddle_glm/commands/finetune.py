@@ -104,7 +104,7 @@ def _finetune(
             model_args.source_folders,
             args.resume_from_checkpoint,
         )
-        run_folder.check(args.mesh, model_args.adapter_config_file)
+        run_folder.check(model_args.adapter_config_file)
     tokenizer = AutoTokenizer.from_pretrained(path, family=family)
     datasets = load_run_datasets(data_args, args, tokenizer)
     try:

@@ -2,32 +2,38 @@
 
 A `checkpoint-N` folder holds the weights (hub layout from one process, shards from several), the optimizer
 state per tensor-parallel rank, the random state per process, the learning rate schedule and the Trainer's
-state. All files are safetensors or JSON: resuming never unpickles.
+state. All files are safetensors or JSON: resuming never unpickles. Other numbers of processes read all of it
+but the random state.
 """
 
 import json
-from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import paddle
 import paddle.distributed as dist
-from paddle import Tensor
-from paddle.base import framework
 from paddlenlp.trainer.trainer_callback import TrainerState
+from paddlenlp.utils.log import logger
 
-from paddle_glm.array_types import Array
 from paddle_glm.checkpoint import AtomicSave, open_checkpoint, save_model
 from paddle_glm.checkpoint.paddlenlp import set_tokenizer_class
-from paddle_glm.checkpoint.safetensors_file import open_safetensors, write_safetensors
 from paddle_glm.errors import InputError
 from paddle_glm.models.base import CausalLM, lazy_tensors
+from paddle_glm.models.family import family_of
 from paddle_glm.numpy_interop import from_numpy, paddle_dtype_name
-from paddle_glm.parallel import SINGLE_PROCESS, Mesh, ProcessGroup, world_size
+from paddle_glm.parallel import SINGLE_PROCESS, Mesh, world_size
 from paddle_glm.peft.adapter import Adapter
+from paddle_glm.sharding import ParameterSpec
 from paddle_glm.training.adapter_setup import load_adapter_weights
+from paddle_glm.training.epoch_shape import EpochShape
+from paddle_glm.training.optimizer_files import (
+    StoredOptimizerState,
+    optimizer_tensors,
+    parameter_name,
+    write_optimizer_state,
+)
 from paddle_glm.training.output_dir import (
     SCHEDULE_FILE,
     STAGING_FOLDER,
@@ -43,6 +49,14 @@ def barrier() -> None:
     """Wait for all processes of the run."""
     if world_size() > 1:
         dist.barrier()
+
+
+def parameter_specs(model: CausalLM, adapter: Adapter | None) -> dict[str, ParameterSpec]:
+    """{hub name: full shape and sharding} of the model's parameters and the adapter's."""
+    return {
+        **family_of(model.config).parameters(model.config),
+        **({} if adapter is None else adapter.specs),
+    }
 
 
 def save_weights(
@@ -101,11 +115,10 @@ def save_training_checkpoint(folder: Path, trainer: Any) -> None:
     mesh: Mesh = trainer.args.mesh
     if mesh.data.rank == 0:
         save_weights(temporary, trainer.model, trainer.tokenizer, trainer.adapter)
-    state = dict(lazy_tensors(optimizer_tensors(trainer.optimizer, trainer.model)))
-    if trainer.state_partition is not None:
-        write_safetensors(temporary / _optimizer_file(mesh, mesh.data), state)
-    elif mesh.data.rank == 0:
-        write_safetensors(temporary / _optimizer_file(mesh), state)
+    owners = SINGLE_PROCESS if trainer.state_partition is None else mesh.data
+    if mesh.data.rank == 0 or owners.degree > 1:
+        state = dict(optimizer_tensors(trainer.optimizer, trainer.model))
+        write_optimizer_state(temporary, state, mesh, owners)
     _write_json(temporary / f"rng-{dist.get_rank():05d}.json", rng_state())
     if dist.get_rank() == 0:
         trainer.state.save_to_json(str(temporary / TRAINER_STATE))
@@ -118,68 +131,53 @@ def save_training_checkpoint(folder: Path, trainer: Any) -> None:
 
 
 def load_optimizer_and_schedule(folder: Path, trainer: Any) -> None:
-    """Restore optimizer, schedule and loss scaler from a checkpoint of the same number of processes.
+    """Restore optimizer, schedule and loss scaler, from a checkpoint of any number of processes.
 
     Raises `InputError` where it is of other parameters.
     """
-    mesh: Mesh = trainer.args.mesh
-    schedule = json.loads((folder / SCHEDULE_FILE).read_text(encoding="utf-8"))
-    # All sharding stages can read each other's files: each rank takes the tensors that it owns.
-    stored: dict[str, Array] = {}
-    for path in folder.glob(f"{_optimizer_stem(mesh)}*"):
-        stored |= open_safetensors(path)
+    schedule = _read_json(folder / SCHEDULE_FILE)
+    # All sharding stages and degrees can read each other's files: each rank takes what it owns.
+    stored = StoredOptimizerState(
+        folder, parameter_specs(trainer.model, trainer.adapter), trainer.args.mesh.tensor
+    )
     wanted = dict(optimizer_tensors(trainer.optimizer, trainer.model))
     trained = {name for name, parameter in trainer.model.named_parameters() if not parameter.stop_gradient}
-    others = trained - {_parameter_name(name) for name in wanted}  # owned by other ranks
-    odd = sorted(name for name in stored.keys() ^ wanted.keys() if _parameter_name(name) not in others)
+    others = trained - {parameter_name(name) for name in wanted}  # owned by other ranks
+    odd = sorted(name for name in stored.names ^ wanted.keys() if parameter_name(name) not in others)
     if odd:
         raise InputError(
             f"{folder} holds the state of another optimizer or model ({', '.join(odd[:5])}): resume with the "
             "flags that it was written with, or give another --output_dir"
         )
     for name, tensor in wanted.items():
-        tensor.set_value(from_numpy(np.array(stored[name]), paddle_dtype_name(tensor)))
+        tensor.set_value(from_numpy(np.array(stored.read(name)), paddle_dtype_name(tensor)))
     trainer.lr_scheduler.set_state_dict(schedule["scheduler"])
     if trainer.do_grad_scaling:
         scaler = schedule["scaler"]
         trainer.scaler.load_state_dict({**scaler, "scale": np.array(scaler["scale"], dtype=np.float32)})
 
 
-def load_rng_state(folder: Path) -> None:
-    """Restore this process's random state from a checkpoint."""
-    set_rng_state(json.loads((folder / f"rng-{dist.get_rank():05d}.json").read_text(encoding="utf-8")))
+def load_rng_state(folder: Path, mesh: Mesh) -> None:
+    """Restore this process's random state, unless the checkpoint is of other numbers of processes."""
+    schedule = _read_json(folder / SCHEDULE_FILE)
+    written = (schedule["tensor_parallel_degree"], schedule["data_parallel_degree"])
+    if written == (mesh.tensor.degree, mesh.data.degree):
+        set_rng_state(_read_json(folder / f"rng-{dist.get_rank():05d}.json"))
+    elif dist.get_rank() == 0:
+        logger.info(
+            f"{folder} was written with tensor_parallel_degree {written[0]} and {written[1]} data-parallel "
+            f"processes, this run has {mesh.tensor.degree} and {mesh.data.degree}: dropout starts from --seed"
+        )
+
+
+def read_epoch_shape(folder: Path) -> EpochShape:
+    """How the run that wrote a checkpoint divided its rows into optimizer steps."""
+    return EpochShape(**_read_json(folder / SCHEDULE_FILE)["epoch_shape"])
 
 
 def checkpoint_step(folder: Path) -> int:
     """The number of optimizer steps at a checkpoint."""
     return int(TrainerState.load_from_json(str(folder / TRAINER_STATE)).global_step)
-
-
-def optimizer_tensors(optimizer: Any, model: CausalLM) -> Iterator[tuple[str, Tensor]]:
-    """AdamW's state as (`HUB_NAME/KIND`, tensor), of the parameters that this rank's optimizer has.
-
-    Paddle creates the tensors at the first step and names them by counters that differ between runs; here
-    they are created at once and named after the model's parameters.
-    """
-    parameters = [parameter for parameter in optimizer._parameter_list if not parameter.stop_gradient]
-    held = {parameter.name for parameter in parameters}
-    optimizer._create_accumulators(framework.default_main_program().global_block(), parameters)
-    masters = optimizer._master_weights
-    for name, parameter in model.named_parameters():
-        if parameter.name not in held:
-            continue
-        master = masters.get(parameter.name)
-        if master is not None:
-            yield f"{name}/master", master
-        key = parameter.name if master is None else master.name
-        for kind, accumulators in optimizer._accumulators.items():
-            if key in accumulators:
-                yield f"{name}/{kind}", accumulators[key]
-
-
-def _parameter_name(state: str) -> str:
-    """The parameter's name of `NAME/KIND`."""
-    return state.rpartition("/")[0]
 
 
 def _begin_save_on_all_ranks(folder: Path) -> AtomicSave:
@@ -193,18 +191,6 @@ def _begin_save_on_all_ranks(folder: Path) -> AtomicSave:
     return save
 
 
-def _optimizer_stem(mesh: Mesh) -> str:
-    return f"optimizer-tp{mesh.tensor.rank:02d}-of-{mesh.tensor.degree:02d}"
-
-
-def _optimizer_file(mesh: Mesh, sharding_group: ProcessGroup = SINGLE_PROCESS) -> str:
-    """One file per tensor-parallel rank, and per rank of `sharding_group`."""
-    owner = (
-        f"-dp{sharding_group.rank:02d}-of-{sharding_group.degree:02d}" if sharding_group.degree > 1 else ""
-    )
-    return f"{_optimizer_stem(mesh)}{owner}.safetensors"
-
-
 def _schedule_state(trainer: Any) -> dict[str, Any]:
     mesh: Mesh = trainer.args.mesh
     scaler = trainer.scaler.state_dict() if trainer.do_grad_scaling else None
@@ -212,9 +198,14 @@ def _schedule_state(trainer: Any) -> dict[str, Any]:
         "run": trainer.run_folder.run_number,
         "tensor_parallel_degree": mesh.tensor.degree,
         "data_parallel_degree": mesh.data.degree,
+        "epoch_shape": asdict(trainer.epoch_shape),
         "scheduler": trainer.lr_scheduler.state_dict(),
         "scaler": scaler and {**scaler, "scale": np.asarray(scaler["scale"]).tolist()},
     }
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _write_json(path: Path, values: Any) -> None:

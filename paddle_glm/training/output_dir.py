@@ -30,7 +30,6 @@ from paddle_glm.checkpoint.output_checks import check_output_folder
 from paddle_glm.checkpoint.weight_files import is_weight_file
 from paddle_glm.errors import InputError
 from paddle_glm.models.family import vocab_files
-from paddle_glm.parallel import Mesh
 from paddle_glm.peft import lora_config, prefix
 from paddle_glm.peft.adapter_folder import ADAPTER_FLAGS
 from paddle_glm.system import retry_while_in_use
@@ -133,7 +132,7 @@ class RunFolder:
 
     # Checks before training; they change no file.
 
-    def check(self, mesh: Mesh, adapter_config_file: str | None) -> None:
+    def check(self, adapter_config_file: str | None) -> None:
         """Raise `InputError` where the run cannot resume, or its model cannot be written to output_dir.
 
         adapter_config_file: file name of the trained adapter's configuration; None: the model is trained.
@@ -159,7 +158,7 @@ class RunFolder:
                 "wrote there and none replaces: give another --output_dir"
             )
         if self.resume is not None:
-            _check_compatible(self.resume, mesh, adapter_config_file)
+            _check_method(self.resume, adapter_config_file)
 
     def check_checkpoint_paths(self, saves: Callable[[int], bool]) -> None:
         """Raise `InputError` where a checkpoint of this run would overwrite what must be kept.
@@ -319,8 +318,8 @@ def _require_checkpoint(checkpoint: Path) -> Path:
     return checkpoint
 
 
-def _check_compatible(checkpoint: Path, mesh: Mesh, adapter_config_file: str | None) -> None:
-    """Raise `InputError` for a checkpoint of other parallel degrees or another training method."""
+def _check_method(checkpoint: Path, adapter_config_file: str | None) -> None:
+    """Raise `InputError` for a checkpoint of another training method."""
     found = next((name for name in ADAPTER_FLAGS if (checkpoint / name).is_file()), None)
     if found != adapter_config_file:
         method = {
@@ -331,15 +330,6 @@ def _check_compatible(checkpoint: Path, mesh: Mesh, adapter_config_file: str | N
         raise InputError(
             f"{checkpoint} is of a run that trained {method[found]}, not {method[adapter_config_file]}: "
             "give its flags, or another --output_dir, or --overwrite_output_dir to start anew"
-        )
-    schedule = _read_schedule(checkpoint)
-    written = tuple(schedule.get(f"{kind}_parallel_degree") for kind in ("tensor", "data"))
-    if written != (mesh.tensor.degree, mesh.data.degree):
-        flag = ADAPTER_FLAGS[found] if found else "--model_name_or_path"
-        raise InputError(
-            f"{checkpoint} was written with tensor_parallel_degree {written[0]} and data_parallel_degree "
-            f"{written[1]}, this run has {mesh.tensor.degree} and {mesh.data.degree}: resume with the same, "
-            f"or start anew from its weights in another folder ({flag} {checkpoint} --output_dir NEW)"
         )
 
 

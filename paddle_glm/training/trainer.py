@@ -20,12 +20,12 @@ from paddlenlp.utils.log import logger
 
 from paddle_glm.evaluation.token_metrics import evaluate_tokens
 from paddle_glm.models.base import CausalLM
-from paddle_glm.models.family import family_of
 from paddle_glm.parallel import SINGLE_PROCESS, ProcessGroup
 from paddle_glm.parallel.rng import seed_group
 from paddle_glm.peft.adapter import Adapter
 from paddle_glm.training import checkpointing
 from paddle_glm.training.callbacks import LogFileCallback, ThroughputCallback, VisualDLCallback
+from paddle_glm.training.epoch_shape import EpochShape
 from paddle_glm.training.gradients import GradientAverager, HybridParallelClipGrad, HybridParallelGradScaler
 from paddle_glm.training.initialize import TrainerArguments
 from paddle_glm.training.loss_curve import LOG_FILE, read_log_records
@@ -88,6 +88,7 @@ class FinetuneTrainer(Trainer):
             callbacks=callbacks,
         )
         self.generation_metrics = generation_metrics
+        self.epoch_shape = EpochShape(0, 0)  # known with the sampler
         self._resume_checkpoint: Path | None = None
         self._rng_pending = False
         self._last_evaluation: tuple[int, dict[str, float]] | None = None
@@ -106,7 +107,7 @@ class FinetuneTrainer(Trainer):
     # The loop.
 
     def train(self, resume_from_checkpoint: str | Path | None = None, **kwargs: Any) -> Any:
-        """Train; a run that resumes from a checkpoint folder continues bit for bit."""
+        """Train; a run that resumes from a checkpoint of as many processes continues bit for bit."""
         self._resume_checkpoint = Path(resume_from_checkpoint) if resume_from_checkpoint else None
         self._rng_pending = self._resume_checkpoint is not None
         # The mean loss at the end is over the steps of this process, not of those before the resume.
@@ -161,7 +162,7 @@ class FinetuneTrainer(Trainer):
     def training_step(self, model: CausalLM, inputs: Batch, step_control: int = 0) -> Tensor:
         """Forward and backward of one batch; returns its loss / accumulation steps, a detached scalar."""
         if self._rng_pending and self._resume_checkpoint is not None:
-            checkpointing.load_rng_state(self._resume_checkpoint)
+            checkpointing.load_rng_state(self._resume_checkpoint, self.args.mesh)
             self._rng_pending = False
         self.throughput.add_tokens((inputs["input_ids"] != self.tokenizer.pad_token_id).sum())
         is_last = (step_control + 1) % self.args.gradient_accumulation_steps == 0
@@ -210,9 +211,7 @@ class FinetuneTrainer(Trainer):
         names = {parameter.name: name for name, parameter in trained.items()}
         decayed = {key for key, name in names.items() if not any(part in name for part in ("bias", "norm"))}
         if self.args.max_grad_norm > 0:
-            specs = family_of(self.model.config).parameters(self.model.config)
-            if self.adapter is not None:
-                specs = {**specs, **self.adapter.specs}
+            specs = checkpointing.parameter_specs(self.model, self.adapter)
             mesh = self.args.mesh
             self.grad_clip = HybridParallelClipGrad(
                 self.args.max_grad_norm, specs, names, mesh.tensor, self._sharding_group()
@@ -249,10 +248,20 @@ class FinetuneTrainer(Trainer):
             drop_last=args.dataloader_drop_last,
             lengths=self.train_dataset.lengths if args.group_by_length else None,
         )
+        accumulation = min(args.gradient_accumulation_steps, len(sampler))
+        self.epoch_shape = EpochShape(
+            sampler.batch_size * accumulation * args.dataset_world_size,
+            len(sampler) // accumulation,
+            sampler.batch_size if args.group_by_length else None,
+        )
         if self._resume_checkpoint is not None:
-            steps = max(len(sampler) // args.gradient_accumulation_steps, 1)
-            epoch, done = divmod(checkpointing.checkpoint_step(self._resume_checkpoint), steps)
-            sampler.skip_batches(epoch, done * args.gradient_accumulation_steps)
+            written = checkpointing.read_epoch_shape(self._resume_checkpoint)
+            self.epoch_shape.check_continues(
+                written, self._resume_checkpoint, sampler.batch_size, args.dataset_world_size
+            )
+            step = checkpointing.checkpoint_step(self._resume_checkpoint)
+            epoch, done = divmod(step, self.epoch_shape.steps_per_epoch)
+            sampler.skip_batches(epoch, done * accumulation)
         return sampler
 
     def _get_eval_sampler(self, eval_dataset: Any) -> EvalSampler:

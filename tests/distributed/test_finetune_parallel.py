@@ -113,20 +113,6 @@ def test_a_resumed_run_is_the_same_in_every_bit(pair):
     assert [line["step"] for line in read_log(resumed) if "loss" in line] == [3, 4]
 
 
-def test_another_number_of_processes_starts_from_its_weights(paths, pair, tmp_path, capfd):
-    """As the error advises."""
-    flags = f"{GUIDE_A} {SHORT} --gradient_accumulation_steps 2 --do_generation False"
-    out, new = pair / "whole", tmp_path / "new"
-    assert finetune(f"{flags} --tensor_parallel_degree 1", *paths, "--output_dir", out) == 2
-    error = capfd.readouterr().err
-    advice = f"(--model_name_or_path {out / 'checkpoint-4'} --output_dir NEW)"
-    assert "tensor_parallel_degree 2 and data_parallel_degree 1, this run has 1 and 1" in error
-    assert advice in error
-    followed = advice.strip("()").replace("NEW", str(new))
-    assert finetune(f"{flags} --tensor_parallel_degree 1 {followed}", *paths[2:]) == 0
-    assert is_complete(new) and losses(new)[0] < losses(out)[0]
-
-
 def test_a_new_run_replaces_the_earlier_one(pair):
     out = pair / "replaced"
     assert [path.name for path in out.glob("checkpoint-*")] == ["checkpoint-2"]

@@ -21,8 +21,8 @@ FLAGS = """
 
 KILLED = """
 import os, signal, sys
-from paddle_glm.training import checkpointing
-write = checkpointing.write_safetensors
+from paddle_glm.training import optimizer_files
+write = optimizer_files.write_safetensors
 
 def stop_in_the_middle(path, tensors):
     if "checkpoint-5" in str(path):
@@ -30,7 +30,7 @@ def stop_in_the_middle(path, tensors):
         os.kill(os.getpid(), signal.SIGKILL)
     write(path, tensors)
 
-checkpointing.write_safetensors = stop_in_the_middle
+optimizer_files.write_safetensors = stop_in_the_middle
 from paddle_glm.main import main
 main(["finetune", *sys.argv[1:]])
 """
@@ -107,15 +107,19 @@ def test_overwriting_starts_anew(words, whole, tmp_path):
     assert len(losses(tmp_path)) == 2
 
 
-def test_other_processes_are_an_error(words, whole, tmp_path, capfd):
-    folder = tmp_path / "checkpoint-7"
-    shutil.copytree(whole / "checkpoint-7", folder)
-    schedule = folder / "schedule.json"
-    schedule.write_text(
-        schedule.read_text().replace('"data_parallel_degree": 1', '"data_parallel_degree": 3')
-    )
-    assert finetune(FLAGS, *words, "--output_dir", tmp_path) == 2
-    assert "data_parallel_degree 3, this run has 1 and 1" in capfd.readouterr().err
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--gradient_accumulation_steps 3", "give --gradient_accumulation_steps 2"),
+        ("--per_device_train_batch_size 3", "= 8"),
+        ("--per_device_train_batch_size 8 --gradient_accumulation_steps 1", "4 optimizer steps per epoch"),
+        ("--group_by_length", "without --group_by_length"),
+    ],
+)
+def test_another_order_of_rows_is_an_error(words, whole, tmp_path, capfd, flags, message):
+    shutil.copytree(whole / "checkpoint-7", tmp_path / "checkpoint-7")
+    assert finetune(f"{FLAGS} {flags}", *words, "--output_dir", tmp_path) == 2
+    assert message in capfd.readouterr().err
 
 
 def test_a_killed_save_leaves_the_one_before(words, whole, tmp_path):
