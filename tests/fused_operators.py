@@ -5,12 +5,14 @@ They stand in for operators without a CPU kernel, check shapes and dtypes as tho
 
 from typing import Any
 
+import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
 from paddle import Tensor
 
 from paddle_glm.kernels import gpu, gpu_packing, packing, training, usage
+from paddle_glm.numpy_interop import cpu_view
 from paddle_glm.quantization import dequantize
 
 
@@ -30,6 +32,33 @@ def rotary(q: Tensor, *, sin: Tensor, cos: Tensor, use_neox_rotary_style: bool) 
     else:
         turned = paddle.concat([-q[..., size // 2 :], q[..., : size // 2]], axis=-1)
     return q * cos + turned * sin, None, None
+
+
+def masked_multihead_attention(
+    x: Tensor, *, cache_kv: Tensor, src_mask: Tensor, sequence_lengths: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`paddle.incubate.nn.functional.masked_multihead_attention`; writes to `cache_kv`."""
+    _, batch, kv_heads, capacity, size = cache_kv.shape
+    heads = x.shape[1] // size - 2 * kv_heads
+    assert cache_kv.is_contiguous() and cache_kv.dtype == src_mask.dtype == x.dtype
+    assert src_mask.shape == [batch, 1, 1, capacity] and capacity % 4 == 0
+    assert sequence_lengths.shape == [batch, 1] and sequence_lengths.dtype == paddle.int32
+    keys, values = cpu_view(cache_kv)
+    n = 16 // keys.itemsize
+    keys = keys.reshape(batch, kv_heads, size // n, capacity, n)
+    qkv = x.numpy().reshape(batch, heads + 2 * kv_heads, size)
+    out = np.empty((batch, heads, size), np.float32)
+    for row, column in enumerate(sequence_lengths.numpy()[:, 0]):
+        keys[row, :, :, column] = qkv[row, heads : heads + kv_heads].reshape(kv_heads, size // n, n)
+        values[row, :, column] = qkv[row, heads + kv_heads :]
+        bias = src_mask.numpy()[row, 0, 0, : column + 1]
+        for head in range(heads):
+            group = head * kv_heads // heads
+            read = keys[row, group, :, : column + 1].transpose(1, 0, 2).reshape(-1, size)
+            scores = read @ qkv[row, head] / np.sqrt(size) + bias
+            weights = np.exp(scores - scores.max())
+            out[row, head] = weights / weights.sum() @ values[row, group, : column + 1]
+    return paddle.to_tensor(out.reshape(batch, -1)), cache_kv
 
 
 def weight_only_linear(
@@ -70,6 +99,8 @@ def use_fused_operators(monkeypatch: pytest.MonkeyPatch) -> Calls:
     monkeypatch.setattr(F, "swiglu", calls.counted("swiglu", F.swiglu))
     monkeypatch.setattr(gpu, "fused_rms_norm", calls.counted("add_rms_norm", gpu.fused_rms_norm))
     monkeypatch.setattr(gpu, "fused_rotary_position_embedding", calls.counted("rotary", rotary))
+    decode = calls.counted("decode", masked_multihead_attention)
+    monkeypatch.setattr(gpu, "masked_multihead_attention", decode)
     monkeypatch.setattr(gpu, "weight_only_linear", calls.counted("product", weight_only_linear))
     monkeypatch.setattr(gpu, "capability", lambda: 80)
     return calls

@@ -11,11 +11,16 @@ from typing import Literal
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
-from paddle.incubate.nn.functional import fused_rms_norm, fused_rotary_position_embedding
+from paddle.incubate.nn.functional import (
+    fused_rms_norm,
+    fused_rotary_position_embedding,
+    masked_multihead_attention,
+)
 from paddle.nn.quant import weight_only_linear
 
 from paddle_glm.kernels.gpu_packing import TILE
 
+_DECODE_HEAD_DIMS = (32, 64, 96, 128)
 # Compute capabilities that its matrix products are built for; 9.0 runs the code for 8.0.
 _PRODUCT_CAPABILITIES = (80, 86, 89, 90)
 # Inputs per scale, None for one scale per output -> what Paddle's product calls it.
@@ -67,6 +72,32 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, adjacent: bool) -> Tensor:
         use_neox_rotary_style=adjacent,
     )[0]
     return rotated.reshape([batch, tokens, heads, size])
+
+
+def can_decode(batch: int, columns: int, head_dim: int) -> bool:
+    """Whether `decode_attention` takes a cache of so many columns.
+
+    masked_multihead_attention_kernel.cu is built for these sizes of a head. From 1024 columns on it splits
+    those of up to 4 rows; with more rows the scores of a head must fit into a processor's shared memory, and
+    all GPUs have 64 KB.
+    """
+    return head_dim in _DECODE_HEAD_DIMS and columns % 4 == 0 and (batch <= 4 or columns <= 1 << 14)
+
+
+def decode_attention(qkv: Tensor, buffer: Tensor, mask: Tensor, columns: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(head_dim) + mask) v of a token per row, whose key and value are written in place.
+
+    qkv: [batch, (heads + 2 * kv_heads) * head_dim], queries, keys, values, all rotated; consecutive heads
+    share a key/value head. buffer: [2, batch, kv_heads, capacity, head_dim], contiguous, as
+    `kv_cache.decode.DecodeLayer` has it. mask: additive, [batch, 1, 1, capacity], of qkv's dtype.
+    columns: int32 [batch, 1], each row's column to write; those before it are read. Returns
+    [batch, heads * head_dim].
+    phi/kernels/fusion/gpu/masked_multihead_attention_kernel.cu. Its own rotary embedding is not used: for
+    float16 and 128 channels it rotates every second pair of a key by its neighbour's sine
+    (mmha_util.cu.h of the 3.3.1 wheel). It reserves shared memory for as many scores as a multiple of 4 not
+    below the mask's columns less one, so capacity is a multiple of 4.
+    """
+    return masked_multihead_attention(qkv, cache_kv=buffer, src_mask=mask, sequence_lengths=columns)[0]
 
 
 @cache

@@ -10,7 +10,9 @@ from paddle import Tensor
 from paddle_glm.kernels import operators, training
 from paddle_glm.kernels.usage import uses_operators
 from paddle_glm.kv_cache import KVCache, LayerCache
+from paddle_glm.kv_cache.decode import DecodeLayer
 from paddle_glm.kv_cache.tensors import InPlaceCache
+from paddle_glm.layers.decode import decode_attention, decodes
 from paddle_glm.layers.rotary import apply_rotary_interleaved
 from paddle_glm.parallel.group import ProcessGroup
 from paddle_glm.parallel.rng import sharded_rng
@@ -134,6 +136,8 @@ def attend(
         keys, values, past = cache.reserve(batch, heads, tokens, head_dim)
         past = operators.append_cache(key, value, keys, values, past)
         return operators.cached_attention(query, keys, values, mask, past, head_dim**-0.5)
+    if isinstance(cache, DecodeLayer) and decodes(query, key, cache, qk_layer_scaling):
+        return decode_attention(query, key, value, mask, cache)
     if cache is not None:
         key, value = cache.update(key, value)
     return grouped_query_attention(query, key, value, mask, group, dropout, qk_layer_scaling)

@@ -9,6 +9,7 @@ from paddle import Tensor
 from paddle_glm.array_types import Array
 from paddle_glm.kernels import gpu
 from paddle_glm.kernels.usage import fused
+from paddle_glm.layers.remember import remember_last
 
 _NUMPY_DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
@@ -59,7 +60,7 @@ def apply_rotary_interleaved(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """
     heads, head_dim, half = x.shape[1], x.shape[3], cos.shape[-1]
     if fused(x, cos, sin):
-        tables = _per_channel(cos, sin, head_dim, adjacent=True)
+        tables = _per_channel(cos, sin, head_dim, True)
         return gpu.rotate(x.transpose([0, 2, 1, 3]), *tables[0], adjacent=True).transpose([0, 2, 1, 3])
     x_rot, x_pass = x.split([2 * half, head_dim - 2 * half], axis=-1)
     pairs = x_rot.reshape([0, heads, -1, half, 2])
@@ -85,7 +86,7 @@ def apply_rotary_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """
     heads, head_dim, rows, half = x.shape[1], x.shape[3], cos.shape[3], cos.shape[4]
     if fused(x, cos, sin):
-        tables = _per_channel(cos, sin, 2 * half, adjacent=False)
+        tables = _per_channel(cos, sin, 2 * half, False)
         turned = zip(x.transpose([0, 2, 1, 3]).chunk(rows, axis=-1), tables, strict=True)
         rotated_parts = [gpu.rotate(part, *table, adjacent=False) for part, table in turned]
         return paddle.concat(rotated_parts, axis=-1).transpose([0, 2, 1, 3])
@@ -95,30 +96,22 @@ def apply_rotary_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return rotated.reshape([0, heads, -1, head_dim])
 
 
-# The last tables and what they were made of: every layer of a step asks for the same.
-_last: tuple[Tensor, Tensor, int, list[tuple[Tensor, Tensor]]] | None = None
-
-
+@remember_last
 def _per_channel(cos: Tensor, sin: Tensor, size: int, adjacent: bool) -> list[tuple[Tensor, Tensor]]:
     """cos and sin of every channel, [batch, tokens, size] each, for every position row.
 
     cos, sin: [batch, 1, tokens, half], or [batch, 1, tokens, rows, half]. Channels from 2 * half on are not
     rotated.
     """
-    global _last
-    if _last is not None and _last[0] is cos and _last[1] is sin and _last[2] == size:
-        return _last[3]
     tables = []
-    with paddle.no_grad():
-        for row in range(1 if cos.ndim == 4 else cos.shape[3]):
-            table = []
-            for values, unrotated in ((cos, 1.0), (sin, 0.0)):
-                one = values.squeeze(1) if values.ndim == 4 else values[:, 0, :, row]
-                both = paddle.stack([one, one], axis=-1 if adjacent else -2).flatten(-2)
-                if rest := size - both.shape[2]:
-                    ending = paddle.full([*both.shape[:2], rest], unrotated, dtype=both.dtype)
-                    both = paddle.concat([both, ending], axis=-1)
-                table.append(both)
-            tables.append((table[0], table[1]))
-    _last = cos, sin, size, tables
+    for row in range(1 if cos.ndim == 4 else cos.shape[3]):
+        table = []
+        for values, unrotated in ((cos, 1.0), (sin, 0.0)):
+            one = values.squeeze(1) if values.ndim == 4 else values[:, 0, :, row]
+            both = paddle.stack([one, one], axis=-1 if adjacent else -2).flatten(-2)
+            if rest := size - both.shape[2]:
+                ending = paddle.full([*both.shape[:2], rest], unrotated, dtype=both.dtype)
+                both = paddle.concat([both, ending], axis=-1)
+            table.append(both)
+        tables.append((table[0], table[1]))
     return tables

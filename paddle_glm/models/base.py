@@ -19,7 +19,8 @@ from paddle_glm.config import DTYPES, ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.kernels.usage import recomputed_block
 from paddle_glm.kv_cache import ConcatLayer, KVCache
-from paddle_glm.kv_cache.tensors import PADDLE, BufferLayer, PrefixCache
+from paddle_glm.kv_cache.decode import DecodeLayer
+from paddle_glm.kv_cache.tensors import PADDLE, PrefixCache
 from paddle_glm.layers.attention import additive_mask, cache_mask, causal_mask, dim_size
 from paddle_glm.models.device_mixin import DeviceMixin
 from paddle_glm.models.dtype_mixin import DtypeMixin
@@ -229,9 +230,9 @@ class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
     def new_cache(self, batch: int) -> KVCache:
         """A cache for `forward_with_cache`, written in place: empty, or with the prefix in each row."""
         if self.prefix_cache is None:
-            return KVCache([BufferLayer() for _ in self.blocks()])
+            return KVCache([DecodeLayer() for _ in self.blocks()])
         pairs = self.prefix_cache.key_values(batch)
-        return KVCache([BufferLayer(*pair) for pair in pairs], self.prefix_cache.length)
+        return KVCache([DecodeLayer(*pair) for pair in pairs], self.prefix_cache.length)
 
     def forward_with_cache(
         self, input_ids: Tensor, position_ids: Tensor, attention_mask: Tensor, cache: KVCache

@@ -10,7 +10,7 @@ from paddle import Tensor
 from paddle_glm.array_types import IntArray
 from paddle_glm.errors import InputError
 from paddle_glm.kv_cache import KVCache
-from paddle_glm.kv_cache.tensors import BufferLayer
+from paddle_glm.kv_cache.decode import DecodeLayer
 from paddle_glm.models.step_model import StepModel
 from paddle_glm.parallel.layers import WeightFormat
 
@@ -48,7 +48,7 @@ class PastKeyValues(tuple[tuple[Tensor, Tensor], ...]):
     def cache_of(self, tokens: int) -> KVCache:
         """A cache that begins with the first `tokens` tokens and the prefix, and does not change these."""
         stop = self.prefix_length + tokens
-        layers = [BufferLayer(key[:, :, :stop], value[:, :, :stop]) for key, value in self]
+        layers = [DecodeLayer(key[:, :, :stop], value[:, :, :stop]) for key, value in self]
         return KVCache(layers, self.prefix_length)
 
 

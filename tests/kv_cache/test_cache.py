@@ -10,14 +10,35 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paddle_glm.kv_cache import NUMPY, ConcatLayer, KVCache
+from paddle_glm.kv_cache.decode import DecodeLayer
 from paddle_glm.kv_cache.tensors import PADDLE, BufferLayer
 from paddle_glm.layers.attention import MASK_VALUE, cache_mask
+from paddle_glm.numpy_interop import cpu_view
 
-LAYERS, HEADS, SIZE, BLOCK = 2, 2, 3, 4
+LAYERS, HEADS, SIZE, BLOCK = 2, 2, 8, 4
+
+
+class Decoding(DecodeLayer):
+    """One token is written as the fused operator writes it: 4 float32 of a key are 16 bytes."""
+
+    def update(self, key: paddle.Tensor, value: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
+        if key.shape[2] > 1 or not self.length:
+            return super().update(key, value)
+        buffer, column = self.decode_buffer()
+        keys, values = cpu_view(buffer)
+        batch, heads, capacity, size = keys.shape
+        assert buffer.is_contiguous() and capacity % 4 == 0 and column == self.length - 1
+        vectors = keys.reshape(batch, heads, size // 4, capacity, 4)
+        vectors[:, :, :, column] = key.numpy().reshape(batch, heads, size // 4, 4)
+        values[:, :, column] = value.numpy()[:, :, 0]
+        return buffer[0], buffer[1]
+
+
 KINDS: dict[str, Callable[..., Any]] = {
     "numpy": lambda *pair: ConcatLayer(NUMPY, *pair),
     "paddle": lambda *pair: ConcatLayer(PADDLE, *pair),
     "buffer": lambda *pair: BufferLayer(*pair, block=BLOCK),
+    "decoding": lambda *pair: Decoding(*pair, block=BLOCK),
 }
 
 

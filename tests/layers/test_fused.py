@@ -7,10 +7,14 @@ import pytest
 from paddle_glm.auto.model import AutoModel
 from paddle_glm.config import ModelConfig
 from paddle_glm.kernels import usage
+from paddle_glm.kv_cache.decode import DecodeLayer
+from paddle_glm.layers.decode import decodes
 from paddle_glm.models.base import CausalLM
+from paddle_glm.models.dygraph import DygraphBackend
+from paddle_glm.peft.prefix import attach_prefix
 from tests.fused_operators import use_fused_operators
 
-SMALL = {"num_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "head_dim": 16, "vocab_size": 100}
+SMALL = {"num_layers": 2, "hidden_size": 128, "num_attention_heads": 4, "head_dim": 32, "vocab_size": 100}
 CONFIGS = {
     "chatglm2": ModelConfig(**SMALL, num_key_value_heads=2, ffn_hidden_size=96),
     "chatglm": ModelConfig(
@@ -41,7 +45,7 @@ def model(request: pytest.FixtureRequest) -> CausalLM:
 
 
 def close(found: np.ndarray, expected: np.ndarray, name: str = "") -> None:
-    np.testing.assert_allclose(found, expected, atol=2e-6 * np.abs(expected).max(), rtol=0, err_msg=name)
+    np.testing.assert_allclose(found, expected, atol=5e-6 * np.abs(expected).max(), rtol=0, err_msg=name)
 
 
 def logits(model: CausalLM) -> np.ndarray:
@@ -82,6 +86,50 @@ def test_gradients(model, frozen, monkeypatch):
     assert found.keys() == expected.keys() and calls.counts["rotary"]
     for name, gradient in found.items():
         close(gradient, expected[name], name)
+
+
+def generated(model: CausalLM) -> list[np.ndarray]:
+    """Logits of a prompt and nine tokens, between which rows change as in beam search and in serving."""
+    backend = DygraphBackend(model)
+    found = [backend.prefill(IDS, MASK)]
+    for step in range(9):
+        if step == 3:
+            backend.select(np.array([1, 0, 1]))
+        if step == 6:
+            found.append(backend.add_rows(IDS[:1], MASK[:1]))
+        rows = 2 if step < 3 else 3 if step < 6 else 4
+        found.append(backend.decode(np.arange(rows) + step + 4))
+    return found
+
+
+@pytest.mark.parametrize("prefix", [0, 3])
+def test_decoding(model, prefix, monkeypatch):
+    model.eval()
+    if prefix:
+        attach_prefix(model, prefix, projection=False)
+        model.eval()
+    expected = generated(model)
+    calls = use_fused_operators(monkeypatch)
+    for found, other in zip(generated(model), expected, strict=True):
+        close(found, other)
+    assert calls.counts["decode"] == 2 * 9
+
+
+def test_what_fused_decoding_leaves_to_others(monkeypatch):
+    use_fused_operators(monkeypatch)
+    monkeypatch.setattr(usage, "_HALF", (paddle.float16, paddle.bfloat16))
+    cache = DecodeLayer(*paddle.zeros([2, 1, 2, 5, 32], dtype="float16").unbind())
+
+    def taken(tokens: int = 1, dtype: str = "float16", scaling: float = 1.0, size: int = 32) -> bool:
+        query = paddle.zeros([1, 4, tokens, size], dtype=dtype)
+        with paddle.no_grad():
+            return decodes(query, query[:, :2], cache, scaling)
+
+    assert taken() and taken(dtype="bfloat16", scaling=2.0)
+    assert not taken(scaling=2.0), "scores of ChatGLM-6B's later layers may overflow float16"
+    assert not taken(tokens=2) and not taken(dtype="float32") and not taken(size=48)
+    cache.replace(*paddle.zeros([2, 1, 2, 0, 32], dtype="float16").unbind())
+    assert not taken()
 
 
 def test_plain_operators(model, monkeypatch):
