@@ -58,10 +58,26 @@ std::vector<FastDeployShapes> tensorrt_shapes(const EngineConfig& config) {
     return result;
 }
 
-FastDeployBackend backend_of(const std::string& name) {
-    if (name.empty() || name == "onnx_runtime") return FastDeployBackend::kOnnxRuntime;
+// The backend asked for, or the graph's. Which runs which target: as in paddle_glm/backends/fastdeploy.py.
+FastDeployBackend choose_backend(const std::string& name, const std::string& target) {
+    if (name.empty())
+        return target == "openvino" ? FastDeployBackend::kOpenVino : FastDeployBackend::kOnnxRuntime;
     if (name == "openvino") return FastDeployBackend::kOpenVino;
-    if (name == "tensorrt") return FastDeployBackend::kTensorRt;
+    const auto refused = [&](const std::string& targets, const std::string& fitting) {
+        return std::runtime_error("it was exported with --target " + target + ", which backend " + name +
+                                  " cannot run: take --backend " + fitting +
+                                  ", or export the model again with --target " + targets);
+    };
+    if (name == "onnx_runtime") {
+        if (target == "openvino") throw refused("portable or onnxruntime", "openvino");
+        return FastDeployBackend::kOnnxRuntime;
+    }
+    if (name == "tensorrt") {
+        if (target != "portable") {
+            throw refused("portable", target == "openvino" ? "openvino" : "onnx_runtime or openvino");
+        }
+        return FastDeployBackend::kTensorRt;
+    }
     if (name == "paddle" || name == "paddle_tensorrt") {
         throw std::runtime_error("backend " + name +
                                  " reads .pdmodel files, which Paddle 3 cannot write for these models: "
@@ -70,17 +86,30 @@ FastDeployBackend backend_of(const std::string& name) {
     throw std::runtime_error("backend " + name + " is unknown: expected onnx_runtime, openvino or tensorrt");
 }
 
+// FastDeploy passes OpenVINO no arithmetic, and by itself it rounds activations beside integers to int8.
+void check_arithmetic(const EngineConfig& config) {
+    const char* variable = std::getenv("PADDLE_GLM_ARITHMETIC");
+    const std::string asked = variable == nullptr ? "" : variable;
+    if (!config.quantised || config.target == "portable") return;
+    if (asked.empty() || asked == "auto" || asked == "int8") return;
+    throw std::runtime_error("PADDLE_GLM_ARITHMETIC=" + asked +
+                             ": FastDeploy cannot tell OpenVINO, which computes --target " + config.target +
+                             " in int8: unset it, or take --engine openvino");
+}
+
 std::unique_ptr<FastDeployRuntime> open_runtime(const EngineConfig& config) {
     FastDeploySettings settings{};
-    settings.backend = backend_of(config.backend);
+    settings.backend = choose_backend(config.backend, config.target);
     settings.threads = config.threads;
     // Level 1 folds the dequantisation of weights into float constants.
-    settings.optimises = !config.quantised;
+    settings.optimises = !config.quantised || config.target != "portable";
     if (settings.backend == FastDeployBackend::kTensorRt) settings.shapes = tensorrt_shapes(config);
-    // OpenVINO computes in bfloat16 where the processor can, and FastDeploy has no option that tells it not
-    // to.
-    if (settings.backend == FastDeployBackend::kOpenVino)
+    if (settings.backend == FastDeployBackend::kOpenVino) {
+        check_arithmetic(config);
+        // OpenVINO computes in bfloat16 where the processor can, and FastDeploy has no option that tells it
+        // not to.
         setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_VNNI", /*overwrite=*/0);
+    }
     const std::filesystem::path graph = std::filesystem::absolute(config.graph_file);
     settings.graph_file = graph.c_str();
     const WorkingDirectory guard(graph.parent_path());

@@ -51,10 +51,10 @@ class ExportedBackend(KVCacheBackend):
     # Peak memory of loading / size of the float32 weights, by the dtype of the files; measured with 300 MB.
     loading_peak_factor: ClassVar[Mapping[str, float]]
     # Whether quantised and half precision weights stay so on a CPU, or become float32 at loading.
-    keeps_integer_weights: ClassVar[bool] = True
+    keeps_integer_weights: bool = True
     keeps_half_weights: ClassVar[bool] = False
     # Peak memory of loading / size of the files, for graphs whose target is not "portable".
-    target_peak_factor: ClassVar[float] = LOAD_PEAK_FACTOR
+    target_peak_factor: float = LOAD_PEAK_FACTOR
 
     def __init__(self, folder: Path, options: GraphOptions) -> None:
         self.meta = GenerationMeta.read(folder, options.model_prefix)

@@ -15,9 +15,12 @@ from typing import Any, ClassVar
 from paddle_glm.array_types import Array
 from paddle_glm.backends.exported import OnnxBackend, graph_load_error, require_package
 from paddle_glm.backends.generation_meta import GenerationMeta, TensorMeta
+from paddle_glm.backends.openvino import OpenVinoBackend
 from paddle_glm.backends.options import GraphOptions, option
 from paddle_glm.errors import InputError
 from paddle_glm.hardware import choose_device, num_threads
+from paddle_glm.kernels.library import asked_arithmetic
+from paddle_glm.load_memory import LOAD_PEAK_FACTOR
 from paddle_glm.mkl import CPUINFO
 
 INSTALL_HINT = (
@@ -25,8 +28,15 @@ INSTALL_HINT = (
     "https://www.paddlepaddle.org.cn/whl/fastdeploy.html, or bash tools/build_fastdeploy.sh with the sources "
     "of release/1.1.0 of PaddlePaddle/FastDeploy"
 )
-# As PaddleNLP's scripts for FastDeploy name them.
-ENGINES = ("onnx_runtime", "openvino", "tensorrt", "paddle", "paddle_tensorrt")
+# As PaddleNLP's scripts for FastDeploy name them, with the targets of the graphs that each runs.
+ENGINES = {
+    "onnx_runtime": ("portable", "onnxruntime"),
+    "openvino": ("portable", "onnxruntime", "openvino"),
+    "tensorrt": ("portable",),
+    "paddle": (),
+    "paddle_tensorrt": (),
+}
+_ORT_DISABLE_ALL = 0  # GraphOptimizationLevel of ONNX Runtime's C API
 _REQUIRED_NAMES = ("RuntimeOption", "Runtime", "ModelFormat")
 # Largest batch and length of TensorRT's optimisation profile; beyond them it rebuilds its engine, slowly.
 _TENSORRT_BATCH = 8
@@ -39,37 +49,75 @@ _NO_BFLOAT16 = ("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_VNNI")
 
 @dataclass(frozen=True)
 class FastDeployOptions(GraphOptions):
-    """fastdeploy_engine: what computes below FastDeploy, one of `ENGINES`."""
+    """fastdeploy_engine: what computes below FastDeploy, one of `ENGINES`; "auto": by the graph's target."""
 
-    fastdeploy_engine: str = option(ENGINES[0], "the engine that --backend fastdeploy runs", choices=ENGINES)
+    fastdeploy_engine: str = option(
+        "auto",
+        "the engine that --backend fastdeploy runs (default: openvino for exports with --target openvino, "
+        "else onnx_runtime)",
+        choices=("auto", *ENGINES),
+    )
 
 
 class FastDeployBackend(OnnxBackend):
     supports_empty_past = False
     # OpenVINO's, which may be the engine below.
-    loading_peak_factor: ClassVar = {"float32": 2.2, "float16": 2.7}
-    keeps_integer_weights = False
+    loading_peak_factor: ClassVar = OpenVinoBackend.loading_peak_factor
 
     def __init__(self, folder: Path, options: FastDeployOptions) -> None:
         super().__init__(folder, options)
+        engine = self._choose_engine(folder, options.fastdeploy_engine)
+        self.keeps_integer_weights = engine == "onnx_runtime"
+        self.target_peak_factor = (
+            OpenVinoBackend.target_peak_factor if engine == "openvino" else LOAD_PEAK_FACTOR
+        )
         module = _import_fastdeploy()
-        engine = options.fastdeploy_engine
         can_use_gpu = engine == "tensorrt" or (engine != "openvino" and module.is_built_with_gpu())
         device, number = choose_device(options.device, options.device_id, has_gpu=can_use_gpu)
         _check_engine(module, self.meta, engine, device)
         option = _runtime_option(module, self.graph_path(folder), self.meta, engine)
+        if engine == "onnx_runtime" and self.dequantizes:
+            # Constant folding would dequantise the weights when the graph is loaded.
+            option.ort_option.graph_optimization_level = _ORT_DISABLE_ALL
         if device == "gpu":
             option.use_gpu(number or 0)
         else:
             option.use_cpu()
             option.set_cpu_thread_num(num_threads(options.cpu_threads))
         if engine == "openvino":
+            self._check_arithmetic()
             _keep_from_bfloat16()
         try:
             with self.monitored_loading(folder, device), _working_directory(folder):
                 self._runtime = module.Runtime(option)
         except (AssertionError, RuntimeError) as error:
             raise graph_load_error(self.graph_path(folder), error) from error
+
+    def _choose_engine(self, folder: Path, asked: str) -> str:
+        """Raises `InputError` where the graph was exported for other engines than the one asked for."""
+        target = self.meta.target
+        if asked == "auto":
+            return next(name for name, targets in ENGINES.items() if target in targets)
+        if ENGINES[asked] and target not in ENGINES[asked]:
+            fitting = [name for name, targets in ENGINES.items() if target in targets]
+            raise InputError(
+                f"{folder} was exported with --target {target}, which fastdeploy_engine {asked} cannot run: "
+                f"take {' or '.join(fitting)}, or export the model again with --target "
+                f"{' or '.join(ENGINES[asked])}"
+            )
+        return asked
+
+    def _check_arithmetic(self) -> None:
+        """FastDeploy passes OpenVINO no arithmetic; by itself it rounds activations beside integers to int8.
+
+        Raises `InputError` where another one is asked for.
+        """
+        asked, target = asked_arithmetic(), self.meta.target
+        if self.config.quantization_bit and target != "portable" and asked in ("bfloat16", "float32"):
+            raise InputError(
+                f"PADDLE_GLM_ARITHMETIC={asked}: FastDeploy cannot tell OpenVINO, which computes --target "
+                f"{target} in int8: unset it, or take --backend openvino"
+            )
 
     def infer(self, inputs: dict[str, Array]) -> list[Array]:
         batch = len(inputs[self.meta.inputs[0].name])

@@ -19,7 +19,7 @@ class OpenVinoBackend(OnnxBackend):
     loading_peak_factor: ClassVar = {"float32": 2.2, "float16": 2.7}
     keeps_integer_weights = False
     # A second copy of integers, half precision weights in float32; 1.5 with a 6B in int4, 2.1 in int8.
-    target_peak_factor: ClassVar = 2.2
+    target_peak_factor = 2.2
 
     def __init__(self, folder: Path, options: GraphOptions) -> None:
         super().__init__(folder, options)

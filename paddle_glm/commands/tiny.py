@@ -57,6 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=BITS,
         help="with --like: quantise the weights to this many bits",
     )
+    parser.add_argument(
+        "--quantization_embeddings",
+        action="store_true",
+        default=None,
+        help="with --quantization_bit: quantise the embedding and the LM head too",
+    )
     parser.add_argument("--seed", type=int, default=0, help="random seed of rows and weights")
     parser.add_argument(
         "--overwrite", action="store_true", help="replace an existing model that this program wrote"
@@ -106,9 +112,13 @@ def run(args: argparse.Namespace) -> None:
 
 def _check_flags(args: argparse.Namespace) -> None:
     """Raise `InputError` for a flag without effect."""
-    idle = ARCHITECTURE_FLAGS if args.like else ("dtype", "quantization_bit")
-    why = f"--like {args.like} decides that" if args.like else "it needs --like"
-    for name in idle:
+    if args.like:
+        idle = dict.fromkeys(ARCHITECTURE_FLAGS, f"--like {args.like} decides that")
+    else:
+        idle = dict.fromkeys(("dtype", "quantization_bit"), "it needs --like")
+    if args.quantization_bit is None:
+        idle["quantization_embeddings"] = "it needs --quantization_bit"
+    for name, why in idle.items():
         if getattr(args, name) is not None:
             raise InputError(f"--{name} {getattr(args, name)}: {why}; leave it out")
 
@@ -139,6 +149,7 @@ def _write_model(args: argparse.Namespace, folder: Path, texts: list[str]) -> Mo
         num_layers=args.num_layers,
         dtype=args.dtype or "float16",
         quantization_bit=args.quantization_bit,
+        quantization_embeddings=bool(args.quantization_embeddings),
         seed=args.seed,
         overwrite=args.overwrite,
     )

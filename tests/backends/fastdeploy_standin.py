@@ -45,11 +45,15 @@ class TrtOption:
         self.shapes[tensor_name] = min, opt, max
 
 
+class OrtOption:
+    graph_optimization_level = -1  # ONNX Runtime's default
+
+
 class RuntimeOption:
     def __init__(self) -> None:
         self.model: tuple[str, str, ModelFormat] | None = None
         self.device, self.device_id, self.threads, self.engine = "cpu", 0, -1, ""
-        self.trt_option = TrtOption()
+        self.trt_option, self.ort_option = TrtOption(), OrtOption()
 
     def set_model_path(
         self, model_path: str, params_path: str = "", model_format: ModelFormat = ModelFormat.PADDLE
@@ -102,6 +106,8 @@ class Runtime:
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads = max(option.threads, 0)
         settings.log_severity_level = 3
+        if option.ort_option.graph_optimization_level == 0:
+            settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         self._session = onnxruntime.InferenceSession(
             Path(path).read_bytes(), settings, providers=["CPUExecutionProvider"]
         )

@@ -1,5 +1,7 @@
 """Every engine gives the tokens and the numbers of the model, over exported folders of every family."""
 
+import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,6 +16,7 @@ from paddle_glm.auto.model import AutoModel
 from paddle_glm.auto.tokenizer import AutoTokenizer
 from paddle_glm.backends import Backend
 from paddle_glm.backends import fastdeploy as fastdeploy_backend
+from paddle_glm.backends.generation_meta import META_FILE_NAME
 from paddle_glm.config import ModelConfig
 from paddle_glm.export import export_model
 from paddle_glm.generation import GenerationParams, generate_batch
@@ -115,6 +118,28 @@ def test_what_fastdeploy_is_told(name, device, told, onnx_folder, fastdeploy, mo
     assert set(shapes) == ({one.name for one in backend.meta.inputs} if name == "tensorrt" else set())
     if shapes:
         assert shapes["past_key_0"] == ([1, 2, 1, 16], [1, 2, 1024, 16], [8, 2, 2048, 16])
+
+
+@pytest.mark.parametrize(
+    ("target", "asked", "told"),
+    [("portable", "auto", "ORT"), ("onnxruntime", "auto", "ORT"), ("openvino", "auto", "OPENVINO"),
+     ("onnxruntime", "openvino", "OPENVINO")],
+)  # fmt: skip
+def test_fastdeploy_runs_the_engine_of_the_target(
+    target, asked, told, onnx_folder, fastdeploy, tmp_path
+) -> None:
+    path = shutil.copytree(onnx_folder, tmp_path / "copy") / META_FILE_NAME
+    values = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**values, "target": target}), encoding="utf-8")
+    open_backend("fastdeploy", path.parent, fastdeploy_engine=asked, **OPTIONS)
+    assert fastdeploy.Runtime.built[0].runtime_option.engine == told
+
+
+def test_fastdeploy_keeps_integers_of_portable_graphs(make_case, fastdeploy) -> None:
+    for name in ("chatglm2", "chatglm-int8"):
+        open_backend("fastdeploy", make_case(name).onnx, **OPTIONS)
+    options = [one.runtime_option.ort_option for one in fastdeploy.Runtime.built]
+    assert [one.graph_optimization_level for one in options] == [-1, 0]
 
 
 # Prints MiB that loading takes, and those that many steps take.

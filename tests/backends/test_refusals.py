@@ -99,6 +99,19 @@ def test_a_gpu_that_cannot_be_used(name, engine, message, onnx_folder, fastdeplo
         open_backend(name, onnx_folder, device="gpu", **({"fastdeploy_engine": engine} if engine else {}))
 
 
+def test_engines_that_fastdeploy_cannot_run_a_target_on(make_case, tmp_path, fastdeploy, monkeypatch) -> None:
+    damaged = shutil.copytree(make_case("chatglm-int8").onnx, tmp_path / "copy")
+    path = damaged / META_FILE_NAME
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), "target": "openvino"}))
+    for engine, targets in (("onnx_runtime", "portable or onnxruntime"), ("tensorrt", "portable")):
+        message = f"{engine} cannot run: take openvino, or export the model again with --target {targets}$"
+        with pytest.raises(InputError, match=f"exported with --target openvino, .*{message}"):
+            open_backend("fastdeploy", damaged, fastdeploy_engine=engine)
+    monkeypatch.setenv("PADDLE_GLM_ARITHMETIC", "float32")
+    with pytest.raises(InputError, match=r"ARITHMETIC=float32: .*unset it, or take --backend openvino"):
+        open_backend("fastdeploy", damaged)
+
+
 @pytest.mark.parametrize("engine", ["paddle", "paddle_tensorrt", "tensorrt"])
 def test_engines_that_fastdeploy_cannot_use_here(engine: str, onnx_folder: Path, fastdeploy) -> None:
     with pytest.raises(InputError, match=r"tensorrt computes on the gpu|reads \.pdmodel files"):
@@ -129,7 +142,7 @@ def test_a_session_that_did_not_get_the_gpu(onnx_folder: Path, monkeypatch) -> N
 
 
 def test_an_engine_that_fastdeploy_does_not_have() -> None:
-    with pytest.raises(InputError, match="'ncnn' is not one of onnx_runtime, openvino, tensorrt"):
+    with pytest.raises(InputError, match="'ncnn' is not one of auto, onnx_runtime, openvino, tensorrt"):
         FastDeployOptions(fastdeploy_engine="ncnn")
 
 

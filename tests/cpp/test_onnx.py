@@ -182,6 +182,12 @@ def test_targets(damaged):
     assert "take --engine openvino, or export the model again with --target portable or" in refusal(
         *asked, "--engine", "onnxruntime"
     )
+    fastdeploy = [*asked, *ENGINES["fastdeploy"]]
+    result = run(build() / "paddle_glm_infer", *fastdeploy)
+    assert result.returncode == 0 and "Backend::OPENVINO in Device::CPU" in result.stderr
+    result = run(build() / "paddle_glm_infer", *fastdeploy, "--backend", "onnx_runtime")
+    assert result.returncode == 2
+    assert "exported with --target openvino, which backend onnx_runtime cannot run: take" in result.stderr
     path.write_text(json.dumps({**values, "target": "other"}), "utf-8")
     assert "this program knows portable, onnxruntime and openvino" in refusal(*asked)
 

@@ -51,6 +51,13 @@ def test_tokens_from_onnx(kind, tiny_rows, tmp_path):
         assert [row["ids"] for row in rows] == expected
     asked = ("--model_dir", exported.folder, *ASK, "--max_new_tokens", 2, "--engine", "fastdeploy")
     assert "optimisation level 0" in run(build() / "paddle_glm_infer", *asked).stderr
+    path = exported.folder / "generation_meta.json"
+    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), "target": "onnxruntime"}), "utf-8")
+    assert "optimisation level" not in run(build() / "paddle_glm_infer", *asked).stderr
+    refused = run(
+        build() / "paddle_glm_infer", *asked, "--backend", "openvino", PADDLE_GLM_ARITHMETIC="float32"
+    )
+    assert refused.returncode == 2 and "unset it, or take --engine openvino" in refused.stderr
 
 
 def megabytes_once_loaded(folder: Path) -> float:

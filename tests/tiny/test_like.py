@@ -105,6 +105,7 @@ def test_too_little_disk_is_said_before_anything_is_written(tmp_path, monkeypatc
         (["--like", "chatglm2-6b", "--family", "chatglm"], "--family chatglm: --like chatglm2-6b decides"),
         (["--dtype", "float16"], "--dtype float16: it needs --like"),
         (["--quantization_bit", "4"], "--quantization_bit 4: it needs --like"),
+        (["--like", "chatglm2-6b", "--quantization_embeddings"], "it needs --quantization_bit"),
     ],
 )
 def test_a_flag_that_would_change_nothing_is_refused(tmp_path, capsys, flags, words):
