@@ -10,7 +10,8 @@ from paddle import Tensor
 from paddle_glm.chat_template import IGNORE_INDEX
 from paddle_glm.evaluation.metrics import TOKEN_METRICS
 from paddle_glm.parallel import SINGLE_PROCESS, ProcessGroup
-from paddle_glm.parallel.collectives import all_reduce, vocab_parallel_cross_entropy
+from paddle_glm.parallel.collectives import all_reduce
+from paddle_glm.parallel.cross_entropy import vocab_parallel_cross_entropy
 
 
 @paddle.no_grad()

@@ -34,8 +34,9 @@ from paddle_glm.numpy_interop import (
     to_numpy,
 )
 from paddle_glm.parallel import SINGLE_PROCESS, ProcessGroup
-from paddle_glm.parallel.collectives import vocab_parallel_cross_entropy
-from paddle_glm.parallel.layers import LMHead, ParallelWeight, WeightFormat
+from paddle_glm.parallel.cross_entropy import vocab_parallel_cross_entropy
+from paddle_glm.parallel.layers import ParallelWeight, WeightFormat
+from paddle_glm.parallel.lm_head import LMHead
 from paddle_glm.precision import autocast_disabled
 from paddle_glm.quantization import quantization_of
 
@@ -46,8 +47,8 @@ KeyValue = tuple[Tensor, Tensor]
 class CausalLMOutput:
     """Output of `CausalLM.forward`.
 
-    logits: float32 [batch, tokens, vocab]; None in training with labels and tensor parallelism, where each
-        rank keeps its shard of the vocabulary.
+    logits: float32 [batch, tokens, vocab]; None where they were not asked for, and in training with labels
+        and tensor parallelism, where each rank keeps its shard of the vocabulary.
     loss: float32 scalar, the mean over labels other than -100.
     past_key_values: a cache whose item of a layer is its (key, value), each [batch, local key/value heads,
         length, head_dim].
@@ -125,6 +126,7 @@ class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
         use_cache: bool = False,
         output_hidden_states: bool = False,
         return_last_logit: bool = False,
+        return_logits: bool = True,
     ) -> CausalLMOutput:
         """Run the model.
 
@@ -139,6 +141,7 @@ class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
             prefix; it is not modified, and gradients flow through it.
         labels: int64 [batch, tokens], aligned with input_ids and shifted internally; -100 is ignored.
         return_last_logit: return only the last token's logits, [batch, 1, vocab]; not with labels.
+        return_logits: False for the loss alone, for which logits of all tokens need not be in memory at once.
         Raises `InputError` for return_last_logit with labels.
         """
         if return_last_logit and labels is not None:
@@ -156,19 +159,30 @@ class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
         hidden: list[Tensor] | None = [] if output_hidden_states else None
         recomputed = self.recompute and self.training and not use_cache
         x = self._run_blocks(input_ids, position_ids, mask, cache, hidden, recomputed)
-        local = self.head()(self.final_norm(x[:, -1:] if return_last_logit else x))
-        loss = None if labels is None else causal_lm_loss(local, labels, self.group)
-        whole = (
-            None
-            if self.training and labels is not None and self.group.degree > 1
-            else self.head().gather(local)
-        )
+        logits, loss = self._logits_and_loss(x[:, -1:] if return_last_logit else x, labels, return_logits)
         return CausalLMOutput(
-            logits=None if whole is None else whole.astype("float32"),
+            logits=logits,
             loss=loss,
             past_key_values=cache if use_cache else None,
             hidden_states=None if hidden is None else tuple(hidden),
         )
+
+    def _logits_and_loss(
+        self, x: Tensor, labels: Tensor | None, return_logits: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Both as in `CausalLMOutput`, of the last block's output."""
+        head, normalized = self.head(), self.final_norm(x)
+        if labels is None:
+            return head.gather(head(normalized)).astype("float32") if return_logits else None, None
+        shifted = paddle.concat([labels[:, 1:], paddle.full_like(labels[:, :1], IGNORE_INDEX)], axis=1)
+        if not return_logits and head.chunk_rows(labels.size) < labels.size:
+            return None, _mean_loss(head(normalized, shifted), shifted)
+        local = head(normalized)
+        with autocast_disabled():
+            loss = _mean_loss(vocab_parallel_cross_entropy(local, shifted, self.group), shifted)
+        if not return_logits or (self.training and self.group.degree > 1):
+            return None, loss
+        return head.gather(local).astype("float32"), loss
 
     def _default_positions(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """The family's positions; a boolean mask implies no padding."""
@@ -317,15 +331,10 @@ class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
             )
 
 
-def causal_lm_loss(logits: Tensor, labels: Tensor, group: ProcessGroup) -> Tensor:
-    """Mean next-token cross entropy; 0 if there are no labels.
-
-    logits: [batch, tokens, local vocab]; labels: [batch, tokens].
-    """
-    shifted = paddle.concat([labels[:, 1:], paddle.full_like(labels[:, :1], IGNORE_INDEX)], axis=1)
+def _mean_loss(loss: Tensor, labels: Tensor) -> Tensor:
+    """The mean of the loss per token over labels that are not -100; 0 if there are none."""
     with autocast_disabled():
-        loss = vocab_parallel_cross_entropy(logits, shifted, group)
-        return loss.sum() / (shifted != IGNORE_INDEX).astype("float32").sum().clip(min=1.0)
+        return loss.sum() / (labels != IGNORE_INDEX).astype("float32").sum().clip(min=1.0)
 
 
 def _block_hidden_states(block: nn.Layer, x: Tensor, positions: Any, mask: Tensor, *past: Tensor) -> Tensor:

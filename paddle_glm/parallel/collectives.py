@@ -11,8 +11,6 @@ import paddle.distributed as dist
 from paddle import Tensor
 
 from paddle_glm.array_types import Array
-from paddle_glm.chat_template import IGNORE_INDEX
-from paddle_glm.kernels import training
 from paddle_glm.numpy_interop import step_tensor
 from paddle_glm.paddle_types import Function
 from paddle_glm.parallel.group import ProcessGroup
@@ -144,57 +142,6 @@ class _ReduceReplicatedGrads(Function):
         return grad
 
 
-class _VocabCrossEntropy(Function):
-    """Cross entropy of logits whose last axis is sharded over the group (Megatron-LM, section 3)."""
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor, group: ProcessGroup) -> Tensor:
-        local_vocab_size = logits.shape[-1]
-        shifted = logits.astype("float32")
-        shifted = shifted - all_reduce(shifted.max(axis=-1, keepdim=True), group, dist.ReduceOp.MAX)
-        exponent = paddle.exp(shifted)
-        local = labels - group.rank * local_vocab_size
-        in_shard = paddle.logical_and(local >= 0, local < local_vocab_size)
-        local = paddle.where(in_shard, local, paddle.zeros_like(local)).unsqueeze(-1)
-        local_mask = in_shard.astype("float32")
-        target = paddle.take_along_axis(shifted, local, axis=-1).squeeze(-1) * local_mask
-        total, target = all_reduce(paddle.stack([exponent.sum(axis=-1), target]), group)
-        valid_mask = (labels != IGNORE_INDEX).astype("float32")
-        ctx.save_for_backward(exponent / total.unsqueeze(-1), local, local_mask, valid_mask)
-        ctx.dtype = logits.dtype
-        return (paddle.log(total) - target) * valid_mask
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        probability, local, local_mask, valid_mask = ctx.saved_tensor()
-        out = paddle.put_along_axis(probability, local, -local_mask.unsqueeze(-1), axis=-1, reduce="add")
-        grad_logits: Tensor = (out * (grad * valid_mask).unsqueeze(-1)).astype(ctx.dtype)
-        return grad_logits
-
-
-class _NativeCrossEntropy(Function):
-    """`_VocabCrossEntropy` by native operators, in a group of any size; saves only the logits."""
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor, group: ProcessGroup) -> Tensor:
-        first = group.rank * logits.shape[-1]
-        maximum, total, target = training.softmax_statistics(logits, labels, first)
-        if group.degree > 1:
-            highest = all_reduce(maximum, group, dist.ReduceOp.MAX)
-            total, target = all_reduce(paddle.stack([total * paddle.exp(maximum - highest), target]), group)
-            maximum = highest
-        logsumexp = paddle.log(total) + maximum
-        valid_mask = (labels != IGNORE_INDEX).astype("float32")
-        ctx.save_for_backward(logits, labels, logsumexp, valid_mask)
-        ctx.first = first
-        return (logsumexp - target) * valid_mask
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        logits, labels, logsumexp, valid_mask = ctx.saved_tensor()
-        return training.softmax_minus_label(logits, labels, logsumexp, grad * valid_mask, ctx.first)
-
-
 def copy_to_group(x: Tensor, group: ProcessGroup) -> Tensor:
     """Forward: the identity. Backward: the gradient summed over the group."""
     return x if group.degree == 1 else _CopyToGroup.apply(x, group)
@@ -220,18 +167,3 @@ def reduce_replicated_grads(
     if not replicated_rows or weight.stop_gradient:
         return weight
     return _ReduceReplicatedGrads.apply(weight, replicated_rows, group)
-
-
-def vocab_parallel_cross_entropy(logits: Tensor, labels: Tensor, group: ProcessGroup) -> Tensor:
-    """Loss per token [...], float32; 0 where the label is -100.
-
-    logits: [..., vocab / degree], the shard of this rank; labels: [...], int64, ids of the full vocabulary.
-    """
-    if training.usable(logits):
-        return _NativeCrossEntropy.apply(logits, labels, group)
-    if group.degree > 1:
-        return _VocabCrossEntropy.apply(logits, labels, group)
-    loss = paddle.nn.functional.cross_entropy(
-        logits.astype("float32"), labels, reduction="none", ignore_index=IGNORE_INDEX
-    )
-    return loss.reshape(labels.shape)

@@ -33,6 +33,22 @@ def dequant_linear(x: Tensor, values: Tensor, scale: Tensor, bits: int) -> Tenso
     return _blockwise_matmul(x, values, scale, bits)
 
 
+def dequant_linear_transposed(grad: Tensor, values: Tensor, scale: Tensor, bits: int) -> Tensor:
+    """grad [..., out] @ dequantised weight [out, in] -> [..., in], in its dtype; without gradients."""
+    if scale.ndim == 1:
+        grad = grad * scale.astype(grad.dtype)
+    sums: list[Tensor] = []
+    start = 0
+    for rows, scales in _row_blocks(values, scale):
+        block = grad[..., start : start + rows.shape[0]]
+        start += rows.shape[0]
+        products = [
+            paddle.matmul(block, weight) for weight in _dequantize_block(rows, scales, bits, grad.dtype)
+        ]
+        sums = products if not sums else [a + b for a, b in zip(sums, products, strict=True)]
+    return _interleave(sums)
+
+
 def upcast_linear(x: Tensor, weight: Tensor) -> Tensor:
     """x [..., in] @ half precision weight [out, in].T -> [..., out], in the dtype of x.
 
@@ -61,7 +77,7 @@ class _DequantLinear(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         values, scale = ctx.saved_tensor()
-        return _blockwise_matmul_untransposed(grad, values, scale, ctx.bits).astype(ctx.dtype), None, None
+        return dequant_linear_transposed(grad, values, scale, ctx.bits).astype(ctx.dtype), None, None
 
 
 def _blockwise_matmul(x: Tensor, values: Tensor, scale: Tensor, bits: int) -> Tensor:
@@ -74,20 +90,6 @@ def _blockwise_matmul(x: Tensor, values: Tensor, scale: Tensor, bits: int) -> Te
         results.append(products[0] if len(products) == 1 else products[0] + products[1])
     y = results[0] if len(results) == 1 else paddle.concat(results, axis=-1)
     return y * scale.astype(y.dtype) if scale.ndim == 1 else y
-
-
-def _blockwise_matmul_untransposed(y: Tensor, values: Tensor, scale: Tensor, bits: int) -> Tensor:
-    """y [..., out] @ weight -> [..., in], in the dtype of y."""
-    if scale.ndim == 1:
-        y = y * scale.astype(y.dtype)
-    sums: list[Tensor] = []
-    start = 0
-    for rows, scales in _row_blocks(values, scale):
-        block = y[..., start : start + rows.shape[0]]
-        start += rows.shape[0]
-        products = [paddle.matmul(block, weight) for weight in _dequantize_block(rows, scales, bits, y.dtype)]
-        sums = products if not sums else [a + b for a, b in zip(sums, products, strict=True)]
-    return _interleave(sums)
 
 
 def _row_blocks(weight: Tensor, *scales: Tensor) -> Iterator[tuple[Tensor, ...]]:

@@ -27,6 +27,14 @@ def frozen_linear(x: Tensor, weight: Tensor) -> Tensor:
     return _FrozenLinear.apply(x, weight)
 
 
+def linear_transposed(grad: Tensor, weight: Tensor) -> Tensor:
+    """grad [..., out] @ weight [out, in] -> [..., in], in the dtype of grad; without gradients."""
+    if _has_operator(grad, weight):
+        return operators.half_linear_transposed(grad, weight, TRAINING_ARITHMETIC)
+    product: Tensor = paddle.matmul(grad, weight.astype(grad.dtype))
+    return product
+
+
 def frozen_scale(x: Tensor, weight: Tensor) -> Tensor:
     """x [..., size] * frozen weight [size], float32."""
     return _FrozenScale.apply(x, weight)
@@ -50,9 +58,7 @@ class _FrozenLinear(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         (weight,) = ctx.saved_tensor()
-        if _has_operator(grad, weight):
-            return operators.half_linear_transposed(grad, weight, TRAINING_ARITHMETIC), None
-        return paddle.matmul(grad, weight.astype(grad.dtype)).astype(ctx.dtype), None
+        return linear_transposed(grad, weight).astype(ctx.dtype), None
 
 
 class _FrozenScale(Function):

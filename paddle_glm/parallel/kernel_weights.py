@@ -130,6 +130,12 @@ def packed_linear(x: Tensor, weight: PackedWeight, training: bool) -> Tensor:
     return _PackedLinear.apply(*operands)
 
 
+def packed_linear_transposed(grad: Tensor, weight: PackedWeight) -> Tensor:
+    """grad float32 [..., out] @ weight [out, in] -> [..., in]; without gradients."""
+    operands = (weight.values, weight.scale, weight.bits, TRAINING_ARITHMETIC)
+    return operators.quantized_linear_transposed(grad.contiguous(), *operands)
+
+
 class _PackedLinear(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, values: Tensor, scale: Tensor, bits: int) -> Tensor:

@@ -21,12 +21,16 @@ from paddle_glm.numpy_interop import tensor_nbytes
 from paddle_glm.paddle_types import TensorLayer
 from paddle_glm.parallel.collectives import (
     copy_to_group,
-    gather_from_group,
     reduce_from_group,
     reduce_replicated_grads,
 )
-from paddle_glm.parallel.dequant import dequant_embedding, dequant_linear, upcast_linear
-from paddle_glm.parallel.frozen_weights import frozen_linear, input_grad_only
+from paddle_glm.parallel.dequant import (
+    dequant_embedding,
+    dequant_linear,
+    dequant_linear_transposed,
+    upcast_linear,
+)
+from paddle_glm.parallel.frozen_weights import frozen_linear, input_grad_only, linear_transposed
 from paddle_glm.parallel.fused_weights import FusedWeight, new_fused_weight
 from paddle_glm.parallel.group import ProcessGroup
 from paddle_glm.parallel.kernel_weights import (
@@ -35,6 +39,7 @@ from paddle_glm.parallel.kernel_weights import (
     PackedWeight,
     can_be_packed,
     packed_linear,
+    packed_linear_transposed,
 )
 from paddle_glm.precision import compute_dtype
 from paddle_glm.quantization import WEIGHT, QuantizationConfig, quantize
@@ -193,6 +198,19 @@ class ParallelWeight(TensorLayer):
         if self._traced_in_kernel_order():
             return operators.quantized_linear(x, self.weight, self.weight_scale, self.bits)
         return dequant_linear(x, self.weight, self._local_scale(), self.bits)
+
+    def local_matmul_transposed(self, grad: Tensor) -> Tensor:
+        """grad [..., out] @ this rank's shard -> [..., in], in the dtype of grad; without gradients."""
+        if not self.bits:
+            return linear_transposed(grad, self.weight)
+        if (packed := self.packed_weight()) is not None:
+            return packed_linear_transposed(grad, packed)
+        return dequant_linear_transposed(grad, self.weight, self._local_scale(), self.bits)
+
+    @property
+    def trained_weight(self) -> Tensor | None:
+        """This rank's shard; None where it is quantised or frozen."""
+        return None if self.bits or self.weight.stop_gradient else self.weight
 
     def lookup(self, ids: Tensor) -> Tensor:
         """Rows of this rank's shard for local ids [...], in the compute dtype."""
@@ -360,55 +378,3 @@ class VocabParallelEmbedding(ParallelWeight):
         in_shard = paddle.logical_and(local >= 0, local < self.local_vocab_size)
         rows = self.lookup(paddle.where(in_shard, local, paddle.zeros_like(local)))
         return reduce_from_group(rows * in_shard.unsqueeze(-1).astype(rows.dtype), self.group)
-
-
-class LMHead(TensorLayer):
-    """Hidden states [..., hidden] -> logits: `forward` computes this rank's shard, `gather` all of them."""
-
-    group: ProcessGroup
-
-    def local_matmul(self, x: Tensor) -> Tensor:
-        """x [..., hidden] @ this rank's shard.T -> [..., vocab_local]."""
-        raise NotImplementedError
-
-    def set_vocab_sharding(self, sharding: Sharding) -> None:
-        """Set `vocab_size` and the number of padding rows on this rank."""
-        self.vocab_size, local = sharding.size, sharding.local_size(self.group.degree)
-        # Padding is at the end of the vocabulary: on the last ranks.
-        self.local_padding = min(max((self.group.rank + 1) * local - self.vocab_size, 0), local)
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits = self.local_matmul(copy_to_group(x, self.group))
-        if not self.local_padding:
-            return logits
-        # Padding must get no probability; -6e4 is within the range of float16.
-        lowest = paddle.full([*logits.shape[:-1], self.local_padding], -6e4, dtype=logits.dtype)
-        return paddle.concat([logits[..., : logits.shape[-1] - self.local_padding], lowest], axis=-1)
-
-    def gather(self, logits: Tensor) -> Tensor:
-        """[..., vocab_local] -> [..., vocab_size]."""
-        whole = gather_from_group(logits, self.group)
-        return whole if whole.shape[-1] == self.vocab_size else whole[..., : self.vocab_size]
-
-
-class ParallelLMHead(ParallelWeight, LMHead):
-    """A head with its own weight; the vocabulary is sharded over the group."""
-
-    def __init__(
-        self, hidden_size: int, sharding: Sharding, group: ProcessGroup, weight_format: WeightFormat
-    ) -> None:
-        super().__init__(ParameterSpec((sharding.size, hidden_size), sharding), group, weight_format)
-        self.set_vocab_sharding(sharding)
-
-
-class TiedLMHead(LMHead):
-    """A head without parameters that uses the embedding's weight."""
-
-    def __init__(self, embedding: VocabParallelEmbedding) -> None:
-        super().__init__()
-        self.group = embedding.group
-        self._embedding = (embedding,)  # in a tuple, so that it is not registered as a sublayer again
-        self.set_vocab_sharding(embedding.spec.sharding)
-
-    def local_matmul(self, x: Tensor) -> Tensor:
-        return self._embedding[0].local_matmul(x)

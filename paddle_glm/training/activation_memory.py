@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 from paddle_glm.config import ModelConfig
 from paddle_glm.models.family import BlockActivations, family_of
+from paddle_glm.parallel.lm_head import chunk_rows
 from paddle_glm.peft.lora_config import LoraConfig
 
 
@@ -83,6 +84,15 @@ class MicroBatchSpec:
     def local_vocab_size(self) -> int:
         return -(-self.config.vocab_size // self.degree)
 
+    @property
+    def tokens(self) -> int:
+        return self.batch_size * self.seq_length
+
+    @property
+    def tokens_per_chunk(self) -> int:
+        """Tokens whose logits exist at once. Runs in float32 are taken to be on a CPU."""
+        return chunk_rows(self.tokens, self.local_vocab_size, on_cpu=self.compute_itemsize == 4)
+
 
 def activation_bytes(step: MicroBatchSpec) -> int:
     """Peak bytes of activations: at the loss, or in the backward pass of a block."""
@@ -122,13 +132,18 @@ def saved_block_bytes(step: MicroBatchSpec) -> int:
 
 def saved_head_bytes(step: MicroBatchSpec) -> int:
     """Bytes saved by the final norm, the head and the loss."""
-    hidden = step.config.hidden_size
-    per_token = (
-        _norm_saved_bytes(step)
-        + (step.compute_itemsize * hidden if step.full_finetuning else 0)
-        + 4 * step.local_vocab_size
-    )
-    return step.batch_size * step.seq_length * per_token
+    return _head_input_bytes(step) + (4 * step.tokens * step.local_vocab_size if not _is_chunked(step) else 0)
+
+
+def _is_chunked(step: MicroBatchSpec) -> bool:
+    return step.tokens_per_chunk < step.tokens
+
+
+def _head_input_bytes(step: MicroBatchSpec) -> int:
+    """Bytes saved by the final norm, and the head's input where it is needed again."""
+    kept = step.full_finetuning or _is_chunked(step)
+    hidden = step.compute_itemsize * step.config.hidden_size if kept else 0
+    return step.tokens * (_norm_saved_bytes(step) + hidden)
 
 
 def _linear_names(config: ModelConfig) -> tuple[str, ...]:
@@ -182,14 +197,19 @@ def _shared_across_blocks_bytes(step: MicroBatchSpec) -> int:
 
 
 def _loss_peak_bytes(step: MicroBatchSpec) -> int:
-    """Peak bytes at the loss: logits, and float32 probabilities and gradients."""
-    copies = step.compute_itemsize + 4 if step.degree == 1 else step.compute_itemsize + 12
-    if step.compute_itemsize == 2 and step.degree == 1:
+    """Peak bytes at the loss: logits, and float32 probabilities and gradients; of one chunk, if chunked."""
+    width, vocab = step.compute_itemsize, step.local_vocab_size
+    if _is_chunked(step):
+        # Logits and their gradient, three float32 tensors between them; the gradient of the head's input.
+        logits = step.tokens_per_chunk * (2 * width + 12) * vocab
+        hidden = 2 * width * step.tokens * step.config.hidden_size
+        return _head_input_bytes(step) + logits + hidden + step.head_gradient_bytes
+    copies = width + 4 if step.degree == 1 else width + 12
+    if width == 2 and step.degree == 1:
         copies += 4  # logits in float32
-    batch = step.batch_size * step.seq_length
-    at_loss = batch * copies * step.local_vocab_size
-    behind_it = batch * step.compute_itemsize * step.local_vocab_size + step.head_gradient_bytes
-    return saved_head_bytes(step) - 4 * batch * step.local_vocab_size + max(at_loss, behind_it)
+    at_loss = step.tokens * copies * vocab
+    behind_it = step.tokens * width * vocab + step.head_gradient_bytes
+    return _head_input_bytes(step) + max(at_loss, behind_it)
 
 
 def _transient_bytes(step: MicroBatchSpec) -> int:

@@ -181,7 +181,7 @@ class FinetuneTrainer(Trainer):
         super()._maybe_log_save_evaluate(tr_loss, *args, **kwargs)
 
     def compute_loss(self, model: CausalLM, inputs: Batch, return_outputs: bool = False) -> Any:
-        output = model(**inputs)
+        output = model(**inputs, return_logits=return_outputs)
         return (output.loss, output) if return_outputs else output.loss
 
     def log(self, logs: dict[str, float], **kwargs: Any) -> None:

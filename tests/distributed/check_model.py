@@ -15,7 +15,7 @@ import paddle.distributed as dist
 from paddle_glm.auto.model import AutoModel
 from paddle_glm.config import ModelConfig
 from paddle_glm.models.family import family_of
-from paddle_glm.parallel import init_parallel
+from paddle_glm.parallel import init_parallel, lm_head
 from paddle_glm.parallel.collectives import all_reduce
 from paddle_glm.parallel.rng import seed_group, sharded_rng
 from paddle_glm.parallel.shutdown import exit_all_ranks
@@ -75,16 +75,16 @@ def compare(config, group):
     expected = single(ids, labels=labels).loss
     expected.backward()
     gradients = {name: parameter.grad.numpy() for name, parameter in single.named_parameters()}
-    for recompute in (False, True):
-        shared.recompute = recompute
-        loss = shared(ids, labels=labels).loss
+    for name in ("plain", "recompute", "chunked"):
+        shared.recompute = name == "recompute"
+        loss = shared(ids, labels=labels, return_logits=name != "chunked").loss
         loss.backward()
         own = [
             (p.grad.numpy(), table[name].sharding.split(gradients[name], group.rank, group.degree))
             for name, p in shared.named_parameters()
         ]
-        out[f"loss_{recompute}"] = max_difference([(loss, expected)])
-        out[f"gradient_{recompute}"] = max_difference(own)
+        out[f"loss_{name}"] = max_difference([(loss, expected)])
+        out[f"gradient_{name}"] = max_difference(own)
         shared.clear_gradients()
     return out
 
@@ -134,6 +134,7 @@ def dropout(config, group):
 def main():
     family, degree = sys.argv[1], int(sys.argv[2])
     mesh = init_parallel(degree)
+    lm_head.CHUNK_BYTES, lm_head.CHUNKED_FROM_BYTES_CPU = 4096, 0  # several chunks of few logits
     config = ModelConfig(family=family, **{**SIZES, **FAMILY_SIZES.get(family, {})})
     out = {"rank": dist.get_rank(), "tensor": mesh.tensor.degree, "data": mesh.data.degree}
     out |= compare(config, mesh.tensor)

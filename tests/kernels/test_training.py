@@ -14,7 +14,7 @@ from paddle_glm.kernels.library import kernel_library
 from paddle_glm.layers.attention import split_qkv_blocks
 from paddle_glm.layers.rotary import apply_rotary_interleaved
 from paddle_glm.parallel import SINGLE_PROCESS
-from paddle_glm.parallel.collectives import vocab_parallel_cross_entropy
+from paddle_glm.parallel.cross_entropy import vocab_parallel_cross_entropy
 from paddle_glm.training.optimizer import FusedAdamW
 
 pytestmark = [

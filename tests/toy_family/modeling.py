@@ -14,12 +14,11 @@ from paddle_glm.models.base import CausalLM
 from paddle_glm.parallel import SINGLE_PROCESS, ProcessGroup
 from paddle_glm.parallel.layers import (
     ColumnParallelLinear,
-    LMHead,
-    ParallelLMHead,
     RowParallelLinear,
     VocabParallelEmbedding,
     WeightFormat,
 )
+from paddle_glm.parallel.lm_head import LMHead, ParallelLMHead
 from paddle_glm.precision import compute_dtype
 from paddle_glm.sharding import column_parallel, row_parallel, vocab_parallel
 from tests.toy_family.parameters import ffn, heads, qkv

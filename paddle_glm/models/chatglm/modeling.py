@@ -28,12 +28,11 @@ from paddle_glm.paddle_types import TensorLayer
 from paddle_glm.parallel import SINGLE_PROCESS, ProcessGroup
 from paddle_glm.parallel.layers import (
     ColumnParallelLinear,
-    LMHead,
     RowParallelLinear,
-    TiedLMHead,
     VocabParallelEmbedding,
     WeightFormat,
 )
+from paddle_glm.parallel.lm_head import LMHead, TiedLMHead
 from paddle_glm.precision import compute_dtype
 from paddle_glm.sharding import vocab_parallel
 

@@ -27,12 +27,11 @@ from paddle_glm.parallel import SINGLE_PROCESS, ProcessGroup
 from paddle_glm.parallel.collectives import reduce_from_group
 from paddle_glm.parallel.layers import (
     ColumnParallelLinear,
-    LMHead,
-    ParallelLMHead,
     RowParallelLinear,
     VocabParallelEmbedding,
     WeightFormat,
 )
+from paddle_glm.parallel.lm_head import LMHead, ParallelLMHead
 from paddle_glm.precision import compute_dtype
 from paddle_glm.sharding import vocab_parallel
 
