@@ -1,6 +1,7 @@
 """Logits processors: the repetition penalty, then those of the caller."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,6 +15,43 @@ LogitsProcessor = Callable[[IntArray, Array], Array]
 
 ids: prompt (with left padding) and answer so far. scores: logits; in beam search log probabilities.
 """
+
+
+@dataclass(frozen=True)
+class AnswerPenalty:
+    """OpenAI's penalties of tokens of the answer: a score less `presence` + count * `frequency`.
+
+    prompt_length: columns of the ids that are not of the answer.
+    """
+
+    prompt_length: int
+    presence: float
+    frequency: float
+
+    def __call__(self, ids: IntArray, scores: Array) -> Array:
+        scores = scores.copy()
+        for row, answer in zip(scores, ids[:, self.prompt_length :], strict=True):
+            tokens, counts = np.unique(answer, return_counts=True)
+            row[tokens] -= self.presence + self.frequency * counts
+        return scores
+
+
+@dataclass(frozen=True)
+class LogitBias:
+    """Adds a bias to the scores of tokens, by id, in every row. Raises `InputError` for an unknown id."""
+
+    bias: Mapping[int, float]
+
+    def __call__(self, ids: IntArray, scores: Array) -> Array:
+        tokens = np.fromiter(self.bias, dtype=np.int64)
+        unknown = tokens[(tokens < 0) | (tokens >= scores.shape[-1])]
+        if unknown.size:
+            raise InputError(
+                f"logit_bias has the token {unknown[0]}: expected ids from 0 to {scores.shape[-1] - 1}"
+            )
+        scores = scores.copy()
+        scores[:, tokens] += np.fromiter(self.bias.values(), dtype=scores.dtype)
+        return scores
 
 
 class LogitsProcessorList:

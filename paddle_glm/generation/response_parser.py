@@ -130,3 +130,20 @@ class StreamingResponseParser:
         ]
         lengths += [len(narrow) for narrow, _ in self.template.wide_punctuation if visible.endswith(narrow)]
         return max(lengths, default=0)
+
+
+class PlainTextParser:
+    """Passes the model's text on as it is: for prompts that are no conversations."""
+
+    def __init__(self) -> None:
+        self.raw = ""
+
+    def push(self, text: str) -> str:
+        self.raw += text
+        return text
+
+    def finish(self) -> str:
+        return ""
+
+    def messages(self) -> list[Message]:
+        return [{"role": "assistant", "content": self.raw}]

@@ -4,6 +4,8 @@ Each step equals the corresponding class in transformers' `logits_process.py`. T
 lower id, so that all programs agree.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from paddle_glm.array_types import Array, FloatArray, IntArray
@@ -98,3 +100,24 @@ class Sampler:
             sample_token(row, uniform, self.params) for row, uniform in zip(logits, uniforms, strict=True)
         ]
         return np.array(picked, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class TokenLogprobs:
+    """The log probability of a token, and the `top` most likely ones at its place, best first.
+
+    Of the model's own distribution: before penalties, temperature and truncation.
+    """
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+def token_logprobs(logits: FloatArray, token: int, count: int) -> TokenLogprobs:
+    """Log probabilities of `token` and of the `count` most likely ones, from logits [vocab]."""
+    scores = logits.astype(np.float64)
+    scores -= scores.max()
+    scores -= np.log(np.exp(scores).sum())
+    best = top_k_ids(scores, count)[:count] if count else ()
+    return TokenLogprobs(token, float(scores[token]), tuple((int(one), float(scores[one])) for one in best))

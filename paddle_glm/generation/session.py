@@ -13,7 +13,7 @@ from paddle_glm.generation.detokenizer import StreamingDetokenizer
 from paddle_glm.generation.logits_processors import LogitsProcessor
 from paddle_glm.generation.loop import generate
 from paddle_glm.generation.params import GenerationParams
-from paddle_glm.generation.response_parser import StreamingResponseParser
+from paddle_glm.generation.response_parser import PlainTextParser, StreamingResponseParser
 from paddle_glm.generation.stop_strings import StopStringChecker
 
 
@@ -103,24 +103,29 @@ class StreamDecoder:
     def __init__(
         self,
         tokenizer: ChatTokenizer,
-        template: ChatTemplate,
+        template: ChatTemplate | None,
         eos_token_ids: Sequence[int],
         prompt_tokens: int,
         stop_strings: Sequence[str] = (),
         hide_tool_calls: bool = False,
     ) -> None:
-        """stop_strings: strings that end the answer; hide_tool_calls: leave tool calls out of the text."""
+        """template: None for text that is no answer in a conversation, which stays as it is.
+
+        stop_strings: strings that end the answer; hide_tool_calls: leave tool calls out of the text.
+        """
         self.ended = False
         self.reply: GenerationOutput | None = None
-        self._eos_token_ids = eos_token_ids
+        self.eos_token_ids = eos_token_ids
         self._prompt_tokens = prompt_tokens
         self._text = StreamingDetokenizer(tokenizer.decode)
-        self._response = StreamingResponseParser(template, hide_tool_calls)
+        self._response = (
+            PlainTextParser() if template is None else StreamingResponseParser(template, hide_tool_calls)
+        )
         self._stops = StopStringChecker(stop_strings)
 
     def push(self, token: int) -> str:
         """Take a token; return the text that has become final. Sets `ended` at the end of the answer."""
-        if token in self._eos_token_ids:
+        if token in self.eos_token_ids:
             self.ended = True
             return ""
         piece = self._stops.push(self._response.push(self._text.push([token])))

@@ -1,108 +1,48 @@
 """HTTP server: OpenAI's protocol and that of THUDM's api.py, over one scheduler."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import Response
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from paddle_glm.chat_template import Message
+from paddle_glm.chat_template import render
 from paddle_glm.errors import InputError
 from paddle_glm.generation import GenerationOutput, GenerationParams
-from paddle_glm.serving.middleware import AuthAndBodySizeMiddleware, OriginMiddleware
-from paddle_glm.serving.openai_protocol import (
-    ChatCompletionBuilder,
+from paddle_glm.serving.metrics import CONTENT_TYPE, Metrics
+from paddle_glm.serving.middleware import AuthAndBodySizeMiddleware, OriginMiddleware, RequestIdMiddleware
+from paddle_glm.serving.openai_errors import error_body, validation_message
+from paddle_glm.serving.openai_request import (
     ChatRequest,
-    error_body,
-    validation_message,
+    CompletionRequest,
+    DetokenizeRequest,
+    GenerationBody,
+    TokenizeRequest,
 )
-from paddle_glm.serving.scheduler import GenerationRequest, QueueFullError, Scheduler, SchedulerClosedError
-from paddle_glm.serving.streaming import StreamEvent, submit_chat
+from paddle_glm.serving.openai_response import ChatCompletionBuilder, CompletionBuilder, ResponseBuilder
+from paddle_glm.serving.request_handle import CancellingStreamingResponse, RequestHandle, Submit
+from paddle_glm.serving.scheduler import QueueFullError, Scheduler, SchedulerClosedError
+from paddle_glm.serving.streaming import AnswerOptions, submit_prompt
 from paddle_glm.serving.strict_json import StrictJSONRoute, UTF8JSONResponse, dump_json
 from paddle_glm.serving.thudm_protocol import THUDMRequest, thudm_response
 
 _TOKENIZED_AT_ONCE = 2  # long prompts do not take all processors from the model
 CLIENT_CLOSED_REQUEST = 499  # nginx's status for its log; nobody receives it
-
-
-class RequestHandle:
-    """A running generation request, for the event loop."""
-
-    def __init__(self, generation_request: GenerationRequest, events: "asyncio.Queue[StreamEvent]") -> None:
-        self.generation_request, self.events = generation_request, events
-
-    @classmethod
-    async def submit(
-        cls,
-        scheduler: Scheduler,
-        messages: Sequence[Message],
-        params: GenerationParams,
-        stop_strings: Sequence[str] = (),
-        hide_tool_calls: bool = False,
-    ) -> "RequestHandle":
-        """Submit a conversation. Raises what `submit_chat` raises, before the first byte of a response."""
-        loop = asyncio.get_running_loop()
-        events: asyncio.Queue[StreamEvent] = asyncio.Queue()
-
-        def emit(event: StreamEvent) -> None:
-            loop.call_soon_threadsafe(events.put_nowait, event)
-
-        generation_request = await run_in_threadpool(
-            submit_chat, scheduler, messages, params, emit, stop_strings, hide_tool_calls
-        )
-        return cls(generation_request, events)
-
-    async def stream(self) -> AsyncIterator[str | GenerationOutput]:
-        """Yield pieces of text, then the output; raises the exception that generation failed with."""
-        while True:
-            event = await self.events.get()
-            if isinstance(event, Exception):
-                raise event
-            yield event
-            if isinstance(event, GenerationOutput):
-                return
-
-    async def wait(self, request: Request) -> GenerationOutput | None:
-        """The output; None if the client disconnects first, which cancels generation."""
-
-        async def reply() -> GenerationOutput:
-            async for event in self.stream():
-                if isinstance(event, GenerationOutput):
-                    return event
-            raise AssertionError("a stream ends with its GenerationOutput")
-
-        async def client_disconnect() -> None:
-            while (await request.receive())["type"] != "http.disconnect":
-                pass
-
-        completed, disconnected = asyncio.create_task(reply()), asyncio.create_task(client_disconnect())
-        try:
-            await asyncio.wait({completed, disconnected}, return_when=asyncio.FIRST_COMPLETED)
-            return completed.result() if completed.done() else None
-        finally:
-            self.generation_request.cancel()
-            completed.cancel()
-            disconnected.cancel()
-
-
-class CancellingStreamingResponse(StreamingResponse):
-    """A streaming response that cancels generation when it ends, for whatever reason."""
-
-    def __init__(self, handle: RequestHandle, content: AsyncIterator[bytes]) -> None:
-        super().__init__(content, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
-        self.handle = handle
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self.handle.generation_request.cancel()
+_BODIES: dict[str, type[BaseModel]] = {
+    "/": THUDMRequest,
+    "/v1/chat/completions": ChatRequest,
+    "/v1/completions": CompletionRequest,
+    "/tokenize": TokenizeRequest,
+    "/detokenize": DetokenizeRequest,
+}
 
 
 def create_app(
@@ -117,10 +57,9 @@ def create_app(
     """The FastAPI application; shutting it down closes the scheduler.
 
     defaults: sampling parameters of requests that give none; None uses those of the model folder.
-    api_key: required for all routes except /health. max_body_bytes: maximum size of a request body.
-    allow_origins, local: as for `OriginMiddleware`; pages of these origins may read answers (CORS).
+    api_key: required for all routes except /health and /ready. max_body_bytes: maximum size of a request
+    body. allow_origins, local: as for `OriginMiddleware`; pages of these origins may read answers (CORS).
     """
-    defaults = defaults or scheduler.engine.params
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -130,77 +69,172 @@ def create_app(
     # FastAPI's documentation pages load scripts from a CDN.
     app = FastAPI(title="paddle_glm", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.router.route_class = StrictJSONRoute
+    metrics = Metrics(scheduler)
     app.add_middleware(AuthAndBodySizeMiddleware, api_key=api_key, max_body_bytes=max_body_bytes)
     app.add_middleware(OriginMiddleware, allowed=allow_origins, local=local)
     if allow_origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=allow_origins, allow_methods=["GET", "POST"], allow_headers=["*"]
         )
+    app.add_middleware(RequestIdMiddleware, on_response=metrics.on_response)
     _add_exception_handlers(app)
-    tokenizing = asyncio.Semaphore(_TOKENIZED_AT_ONCE)
-
-    @app.get("/health")
-    async def health() -> dict[str, Any]:
-        return {"status": "ok", "running": scheduler.running, "waiting": scheduler.waiting}
-
-    @app.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        model = {"id": model_name, "object": "model", "created": 0, "owned_by": "paddle_glm"}
-        return {"object": "list", "data": [model]}
-
-    @app.post("/v1/chat/completions")
-    async def chat_completions(body: ChatRequest, request: Request) -> Response:
-        if body.model is not None and body.model != model_name:
-            text = f"the model {body.model!r} does not exist here: this server has {model_name!r}"
-            return UTF8JSONResponse(
-                error_body(text, "invalid_request_error", "model_not_found", "model"), 404
-            )
-        body.check()
-        params = body.to_params(defaults)
-        messages = body.to_messages(scheduler.engine.tokenizer.template)
-        async with tokenizing:
-            handle = await RequestHandle.submit(
-                scheduler, messages, params, body.stop_strings(), body.tool_calls_enabled
-            )
-        completion = ChatCompletionBuilder(model_name, tool_calls_enabled=body.tool_calls_enabled)
-        if body.stream:
-            with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
-            return CancellingStreamingResponse(handle, _sse_stream(handle, completion, with_usage))
-        reply = await handle.wait(request)
-        if reply is None:
-            return Response(status_code=CLIENT_CLOSED_REQUEST)
-        return UTF8JSONResponse(completion.response(reply))
-
-    @app.post("/")
-    async def thudm(body: THUDMRequest, request: Request) -> Response:
-        messages = body.to_messages()
-        params = body.to_params(scheduler.engine.params)
-        async with tokenizing:
-            handle = await RequestHandle.submit(scheduler, messages, params)
-        reply = await handle.wait(request)
-        if reply is None:
-            return Response(status_code=CLIENT_CLOSED_REQUEST)
-        template = scheduler.engine.tokenizer.template
-        return UTF8JSONResponse(thudm_response(template, body, messages, reply))
-
+    _add_status_routes(app, scheduler, model_name, metrics)
+    _add_tokenizer_routes(app, scheduler, model_name)
+    _add_generation_routes(app, scheduler, model_name, defaults or scheduler.engine.params)
     return app
 
 
+def _add_status_routes(app: FastAPI, scheduler: Scheduler, model_name: str, metrics: Metrics) -> None:
+    model = {"id": model_name, "object": "model", "created": 0, "owned_by": "paddle_glm"}
+
+    @app.get("/health")
+    @app.get("/ready")
+    async def health() -> dict[str, Any]:
+        # Requests are taken only after the model was opened.
+        return {"status": "ok", "running": scheduler.running, "waiting": scheduler.waiting}
+
+    @app.get("/metrics")
+    async def figures() -> Response:
+        return Response(metrics.text(), media_type=CONTENT_TYPE)
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [model]}
+
+    @app.get("/v1/models/{name:path}")
+    async def one_model(name: str) -> dict[str, Any]:
+        _check_model(name, model_name)
+        return model
+
+    @app.post("/v1/embeddings")
+    async def embeddings() -> Response:
+        raise HTTPException(501, "this model generates text and has no embeddings of texts")
+
+
+def _add_tokenizer_routes(app: FastAPI, scheduler: Scheduler, model_name: str) -> None:
+    """vLLM's /tokenize and /detokenize."""
+    backend, tokenizer = scheduler.engine.backend, scheduler.engine.tokenizer
+
+    @app.post("/tokenize")
+    def tokenize(body: TokenizeRequest) -> dict[str, Any]:
+        _check_model(body.model, model_name)
+        if (body.prompt is None) == (body.messages is None):
+            raise InputError("give prompt, a text, or messages, a conversation")
+        if body.prompt is not None:
+            ids = tokenizer.encode(body.prompt, add_special_tokens=body.add_special_tokens)
+        else:
+            messages = [one for message in body.messages or () for one in message.to_messages()]
+            ids = render(tokenizer.template, tokenizer, messages).input_ids
+        return {"count": len(ids), "max_model_len": backend.max_length, "tokens": ids}
+
+    @app.post("/detokenize")
+    def detokenize(body: DetokenizeRequest) -> dict[str, Any]:
+        _check_model(body.model, model_name)
+        _check_ids(body.tokens, backend.config.vocab_size)
+        return {"prompt": tokenizer.decode(body.tokens)}
+
+
+def _add_generation_routes(
+    app: FastAPI, scheduler: Scheduler, model_name: str, defaults: GenerationParams
+) -> None:
+    backend, tokenizer = scheduler.engine.backend, scheduler.engine.tokenizer
+    template = tokenizer.template
+    tokenizing = asyncio.Semaphore(_TOKENIZED_AT_ONCE)
+
+    async def submit(prepare: Callable[[], Sequence[Submit]]) -> RequestHandle:
+        async with tokenizing:
+            return await RequestHandle.submit(prepare)
+
+    async def respond(
+        body: GenerationBody, request: Request, handle: RequestHandle, builder: ResponseBuilder
+    ) -> Response:
+        if body.stream:
+            return CancellingStreamingResponse(handle, _sse_stream(handle, builder, body.includes_usage))
+        answers = await handle.wait(request)
+        if answers is None:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+        return UTF8JSONResponse(builder.response(answers))
+
+    @app.post("/v1/chat/completions")
+    async def chat_completions(body: ChatRequest, request: Request) -> Response:
+        _check_model(body.model, model_name)
+        body.check()
+        params, options = body.to_params(defaults), body.to_options(body.tool_calls_enabled)
+
+        def prepare() -> list[Submit]:
+            prompt = render(template, tokenizer, body.to_messages(template)).input_ids
+            return [partial(submit_prompt, scheduler, prompt, one, template, options) for one in params]
+
+        builder = ChatCompletionBuilder(
+            model_name, tokenizer, body.choices, tool_calls_enabled=body.tool_calls_enabled
+        )
+        return await respond(body, request, await submit(prepare), builder)
+
+    @app.post("/v1/completions")
+    async def completions(body: CompletionRequest, request: Request) -> Response:
+        _check_model(body.model, model_name)
+        body.check()
+        params, options = body.to_params(defaults), body.to_options()
+        echoed: list[str] = []
+
+        def prepare() -> list[Submit]:
+            prompts = body.prompts(tokenizer)
+            for prompt in prompts:
+                _check_ids(prompt, backend.config.vocab_size)
+            if body.echo:
+                echoed.extend(map(tokenizer.decode, prompts))
+            return [
+                partial(submit_prompt, scheduler, prompt, one, None, options)
+                for prompt in prompts
+                for one in params
+            ]
+
+        builder = CompletionBuilder(model_name, tokenizer, body.choices, echoed=echoed)
+        return await respond(body, request, await submit(prepare), builder)
+
+    @app.post("/")
+    async def thudm(body: THUDMRequest, request: Request) -> Response:
+        messages, params = body.to_messages(), body.to_params(scheduler.engine.params)
+
+        def prepare() -> list[Submit]:
+            prompt = render(template, tokenizer, messages).input_ids
+            return [partial(submit_prompt, scheduler, prompt, params, template, AnswerOptions())]
+
+        answers = await (await submit(prepare)).wait(request)
+        if answers is None:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+        return UTF8JSONResponse(thudm_response(template, body, messages, answers[0].result))
+
+
+def _check_model(asked: str | None, model_name: str) -> None:
+    if asked is not None and asked != model_name:
+        raise ModelNotFoundError(f"the model {asked!r} does not exist here: this server has {model_name!r}")
+
+
+def _check_ids(ids: Sequence[int], vocab_size: int) -> None:
+    unknown = [token for token in ids if not 0 <= token < vocab_size]
+    if unknown:
+        raise InputError(f"the token {unknown[0]} does not exist: expected ids from 0 to {vocab_size - 1}")
+
+
 async def _sse_stream(
-    handle: RequestHandle, completion: ChatCompletionBuilder, with_usage: bool
+    handle: RequestHandle, builder: ResponseBuilder, with_usage: bool
 ) -> AsyncIterator[bytes]:
     """Server-sent events. An error after the first byte is sent as an event, without [DONE]."""
-    yield _sse(completion.first_chunk())
+    for chunk in builder.first_chunks(len(handle.requests)):
+        yield _sse(chunk)
+    outputs: dict[int, GenerationOutput] = {}
     try:
-        async for event in handle.stream():
+        async for index, event in handle.stream():
             if isinstance(event, GenerationOutput):
-                for chunk in completion.final_chunks(event):
+                outputs[index] = event
+                for chunk in builder.final_chunks(index, event):
                     yield _sse(chunk)
-                if with_usage:
-                    yield _sse(completion.usage_chunk(event))
-                yield b"data: [DONE]\n\n"
             else:
-                yield _sse(completion.text_chunk(event))
+                yield _sse(builder.text_chunk(index, event))
+        if with_usage:
+            yield _sse(builder.usage_chunk([outputs[index] for index in range(len(outputs))]))
+        yield b"data: [DONE]\n\n"
     except Exception as error:
         yield _sse(_error_response(error)[1])
 
@@ -209,10 +243,16 @@ def _sse(value: dict[str, Any]) -> bytes:
     return f"data: {dump_json(value)}\n\n".encode("utf-8", "backslashreplace")
 
 
+class ModelNotFoundError(Exception):
+    """A request for a model that this server does not have."""
+
+
 def _error_response(error: Exception) -> tuple[int, dict[str, Any]]:
     """HTTP status and body; internal errors reveal no details."""
     if isinstance(error, InputError):
         return 400, error_body(str(error), "invalid_request_error")
+    if isinstance(error, ModelNotFoundError):
+        return 404, error_body(str(error), "invalid_request_error", "model_not_found", "model")
     if isinstance(error, QueueFullError | SchedulerClosedError):
         return 503, error_body(str(error), "overloaded_error", "overloaded")
     if isinstance(error, RecursionError):
@@ -232,8 +272,8 @@ def _add_exception_handlers(app: FastAPI) -> None:
         if not request.headers.get("content-type", "").lower().startswith("application/json"):
             text = "the Content-Type is not application/json"
             return UTF8JSONResponse(error_body(text, "invalid_request_error"), 415)
-        kind = THUDMRequest if request.url.path == "/" else ChatRequest
-        text, param = validation_message(error.errors(), list(kind.model_fields))
+        fields = _BODIES[request.url.path].model_fields
+        text, param = validation_message(error.errors(), list(fields))
         return UTF8JSONResponse(error_body(text, "invalid_request_error", param=param), 400)
 
     async def refused(request: Request, error: Exception) -> Response:
@@ -243,5 +283,6 @@ def _add_exception_handlers(app: FastAPI) -> None:
 
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, refused)
-    for kind in (InputError, QueueFullError, SchedulerClosedError, RecursionError, Exception):
+    known = (InputError, ModelNotFoundError, QueueFullError, SchedulerClosedError, RecursionError)
+    for kind in (*known, Exception):
         app.add_exception_handler(kind, failed)

@@ -2,18 +2,58 @@
 
 import hmac
 import ipaddress
+import logging
+import re
+import uuid
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from paddle_glm.serving.openai_protocol import error_body
+from paddle_glm.serving.openai_errors import error_body
 from paddle_glm.serving.strict_json import UTF8JSONResponse
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-UNAUTHENTICATED_PATHS = ("/health",)
+log = logging.getLogger(__name__)
+
+UNAUTHENTICATED_PATHS = ("/health", "/ready")
+
+
+_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")  # of clients; others get one of ours
+
+
+class RequestIdMiddleware:
+    """ASGI middleware: answers carry the request's `X-Request-Id`, or a new one; errors are logged with it.
+
+    on_response: called with the status of every answer.
+    """
+
+    def __init__(self, app: Any, on_response: Callable[[int], None]) -> None:
+        self.app, self.on_response = app, on_response
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = dict(scope["headers"]).get(b"x-request-id", b"")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex.encode()
+
+        async def send_with_id(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message["headers"], (b"x-request-id", request_id)]}
+                self.on_response(message["status"])
+                log.info(
+                    "%s %s: %d, request %s",
+                    scope["method"],
+                    scope["path"],
+                    message["status"],
+                    request_id.decode(),
+                )
+            await send(message)
+
+        await self.app(scope, receive, send_with_id)
 
 
 class OriginMiddleware:

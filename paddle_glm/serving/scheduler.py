@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -14,7 +15,9 @@ import numpy as np
 from paddle_glm.array_types import Array
 from paddle_glm.errors import InputError
 from paddle_glm.generation import ContinuousBatchingBackend, GenerationParams, MemoryCheckingBackend
+from paddle_glm.generation.logits_processors import LogitsProcessor
 from paddle_glm.generation.loop import GenerationState
+from paddle_glm.generation.sampling import TokenLogprobs, token_logprobs
 from paddle_glm.generation.session import pad_left
 from paddle_glm.load_memory import CACHE_TOKENS, InsufficientMemoryError
 
@@ -38,8 +41,11 @@ class SchedulerClosedError(Exception):
 class TokenListener(Protocol):
     """Receives an answer; called on the scheduler's thread, so calls must not block."""
 
-    def on_token(self, token: int) -> bool:
-        """Receive a token, including end tokens; return False to end the answer."""
+    def on_token(self, token: int, logprobs: TokenLogprobs | None) -> bool:
+        """Receive a token, including end tokens; return False to end the answer.
+
+        logprobs: the token's, if the request asked for them.
+        """
 
     def on_finished(self) -> None:
         """Called after the last token."""
@@ -48,14 +54,29 @@ class TokenListener(Protocol):
         """Called instead of `on_finished` if generation fails."""
 
 
+class SchedulerObserver:
+    """Is told what a scheduler does, on its thread; does nothing with it."""
+
+    def on_prompt(self, tokens: int) -> None:
+        """A prompt was read."""
+
+    def on_token(self, seconds: float, is_first: bool) -> None:
+        """A token was generated, so long after the request's arrival, or after the token before it."""
+
+
 @dataclass(eq=False)
 class GenerationRequest:
-    """A request with its prompt (token ids), state and listener."""
+    """A request with its prompt (token ids), state and listener.
+
+    top_logprobs: number of alternatives to each token's log probability; None: no log probabilities.
+    """
 
     prompt: list[int]
     listener: TokenListener
     state: GenerationState
+    top_logprobs: int | None = None
     cancelled: bool = field(default=False, init=False)
+    last_event: float = field(default_factory=time.monotonic, init=False)  # its arrival or last token
 
     def cancel(self) -> None:
         """Stop generation at the next token, or skip the request if it is waiting."""
@@ -92,6 +113,7 @@ class Scheduler:
         self._memory_full = False  # until a running request ends
         self._condition = threading.Condition()
         self._closed = False
+        self.observer = SchedulerObserver()
         opened: Future[Engine] = Future()
         self._thread = threading.Thread(
             target=self._run, args=(open_engine, opened), name="generation", daemon=True
@@ -108,9 +130,16 @@ class Scheduler:
         return len(self._waiting)
 
     def submit(
-        self, prompt: Sequence[int], params: GenerationParams, listener: TokenListener
+        self,
+        prompt: Sequence[int],
+        params: GenerationParams,
+        listener: TokenListener,
+        processors: Sequence[LogitsProcessor] = (),
+        top_logprobs: int | None = None,
     ) -> GenerationRequest:
         """Queue a prompt; its listener is called from now on.
+
+        processors: of this request's logits; top_logprobs: as for `GenerationRequest`.
 
         Raises `InputError` if the prompt leaves no room for an answer or `params` asks for beam search,
         `QueueFullError` if the queue is full, `SchedulerClosedError` after `close`.
@@ -119,8 +148,8 @@ class Scheduler:
             raise InputError(f"num_beams {params.num_beams}: the server does not support beam search")
         last = params.max_total_length(len(prompt), self.engine.backend.max_length)
         ids = np.array([prompt], dtype=np.int64)
-        state = GenerationState(ids, np.ones_like(ids), params, last - len(prompt))
-        request = GenerationRequest(list(prompt), listener, state)
+        state = GenerationState(ids, np.ones_like(ids), params, last - len(prompt), processors)
+        request = GenerationRequest(list(prompt), listener, state, top_logprobs)
         with self._condition:
             if self._closed:
                 raise SchedulerClosedError("the server is shutting down")
@@ -194,6 +223,8 @@ class Scheduler:
             self._fail(requests, error)
         else:
             self._running += requests
+            for request in requests:
+                self.observer.on_prompt(len(request.prompt))
 
     def _fitting(self, requests: list[GenerationRequest]) -> list[GenerationRequest]:
         """The leading requests whose KV cache fits into memory; the others return to the queue.
@@ -247,7 +278,12 @@ class Scheduler:
             return None
         try:
             picked = request.state.sample(logits)
-            wanted = request.listener.on_token(int(picked[0]))
+            count = request.top_logprobs
+            logprobs = None if count is None else token_logprobs(logits[0], int(picked[0]), count)
+            wanted = request.listener.on_token(int(picked[0]), logprobs)
+            now = time.monotonic()
+            self.observer.on_token(now - request.last_event, is_first=request.state.step == 0)
+            request.last_event = now
             if request.state.advance(picked).size and wanted:
                 return int(picked[0])
             request.listener.on_finished()

@@ -1,16 +1,49 @@
-"""Concurrent conversations with a local model: text streamed from the scheduler."""
+"""Concurrent generation with a local model: text streamed from the scheduler."""
 
 import queue
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from paddle_glm.chat_template import Message, render
+from paddle_glm.chat_template import ChatTemplate, Message, render
 from paddle_glm.generation import GenerationOutput, GenerationParams, StreamDecoder
+from paddle_glm.generation.logits_processors import AnswerPenalty, LogitBias, LogitsProcessor
+from paddle_glm.generation.sampling import TokenLogprobs
 from paddle_glm.generation.session import with_special_token_ids
 from paddle_glm.serving.scheduler import GenerationRequest, Scheduler
 
-StreamEvent = str | GenerationOutput | Exception
+
+@dataclass(frozen=True)
+class TextPiece:
+    """Text that has become final, and the log probabilities, if asked for, of tokens since the last piece."""
+
+    text: str
+    logprobs: tuple[TokenLogprobs, ...] = ()
+
+
+StreamEvent = TextPiece | GenerationOutput | Exception
 """A piece of text, or, once at the end, the output or the exception."""
+
+
+@dataclass(frozen=True)
+class AnswerOptions:
+    """What one request asks for beyond `GenerationParams`.
+
+    stop_strings, hide_tool_calls: as for `StreamDecoder`; presence_penalty, frequency_penalty: as for
+    `AnswerPenalty`; logit_bias: as for `LogitBias`; top_logprobs: as for `GenerationRequest`.
+    """
+
+    stop_strings: Sequence[str] = ()
+    hide_tool_calls: bool = False
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    top_logprobs: int | None = None
+
+    def processors(self, prompt_length: int) -> list[LogitsProcessor]:
+        found: list[LogitsProcessor] = []
+        if self.presence_penalty or self.frequency_penalty:
+            found.append(AnswerPenalty(prompt_length, self.presence_penalty, self.frequency_penalty))
+        return [*found, LogitBias(self.logit_bias)] if self.logit_bias else found
 
 
 @dataclass
@@ -19,20 +52,28 @@ class StreamListener:
 
     decoder: StreamDecoder
     emit: Callable[[StreamEvent], None]
+    pending: list[TokenLogprobs] = field(default_factory=list)  # of text that is not final yet
 
-    def on_token(self, token: int) -> bool:
+    def on_token(self, token: int, logprobs: TokenLogprobs | None) -> bool:
+        if logprobs is not None and token not in self.decoder.eos_token_ids:
+            self.pending.append(logprobs)
         if piece := self.decoder.push(token):
-            self.emit(piece)
+            self._emit_piece(piece)
         return not self.decoder.ended
 
     def on_finished(self) -> None:
-        if rest := self.decoder.finish():
-            self.emit(rest)
+        rest = self.decoder.finish()
+        if rest or self.pending:
+            self._emit_piece(rest)
         assert self.decoder.reply is not None
         self.emit(self.decoder.reply)
 
     def on_failed(self, error: Exception) -> None:
         self.emit(error)
+
+    def _emit_piece(self, text: str) -> None:
+        self.emit(TextPiece(text, tuple(self.pending)))
+        self.pending.clear()
 
 
 def submit_chat(
@@ -40,21 +81,37 @@ def submit_chat(
     messages: Sequence[Message],
     params: GenerationParams,
     emit: Callable[[StreamEvent], None],
-    stop_strings: Sequence[str] = (),
-    hide_tool_calls: bool = False,
 ) -> GenerationRequest:
     """Submit a conversation; its events go to `emit`, on the scheduler's thread.
 
-    stop_strings, hide_tool_calls: as for `StreamDecoder`. Raises what rendering and `Scheduler.submit` raise.
+    Raises what rendering and `Scheduler.submit` raise.
     """
     tokenizer = scheduler.engine.tokenizer
-    template = tokenizer.template
-    prompt = render(template, tokenizer, messages).input_ids
-    params = with_special_token_ids(params, tokenizer, template)
+    prompt = render(tokenizer.template, tokenizer, messages).input_ids
+    return submit_prompt(scheduler, prompt, params, tokenizer.template, AnswerOptions(), emit)
+
+
+def submit_prompt(
+    scheduler: Scheduler,
+    prompt: Sequence[int],
+    params: GenerationParams,
+    template: ChatTemplate | None,
+    options: AnswerOptions,
+    emit: Callable[[StreamEvent], None],
+) -> GenerationRequest:
+    """`submit_chat` with the ids of a prompt; template: as for `StreamDecoder`."""
+    tokenizer = scheduler.engine.tokenizer
+    params = with_special_token_ids(params, tokenizer, tokenizer.template)
     decoder = StreamDecoder(
-        tokenizer, template, params.eos_token_ids, len(prompt), stop_strings, hide_tool_calls
+        tokenizer,
+        template,
+        params.eos_token_ids,
+        len(prompt),
+        options.stop_strings,
+        options.hide_tool_calls,
     )
-    return scheduler.submit(prompt, params, StreamListener(decoder, emit))
+    listener = StreamListener(decoder, emit)
+    return scheduler.submit(prompt, params, listener, options.processors(len(prompt)), options.top_logprobs)
 
 
 class LocalSession:
@@ -81,6 +138,6 @@ class LocalSession:
                 if isinstance(event, GenerationOutput):
                     self.reply = event
                     return
-                yield event
+                yield event.text
         finally:
             request.cancel()

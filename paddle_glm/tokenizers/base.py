@@ -28,6 +28,9 @@ from paddle_glm.tokenizers.sentencepiece_settings import SentencePieceSettings
 CONFIG_FILE = "tokenizer_config.json"
 
 
+_BYTE_PIECE = re.compile("<0x([0-9A-F]{2})>")  # of a character that has no piece
+
+
 class Tokenizer(ABC):
     """A SentencePiece model and a family's special tokens."""
 
@@ -161,6 +164,14 @@ class Tokenizer(ABC):
         for part in re.split(f"({'|'.join(map(re.escape, self.command_tokens))})", text):
             tokens += [part] if part in self.command_tokens else self.text_to_pieces(part)
         return tokens
+
+    def token_bytes(self, index: int) -> bytes:
+        """The UTF-8 bytes that a token stands for; not a whole character for SentencePiece's byte pieces."""
+        token = self.convert_id_to_token(index)
+        if byte := _BYTE_PIECE.fullmatch(token):
+            return bytes([int(byte[1], 16)])
+        spelled: dict[str, str] = {piece: text for text, piece in self.tokenizer_spec()["spelled"]}
+        return spelled.get(token, token).replace("\N{LOWER ONE EIGHTH BLOCK}", " ").encode()
 
     def text_to_ids(self, text: str, encode_special_tokens: bool = False) -> list[int]:
         """Ids of a text, without the special tokens of a prompt."""

@@ -96,7 +96,7 @@ class Collector:
         self.error: Exception | None = None
         self.ended = threading.Event()
 
-    def on_token(self, token: int) -> bool:
+    def on_token(self, token: int, logprobs: object) -> bool:
         self.tokens.append(token)
         return True
 

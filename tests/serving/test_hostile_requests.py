@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from paddle_glm.auto.engine import Engine
 from paddle_glm.generation import GenerationParams
 from paddle_glm.serving.app import create_app
-from paddle_glm.serving.openai_protocol import ChatRequest
+from paddle_glm.serving.openai_request import ChatRequest
 from paddle_glm.serving.scheduler import Scheduler
 from tests.generation.numpy_model import NumpyBackend
 

@@ -23,7 +23,7 @@ class Collector:
         self.tokens, self.error, self.ended = [], None, threading.Event()
         self.most = most
 
-    def on_token(self, token):
+    def on_token(self, token, logprobs):
         self.tokens.append(token)
         return self.most is None or len(self.tokens) < self.most
 
@@ -190,7 +190,7 @@ def test_a_listener_that_fails_harms_nobody(held):
     backend, scheduler = held
 
     class Broken(Collector):
-        def on_token(self, token):
+        def on_token(self, token, logprobs):
             raise RuntimeError("the event loop is gone")
 
         def on_failed(self, error):

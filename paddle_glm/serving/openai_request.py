@@ -1,0 +1,288 @@
+"""Requests of OpenAI's protocol -> prompts, `GenerationParams` and `AnswerOptions`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from paddle_glm.chat_template import ChatTemplate, Message
+from paddle_glm.errors import InputError
+from paddle_glm.generation import GenerationParams
+from paddle_glm.serving.request_sampling import sampling_values
+from paddle_glm.serving.streaming import AnswerOptions
+from paddle_glm.serving.tool_calls import TOOL_RESULT_ROLE, Tool, ToolCall, add_tool_declarations
+from paddle_glm.tokenizers.base import Tokenizer
+
+MAX_STOP_STRINGS = 16
+MAX_CHOICES = 128
+MAX_TOP_LOGPROBS = 20
+COMPLETION_TOKENS = 16  # `max_tokens` of a completion that gives none, as in OpenAI's protocol
+
+
+class TextPart(BaseModel):
+    """A text part of a message's content."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    type: Literal["text"]
+    text: str
+
+
+class ChatMessage(BaseModel):
+    """A message of the conversation; `name`, `refusal` and `tool_call_id` are accepted and ignored."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    role: str
+    content: str | list[TextPart] | None = None
+    name: str | None = None
+    refusal: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+
+    def to_messages(self) -> list[Message]:
+        """One message, or its text followed by its tool calls. Raises `InputError` for an empty message."""
+        parts = self.content
+        if parts is None and not self.tool_calls:
+            raise InputError(f"a message of the role {self.role!r} has no content: expected text")
+        text = parts if isinstance(parts, str) else "".join(part.text for part in parts or ())
+        role = {"developer": "system", "tool": TOOL_RESULT_ROLE}.get(self.role, self.role)
+        calls = [call.to_message() for call in self.tool_calls or ()]
+        return calls if calls and not text else [{"role": role, "content": text}, *calls]
+
+
+class StreamOptions(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    include_usage: bool | None = None
+
+
+class GenerationBody(BaseModel):
+    """Fields of chat completions and completions; `top_k` and `repetition_penalty` as in vLLM."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    # Unsupported fields of the protocol -> the neutral values that are accepted.
+    neutral_values: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    max_tokens: int | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    # Without effect on the answer.
+    user: str | None = None
+    metadata: Any = None
+    store: bool | None = None
+    service_tier: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+
+    @property
+    def answer_tokens(self) -> int | None:
+        """Maximum tokens of the answer; None for the server's default."""
+        return self.max_tokens
+
+    @property
+    def top_logprobs_count(self) -> int | None:
+        """As `AnswerOptions.top_logprobs`."""
+        raise NotImplementedError
+
+    @property
+    def choices(self) -> int:
+        """Answers to each prompt."""
+        return 1 if self.n is None else self.n
+
+    @property
+    def includes_usage(self) -> bool:
+        """Whether a stream ends with the numbers of tokens."""
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    def check(self) -> None:
+        """Raise `InputError` naming an unsupported or invalid field."""
+        for name, neutral in self.neutral_values.items():
+            value = getattr(self, name)
+            if value is not None and value not in neutral:
+                raise InputError(f"{name} is {value!r}: this server supports only {neutral[0]!r}")
+        if self.temperature is not None and self.temperature < 0:
+            raise InputError(f"temperature is {self.temperature}: expected 0 (greedy decoding) or more")
+        if not 1 <= self.choices <= MAX_CHOICES:
+            raise InputError(f"n is {self.n}: expected 1 to {MAX_CHOICES}")
+        for name in ("presence_penalty", "frequency_penalty"):
+            value = getattr(self, name)
+            if value is not None and not -2 <= value <= 2:
+                raise InputError(f"{name} is {value}: expected a number from -2 to 2")
+        stop_strings = self.stop_strings()
+        if len(stop_strings) > MAX_STOP_STRINGS or not all(stop_strings):
+            raise InputError(f"stop is {self.stop!r}: expected at most {MAX_STOP_STRINGS} texts, none empty")
+        top = self.top_logprobs_count
+        if top is not None and not 0 <= top <= MAX_TOP_LOGPROBS:
+            raise InputError(f"{top} log probabilities of each token: expected 0 to {MAX_TOP_LOGPROBS}")
+
+    def stop_strings(self) -> tuple[str, ...]:
+        if self.stop is None:
+            return ()
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    def to_params(self, defaults: GenerationParams) -> list[GenerationParams]:
+        """For each choice `defaults` updated with the request's values; temperature 0 is greedy decoding.
+
+        Choices have the seeds `seed`, `seed` + 1, ... Raises `InputError` for invalid values.
+        """
+        values = {
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "top_k": 0 if self.top_k == -1 else self.top_k,  # -1 turns it off in vLLM
+            "repetition_penalty": self.repetition_penalty,
+            "max_new_tokens": self.answer_tokens,
+            "seed": self.seed,
+        }
+        given = {name: value for name, value in values.items() if value is not None}
+        params = defaults.updated(sampling_values(given))
+        if params.seed is None:
+            return [params] * self.choices
+        return [replace(params, seed=params.seed + choice) for choice in range(self.choices)]
+
+    def to_options(self, hide_tool_calls: bool = False) -> AnswerOptions:
+        """Raises `InputError` for a `logit_bias` whose keys are no ids, or values not from -100 to 100."""
+        return AnswerOptions(
+            self.stop_strings(),
+            hide_tool_calls,
+            self.presence_penalty or 0.0,
+            self.frequency_penalty or 0.0,
+            {_token_id(token): _bias(token, bias) for token, bias in (self.logit_bias or {}).items()},
+            self.top_logprobs_count,
+        )
+
+
+class ChatRequest(GenerationBody):
+    """Body of /v1/chat/completions."""
+
+    neutral_values = {
+        "tool_choice": ("none", "auto"),
+        "response_format": ({"type": "text"},),
+        "modalities": (["text"],),
+    }
+
+    messages: list[ChatMessage] = Field(min_length=1)
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    tools: list[Tool] | None = None
+    # Accepted with neutral values only.
+    tool_choice: Any = None
+    response_format: dict[str, Any] | None = None
+    modalities: list[str] | None = None
+    # Without effect on the answer.
+    parallel_tool_calls: bool | None = None
+
+    @property
+    def answer_tokens(self) -> int | None:
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    @property
+    def top_logprobs_count(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    def check(self) -> None:
+        super().check()
+        both = (self.max_tokens, self.max_completion_tokens)
+        if None not in both and both[0] != both[1]:
+            raise InputError(f"max_tokens {both[0]} and max_completion_tokens {both[1]}: give one of them")
+        if self.top_logprobs and not self.logprobs:
+            raise InputError(f"top_logprobs is {self.top_logprobs}: it needs logprobs true")
+
+    @property
+    def tool_calls_enabled(self) -> bool:
+        """Whether the answer may be a tool call."""
+        return bool(self.tools) and self.tool_choice != "none"
+
+    def to_messages(self, template: ChatTemplate) -> list[Message]:
+        """The conversation with its tool declarations. Raises `InputError` for invalid messages."""
+        messages = [one for message in self.messages for one in message.to_messages()]
+        return (
+            add_tool_declarations(messages, self.tools, template)
+            if self.tools and self.tool_calls_enabled
+            else messages
+        )
+
+
+class CompletionRequest(GenerationBody):
+    """Body of /v1/completions: text that the model continues, not a conversation."""
+
+    neutral_values = {"suffix": ("",), "best_of": (1,)}
+
+    prompt: str | list[str] | list[int] | list[list[int]]
+    echo: bool | None = None
+    logprobs: int | None = None
+    # Accepted with neutral values only.
+    suffix: str | None = None
+    best_of: int | None = None
+
+    @property
+    def answer_tokens(self) -> int | None:
+        return COMPLETION_TOKENS if self.max_tokens is None else self.max_tokens
+
+    @property
+    def top_logprobs_count(self) -> int | None:
+        return self.logprobs
+
+    def check(self) -> None:
+        super().check()
+        if self.echo and self.logprobs is not None:
+            raise InputError("echo with logprobs: the prompt's log probabilities are not computed")
+
+    def prompts(self, tokenizer: Tokenizer) -> list[list[int]]:
+        """Ids of each prompt. Raises `InputError` where there is none."""
+        given: Sequence[Any] = [self.prompt] if isinstance(self.prompt, str) else self.prompt
+        if given and isinstance(given[0], int):
+            given = [given]
+        prompts = [tokenizer.encode(one) if isinstance(one, str) else list(one) for one in given]
+        if not all(prompts) or not 1 <= len(prompts) * self.choices <= MAX_CHOICES:
+            raise InputError(
+                f"prompt holds {len(prompts)} prompts for n {self.choices}: expected prompts with tokens "
+                f"and 1 to {MAX_CHOICES} answers"
+            )
+        return prompts
+
+
+class TokenizeRequest(BaseModel):
+    """Body of /tokenize, as in vLLM: a text, or a conversation."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: list[ChatMessage] | None = Field(default=None, min_length=1)
+    add_special_tokens: bool = True
+
+
+class DetokenizeRequest(BaseModel):
+    """Body of /detokenize, as in vLLM."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    model: str | None = None
+    tokens: list[int]
+
+
+def _token_id(token: str) -> int:
+    if not token.isascii() or not token.isdigit() or len(token) > 9:
+        raise InputError(f"logit_bias has the key {token[:40]!r}: expected a token's id")
+    return int(token)
+
+
+def _bias(token: str, bias: float) -> float:
+    if not -100 <= bias <= 100:
+        raise InputError(f"logit_bias of the token {token} is {bias}: expected a number from -100 to 100")
+    return bias
