@@ -96,6 +96,7 @@ def use_fused_operators(monkeypatch: pytest.MonkeyPatch) -> Calls:
     for module in (usage, training, packing):
         monkeypatch.setattr(module, "kernel_library", lambda: None)
     monkeypatch.setattr(F, "rms_norm", calls.counted("rms_norm", rms_norm))
+    monkeypatch.setattr(gpu, "layer_norm", calls.counted("layer_norm", gpu.layer_norm))
     monkeypatch.setattr(F, "swiglu", calls.counted("swiglu", F.swiglu))
     monkeypatch.setattr(gpu, "fused_rms_norm", calls.counted("add_rms_norm", gpu.fused_rms_norm))
     monkeypatch.setattr(gpu, "fused_rotary_position_embedding", calls.counted("rotary", rotary))

@@ -45,6 +45,14 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, epsilon: float) ->
     return total, y
 
 
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+    """(x [..., size] - mean) / sqrt(variance + epsilon) * weight [size] + bias [size]; without gradients.
+
+    phi/kernels/gpu/layer_norm_kernel.cu: mean and variance are float32.
+    """
+    return F.layer_norm(x, [x.shape[-1]], weight, bias, epsilon)
+
+
 def swiglu(x: Tensor) -> Tensor:
     """silu(first half of the last axis) * second half, [..., 2 * n] -> [..., n], with a gradient; saves x.
 

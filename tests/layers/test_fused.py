@@ -71,7 +71,7 @@ def test_inference(model, monkeypatch):
         # Two blocks with two norms, the second of which adds, and the last norm.
         assert calls.counts == {"rms_norm": 3, "add_rms_norm": 2, "rotary": 4, "swiglu": 2}
     else:
-        assert calls.counts == {"rotary": 8}
+        assert calls.counts == {"rotary": 8, "layer_norm": 5}
 
 
 @pytest.mark.parametrize("frozen", [False, True])

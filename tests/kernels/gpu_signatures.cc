@@ -1,0 +1,76 @@
+// CPU kernels of the names and parameters of Paddle's GPU operators, which compute nothing.
+//
+// With them Paddle on a CPU binds a call's arguments, checks its shapes (InferMeta) and aliases what an
+// operator writes in place, as it does on a GPU.
+
+#include "paddle/phi/backends/cpu/cpu_context.h"
+#include "paddle/phi/core/dense_tensor.h"
+#include "paddle/phi/core/kernel_registry.h"
+
+namespace {
+
+using paddle::optional;
+using phi::DenseTensor;
+
+template <typename T, typename Context>
+void WeightOnlyLinear(const Context& context, const DenseTensor&, const DenseTensor&,
+                      const optional<DenseTensor>&, const DenseTensor&, const std::string&, const int32_t,
+                      const int32_t, DenseTensor* out) {
+    context.template Alloc<T>(out);
+}
+
+template <typename T, typename Context>
+void MaskedMultiheadAttention(const Context& context, const DenseTensor&, const DenseTensor& cache,
+                              const optional<DenseTensor>&, const optional<DenseTensor>&,
+                              const optional<DenseTensor>&, const optional<DenseTensor>&,
+                              const optional<DenseTensor>&, const optional<DenseTensor>&,
+                              const optional<DenseTensor>&, const optional<DenseTensor>&,
+                              const optional<DenseTensor>&, const int, const int rotary_dims, const bool,
+                              const std::string&, const float out_scale, const int, const float, const float,
+                              DenseTensor* out, DenseTensor* cache_out, DenseTensor*) {
+    PADDLE_ENFORCE_EQ(rotary_dims == 0 && out_scale < 0, true,
+                      common::errors::InvalidArgument("other defaults"));
+    context.template Alloc<T>(out);
+    const_cast<T*>(cache_out->data<T>())[0] = static_cast<T>(42.0f);
+}
+
+template <typename T, typename Context>
+void Rotary(const Context& context, const DenseTensor&, const optional<DenseTensor>&,
+            const optional<DenseTensor>&, const optional<DenseTensor>&, const optional<DenseTensor>&,
+            const optional<DenseTensor>&, bool, bool, float, DenseTensor* out_q, DenseTensor*, DenseTensor*) {
+    context.template Alloc<T>(out_q);
+}
+
+template <typename T, typename Context>
+void RotaryGrad(const Context& context, const optional<DenseTensor>&, const optional<DenseTensor>&,
+                const optional<DenseTensor>&, const DenseTensor&, const optional<DenseTensor>&,
+                const optional<DenseTensor>&, bool, bool, float, DenseTensor* grad_q, DenseTensor*,
+                DenseTensor*) {
+    context.template Alloc<T>(grad_q);
+}
+
+template <typename T, typename Context>
+void RmsNorm(const Context& context, const DenseTensor&, const optional<DenseTensor>&,
+             const std::vector<int64_t>&, double, DenseTensor* y, DenseTensor* inverse) {
+    context.template Alloc<T>(y);
+    context.template Alloc<float>(inverse);
+}
+
+template <typename T, typename Context>
+void RmsNormGrad(const Context& context, const DenseTensor&, const optional<DenseTensor>&, const DenseTensor&,
+                 const DenseTensor&, const std::vector<int64_t>&, double, DenseTensor* grad_x,
+                 DenseTensor* grad_weight) {
+    if (grad_x) context.template Alloc<T>(grad_x);
+    if (grad_weight) context.template Alloc<T>(grad_weight);
+}
+
+}  // namespace
+
+PD_REGISTER_KERNEL(weight_only_linear, CPU, ALL_LAYOUT, WeightOnlyLinear, phi::float16, phi::bfloat16) {}
+PD_REGISTER_KERNEL(masked_multihead_attention, CPU, ALL_LAYOUT, MaskedMultiheadAttention, phi::float16,
+                   phi::bfloat16) {}
+PD_REGISTER_KERNEL(fused_rotary_position_embedding, CPU, ALL_LAYOUT, Rotary, phi::float16, phi::bfloat16) {}
+PD_REGISTER_KERNEL(fused_rotary_position_embedding_grad, CPU, ALL_LAYOUT, RotaryGrad, phi::float16,
+                   phi::bfloat16) {}
+PD_REGISTER_KERNEL(rms_norm, CPU, ALL_LAYOUT, RmsNorm, phi::float16, phi::bfloat16) {}
+PD_REGISTER_KERNEL(rms_norm_grad, CPU, ALL_LAYOUT, RmsNormGrad, phi::float16, phi::bfloat16) {}
