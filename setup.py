@@ -81,7 +81,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["paddle_glm", "paddle_glm.*"]),
-    package_data={"paddle_glm": ["py.typed", "kernels/csrc/*", "kernels/prebuilt/*/*"]},
+    package_data={"paddle_glm": ["py.typed", "kernels/csrc/*", "kernels/prebuilt/*/*", "doctor/*.json"]},
     install_requires=BASE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["paddle-glm = paddle_glm.main:main"]},

@@ -22,7 +22,7 @@ from paddle_glm.version import __version__
 # The order of the work, for --help; commands not named here follow alphabetically.
 COMMAND_ORDER = (
     *("tiny", "convert", "finetune", "ptuning", "plot", "merge", "merge-lora", "quantize"),
-    *("predict", "evaluate", "export", "infer", "chat", "serve", "web"),
+    *("predict", "evaluate", "export", "infer", "chat", "serve", "web", "doctor"),
 )
 
 # Earlier commands, and what to type instead.

@@ -42,6 +42,7 @@ SMALL_FLAGS = {
     "infer": SHORT_LENGTHS,
     "chat": "--max_new_tokens 4",
     "quantize": "",
+    "doctor": "--only environment",
 }
 # `ptuning --do_predict` takes no flags of training, and finds what the two steps above have left.
 PREDICT_FLAGS = (

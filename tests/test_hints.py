@@ -23,6 +23,7 @@ OTHERS = {
     *("nproc_per_node", "log_dir", "gpus"),  # paddle.distributed.launch
     *("model_dir", "input_file", "chat"),  # paddle_glm_infer
     *("local-dir", "local_dir"),  # what fetches from the hubs
+    *("query-gpu", "format"),  # nvidia-smi
     "logdir",  # visualdl
     "version",
 }

@@ -41,7 +41,7 @@ FLOORS = (
     ("auto",),
     ("export", "evaluation"),
     ("training",),
-    ("serving", "tiny"),
+    ("serving", "tiny", "doctor"),
     ("commands",),
     ("main",),
 )
