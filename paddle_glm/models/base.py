@@ -1,6 +1,6 @@
 """`CausalLM`, the base class of all families: forward, loading, saving, quantising."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -345,16 +345,17 @@ def _block_hidden_states(block: nn.Layer, x: Tensor, positions: Any, mask: Tenso
     return hidden_states
 
 
-def lazy_tensors(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, LazyTensor]]:
-    """For writers: tensors that leave the device one at a time, while they are written."""
-    for name, tensor in tensors:
-        yield (
-            name,
-            LazyTensor(
-                numpy_dtype(paddle_dtype_name(tensor)), tuple(tensor.shape), partial(_read_whole, tensor)
-            ),
-        )
-
-
 def _read_whole(tensor: Tensor) -> list[Array]:
     return [readonly_array(tensor)]
+
+
+def lazy_tensors(
+    tensors: Iterable[tuple[str, Tensor]], read: Callable[[Tensor], list[Array]] = _read_whole
+) -> Iterator[tuple[str, LazyTensor]]:
+    """For writers: tensors that leave the device one at a time, while they are written.
+
+    read: the values of a tensor, as arrays whose concatenation they are.
+    """
+    for name, tensor in tensors:
+        dtype = numpy_dtype(paddle_dtype_name(tensor))
+        yield name, LazyTensor(dtype, tuple(tensor.shape), partial(read, tensor))

@@ -21,8 +21,11 @@ AnyCheckpoint = Checkpoint | QuantizingCheckpoint
 
 
 def load_parameters(model: nn.Layer, checkpoint: AnyCheckpoint, group: ProcessGroup) -> None:
-    """Set all parameters in place from a checkpoint of any degree; reads only this rank's shards."""
-    parameters = dict(model.named_parameters())
+    """Set all parameters in place from a checkpoint of any degree; reads only this rank's shards.
+
+    Parameters without memory are skipped: another rank holds them.
+    """
+    parameters = {name: one for name, one in model.named_parameters() if one._is_initialized()}
     with progress_bar(
         f"opening {checkpoint.folder}", sum(map(tensor_nbytes, parameters.values()))
     ) as progress:
@@ -60,7 +63,8 @@ def _parts(model: nn.Layer) -> list[_Part]:
     seen: set[int] = set()
     for path, layer in model.named_sublayers(include_self=True):
         named: list[tuple[str, Tensor]] = list(layer.named_parameters(path, include_sublayers=False))
-        part = _Part(layer, {name: cpu_view(one) for name, one in named if id(one) not in seen})
+        held = [(name, one) for name, one in named if id(one) not in seen and one._is_initialized()]
+        part = _Part(layer, {name: cpu_view(one) for name, one in held})
         seen |= {id(one) for _, one in named}
         if isinstance(layer, ParallelWeight):
             part.packed = layer.kernel_order_weight()

@@ -22,8 +22,8 @@ from paddle_glm.training.flag_fields import (
     required_flag,
 )
 
-# PaddleNLP's names; its stage3 and offload are not supported.
-_SHARDING_STAGES = {"": 0, "stage1": 1, "stage2": 2}
+# PaddleNLP's names; its offload is not supported.
+_SHARDING_STAGES = {"": 0, "stage1": 1, "stage2": 2, "stage3": 3}
 _STRATEGIES = ("no", "steps", "epoch")
 _LENGTH_FLAGS = ("src_length", "tgt_length")
 _OPTIONAL_COUNT_FLAGS = (
@@ -134,8 +134,8 @@ class FinetuneArguments:
     sharding: str = flag(
         PARALLELISM,
         "",
-        "ZeRO over the data-parallel processes; stage1: optimizer state, stage2: gradients too "
-        "(default: none)",
+        "ZeRO over the data-parallel processes; stage1: optimizer state, stage2: gradients too, stage3: "
+        "parameters too (default: none)",
         metavar="STAGE",
     )
     sharding_parallel_degree: int = flag(
@@ -289,13 +289,13 @@ def _check_positive(values: Any, names: Iterable[str]) -> None:
 
 
 def parse_sharding_stage(sharding: str, sharding_parallel_degree: int, data_parallel_degree: int) -> int:
-    """ZeRO stage 0, 1 or 2 of `--sharding`; raises `InputError` for other stages and for a degree that is not
+    """ZeRO stage 0 to 3 of `--sharding`; raises `InputError` for other stages and for a degree that is not
     the number of data-parallel processes.
     """
     if sharding not in _SHARDING_STAGES:
         raise InputError(
-            f"--sharding {sharding}: expected stage1 or stage2 (parameters are split by "
-            "--tensor_parallel_degree, which can be combined with either)"
+            f"--sharding {sharding}: expected stage1, stage2 or stage3 (without offload; "
+            "--tensor_parallel_degree can be combined with any)"
         )
     stage = _SHARDING_STAGES[sharding]
     if stage and sharding_parallel_degree not in (-1, data_parallel_degree):
@@ -304,7 +304,7 @@ def parse_sharding_stage(sharding: str, sharding_parallel_degree: int, data_para
             "the number of data-parallel processes (all processes / tensor_parallel_degree), or leave it out"
         )
     if not stage and sharding_parallel_degree > 1:
-        raise InputError("--sharding_parallel_degree needs --sharding stage1 or stage2")
+        raise InputError("--sharding_parallel_degree needs --sharding stage1, stage2 or stage3")
     return stage
 
 

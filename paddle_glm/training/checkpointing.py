@@ -7,6 +7,7 @@ but the random state.
 """
 
 import json
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ from paddle_glm.training.output_dir import (
     rename_obstructing,
 )
 from paddle_glm.training.rng import rng_state, set_rng_state
+from paddle_glm.training.sharded_parameters import ShardedParameters
 
 TRAINER_STATE = "trainer_state.json"
 
@@ -60,17 +62,30 @@ def parameter_specs(model: CausalLM, adapter: Adapter | None) -> dict[str, Param
 
 
 def save_weights(
-    folder: Path, model: CausalLM, tokenizer: Any, adapter: Adapter | None, file_format: str = "safetensors"
+    folder: Path,
+    model: CausalLM,
+    tokenizer: Any,
+    mesh: Mesh,
+    adapter: Adapter | None,
+    file_format: str = "safetensors",
+    sharded: ShardedParameters | None = None,
 ) -> None:
-    """Write this rank's shard (one process: the full weights); rank 0 adds configuration and tokenizer.
+    """Write the shards of tensor-parallel ranks (one: the full weights), configuration and tokenizer.
 
-    A trained adapter is written instead of all that, unsharded and in its own format.
+    A collective call: data-parallel rank 0 writes, the others send it what it does not hold. A trained
+    adapter is written instead of all that, unsharded and in its own format.
     """
+    if mesh.data.rank != 0:
+        if sharded is not None and adapter is None:
+            sharded.lend()
+        return
     if adapter is not None:
         adapter.save(folder)
         return
     config, group = replace(model.config, dtype=model.dtype), model.group
-    save_model(folder, config, lazy_tensors(model.named_parameters()), group.rank, group.degree, file_format)
+    with nullcontext() if sharded is None else sharded.borrowing() as read:
+        tensors = lazy_tensors(model.named_parameters(), *([read] if read else []))
+        save_model(folder, config, tensors, group.rank, group.degree, file_format)
     if group.rank == 0:
         tokenizer.save_pretrained(folder)
         if file_format == "pdparams":
@@ -92,6 +107,7 @@ def save_final_model(
     mesh: Mesh,
     adapter: Adapter | None = None,
     file_format: str = "safetensors",
+    sharded: ShardedParameters | None = None,
 ) -> None:
     """Write the trained model into output_dir, beside its checkpoints, replacing an earlier run's.
 
@@ -99,8 +115,7 @@ def save_final_model(
     not complete. Files that no run wrote are kept.
     """
     save = _begin_save_on_all_ranks(output_dir / STAGING_FOLDER)
-    if mesh.data.rank == 0:
-        save_weights(save.path, model, tokenizer, adapter, file_format)
+    save_weights(save.path, model, tokenizer, mesh, adapter, file_format, sharded)
     barrier()
     if dist.get_rank() == 0:
         save.commit()
@@ -113,8 +128,8 @@ def save_training_checkpoint(folder: Path, trainer: Any) -> None:
     save = _begin_save_on_all_ranks(folder)
     temporary = save.path
     mesh: Mesh = trainer.args.mesh
-    if mesh.data.rank == 0:
-        save_weights(temporary, trainer.model, trainer.tokenizer, trainer.adapter)
+    sharded = trainer.sharded_parameters
+    save_weights(temporary, trainer.model, trainer.tokenizer, mesh, trainer.adapter, sharded=sharded)
     owners = SINGLE_PROCESS if trainer.state_partition is None else mesh.data
     if mesh.data.rank == 0 or owners.degree > 1:
         state = dict(optimizer_tensors(trainer.optimizer, trainer.model))

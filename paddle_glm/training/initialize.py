@@ -24,7 +24,8 @@ class TrainerArguments(TrainingArguments):
     """`FinetuneArguments` as PaddleNLP's Trainer reads them; made by `initialize_training`.
 
     mesh: this process's tensor-parallel and data-parallel groups.
-    sharding_stage: 0, 1 or 2 of ZeRO over the data-parallel group (`training.sharded_optimizer`).
+    sharding_stage: 0 to 3 of ZeRO over the data-parallel group (`training.sharded_optimizer` and
+        `training.sharded_parameters`).
     """
 
     save_format: str

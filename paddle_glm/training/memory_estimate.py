@@ -37,7 +37,7 @@ class TrainingPlan:
 
     config: with its prefix and quantisation. lora: adapters to train; prefix_tuning: trains the prefix of
     `config`; with neither, all weights are trained. dtype: of the weights. half: matmuls in half precision.
-    batch_size, seq_length: one batch of one process. stage: what data-parallel processes share out, 0 to 2.
+    batch_size, seq_length: one batch of one process. stage: what data-parallel processes share out, 0 to 3.
     """
 
     config: ModelConfig
@@ -160,16 +160,41 @@ def estimate_training_memory(plan: TrainingPlan) -> MemoryEstimate:
     if plan.stage:
         owners = assign_owners(states, plan.data_degree)
         state = _max_load(states, owners)
-        gradient = _max_load(gradients, owners) if plan.stage == 2 else gradient
+        gradient = _max_load(gradients, owners) if plan.stage >= 2 else gradient
+    weights = {name: local[name] * size[name] for name in table}
     float_table = family_of(config).float_parameters(config)
     return MemoryEstimate(
         parameters=_num_parameters({**float_table, **adapters}),
         trainable=_num_parameters(trained),
-        weights=sum(local[name] * size[name] for name in table) + _rotary_table_bytes(config),
+        weights=sum(weights.values()) - _absent_weights(plan, table, weights) + _rotary_table_bytes(config),
         gradients=gradient,
         optimizer=state,
         activations=activation_bytes(_micro_batch_spec(plan, table)),
     )
+
+
+def _absent_weights(
+    plan: TrainingPlan, table: Mapping[str, ParameterSpec], weights: Mapping[str, int]
+) -> int:
+    """Bytes of weights that a process does not hold at once, at stage 3: two blocks are gathered there.
+
+    weights: bytes of each parameter of `table`. Adapters and quantised weights are not sharded.
+    """
+    if plan.stage < 3:
+        return 0
+    blocks = f"{family_of(plan.config).block_activations.blocks}."
+    sharded = {
+        name: count
+        for name, count in weights.items()
+        if table[name].dtype is None and ".lora_" not in name and not name.startswith(PREFIX_ENCODER)
+    }
+    others = sum(sharded.values()) * (plan.data_degree - 1) // plan.data_degree
+    gathered = sum(
+        count * (2 if name.startswith(blocks) else 1)
+        for name, count in sharded.items()
+        if name.startswith(f"{blocks}0.") or not name.startswith(blocks)
+    )
+    return max(0, others - gathered * (plan.data_degree - 1) // plan.data_degree)
 
 
 def _lora_specs(plan: TrainingPlan) -> dict[str, ParameterSpec]:

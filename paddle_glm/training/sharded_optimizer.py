@@ -67,18 +67,21 @@ class OptimizerStatePartition:
 
 
 class ShardedAdamW(FusedAdamW):
-    """AdamW over the parameters that this rank owns; `step` also broadcasts the updated ones."""
+    """AdamW over the parameters that this rank owns; `step` also broadcasts the updated ones, if asked to."""
 
-    def __init__(self, state_partition: OptimizerStatePartition, **options: Any) -> None:
+    def __init__(
+        self, state_partition: OptimizerStatePartition, broadcasts: bool = True, **options: Any
+    ) -> None:
         super().__init__(parameters=state_partition.owned_by(state_partition.group.rank), **options)
-        self._partition = state_partition
+        self._partition, self._broadcasts = state_partition, broadcasts
 
     def step(self) -> None:
         if self._parameter_list:
             super().step()
         elif self._grad_clip is not None:
             self._grad_clip([])  # the norm is an all-reduce in which every rank takes part
-        self._partition.broadcast_parameters()
+        if self._broadcasts:
+            self._partition.broadcast_parameters()
 
     def clear_grad(self, set_to_zero: bool = False) -> None:
         """Release the gradients of all parameters, also of those that other ranks own."""

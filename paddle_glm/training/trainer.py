@@ -6,7 +6,8 @@ read the same rows), its checkpoints (pickles, not written atomically) and its e
 """
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from paddlenlp.trainer.trainer_callback import TrainerControl, TrainerState
 from paddlenlp.trainer.trainer_utils import EvalLoopOutput, IntervalStrategy, TrainOutput
 from paddlenlp.utils.log import logger
 
+from paddle_glm.chat_template import IGNORE_INDEX
 from paddle_glm.evaluation.token_metrics import evaluate_tokens
 from paddle_glm.models.base import CausalLM
 from paddle_glm.parallel import SINGLE_PROCESS, ProcessGroup
@@ -33,6 +35,7 @@ from paddle_glm.training.optimizer import FusedAdamW
 from paddle_glm.training.output_dir import CHECKPOINT_PREFIX, RunFolder
 from paddle_glm.training.sampler import EvalSampler, TrainSampler
 from paddle_glm.training.sharded_optimizer import GradientReducer, OptimizerStatePartition, ShardedAdamW
+from paddle_glm.training.sharded_parameters import ShardedParameters, shardable_parameters
 
 Batch = Mapping[str, Tensor]
 # Distance between the seeds of data-parallel ranks; above any tensor-parallel degree.
@@ -72,7 +75,7 @@ class FinetuneTrainer(Trainer):
             OptimizerStatePartition(self.trained_parameters, args.mesh.data) if args.sharding_stage else None
         )
         self.gradient_reducer: GradientReducer | GradientAverager
-        if self.state_partition is not None and args.sharding_stage == 2:
+        if self.state_partition is not None and args.sharding_stage >= 2:
             self.gradient_reducer = GradientReducer(self.state_partition)
         else:
             self.gradient_reducer = GradientAverager(self.trained_parameters, args.mesh.data)
@@ -96,6 +99,10 @@ class FinetuneTrainer(Trainer):
         self._seed()
         if args.recompute:
             model.enable_recompute()
+        self.sharded_parameters: ShardedParameters | None = None
+        if self.state_partition is not None and args.sharding_stage == 3:
+            sharded = shardable_parameters(model, () if adapter is None else adapter.tensors)
+            self.sharded_parameters = ShardedParameters(model, list(sharded.values()), self.state_partition)
 
     def _seed(self) -> None:
         """Seed dropout: equal for replicated activations of tensor-parallel ranks, not between data ranks."""
@@ -169,6 +176,8 @@ class FinetuneTrainer(Trainer):
         self.gradient_reducer.begin_backward(is_last)
         loss: Tensor = super().training_step(model, inputs)
         self.gradient_reducer.finish_backward()
+        if self.sharded_parameters is not None:
+            self.sharded_parameters.finish_backward()
         return loss
 
     def _check_loss_valid(self, loss: Tensor) -> None:
@@ -225,7 +234,9 @@ class FinetuneTrainer(Trainer):
             "multi_precision": self.args.dtype != "float32",
         }
         if self.state_partition is not None:
-            self.optimizer = ShardedAdamW(self.state_partition, **options)
+            # At stage 3 a model's parameters are sent when they are needed; an adapter's are not sharded.
+            broadcasts = self.sharded_parameters is None or self.adapter is not None
+            self.optimizer = ShardedAdamW(self.state_partition, broadcasts, **options)
         else:
             self.optimizer = FusedAdamW(parameters=list(trained.values()), **options)
         return self.optimizer
@@ -265,12 +276,15 @@ class FinetuneTrainer(Trainer):
         return sampler
 
     def _get_eval_sampler(self, eval_dataset: Any) -> EvalSampler:
+        return self._eval_sampler_of(self.args.dataset_rank, eval_dataset)
+
+    def _eval_sampler_of(self, rank: int, eval_dataset: Any) -> EvalSampler:
         args = self.args
         return EvalSampler(
             eval_dataset,
             args.per_device_eval_batch_size,
             args.dataset_world_size,
-            args.dataset_rank,
+            rank,
             args.max_evaluate_steps,
         )
 
@@ -282,12 +296,13 @@ class FinetuneTrainer(Trainer):
         """Loss, perplexity and token accuracy over all rows, and the metrics of generated answers."""
         self.callback_handler.eval_dataloader = dataloader
         self.model.eval()
-        batches = self._with_progress(dataloader)
+        batches = self._with_progress(self._in_step(dataloader))
         metrics = {}
         if len(dataloader.dataset):
             metrics = evaluate_tokens(self.model, batches, self.args.mesh.data)
         if self.generation_metrics is not None:
-            metrics.update(self.generation_metrics(dataloader.dataset, self.args.max_evaluate_steps))
+            with nullcontext() if self.sharded_parameters is None else self.sharded_parameters.whole():
+                metrics.update(self.generation_metrics(dataloader.dataset, self.args.max_evaluate_steps))
         self.model.train()
         named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         rows = dataloader.dataset
@@ -306,6 +321,17 @@ class FinetuneTrainer(Trainer):
         if self._last_evaluation is not None and self._last_evaluation[0] == self.state.global_step:
             return self._last_evaluation[1]
         return self.evaluate()
+
+    def _in_step(self, dataloader: Any) -> Iterator[Batch]:
+        """The batches; at stage 3 as many as another rank has, with one of which nothing counts."""
+        yield from dataloader
+        if self.sharded_parameters is None:
+            return
+        rows = dataloader.dataset
+        if len(dataloader) < len(self._eval_sampler_of(0, rows)):
+            batch = self.data_collator([rows[0]])
+            uncounted = {**batch, "labels": np.full_like(batch["labels"], IGNORE_INDEX)}
+            yield {name: paddle.to_tensor(values) for name, values in uncounted.items()}
 
     def _with_progress(self, dataloader: Any) -> Any:
         for batch in dataloader:
@@ -336,7 +362,13 @@ class FinetuneTrainer(Trainer):
         """Save the trained weights to output_dir; it is complete when its manifest is there."""
         folder, args = Path(output_dir or self.args.output_dir), self.args
         checkpointing.save_final_model(
-            folder, self.model, self.tokenizer, args.mesh, self.adapter, args.save_format
+            folder,
+            self.model,
+            self.tokenizer,
+            args.mesh,
+            self.adapter,
+            args.save_format,
+            self.sharded_parameters,
         )
         if paddle.distributed.get_rank() == 0 and folder == self.run_folder.path:
             self.run_folder.remove_superseded()

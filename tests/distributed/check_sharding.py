@@ -1,8 +1,9 @@
 """Worker: finetunes with plain data parallelism and with sharded optimizers, one run after the other.
 
 Arguments: the folder to write into, what runs to make (a JSON object: name -> flags), flags of all runs. A
-run `NAME from OTHER` continues OTHER's checkpoint-2. Prints for each run the bytes of optimizer state and
-the most bytes of gradients that this process held, and the largest parameter's.
+run `NAME from OTHER` continues OTHER's checkpoint-2. Prints for each run the bytes of optimizer state,
+the most bytes of gradients that this process held, those of parameters between two steps, and the largest
+parameter's.
 """
 
 import json
@@ -54,6 +55,9 @@ def count_held_bytes() -> None:
             tensor for kind in self._accumulators.values() for tensor in kind.values() if tensor.size > 1
         ]
         held_bytes["state"] = size([*accumulators, *self._master_weights.values()])
+        held_bytes["parameters"] = size(
+            one for one in trainers[-1].model.parameters() if one._is_initialized()
+        )
         count_gradients()
 
     def collecting(self, parameter):
@@ -96,7 +100,7 @@ def main() -> None:
     found = {}
     for name, own in runs.items():
         name, _, other = name.partition(" from ")
-        held_bytes.update(state=0, gradients=0)
+        held_bytes.update(state=0, gradients=0, parameters=0)
         if other and dist.get_rank() == 0:
             (folder / name).mkdir()
             shutil.copytree(folder / other / "checkpoint-2", folder / name / "checkpoint-2")

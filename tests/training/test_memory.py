@@ -177,7 +177,7 @@ def test_the_command_reads_recipes(capsys):
             "linear layers are dense",
         ),
         (["--model", "chatglm2-6b", "--lora_path", "x"], "--lora_path: say what is trained by"),
-        (["--model", "chatglm2-6b", "--sharding", "stage3"], "expected stage1 or stage2"),
+        (["--model", "chatglm2-6b", "--sharding", "stage4"], "expected stage1, stage2 or stage3"),
         (["--model", "chatglm2-6b", "--per_device_train_batch_size", "0"], "expected at least 1"),
         (["--model", "chatglm2-6b", "--tensor_parallel_degree", "3"], "cannot split"),
         ([], "model_name_or_path"),
