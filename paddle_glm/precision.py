@@ -4,6 +4,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import paddle
+from paddle import Tensor
 
 _HALF = (paddle.float16, paddle.bfloat16)
 
@@ -25,3 +26,13 @@ def autocast_disabled() -> AbstractContextManager[Any]:
     At level O2 Paddle would otherwise cast the inputs of every operation to half precision.
     """
     return paddle.amp.auto_cast(enable=False)
+
+
+def autocast_operands(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors in the dtype in which automatic mixed precision multiplies, for functions that compute
+    their backward pass themselves, where it is off.
+    """
+    if not paddle.is_autocast_enabled():
+        return tensors
+    dtype = paddle.get_autocast_dtype()
+    return tuple(tensor.astype(dtype) for tensor in tensors)

@@ -106,6 +106,15 @@ def plain_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "usable", lambda *tensors: False)
 
 
+@pytest.fixture
+def blockwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention by blocks of queries for rows of any length, and several blocks in short ones."""
+    from paddle_glm.layers import attention, blockwise_attention
+
+    monkeypatch.setattr(attention, "BLOCKWISE_TOKENS", 1)
+    monkeypatch.setattr(blockwise_attention, "MIN_QUERIES", 3)
+
+
 @pytest.fixture(autouse=True)
 def refuse_processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """A test that starts a process must be marked, or `--fast` would become slow."""

@@ -57,6 +57,11 @@ def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
     return run_operator("masked_softmax", scores, mask)[0]
 
 
+def softmax_grad(y: Tensor, grad: Tensor) -> Tensor:
+    """The gradient of the scores of `masked_softmax` from its result y and that of y; all of one shape."""
+    return run_operator("softmax_vjp", y, grad)[0]
+
+
 def softmax_statistics(logits: Tensor, labels: Tensor, first: int) -> tuple[Tensor, Tensor, Tensor]:
     """The maximum of logits [..., n], the sum of exp(logit - maximum), and the label's logit, float32 [...].
 

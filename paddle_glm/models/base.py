@@ -21,7 +21,7 @@ from paddle_glm.kernels.usage import recomputed_block
 from paddle_glm.kv_cache import ConcatLayer, KVCache
 from paddle_glm.kv_cache.decode import DecodeLayer
 from paddle_glm.kv_cache.tensors import PADDLE, PrefixCache
-from paddle_glm.layers.attention import additive_mask, cache_mask, causal_mask, dim_size
+from paddle_glm.layers.attention_mask import AttentionMask, dim_size
 from paddle_glm.models.device_mixin import DeviceMixin
 from paddle_glm.models.dtype_mixin import DtypeMixin
 from paddle_glm.models.family import family_of
@@ -102,9 +102,11 @@ class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
     def position_embeddings(self, position_ids: Tensor) -> Any:
         raise NotImplementedError
 
-    def build_attention_mask(self, input_ids: Tensor, position_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """The additive mask of `input_ids`, float32 [batch, 1, tokens, past + tokens]; causal by default."""
-        return causal_mask(attention_mask, dim_size(input_ids, 1))
+    def build_attention_mask(
+        self, input_ids: Tensor, position_ids: Tensor, attention_mask: Tensor
+    ) -> AttentionMask:
+        """What the tokens of `input_ids` attend to; causal by default."""
+        return AttentionMask(attention_mask, dim_size(input_ids, 1))
 
     def build_rotary_table(self) -> Array:
         """The buffer `rotary_table`: cos and sin of every position, for the weight dtype."""
@@ -153,7 +155,7 @@ class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
         if position_ids is None:
             position_ids = self._default_positions(input_ids, attention_mask)
         if attention_mask.ndim == 4:
-            mask = additive_mask(attention_mask)
+            mask = AttentionMask(attention_mask, input_ids.shape[1])
         else:
             mask = self.build_attention_mask(input_ids, position_ids, attention_mask)
         hidden: list[Tensor] | None = [] if output_hidden_states else None
@@ -206,19 +208,18 @@ class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
         self,
         input_ids: Tensor,
         position_ids: Tensor,
-        mask: Tensor,
+        mask: AttentionMask,
         cache: KVCache | None,
         hidden: list[Tensor] | None = None,
         recomputed: bool = False,
     ) -> Tensor:
         """The last block's output, [batch, tokens, hidden]; updates the cache, unless blocks are recomputed.
 
-        mask: additive, over the rows' own columns. hidden: gets the embeddings and every block's output.
+        mask: of the rows' own columns. hidden: gets the embeddings and every block's output.
         """
         x = self.embed(input_ids)
         positions = self.position_embeddings(position_ids)
-        if cache is not None:
-            mask = cache_mask(mask, cache)
+        mask = mask.for_cache(cache)
         for index, block in enumerate(self.blocks()):
             if hidden is not None:
                 hidden.append(x)
@@ -231,7 +232,7 @@ class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
         return x
 
     def _forward_recomputed(
-        self, block: nn.Layer, x: Tensor, positions: Any, mask: Tensor, past: tuple[Tensor, ...]
+        self, block: nn.Layer, x: Tensor, positions: Any, mask: AttentionMask, past: tuple[Tensor, ...]
     ) -> Tensor:
         behind_frozen = x.stop_gradient and all(tensor.stop_gradient for tensor in past)
         if behind_frozen and paddle.is_grad_enabled():
@@ -337,7 +338,9 @@ def _mean_loss(loss: Tensor, labels: Tensor) -> Tensor:
         return loss.sum() / (labels != IGNORE_INDEX).astype("float32").sum().clip(min=1.0)
 
 
-def _block_hidden_states(block: nn.Layer, x: Tensor, positions: Any, mask: Tensor, *past: Tensor) -> Tensor:
+def _block_hidden_states(
+    block: nn.Layer, x: Tensor, positions: Any, mask: AttentionMask, *past: Tensor
+) -> Tensor:
     # Recomputing a function that takes or returns a nested tuple loses gradients or crashes in backward
     # (Paddle 3.3.1).
     with recomputed_block():

@@ -14,6 +14,7 @@ from paddle_glm.array_types import Array
 from paddle_glm.checkpoint import Checkpoint, LazyTensor, open_checkpoint
 from paddle_glm.checkpoint.reshard import ConversionResult, reshard
 from paddle_glm.errors import InputError
+from paddle_glm.layers.attention_mask import AttentionMask
 from paddle_glm.models.base import CausalLM
 from paddle_glm.models.family import family_of
 from paddle_glm.numpy_interop import writable_array
@@ -37,7 +38,7 @@ class _BlockInput:
 
     x: Tensor
     positions: Any
-    mask: Tensor
+    mask: AttentionMask
     token_mask: Tensor
 
 

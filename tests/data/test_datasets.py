@@ -22,7 +22,7 @@ from paddle_glm.data.datasets import (
     pack_samples,
 )
 from paddle_glm.errors import InputError
-from paddle_glm.layers.attention import boolean_mask
+from paddle_glm.layers.attention_mask import boolean_mask
 from paddle_glm.models.chatglm.tokenizer import ChatGLMTokenizer
 from paddle_glm.models.chatglm2.template import CHATGLM2
 from paddle_glm.models.chatglm2.tokenizer import ChatGLM2Tokenizer

@@ -11,7 +11,8 @@ from paddle import Tensor, inference
 from paddle_glm.array_types import Array
 from paddle_glm.kernels import operators
 from paddle_glm.kernels.library import kernel_library
-from paddle_glm.layers.attention import MASK_VALUE, causal_mask, grouped_query_attention
+from paddle_glm.layers.attention import grouped_query_attention
+from paddle_glm.layers.attention_mask import MASK_VALUE, AttentionMask
 from paddle_glm.parallel import SINGLE_PROCESS
 
 pytestmark = [
@@ -135,12 +136,11 @@ def test_padding_and_prefix_as_the_layer(tokens: int, past: int, prefix: int) ->
     total = tokens + past
     attention_mask = np.ones((3, total), np.int64)
     attention_mask[1, :70] = attention_mask[2, :149] = 0
-    mask = causal_mask(paddle.to_tensor(attention_mask), tokens)
-    mask = paddle.concat([paddle.zeros([3, 1, tokens, prefix]), mask], axis=3)
+    mask = AttentionMask(paddle.to_tensor(attention_mask), tokens, prefix=prefix)
     query = random(3, 4, tokens, 32)
     key, value = random(3, 2, total + prefix, 32), random(3, 2, total + prefix, 32, seed=1)
     expected = grouped_query_attention(query, key, value, mask, SINGLE_PROCESS)
-    output = attend(query, key, value, mask.numpy(), past + prefix)
+    output = attend(query, key, value, mask.dense.numpy(), past + prefix)
     assert np.abs(output - expected.numpy()).max() < TOLERANCE
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from paddle_glm.kv_cache import NUMPY, ConcatLayer, KVCache
 from paddle_glm.kv_cache.decode import DecodeLayer
 from paddle_glm.kv_cache.tensors import PADDLE, BufferLayer
-from paddle_glm.layers.attention import MASK_VALUE, cache_mask
+from paddle_glm.layers.attention_mask import MASK_VALUE, AttentionMask
 from paddle_glm.numpy_interop import cpu_view
 
 LAYERS, HEADS, SIZE, BLOCK = 2, 2, 8, 4
@@ -214,9 +214,9 @@ def test_concatenation_has_gradients() -> None:
 
 def test_the_mask_covers_prefix_and_unused_columns() -> None:
     cache = KVCache([BufferLayer(*paddle.zeros([2, 1, HEADS, 5, SIZE]).unbind(), block=BLOCK)], 2)
-    mask = paddle.to_tensor([[[[-9.0, 0.0, 0.0, 0.0]]]])
-    wide = cache_mask(mask, cache)
-    assert wide.numpy().tolist() == [[[[0, 0, -9, 0, 0, 0, MASK_VALUE, MASK_VALUE]]]]
+    mask = AttentionMask(paddle.to_tensor([[0, 1, 1, 1]]), 1)
+    wide = mask.for_cache(cache).dense
+    assert wide.numpy().tolist() == [[[[0, 0, MASK_VALUE, 0, 0, 0, MASK_VALUE, MASK_VALUE]]]]
     assert wide.shape[3] == cache.layers[0].update(*paddle.zeros([2, 1, HEADS, 1, SIZE]).unbind())[0].shape[2]
     empty = KVCache([BufferLayer()])
-    assert cache_mask(mask, empty) is mask
+    assert mask.for_cache(empty) is mask

@@ -6,7 +6,8 @@ import pytest
 
 from paddle_glm.auto.model import AutoModel
 from paddle_glm.config import ModelConfig
-from paddle_glm.layers.attention import additive_mask, boolean_mask, causal_mask, grouped_query_attention
+from paddle_glm.layers.attention import grouped_query_attention
+from paddle_glm.layers.attention_mask import AttentionMask, additive_mask, boolean_mask, causal_mask
 from paddle_glm.layers.norm import LayerNorm
 from paddle_glm.layers.rotary import apply_rotary_interleaved, rotary_cos_sin, rotary_table
 from paddle_glm.parallel import SINGLE_PROCESS
@@ -59,7 +60,7 @@ def test_attention_is_causal_ignores_padding_and_shares_groups(past: int) -> Non
     key, value = generator.standard_normal((2, batch, groups, total, dim)).astype("float32")
     real = np.ones((batch, total), "int64")
     real[1, :2] = 0
-    mask = causal_mask(paddle.to_tensor(real), tokens)
+    mask = AttentionMask(paddle.to_tensor(real), tokens)
     ours = grouped_query_attention(*map(paddle.to_tensor, (query, key, value)), mask, SINGLE_PROCESS).numpy()
     for row in range(batch):
         for head in range(heads):
@@ -104,7 +105,7 @@ def test_packed_samples_and_contexts() -> None:
 
 def test_headroom_changes_no_weight() -> None:
     query, key, value = paddle.to_tensor(np.random.default_rng(2).standard_normal((3, 1, 2, 4, 8)), "float32")
-    mask = causal_mask(paddle.ones([1, 4], "int64"), 4)
+    mask = AttentionMask(paddle.ones([1, 4], "int64"), 4)
     plain = grouped_query_attention(query, key, value, mask, SINGLE_PROCESS)
     small = grouped_query_attention(query, key, value, mask, SINGLE_PROCESS, qk_layer_scaling=28.0)
     assert float((plain - small).abs().max()) < 1e-6

@@ -77,6 +77,15 @@ def test_left_padded_batch(model: CausalLM, folder: Path) -> None:
     np.testing.assert_array_equal(given["position_ids"], expected["position_ids"])
 
 
+@pytest.mark.usefixtures("blockwise", "plain_training")
+def test_left_padded_batch_by_blocks(model: CausalLM, folder: Path) -> None:
+    path = folder / "full_leftpad.npz"
+    expected = np.load(path)
+    logits = model(*tensors(path, "input_ids", "position_ids", "attention_mask")).logits.numpy()
+    read = expected["attention_mask"] > 0  # what padding gives is nobody's, and differs
+    assert np.abs(logits - expected["logits"])[read].max() < LOGITS
+
+
 @pytest.mark.parametrize("name", ["decode_single", "decode_leftpad"])
 def test_every_decode_step(model: CausalLM, folder: Path, name: str) -> None:
     expected = np.load(folder / f"{name}.npz")
@@ -127,6 +136,12 @@ def test_loss_and_every_gradient(model: CausalLM, folder: Path, recompute: bool)
     assert set(gradients) == {key[6:] for key in expected.files if key.startswith("grad::")}
     for name, gradient in gradients.items():
         assert difference(gradient, expected[f"grad::{name}"]) < GRADIENTS, name
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.usefixtures("blockwise")
+def test_loss_and_every_gradient_by_blocks(model: CausalLM, folder: Path, recompute: bool) -> None:
+    test_loss_and_every_gradient(model, folder, recompute)
 
 
 def test_pieces(folder: Path) -> None:

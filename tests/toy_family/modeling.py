@@ -8,6 +8,7 @@ from paddle_glm.config import ModelConfig
 from paddle_glm.kv_cache import LayerCache
 from paddle_glm.layers.activation import gelu_tanh
 from paddle_glm.layers.attention import grouped_query_attention, split_qkv_per_head
+from paddle_glm.layers.attention_mask import AttentionMask
 from paddle_glm.layers.norm import RMSNorm
 from paddle_glm.layers.rotary import apply_rotary_interleaved, rotary_cos_sin, rotary_table
 from paddle_glm.models.base import CausalLM
@@ -33,7 +34,7 @@ class Attention(nn.Layer):
         self.out = RowParallelLinear(config.hidden_size, heads(config), group, weight_format)
 
     def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, cache: LayerCache | None
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: AttentionMask, cache: LayerCache | None
     ) -> Tensor:
         query, key, value = split_qkv_per_head(self.qkv(x), self.head_dim)
         query, key = apply_rotary_interleaved(query, *rotary), apply_rotary_interleaved(key, *rotary)
@@ -55,7 +56,7 @@ class Block(nn.Layer):
         self.down = RowParallelLinear(hidden, row_parallel(ffn(config)), group, weight_format)
 
     def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, cache: LayerCache | None = None
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: AttentionMask, cache: LayerCache | None = None
     ) -> Tensor:
         x = x + self.attention(self.norm1(x), rotary, mask, cache)
         return x + self.down(gelu_tanh(self.up(self.norm2(x))))

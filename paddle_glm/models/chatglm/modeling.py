@@ -16,9 +16,9 @@ from paddle_glm.kv_cache import LayerCache
 from paddle_glm.layers.activation import gelu_tanh
 from paddle_glm.layers.attention import (
     attend,
-    bidirectional_context_mask,
     split_qkv_per_head,
 )
+from paddle_glm.layers.attention_mask import AttentionMask, dim_size
 from paddle_glm.layers.norm import LayerNorm
 from paddle_glm.layers.rotary import apply_rotary_halves, cos_sin_table, rotary_cos_sin_per_row
 from paddle_glm.models.base import CausalLM
@@ -57,7 +57,7 @@ class SelfAttention(TensorLayer):
         )
 
     def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, cache: LayerCache | None = None
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: AttentionMask, cache: LayerCache | None = None
     ) -> Tensor:
         query, key, value = split_qkv_per_head(self.query_key_value(x), self.head_dim)
         query, key = apply_rotary_halves(query, *rotary), apply_rotary_halves(key, *rotary)
@@ -98,7 +98,7 @@ class Block(TensorLayer):
         self.mlp = MLP(config, group, weight_format)
 
     def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, cache: LayerCache | None = None
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: AttentionMask, cache: LayerCache | None = None
     ) -> Tensor:
         x = self.input_layernorm(x)
         attn_output = self.attention(x, rotary, mask, cache)
@@ -149,13 +149,15 @@ class ChatGLMModel(CausalLM):
         rows = position_ids if position_ids.ndim == 3 else position_ids.unsqueeze(1)
         return rotary_cos_sin_per_row(self.rotary_table, rows, compute_dtype(self.weight_dtype))
 
-    def build_attention_mask(self, input_ids: Tensor, position_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def build_attention_mask(
+        self, input_ids: Tensor, position_ids: Tensor, attention_mask: Tensor
+    ) -> AttentionMask:
         if position_ids.ndim == 3:
             context = position_ids[:, 1] == 0
         else:
             ends = paddle.equal(input_ids, paddle.full_like(input_ids, sop_token_id(self.config)))
             context = ends.astype("int64").cumsum(axis=1) == 0
-        return bidirectional_context_mask(attention_mask, context)
+        return AttentionMask(attention_mask, dim_size(context, 1), context)
 
     def final_norm(self, x: Tensor) -> Tensor:
         return self.transformer.final_layernorm(x)

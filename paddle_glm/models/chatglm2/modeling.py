@@ -17,6 +17,7 @@ from paddle_glm.kv_cache import LayerCache
 from paddle_glm.kv_cache.tensors import InPlaceCache
 from paddle_glm.layers.activation import swiglu
 from paddle_glm.layers.attention import attend, attend_rotated, split_qkv_per_head
+from paddle_glm.layers.attention_mask import AttentionMask
 from paddle_glm.layers.norm import RMSNorm
 from paddle_glm.layers.rotary import apply_rotary_interleaved, rotary_cos_sin, rotary_table
 from paddle_glm.models.base import CausalLM
@@ -54,7 +55,7 @@ class SelfAttention(TensorLayer):
             self.block_sizes = [stop - start for start, stop in ranges]
 
     def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, cache: LayerCache | None = None
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: AttentionMask, cache: LayerCache | None = None
     ) -> Tensor:
         fused = self.query_key_value(x)
         dropout = self.dropout if self.training else 0.0
@@ -95,7 +96,7 @@ class Block(TensorLayer):
         self.mlp = MLP(config, group, weight_format)
 
     def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, cache: LayerCache | None = None
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: AttentionMask, cache: LayerCache | None = None
     ) -> Tensor:
         if isinstance(cache, InPlaceCache) and (weights := self._operator_weights()) is not None:
             return self._forward_operators(x, rotary, mask, cache, weights)
@@ -122,7 +123,7 @@ class Block(TensorLayer):
         self,
         x: Tensor,
         rotary: tuple[Tensor, Tensor],
-        mask: Tensor,
+        mask: AttentionMask,
         cache: InPlaceCache,
         weights: list[LinearWeight],
     ) -> Tensor:
@@ -133,7 +134,7 @@ class Block(TensorLayer):
         keys, values, past = cache.reserve(x.shape[0], kv_heads, x.shape[1], head_dim)
         norm, bias = self.input_layernorm.operands, attention.query_key_value.bias
         attended = operators.attention_block(
-            x, norm, qkv, bias, rotary, (keys, values), mask, past, dense, heads, add_input=alone
+            x, norm, qkv, bias, rotary, (keys, values), mask.dense, past, dense, heads, add_input=alone
         )
         x = attended if alone else x + reduce_from_group(attended, group)
         y = operators.mlp_block(x, self.post_attention_layernorm.operands, up, down, add_input=alone)
