@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from paddle_glm.array_types import IntArray
 from paddle_glm.data.row_formats import Columns, Example, abbreviate, detect_columns, read_example
 from paddle_glm.data.row_reader import SUFFIXES, is_parquet, read_rows
 from paddle_glm.errors import InputError
@@ -17,10 +19,12 @@ __all__ = [
     "Columns",
     "DataFiles",
     "Example",
+    "ExampleReader",
+    "check_examples",
     "existing_path",
     "find_data_files",
     "load_examples",
-    "train_validation_split",
+    "split_validation",
 ]
 
 logger = logging.getLogger(__name__)
@@ -89,52 +93,74 @@ def load_examples(
     """
     path = Path(path)
     examples: list[Example] = []
-    empty: list[int] = []
-    chosen = columns
-    seen: set[str] = set()
-    for line, row in read_rows(path):
-        origin = f"{path}:{line}"
-        if not isinstance(row, dict):
-            raise InputError(f"{origin}: expected an object, found {abbreviate(row)}")
-        seen.update(row)
-        if chosen is None or (columns is None and not chosen.matches(row)):
-            chosen = detect_columns(row, require_answer, origin)
-        example = read_example(row, chosen, require_answer, origin)
-        if example.is_empty:
-            empty.append(line)
-        else:
+    reader = ExampleReader(path, columns, require_answer)
+    for number, row in read_rows(path):
+        example = reader.read(row, number)
+        if example is not None:
             examples.append(example)
         if limit is not None and len(examples) >= limit:
             break
-    if empty:
+    check_examples(path, len(examples), reader.empty, columns, reader.seen)
+    return examples
+
+
+class ExampleReader:
+    """Turns the rows of a file into examples. `empty`: numbers of the rows without a question or an answer;
+    `seen`: all keys that rows had.
+    """
+
+    def __init__(self, path: Path, columns: Columns | None, require_answer: bool = True) -> None:
+        """columns, require_answer: as in `load_examples`."""
+        self.path, self.columns, self.require_answer = path, columns, require_answer
+        self.empty: list[int] = []
+        self.seen: dict[str, None] = {}  # in the order that they were met
+        self._chosen = columns
+
+    def read(self, row: Any, number: int) -> Example | None:
+        """The example of a row, None for an empty one. Raises `InputError` naming file and row."""
+        origin = f"{self.path}:{number}"
+        if not isinstance(row, dict):
+            raise InputError(f"{origin}: expected an object, found {abbreviate(row)}")
+        self.seen.update(dict.fromkeys(row))
+        if self._chosen is None or (self.columns is None and not self._chosen.matches(row)):
+            self._chosen = detect_columns(row, self.require_answer, origin)
+        example = read_example(row, self._chosen, self.require_answer, origin)
+        if example.is_empty:
+            self.empty.append(number)
+            return None
+        return example
+
+
+def check_examples(
+    path: Path, count: int, empty: Sequence[int], columns: Columns | None, seen: Collection[str]
+) -> None:
+    """Warn of the empty rows of a file; raise `InputError` if no row is left, or none had the history column.
+
+    count: usable rows. empty: numbers of the empty rows. seen: all keys of its rows.
+    """
+    if len(empty):
         unit = "rows" if is_parquet(path) else "lines"
         places = ", ".join(map(str, empty[:5])) + (", ..." if len(empty) > 5 else "")
         logger.warning(
             "%s: left out %d rows with an empty question or answer (%s %s)", path, len(empty), unit, places
         )
-    if not examples:
+    if not count:
         raise InputError(f"{path} holds no usable row")
     if columns is not None and columns.history is not None and columns.history not in seen:
         raise InputError(f"{path}: no row has the history column {columns.history!r}; met {', '.join(seen)}")
-    return examples
 
 
-def train_validation_split(examples: list[Example], seed: int = 42) -> tuple[list[Example], list[Example]]:
-    """Split examples into training and validation, for data without a validation file.
+def split_validation(rows: int, seed: int = 42) -> tuple[IntArray, IntArray]:
+    """Indices of the training and of the validation rows, for data without a validation file.
 
-    2 % of the examples (at least 1, at most 1000) become validation examples, chosen by `seed` alone. Both
-    splits keep the order of the file. Raises `InputError` for fewer than 2 examples.
+    2 % of the rows (at least 1, at most 1000) become validation rows, chosen by `seed` alone. Both are in
+    the order of the file. Raises `InputError` for fewer than 2 rows.
     """
-    if len(examples) < 2:
-        raise InputError(
-            f"{len(examples)} row cannot be parted into training and validation: give --validation_file"
-        )
-    count = min(max(round(len(examples) * VALIDATION_FRACTION), 1), MAX_VALIDATION_ROWS)
-    chosen = set(np.random.default_rng(seed).permutation(len(examples))[:count].tolist())
-    parts: tuple[list[Example], list[Example]] = ([], [])
-    for index, example in enumerate(examples):
-        parts[index in chosen].append(example)
-    return parts
+    if rows < 2:
+        raise InputError(f"{rows} row cannot be parted into training and validation: give --validation_file")
+    count = min(max(round(rows * VALIDATION_FRACTION), 1), MAX_VALIDATION_ROWS)
+    validation = np.sort(np.random.default_rng(seed).permutation(rows)[:count])
+    return np.delete(np.arange(rows), validation), validation
 
 
 def _find_in_folder(folder: Path, named: Collection[str]) -> DataFiles:

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import bisect
-import logging
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from paddle_glm.array_types import IntArray
-from paddle_glm.chat_template import IGNORE_INDEX, ChatTemplate, RenderedChat, render
-from paddle_glm.data.data_files import Example
+from paddle_glm.array_types import Array, IntArray
+from paddle_glm.chat_template import IGNORE_INDEX, ChatTemplate
+from paddle_glm.data.row_formats import Example
+from paddle_glm.data.samples import (
+    Sample,
+    SampleDataset,
+    SampleFormat,
+    check_lengths,
+    model_inputs,
+    render_example,
+)
 from paddle_glm.errors import InputError
 from paddle_glm.tokenizers.base import Tokenizer
 
-logger = logging.getLogger(__name__)
-
 _PROGRESS_MIN_ROWS = 20_000  # fewer take less than two seconds
+# Samples are packed within spans of so many: bins of millions would be gigabytes of lists.
+_PACKING_SPAN = 1 << 16
 
 
 def max_sample_length(src_length: int, tgt_length: int) -> int:
@@ -45,26 +53,15 @@ class SupervisedDataset:
         tgt_length: int,
         progress: bool = True,
     ) -> None:
-        _check_lengths(src_length, tgt_length)
-        self.samples: list[dict[str, IntArray]] = []
-        for example in _progress_bar(examples, "tokenizing", progress):
-            rendered = _render_example(example, template, tokenizer, src_length, tgt_length)
-            if any(rendered.loss_mask):
-                labels = np.asarray(rendered.labels(), dtype=np.int64)
-                self.samples.append({**_model_inputs(tokenizer, rendered.input_ids), "labels": labels})
-        dropped = len(examples) - len(self.samples)
-        reason = f"have no answer left within src_length {src_length} and tgt_length {tgt_length}"
-        if not self.samples:
-            raise InputError(
-                f"all {len(examples)} rows {reason}: raise them, and check that rows have answers"
-            )
-        if dropped:
-            logger.warning("left out %d of %d rows that %s", dropped, len(examples), reason)
+        form = SampleFormat(template, tokenizer, src_length, tgt_length)
+        rendered = map(form.render, _progress_bar(examples, "tokenizing", progress))
+        self.samples = [form.sample(chat) for chat in rendered if chat is not None]
+        form.check_dropped(len(examples), len(examples) - len(self.samples))
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> dict[str, IntArray]:
+    def __getitem__(self, index: int) -> Sample:
         return self.samples[index]
 
     @property
@@ -90,14 +87,14 @@ class GenerationDataset:
         tgt_length: int,
         progress: bool = True,
     ) -> None:
-        _check_lengths(src_length, tgt_length)
+        check_lengths(src_length, tgt_length)
         self.tokenizer = tokenizer
         self.prompts: list[IntArray] = []
         self.references: list[str | None] = []
         room = max(tgt_length - len(tokenizer.build_inputs_with_special_tokens([])), 0)
         for example in _progress_bar(examples, "tokenizing", progress):
             question = Example(example.prompt_messages, example.origin)
-            ids = _render_example(question, template, tokenizer, src_length, tgt_length).input_ids
+            ids = render_example(question, template, tokenizer, src_length, tgt_length).input_ids
             self.prompts.append(np.asarray(ids, dtype=np.int64))
             answer = example.answer
             if answer:
@@ -107,8 +104,8 @@ class GenerationDataset:
     def __len__(self) -> int:
         return len(self.prompts)
 
-    def __getitem__(self, index: int) -> dict[str, IntArray]:
-        return _model_inputs(self.tokenizer, self.prompts[index].tolist())
+    def __getitem__(self, index: int) -> Sample:
+        return model_inputs(self.tokenizer, self.prompts[index].tolist())
 
     @property
     def lengths(self) -> list[int]:
@@ -139,15 +136,28 @@ class PackedDataset:
     first label of each sample is -100, because a shifted loss would predict it from the previous sample.
     """
 
-    def __init__(self, dataset: SupervisedDataset, max_length: int) -> None:
+    def __init__(self, dataset: SampleDataset, max_length: int) -> None:
         self.dataset = dataset
-        self.bins = pack_samples(dataset.lengths, max_length)
+        tokens = np.asarray(dataset.lengths, dtype=np.int64)
+        order, counts = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        for start in range(0, len(tokens), _PACKING_SPAN):
+            bins = pack_samples(tokens[start : start + _PACKING_SPAN].tolist(), max_length)
+            order.append(start + np.fromiter(chain.from_iterable(bins), np.int64))
+            counts.append(np.fromiter(map(len, bins), np.int64))
+        self._order = np.concatenate(order)
+        self._ends = np.cumsum(np.concatenate(counts))
+        totals = np.concatenate(([0], np.cumsum(tokens[self._order])))
+        self.lengths: Array = np.diff(totals[np.concatenate(([0], self._ends))])
 
     def __len__(self) -> int:
-        return len(self.bins)
+        return len(self._ends)
 
-    def __getitem__(self, index: int) -> dict[str, IntArray]:
-        samples = [self.dataset[row] for row in self.bins[index]]
+    def members(self, index: int) -> IntArray:
+        """Indices of the samples in a sequence, in its order."""
+        return self._order[self._ends[index - 1] if index else 0 : self._ends[index]]
+
+    def __getitem__(self, index: int) -> Sample:
+        samples = [self.dataset[int(row)] for row in self.members(index)]
         lengths = [len(sample["input_ids"]) for sample in samples]
         labels = [np.concatenate(([IGNORE_INDEX], sample["labels"][1:])) for sample in samples]
         return {
@@ -156,10 +166,6 @@ class PackedDataset:
             "position_ids": np.concatenate([sample["position_ids"] for sample in samples], axis=-1),
             "attention_mask": np.repeat(np.arange(1, len(samples) + 1), lengths),
         }
-
-    @property
-    def lengths(self) -> list[int]:
-        return [sum(len(self.dataset[row]["input_ids"]) for row in rows) for rows in self.bins]
 
 
 def pack_samples(lengths: Sequence[int], limit: int) -> list[list[int]]:
@@ -202,7 +208,7 @@ class Collator:
         self.pad_to_multiple_of = pad_to_multiple_of or 1
         self.pad_left = side == "left"
 
-    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, IntArray]:
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> Sample:
         longest = max(len(row["input_ids"]) for row in rows)
         length = -(-longest // self.pad_to_multiple_of) * self.pad_to_multiple_of
         batch = {name: self._pad_and_stack([row[name] for row in rows], length, name) for name in rows[0]}
@@ -219,27 +225,6 @@ class Collator:
             start = length - size if self.pad_left else 0
             target[..., start : start + size] = row
         return out
-
-
-def _model_inputs(tokenizer: Tokenizer, ids: list[int]) -> dict[str, IntArray]:
-    """input_ids [length] and position_ids [length] or [2, length] of one sequence, int64."""
-    inputs = tokenizer.sequence_inputs(ids)
-    return {name: np.asarray(inputs[name], dtype=np.int64) for name in ("input_ids", "position_ids")}
-
-
-def _render_example(
-    example: Example, template: ChatTemplate, tokenizer: Tokenizer, src_length: int, tgt_length: int
-) -> RenderedChat:
-    try:
-        return render(template, tokenizer, example.messages, src_length, tgt_length)
-    except InputError as error:
-        raise InputError(f"{example.origin}: {error}" if example.origin else str(error)) from error
-
-
-def _check_lengths(src_length: int, tgt_length: int) -> None:
-    for name, value in (("src_length", src_length), ("tgt_length", tgt_length)):
-        if value < 1:
-            raise InputError(f"{name} is {value}: expected a positive number of tokens")
 
 
 def _progress_bar(examples: Sequence[Example], title: str, wanted: bool) -> Any:

@@ -46,7 +46,7 @@ def open_text(path: Path, newline: str) -> Iterator[TextIO]:
         with path.open(encoding="utf-8-sig", newline=newline) as text:
             yield text
     except UnicodeDecodeError as error:
-        raise _encoding_error(path) from error
+        raise encoding_error(path) from error
 
 
 def _detect_utf16_or_utf32(start: bytes) -> str | None:
@@ -60,7 +60,7 @@ def _detect_utf16_or_utf32(start: bytes) -> str | None:
     return "UTF-16LE" if little > big else "UTF-16BE"
 
 
-def _encoding_error(path: Path) -> InputError:
+def encoding_error(path: Path) -> InputError:
     """Names the first byte that is not UTF-8; of a file that has one."""
     position, is_ascii = 0, True
     with path.open("rb") as file:

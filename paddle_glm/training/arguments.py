@@ -88,6 +88,18 @@ class DataArguments:
     source_prefix: str | None = flag(
         DATA, None, "text in front of every prompt (default: none)", metavar="TEXT"
     )
+    dataset_cache: str | None = flag(
+        DATA,
+        None,
+        "tokenize the training rows once, by all processes, and keep the tokens in this folder instead of in "
+        "memory (default: do not)",
+        metavar="FOLDER",
+    )
+    lazy: bool = flag(
+        DATA,
+        False,
+        "read and tokenize a training row (JSON Lines) when it is needed, instead of at the start",
+    )
     zero_padding: bool = flag(DATA, False, "pack several rows into one sequence instead of padding them")
     do_generation: bool = flag(
         LOGGING, False, "also generate answers in evaluation: ROUGE-1, ROUGE-2, ROUGE-L and BLEU-4"

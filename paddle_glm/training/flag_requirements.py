@@ -54,7 +54,20 @@ FLAG_REQUIREMENTS = _by_flag(
         "logging_first_step logging_steps logging_dir save_strategy save_steps save_total_limit save_format "
         "recompute scale_loss sharding sharding_parallel_degree dataloader_drop_last load_best_model_at_end "
         "metric_for_best_model greater_is_better eval_steps minimum_eval_times group_by_length zero_padding "
-        "max_train_samples skip_profile_timer",
+        "max_train_samples skip_profile_timer dataset_cache lazy",
+    ),
+    (
+        Requirement(
+            "--dataset_cache left out, which has the tokens already", lambda values: not values.dataset_cache
+        ),
+        "lazy",
+    ),
+    (
+        Requirement(
+            "the tokens of all rows: --dataset_cache FOLDER in place of --lazy",
+            lambda values: not values.lazy,
+        ),
+        "zero_padding",
     ),
     (
         _EVALUATION,

@@ -4,15 +4,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from paddlenlp.utils.log import logger
 
-from paddle_glm.chat_template import with_source_prefix
+from paddle_glm.chat_template import ChatTemplate, with_source_prefix
 from paddle_glm.data.data_files import (
     Columns,
     Example,
     find_data_files,
     load_examples,
-    train_validation_split,
+    split_validation,
 )
 from paddle_glm.data.datasets import (
     EvaluationDataset,
@@ -21,6 +22,8 @@ from paddle_glm.data.datasets import (
     SupervisedDataset,
     max_sample_length,
 )
+from paddle_glm.data.samples import SampleDataset, SampleFormat
+from paddle_glm.data.train_rows import TrainRows, open_train_rows
 from paddle_glm.errors import InputError
 from paddle_glm.tokenizers.base import Tokenizer
 from paddle_glm.training.arguments import DataArguments
@@ -31,7 +34,7 @@ from paddle_glm.training.initialize import TrainerArguments
 class RunDatasets:
     """The data sets of a run; None for those that it does not use. train_rows: rows before packing."""
 
-    train: SupervisedDataset | PackedDataset | None = None
+    train: SampleDataset | None = None
     train_rows: int = 0
     validation: EvaluationDataset | None = None
     test: EvaluationDataset | None = None
@@ -51,18 +54,26 @@ def load_run_datasets(data: DataArguments, args: TrainerArguments, tokenizer: To
         )
     files = find_data_files(data.task_name_or_path, data.train_file, data.validation_file, data.test_file)
     columns = _columns_from_flags(data)
+    builder = _DatasetBuilder(data, tokenizer, progress=args.process_index == 0)
+    train, train_rows, validation = None, 0, None
     splits = args.do_eval and files.validation is None  # rows are held out of those for training
-    train = _load_optional(files.train, columns) if args.do_train or splits else None
-    validation = None
-    if args.do_eval:
-        if files.validation is not None:
-            validation = _load_optional(files.validation, columns, limit=data.max_eval_samples)
-        elif train is not None:
-            train, validation = train_validation_split(train)
-            validation = validation[: data.max_eval_samples]
+    if args.do_train or splits:
+        if files.train is None:
+            flag, file = (
+                ("--do_train", "--train_file") if args.do_train else ("--do_eval", "--validation_file")
+            )
+            raise InputError(f"{flag} needs rows: give --task_name_or_path or {file}")
+        source = builder.open_train_rows(files.train, columns)
+        rows = np.arange(len(source))
+        if splits:
+            rows, held_out = split_validation(len(source))
+            validation = source.examples(held_out[: data.max_eval_samples])
             logger.info(f"no validation file: {len(validation)} rows of {files.train} are held out")
-        else:
-            raise InputError("--do_eval needs rows: give --task_name_or_path or --validation_file")
+        if args.do_train:
+            rows = rows[: data.max_train_samples]
+            train, train_rows = builder.build_train(source.dataset(rows)), len(rows)
+    if args.do_eval and files.validation is not None:
+        validation = _load_optional(files.validation, columns, limit=data.max_eval_samples)
     test = None
     if args.do_eval and data.test_file is not None and not args.do_predict:
         test = _load_optional(files.test, columns)
@@ -71,10 +82,9 @@ def load_run_datasets(data: DataArguments, args: TrainerArguments, tokenizer: To
         if files.test is None:
             raise InputError("--do_predict needs --test_file: the rows to answer")
         predict = _load_optional(files.test, columns, require_answer=False, limit=data.max_predict_samples)
-    builder = _DatasetBuilder(data, tokenizer, progress=args.process_index == 0)
     return RunDatasets(
-        train=builder.build_train(train) if args.do_train else None,
-        train_rows=len((train or [])[: data.max_train_samples]),
+        train=train,
+        train_rows=train_rows,
         validation=builder.build_evaluation(validation, data.do_generation),
         test=builder.build_evaluation(test, data.do_generation),
         predict=builder.build_evaluation(predict, generate=True),
@@ -89,30 +99,30 @@ class _DatasetBuilder:
     tokenizer: Tokenizer
     progress: bool
 
-    def _render(self, kind: Any, examples: list[Example], tgt_length: int) -> Any:
-        template = with_source_prefix(self.tokenizer.template, self.data.source_prefix)
-        lengths = (self.data.src_length, tgt_length)
-        return kind(examples, template, self.tokenizer, *lengths, progress=self.progress)
+    def open_train_rows(self, path: Path, columns: Columns | None) -> TrainRows:
+        cache = None if self.data.dataset_cache is None else Path(self.data.dataset_cache).expanduser()
+        form = SampleFormat(self._template, self.tokenizer, self.data.src_length, self.data.tgt_length)
+        return open_train_rows(path, columns, form, self.data.lazy, cache, self.progress)
 
-    def build_train(self, examples: list[Example] | None) -> SupervisedDataset | PackedDataset:
-        if examples is None:
-            raise InputError("--do_train needs rows: give --task_name_or_path or --train_file")
-        samples: SupervisedDataset = self._render(
-            SupervisedDataset, examples[: self.data.max_train_samples], self.data.tgt_length
-        )
+    def build_train(self, samples: SampleDataset) -> SampleDataset:
         if not self.data.zero_padding:
             return samples
         return PackedDataset(samples, max_sample_length(self.data.src_length, self.data.tgt_length))
 
+    @property
+    def _template(self) -> ChatTemplate:
+        return with_source_prefix(self.tokenizer.template, self.data.source_prefix)
+
+    def _render(self, kind: Any, examples: list[Example]) -> Any:
+        lengths = (self.data.src_length, self.data.eval_tgt_length)
+        return kind(examples, self._template, self.tokenizer, *lengths, progress=self.progress)
+
     def build_evaluation(self, examples: list[Example] | None, generate: bool) -> EvaluationDataset | None:
         if examples is None:
             return None
-        length = self.data.eval_tgt_length
         known = [example for example in examples if example.answer]
-        samples = self._render(SupervisedDataset, known, length) if known else None
-        return EvaluationDataset(
-            samples, self._render(GenerationDataset, examples, length) if generate else None
-        )
+        samples = self._render(SupervisedDataset, known) if known else None
+        return EvaluationDataset(samples, self._render(GenerationDataset, examples) if generate else None)
 
 
 def _load_optional(

@@ -3,14 +3,14 @@
 import json
 import logging
 
+import numpy as np
 import pytest
 
 from paddle_glm.data.data_files import (
     Columns,
-    Example,
     find_data_files,
     load_examples,
-    train_validation_split,
+    split_validation,
 )
 from paddle_glm.errors import InputError
 from tests.paths import data
@@ -178,13 +178,16 @@ def test_a_single_file(tmp_path):
 
 @pytest.mark.parametrize(("rows", "held"), [(2, 1), (10, 1), (1000, 20), (60_000, 1000)])
 def test_hold_out(rows, held):
-    examples = [Example(messages(str(index), "a")) for index in range(rows)]
-    train, validation = train_validation_split(examples)
+    train, validation = split_validation(rows)
     assert len(validation) == held
-    assert sorted(train + validation, key=lambda x: int(x.messages[0]["content"])) == examples
-    assert train_validation_split(examples) == (train, validation)
+    assert sorted([*train, *validation]) == list(range(rows))
+    assert list(train) == sorted(train)
+    assert list(validation) == sorted(validation)
+    assert all(
+        np.array_equal(*pair) for pair in zip(split_validation(rows), (train, validation), strict=True)
+    )
     with pytest.raises(InputError, match="--validation_file"):
-        train_validation_split(examples[:1])
+        split_validation(1)
 
 
 @pytest.mark.parametrize(

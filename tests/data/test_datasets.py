@@ -2,6 +2,7 @@
 
 import json
 import logging
+from itertools import chain
 
 import numpy as np
 import paddle
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from paddle_glm import AutoModel
 from paddle_glm.auto.tokenizer import AutoTokenizer
+from paddle_glm.data import datasets
 from paddle_glm.data.data_files import Example, load_examples
 from paddle_glm.data.datasets import (
     IGNORE_INDEX,
@@ -152,9 +154,9 @@ def test_packed_batches_keep_samples_apart(dataset, tokenizer):
     rows, length = batch["input_ids"].shape
     assert batch["attention_mask"].shape == (rows, length)
     visible = boolean_mask(paddle.to_tensor(batch["attention_mask"]), length).numpy()
-    for row, members in enumerate(packed.bins):
+    for row in range(rows):
         start = 0
-        for index in members:
+        for index in packed.members(row):
             stop = start + dataset.lengths[index]
             np.testing.assert_array_equal(batch["input_ids"][row, start:stop], dataset[index]["input_ids"])
             np.testing.assert_array_equal(batch["position_ids"][row, start:stop], np.arange(stop - start))
@@ -189,10 +191,11 @@ def test_packing_loses_nothing(lengths, limit):
         for size in lengths
     )
     packed = PackedDataset(samples, limit)
-    assert sorted(index for members in packed.bins for index in members) == list(range(len(lengths)))
+    members = [packed.members(index).tolist() for index in range(len(packed))]
+    assert sorted(chain(*members)) == list(range(len(lengths)))
     assert all(length <= limit for length in packed.lengths)
     rows = [packed[index] for index in range(len(packed))]
-    assert packed.lengths == [len(row["input_ids"]) for row in rows]
+    assert packed.lengths.tolist() == [len(row["input_ids"]) for row in rows]
 
     def tokens(items):
         return sorted(token for item in items for token in item["input_ids"].tolist())
@@ -204,6 +207,13 @@ def test_packing_loses_nothing(lengths, limit):
     assert trained(rows) == trained(samples)
     # Best fit leaves at most one bin half empty: two such could have been one.
     assert sum(length * 2 <= limit for length in packed.lengths) <= 1
+
+
+def test_samples_are_packed_within_spans(dataset, monkeypatch):
+    monkeypatch.setattr(datasets, "_PACKING_SPAN", 2)
+    packed = PackedDataset(dataset, 1000)
+    assert [packed.members(index).tolist() for index in range(len(packed))] == [[0, 1], [2, 3]]
+    assert packed.lengths.tolist() == [len(packed[index]["labels"]) for index in range(2)]
 
 
 def test_packing_refuses_what_does_not_fit():

@@ -43,6 +43,11 @@ def test_every_flag_is_in_one_table():
         ("--do_eval --max_train_samples 2", "it needs --do_train"),
         ("--do_eval --validation_file x --train_file y", "--do_eval without --validation_file"),
         ("--do_eval --learning_rate 1e-3", "it needs --do_train"),
+        (
+            "--do_train --lazy --dataset_cache c",
+            "--lazy has no effect here: it needs --dataset_cache left out",
+        ),
+        ("--do_train --lazy --zero_padding", "--dataset_cache FOLDER in place of --lazy"),
         ("--do_train --no_cuda True", "--no_cuda True is not supported"),
         ("--do_train --run_name x", "--run_name x is not supported"),
         ("--do_train --max_train_samples 0", "--max_train_samples 0: expected at least 1"),

@@ -46,6 +46,19 @@ def run(paths, tmp_path):
     return start
 
 
+def test_rows_on_disk_train_as_those_in_memory(run, folder, tmp_path):
+    """Also where some of them are held out for evaluation."""
+    steps = "--do_train --do_eval --max_steps 2 --save_strategy no"
+    rows = ("--task_name_or_path", folder / "train.json", "--dataloader_num_workers", 1)
+    memory = read_log(run(steps, *rows))
+    for flags in ("--lazy", f"--dataset_cache {tmp_path}/tokens"):
+        log = read_log(run(f"{steps} {flags}", *rows, name=flags.split()[0]))
+        for name in ("loss", "eval_loss"):
+            assert [line[name] for line in log if name in line] == [
+                line[name] for line in memory if name in line
+            ]
+
+
 def test_a_run_learns_and_leaves_all_that_is_needed(run):
     steps = "--max_steps 12 --eval_steps 6 --save_steps 4 --save_total_limit 2"
     out = run(f"--do_train --do_eval {steps} --max_grad_norm 0.5")
