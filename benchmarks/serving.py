@@ -4,7 +4,9 @@
 
 For each number of clients: tokens per second of all together, and how long the first piece of text and a
 whole answer took (medians). A client asks again as soon as it has its answer. Prompts differ in length;
-answers are greedy and are cut at --new_tokens. Without a folder a model of random weights is made.
+answers are greedy and are cut at --new_tokens. Without a folder a model of random weights is made. Then the
+first text of a conversation's first and second turn, and the time between pieces of text of an answer while
+another client's long prompt is read (--long_prompt, in characters).
 """
 
 import argparse
@@ -14,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 
 from paddle_glm.serving.client import OpenAIClient
@@ -96,6 +99,50 @@ class LoadGenerator:
         return self.tokens / (time.perf_counter() - started)
 
 
+def stream(client: OpenAIClient, messages: list[dict[str, str]], new_tokens: int) -> tuple[list[float], str]:
+    """When each piece of the answer's text came, in seconds from the request, and the answer."""
+    started, times, text = time.perf_counter(), [], ""
+    request = {"messages": messages, "temperature": 0, "max_tokens": new_tokens}
+    for chunk in client.stream_chat(request):
+        if chunk["choices"] and (piece := chunk["choices"][0]["delta"].get("content")):
+            times.append(time.perf_counter() - started)
+            text += piece
+    return times, text
+
+
+def compare_turns(address: str, length: int, new_tokens: int) -> None:
+    """Print the time to the first text of two turns of a conversation."""
+    client = OpenAIClient(address)
+    messages = [{"role": "user", "content": ("颜色#白色*风格#简约*" * length)[:length]}]
+    first, answer = stream(client, messages, new_tokens)
+    messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": "材质#棉"}]
+    second, _ = stream(client, messages, new_tokens)
+    print(f"first text: {first[0]:.3f} s in the first turn, {second[0]:.3f} s in the second")
+
+
+def measure_stall(address: str, length: int) -> None:
+    """Print the times between pieces of an answer while a long prompt arrives."""
+    client = OpenAIClient(address)
+    gaps: list[float] = []
+
+    def answer() -> None:
+        times, _ = stream(OpenAIClient(address), [{"role": "user", "content": "类型#裙"}], 1000)
+        gaps.extend(later - earlier for earlier, later in pairwise(times))
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    time.sleep(0.5)
+    prompt = ("材质#棉*款式#宽松*" * length)[:length]
+    times, _ = stream(client, [{"role": "user", "content": prompt}], 8)
+    thread.join()
+    gaps.sort()
+    median, worst = statistics.median(gaps), gaps[int(0.99 * len(gaps))]
+    print(
+        f"between pieces of text: median {median:.3f} s, p99 {worst:.3f} s, longest {gaps[-1]:.3f} s; "
+        f"the long prompt's first text after {times[0]:.2f} s"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -107,6 +154,7 @@ def main() -> None:
     parser.add_argument("--max_batch_size", type=int, default=8)
     parser.add_argument("--cpu_threads", type=int, default=0)
     parser.add_argument("--new_tokens", type=int, default=64)
+    parser.add_argument("--long_prompt", type=int, default=1200, help="characters; 0: skip these figures")
     parser.add_argument("--seconds", type=float, default=15.0, help="for each number of clients")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -120,6 +168,9 @@ def main() -> None:
                 speed = load.run(clients, args.seconds)
                 first, whole = (statistics.median(times or [0.0]) for times in (load.ttft, load.latency))
                 print(f"| {clients} | {speed:.1f} | {first:.2f} | {whole:.2f} |", flush=True)
+            if args.long_prompt:
+                compare_turns(address, args.long_prompt, args.new_tokens)
+                measure_stall(address, args.long_prompt)
         finally:
             process.terminate()
             process.wait()

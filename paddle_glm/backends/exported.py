@@ -69,11 +69,11 @@ class ExportedBackend(KVCacheBackend):
             self.library.take(self.library.asarray(array, one.dtype), rows)
             for array, one in zip(self.prefix_cache, self.meta.cache_inputs, strict=True)
         ]
-        return self._cache_of(tensors)
+        return self.cache_of(tensors)
 
     def run(self, inputs: dict[str, IntArray]) -> FloatArray:
         logits, present = self.run_graph(self.step_arrays(inputs), self._cache.tensors)
-        self._cache = self._cache_of(present)
+        self._cache = self.cache_of(present)
         return logits
 
     def step_arrays(self, inputs: dict[str, IntArray]) -> list[IntArray]:
@@ -100,7 +100,7 @@ class ExportedBackend(KVCacheBackend):
         seen = self.meta.first_cache is not None
         return np.full(self.prefix_cache[0].shape[2], int(seen), dtype=np.int64)
 
-    def _cache_of(self, tensors: list[Any]) -> KVCache:
+    def cache_of(self, tensors: Sequence[Any]) -> KVCache:
         return KVCache.of(tensors, self.library, self.prefix_cache[0].shape[2])
 
     @contextmanager

@@ -1,6 +1,11 @@
 """Base class of backends with a `KVCache`."""
 
+from __future__ import annotations
+
 from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -8,10 +13,41 @@ from paddle_glm.array_types import Array, FloatArray, IntArray
 from paddle_glm.backends.base import Backend
 from paddle_glm.config import ModelConfig
 from paddle_glm.kv_cache import KVCache
+from paddle_glm.kv_cache.arrays import common_prefix_length
 from paddle_glm.load_memory import CACHE_TOKENS, MemoryBudget, cache_bytes, check_memory_budget
 
 # Free memory is checked again every so many tokens.
 CHECK_INTERVAL = 128
+
+
+@dataclass
+class PromptReading:
+    """Prompts, int64 [batch, length]: the first `columns_read` columns are in a cache of their own."""
+
+    input_ids: IntArray
+    attention_mask: IntArray
+    cache: KVCache
+    columns_read: int
+
+
+class RowCache:
+    """Tokens of a row, int64 [length], and copies of their keys and values."""
+
+    def __init__(self, input_ids: IntArray, tensors: Sequence[Any], cache: KVCache) -> None:
+        """tensors: as `KVCache.row_columns` of `cache` gives them."""
+        self.input_ids = input_ids
+        self._tensors, self._prefix_length = tensors, cache.prefix_length
+        self._library = cache.layers[0].library
+        self.nbytes = sum(map(self._library.nbytes, tensors))
+
+    def common_length(self, input_ids: IntArray) -> int:
+        """How many tokens of int64 [length] are this row's first ones; one is left, to be computed."""
+        return common_prefix_length(self.input_ids, input_ids)
+
+    def first_columns(self, tokens: int) -> list[Any]:
+        """Copies of the prefix and the first tokens' keys and values."""
+        stop = self._prefix_length + tokens
+        return [self._library.concat([tensor[:, :, :stop]], 2) for tensor in self._tensors]
 
 
 class KVCacheBackend(Backend):
@@ -66,23 +102,65 @@ class KVCacheBackend(Backend):
     def select_cache(self, rows: IntArray) -> None:
         self._cache.select(rows)
 
+    @abstractmethod
+    def cache_of(self, tensors: Sequence[Any]) -> KVCache:
+        """A cache that begins with these keys and values, ordered as `KVCache.tensors`."""
+
     def add_rows(self, input_ids: IntArray, attention_mask: IntArray) -> FloatArray:
         """Prefill rows and append them to the current ones; returns their logits, float32 [new rows, vocab].
 
         Shorter rows are left-padded. On failure the current rows are unchanged.
         """
-        held_ids, held_mask, held_cache = self._ids, self._mask, self._cache
-        try:
-            logits = self.prefill(input_ids, attention_mask)
-            width = max(held_ids.shape[1], self._ids.shape[1])
-            ids = np.concatenate([_left_pad(held_ids, width), _left_pad(self._ids, width)])
-            mask = np.concatenate([_left_pad(held_mask, width), _left_pad(self._mask, width)])
-            held_cache.add_rows(self._cache)
-        except BaseException:
-            self._ids, self._mask, self._cache = held_ids, held_mask, held_cache
-            raise
-        self._ids, self._mask, self._cache = ids, mask, held_cache
+        reading = self.start_reading(input_ids, attention_mask)
+        logits = self.read(reading, input_ids.shape[1])
+        assert logits is not None
+        self.join(reading)
         return logits
+
+    def start_reading(
+        self, input_ids: IntArray, attention_mask: IntArray, past: RowCache | None = None
+    ) -> PromptReading:
+        """Begin to read prompts, int64 [batch, length], beside the current rows, which stay as they are.
+
+        past: what an earlier row left, for a batch of one whose beginning is that row's.
+        """
+        self.check_ids(input_ids)
+        if past is None:
+            return PromptReading(input_ids, attention_mask, self.new_cache(len(input_ids)), 0)
+        count = past.common_length(input_ids[0])
+        cache = self.cache_of(past.first_columns(count))
+        return PromptReading(input_ids, attention_mask, cache, count)
+
+    def read(self, reading: PromptReading, tokens: int) -> FloatArray | None:
+        """Read up to so many columns more; returns the logits, float32 [batch, vocab], after the last one."""
+        stop = min(reading.columns_read + tokens, reading.input_ids.shape[1])
+        held = self._ids, self._mask, self._cache
+        try:
+            self._ids, self._mask = reading.input_ids[:, :stop], reading.attention_mask[:, :stop]
+            self._cache = reading.cache
+            logits = self._step(stop - reading.columns_read)
+            reading.cache, reading.columns_read = self._cache, stop
+        finally:
+            self._ids, self._mask, self._cache = held
+        return logits if stop == reading.input_ids.shape[1] else None
+
+    def join(self, reading: PromptReading, replace: bool = False) -> None:
+        """Append rows that were read to the current ones, or take their place. On failure nothing changes."""
+        if replace:
+            self._ids, self._mask, self._cache = reading.input_ids, reading.attention_mask, reading.cache
+            return
+        width = max(self._ids.shape[1], reading.input_ids.shape[1])
+        ids = np.concatenate([_left_pad(self._ids, width), _left_pad(reading.input_ids, width)])
+        mask = np.concatenate([_left_pad(self._mask, width), _left_pad(reading.attention_mask, width)])
+        self._cache.add_rows(reading.cache)
+        self._ids, self._mask = ids, mask
+
+    def row_cache(self, row: int) -> RowCache:
+        """What a current row leaves for later prompts that begin with its tokens."""
+        stop = self._cache.own_length
+        padding = int(self._mask[row].argmax())
+        tensors = self._cache.row_columns(row, padding, stop)
+        return RowCache(self._ids[row, padding:stop], tensors, self._cache)
 
     def drop_padding(self) -> None:
         """Drop leading columns that are padding in every row."""

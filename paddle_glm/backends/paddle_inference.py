@@ -1,5 +1,6 @@
 """An exported graph on Paddle Inference."""
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
@@ -72,9 +73,9 @@ class PaddleInferenceBackend(ExportedBackend):
         # The predictor's outputs share its memory, which the next step overwrites.
         return logits.numpy(), [tensor.clone() for tensor in present]
 
-    def _cache_of(self, tensors: list[paddle.Tensor]) -> KVCache:
+    def cache_of(self, tensors: Sequence[paddle.Tensor]) -> KVCache:
         if not self.meta.operators:
-            return super()._cache_of(tensors)
+            return super().cache_of(tensors)
         pairs = zip(tensors[::2], tensors[1::2], strict=True)
         return KVCache([BufferLayer(*pair) for pair in pairs], len(self.prefix_mask))
 

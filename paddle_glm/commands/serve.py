@@ -42,6 +42,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="maximum requests in the queue; more are refused (503)",
     )
     parser.add_argument(
+        "--prefill_chunk",
+        type=positive_int,
+        default=64,
+        help="tokens of a long prompt that are read between two tokens of running answers",
+    )
+    parser.add_argument(
+        "--prefix_memory",
+        type=float,
+        metavar="GB",
+        help="memory for keys and values of ended requests, for prompts that begin with the same tokens "
+        "(default: a quarter of the free memory; 0: none)",
+    )
+    parser.add_argument(
         "--max_request_bytes", type=positive_int, default=1 << 20, help="maximum bytes of a request body"
     )
     parser.add_argument(
@@ -62,11 +75,19 @@ def run(args: argparse.Namespace) -> None:
 
     if args.model_name_or_path is None:
         raise InputError("give --model_name_or_path FOLDER")
+    if args.prefix_memory is not None and not args.prefix_memory >= 0:
+        raise InputError(f"--prefix_memory {args.prefix_memory}: expected gigabytes, 0 for none")
     sampling_params(args, GenerationParams())  # invalid values are reported before a model is loaded
     key = args.api_key or os.environ.get(SERVER_KEY_VARIABLE) or None
     name = args.served_model_name or args.model_name
     listener = bind(args.host, args.port)  # and so is a port that is taken
-    scheduler = Scheduler(lambda: open_engine_from_args(args), args.max_batch_size, args.max_waiting)
+    scheduler = Scheduler(
+        lambda: open_engine_from_args(args),
+        args.max_batch_size,
+        args.max_waiting,
+        args.prefill_chunk,
+        None if args.prefix_memory is None else int(args.prefix_memory * 1e9),
+    )
     params = sampling_params(args, scheduler.engine.params)
     local = is_loopback(listener)
     app = create_app(scheduler, name, params, key, args.max_request_bytes, args.allow_origin, local)

@@ -45,3 +45,10 @@ def _asarray(array: Array, dtype: str) -> Array:
 
 
 NUMPY = ArrayLibrary(_take, _concat, _zeros, _nbytes, _asarray)
+
+
+def common_prefix_length(past: IntArray, input_ids: IntArray) -> int:
+    """How many of `input_ids` [length] are the first ones of `past`; the last one is left, to be computed."""
+    length = min(len(past), len(input_ids) - 1)
+    differ = np.flatnonzero(past[:length] != input_ids[:length])
+    return int(differ[0]) if differ.size else length

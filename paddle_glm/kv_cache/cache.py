@@ -165,6 +165,16 @@ class KVCache(Sequence[KeyValue]):
                 self._drop(layer, length - before)
             raise
 
+    def row_columns(self, row: int, padding: int, stop: int) -> list[Any]:
+        """A row's keys and values, copied, as `tensors`: the prefix, then its own columns padding..stop."""
+        first, found = self.prefix_length, []
+        for layer in self.layers:
+            for tensor in layer.key_value:
+                one = layer.library.take(tensor, np.array([row]))
+                own = one[:, :, first + padding : first + stop]
+                found.append(layer.library.concat([one[:, :, :first], own], 2))
+        return found
+
     def drop_columns(self, count: int) -> None:
         """Drop the first `count` of the rows' own columns."""
         for layer in self.layers:

@@ -66,10 +66,7 @@ class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
 
     A family's subclass defines `embed`, `blocks`, `position_embeddings`, `final_norm`, `head` and
     `build_rotary_table`. A block maps `(x, positions, mask, cache)` to x and updates its layer of the cache.
-    `is_causal`: no token attends to a later one.
     """
-
-    is_causal = True
 
     def __init__(
         self, config: ModelConfig, dtype: str = "float32", group: ProcessGroup = SINGLE_PROCESS

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import paddle
 
 from paddle_glm.array_types import FloatArray, IntArray
 from paddle_glm.backends.kv_cache import KVCacheBackend
 from paddle_glm.errors import InputError
 from paddle_glm.kv_cache import KVCache
+from paddle_glm.kv_cache.decode import DecodeLayer
 from paddle_glm.load_memory import MemoryBudget
 from paddle_glm.models.past_key_values import PastKeyValues
 from paddle_glm.models.step_model import StepModel
@@ -58,6 +62,11 @@ class DygraphBackend(KVCacheBackend):
     def new_cache(self, batch: int) -> KVCache:
         self._check_mode()
         return self.model.new_cache(batch)
+
+    def cache_of(self, tensors: Sequence[Any]) -> KVCache:
+        pairs = zip(tensors[::2], tensors[1::2], strict=True)
+        prefix = self.model.prefix_cache
+        return KVCache([DecodeLayer(*pair) for pair in pairs], 0 if prefix is None else prefix.length)
 
     def run(self, inputs: dict[str, IntArray]) -> FloatArray:
         tensors = {name: step_tensor(array) for name, array in inputs.items()}

@@ -68,6 +68,7 @@ class Family:
         number of real tokens before a token, 0 for padding; it depends on `attention_mask` alone.
     check_prompt: takes what `positions` does; raises `InputError` for a prompt the model cannot answer.
     keys_to_ignore: regular expressions of tensors that checkpoints hold and the model does not need.
+    is_causal: no token attends to a later one, so that a prompt's beginning can be read before its end.
     chat_generation_defaults: fields of `GenerationParams` in which the original's `chat` differs from ours.
     """
 
@@ -85,6 +86,7 @@ class Family:
     position_rule: Callable[[ModelConfig], dict[str, Any]] = _count_rule
     check_prompt: Callable[[ModelConfig, IntArray, IntArray], None] = _accept_prompt
     keys_to_ignore: tuple[str, ...] = ()
+    is_causal: bool = True
     chat_generation_defaults: Mapping[str, Any] = field(default_factory=dict)
 
     def parameters(self, config: ModelConfig) -> dict[str, ParameterSpec]:

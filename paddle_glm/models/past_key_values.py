@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from paddle import Tensor
 
 from paddle_glm.array_types import IntArray
 from paddle_glm.errors import InputError
 from paddle_glm.kv_cache import KVCache
+from paddle_glm.kv_cache.arrays import common_prefix_length
 from paddle_glm.kv_cache.decode import DecodeLayer
 from paddle_glm.models.step_model import StepModel
 from paddle_glm.parallel.layers import WeightFormat
@@ -41,9 +41,7 @@ class PastKeyValues(tuple[tuple[Tensor, Tensor], ...]):
 
     def common_prefix_length(self, input_ids: IntArray) -> int:
         """How many tokens of int64 [length] are the past's first ones; one is left, to be computed."""
-        length = min(len(self.input_ids), len(input_ids) - 1)
-        differ = np.flatnonzero(self.input_ids[:length] != input_ids[:length])
-        return int(differ[0]) if differ.size else length
+        return common_prefix_length(self.input_ids, input_ids)
 
     def cache_of(self, tokens: int) -> KVCache:
         """A cache that begins with the first `tokens` tokens and the prefix, and does not change these."""
@@ -56,7 +54,7 @@ def check_past_key_values(model: StepModel, past: Any, return_past: bool, num_be
     """Raise `InputError` if `stream_chat` cannot continue from `past` or return one (`return_past`)."""
     if past is None and not return_past:
         return
-    if not model.is_causal:
+    if not model.family.is_causal:
         raise InputError(
             f"{model.family.title} reads its whole prompt in both directions, so that keys of one round "
             "are of no use to the next: leave past_key_values and return_past_key_values out"

@@ -6,6 +6,7 @@ from paddle import Tensor
 
 from paddle_glm.config import ModelConfig
 from paddle_glm.kv_cache import KVCache
+from paddle_glm.kv_cache.tensors import PrefixCache
 from paddle_glm.models.family import Family
 from paddle_glm.parallel import ProcessGroup
 from paddle_glm.parallel.layers import WeightFormat
@@ -19,7 +20,7 @@ class StepModel(Protocol):
     group: ProcessGroup
     weight_format: WeightFormat
     training: bool
-    is_causal: bool
+    prefix_cache: PrefixCache | None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 

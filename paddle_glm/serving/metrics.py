@@ -28,6 +28,11 @@ class Metrics(SchedulerObserver):
             "paddle_glm_responses", "HTTP responses by status", ["status"], registry=registry
         )
         self._prompt = Counter("paddle_glm_prompt_tokens", "Tokens of prompts", registry=registry)
+        self._reused = Counter(
+            "paddle_glm_prefix_cache_hit_tokens",
+            "Tokens of prompts that were not read again",
+            registry=registry,
+        )
         self._generated = Counter("paddle_glm_generation_tokens", "Tokens generated", registry=registry)
         self._first = Histogram(
             "paddle_glm_time_to_first_token_seconds",
@@ -45,6 +50,9 @@ class Metrics(SchedulerObserver):
 
     def on_prompt(self, tokens: int) -> None:
         self._prompt.inc(tokens)
+
+    def on_reused(self, tokens: int) -> None:
+        self._reused.inc(tokens)
 
     def on_token(self, seconds: float, is_first: bool) -> None:
         self._generated.inc()

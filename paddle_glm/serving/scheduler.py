@@ -13,19 +13,30 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from paddle_glm.array_types import Array
+from paddle_glm.backends.kv_cache import KVCacheBackend, PromptReading
 from paddle_glm.errors import InputError
-from paddle_glm.generation import ContinuousBatchingBackend, GenerationParams, MemoryCheckingBackend
+from paddle_glm.generation import (
+    ContinuousBatchingBackend,
+    GenerationBackend,
+    GenerationParams,
+    MemoryCheckingBackend,
+)
 from paddle_glm.generation.logits_processors import LogitsProcessor
 from paddle_glm.generation.loop import GenerationState
 from paddle_glm.generation.sampling import TokenLogprobs, token_logprobs
 from paddle_glm.generation.session import pad_left
 from paddle_glm.load_memory import CACHE_TOKENS, InsufficientMemoryError
+from paddle_glm.serving.prefix_store import PrefixStore
 
 if TYPE_CHECKING:
     from paddle_glm.auto.engine import Engine
 
 log = logging.getLogger(__name__)
 
+# Columns of a prompt that are read between two tokens of running requests.
+PREFILL_CHUNK = 64
+# Share of the memory that is free at the start for keys and values of ended requests.
+STORE_SHARE = 0.25
 # Prompts are prefilled together if padding increases their tokens at most by this factor.
 MAX_PADDING_RATIO = 1.5
 
@@ -60,6 +71,9 @@ class SchedulerObserver:
     def on_prompt(self, tokens: int) -> None:
         """A prompt was read."""
 
+    def on_reused(self, tokens: int) -> None:
+        """So many of a prompt's tokens are not read again."""
+
     def on_token(self, seconds: float, is_first: bool) -> None:
         """A token was generated, so long after the request's arrival, or after the token before it."""
 
@@ -86,16 +100,23 @@ class GenerationRequest:
 class Scheduler:
     """Requests join the running batch between two tokens and leave when complete, first come, first served.
 
-    At most `max_batch_size` run and `max_waiting` wait. Backends that are no `ContinuousBatchingBackend`
-    process one batch after another.
+    At most `max_batch_size` run and `max_waiting` wait. While requests run, longer prompts are read in pieces
+    of `prefill_chunk` columns between their tokens. What ended requests leave in the cache is kept, up to
+    `prefix_memory` bytes, for prompts that begin alike. Backends that are no `ContinuousBatchingBackend`
+    process one batch after another, without either.
     """
 
     def __init__(
-        self, open_engine: Callable[[], "Engine"], max_batch_size: int = 8, max_waiting: int = 64
+        self,
+        open_engine: Callable[[], "Engine"],
+        max_batch_size: int = 8,
+        max_waiting: int = 64,
+        prefill_chunk: int = PREFILL_CHUNK,
+        prefix_memory: int | None = None,
     ) -> None:
         """Open the engine on the scheduler's thread, because device and thread count are per thread.
 
-        Raises what `open_engine` raises.
+        prefix_memory: None for a share of the free memory. Raises what `open_engine` raises.
         """
         if max_batch_size < 1 or max_waiting < 1:
             raise InputError(
@@ -109,6 +130,8 @@ class Scheduler:
         self.max_batch_size, self.max_waiting = max_batch_size, max_waiting
         self._waiting: deque[GenerationRequest] = deque()
         self._running: list[GenerationRequest] = []
+        self._reading: tuple[list[GenerationRequest], PromptReading] | None = None
+        self.prefill_chunk, self._prefix_memory = prefill_chunk, prefix_memory
         self._logits = np.zeros((0, 0), dtype=np.float32)  # of the running requests' next tokens
         self._memory_full = False  # until a running request ends
         self._condition = threading.Condition()
@@ -172,18 +195,26 @@ class Scheduler:
 
     def _run(self, open_engine: Callable[[], "Engine"], opened: "Future[Engine]") -> None:
         try:
-            self._backend = (engine := open_engine()).backend
+            self._backend: GenerationBackend = (engine := open_engine()).backend
         except BaseException as error:
             opened.set_exception(error)
             return
         self._can_add_rows = isinstance(self._backend, ContinuousBatchingBackend)
+        # Where tokens attend to later ones, a prompt is read whole and its beginning depends on its end.
+        self._reader: KVCacheBackend | None = None
+        if isinstance(self._backend, KVCacheBackend) and self._backend.family.is_causal:
+            self._reader = self._backend
+        self._store = PrefixStore(self._store_nbytes())
         opened.set_result(engine)
         while not self._closed:
-            if requests := self._next_requests():
-                self._prefill(requests)
+            if self._reading is None and (requests := self._next_requests()):
+                self._start(requests)
+            if self._reading is not None:
+                self._read(*self._reading)
             if self._running:
                 self._step()
-        for request in [*self._running, *self._waiting]:
+        reading = [] if self._reading is None else self._reading[0]
+        for request in [*self._running, *reading, *self._waiting]:
             request.listener.on_failed(SchedulerClosedError("the server is shutting down"))
 
     def _next_requests(self) -> list[GenerationRequest]:
@@ -198,13 +229,15 @@ class Scheduler:
             while self._waiting and len(requests) < room:
                 if self._can_add_rows and not _similar_lengths([*requests, self._waiting[0]]):
                     break  # prefilled after the next token
+                if requests and self._store.find(self._waiting[0].prompt) is not None:
+                    break  # its own cache begins with what is stored
                 request = self._waiting.popleft()
                 if not request.cancelled:
                     requests.append(request)
             return requests
 
-    def _prefill(self, requests: list[GenerationRequest]) -> None:
-        """Prefill requests together; if that fails, the running ones continue."""
+    def _start(self, requests: list[GenerationRequest]) -> None:
+        """Prefill requests together, or begin to; if that fails, the running ones continue."""
         try:
             requests = self._fitting(requests)
         except InputError as error:
@@ -213,7 +246,13 @@ class Scheduler:
         if not requests:
             return
         batch = pad_left([request.prompt for request in requests], requests[0].state.params.pad_token_id)
+        stored = self._store.find(requests[0].prompt) if len(requests) == 1 else None
+        in_pieces = bool(self._running) and batch[0].shape[1] > self.prefill_chunk
         try:
+            if self._reader is not None and (in_pieces or stored is not None):
+                self._reading = requests, self._reader.start_reading(*batch, stored)
+                self.observer.on_reused(self._reading[1].columns_read)
+                return
             if not self._running:
                 self._logits = self._backend.prefill(*batch)
             else:
@@ -222,9 +261,45 @@ class Scheduler:
         except Exception as error:
             self._fail(requests, error)
         else:
-            self._running += requests
-            for request in requests:
-                self.observer.on_prompt(len(request.prompt))
+            self._prefilled(requests)
+
+    def _read(self, requests: list[GenerationRequest], reading: PromptReading) -> None:
+        """Read a piece of the prompts, all of them where nobody waits for a token; join after the last."""
+        assert self._reader is not None
+        if all(request.cancelled for request in requests):
+            self._reading = None
+            return
+        tokens = self.prefill_chunk if self._running else reading.input_ids.shape[1]
+        try:
+            logits = self._reader.read(reading, tokens)
+            if logits is None:
+                return
+            self._reader.join(reading, replace=not self._running)
+            self._logits = np.concatenate([self._logits, logits]) if self._running else logits
+        except Exception as error:
+            self._fail(requests, error)
+        else:
+            self._prefilled(requests)
+        self._reading = None
+
+    def _prefilled(self, requests: list[GenerationRequest]) -> None:
+        self._running += requests
+        for request in requests:
+            self.observer.on_prompt(len(request.prompt))
+
+    def _store_nbytes(self) -> int:
+        """Bytes for keys and values of ended requests."""
+        if self._prefix_memory is not None or self._reader is None:
+            return self._prefix_memory or 0
+        budget = self._reader.memory_budget()
+        return 0 if budget is None else int(STORE_SHARE * budget.free)
+
+    def _keep_ended(self, kept_rows: Sequence[int]) -> None:
+        """Store what the rows that are not kept leave in the cache."""
+        if self._reader is None or not self._store.max_nbytes:
+            return
+        for row in set(range(len(self._running))) - set(kept_rows):
+            self._store.add(self._reader.row_cache(row))
 
     def _fitting(self, requests: list[GenerationRequest]) -> list[GenerationRequest]:
         """The leading requests whose KV cache fits into memory; the others return to the queue.
@@ -242,6 +317,8 @@ class Scheduler:
                 self._backend.check_cache_fits(len(together), length, max(map(_expected_tokens, together)))
                 break
             except InsufficientMemoryError:
+                if self._store.drop_oldest():
+                    continue
                 if not self._running and len(requests) == 1:
                     raise
                 with self._condition:
@@ -259,6 +336,8 @@ class Scheduler:
                 tokens.append(token)
         dropped = len(kept_rows) < len(self._running)
         self._memory_full = self._memory_full and not dropped
+        if dropped:
+            self._keep_ended(kept_rows)
         self._running = [self._running[row] for row in kept_rows]
         if not self._running:
             return

@@ -93,3 +93,34 @@ def test_a_join_that_fails_leaves_the_others_as_they_were(backend):
     with pytest.raises(InputError, match="vocabulary"):
         backend.add_rows(*row_of([10**6]))
     assert (backend.decode(np.array([7])) == expected).all()
+
+
+def test_prompts_read_in_pieces_behind_what_a_row_left(backend):
+    """Logits are those of the whole prompts at once, and the current rows go on as if nothing happened."""
+    if not backend.family.is_causal:
+        pytest.skip("its prompts are read whole")
+    short, long, earlier = (
+        row_of(list(range(first, first + size))) for first, size in ((20, 4), (30, 9), (30, 7))
+    )
+    padded = np.stack([np.pad(short[0][0], (5, 0)), long[0][0]])
+    mask = np.stack([np.pad(short[1][0], (5, 0)), long[1][0]])
+    expected = np.concatenate([backend.prefill(*short), backend.prefill(*long)])
+    alone = [backend.prefill(*earlier), backend.decode(np.array([8]))]
+    backend.prefill(padded, mask)
+    left = backend.row_cache(1)
+    assert left.nbytes > 0 and left.common_length(long[0][0]) == 8
+    logits = backend.prefill(*earlier)
+    reading = backend.start_reading(padded, mask)
+    assert backend.read(reading, 2) is None and backend.read(reading, 5) is None
+    together = backend.read(reading, 5)
+    np.testing.assert_allclose(together, expected, atol=1e-5)
+    reused = backend.start_reading(*long, left)
+    assert reused.columns_read == 8
+    np.testing.assert_allclose(backend.read(reused, 5), expected[1:], atol=1e-5)
+    np.testing.assert_array_equal(logits, alone[0])
+    backend.join(reading)
+    backend.join(reused)
+    continued = backend.decode(np.array([8, 9, 9, 9]))
+    np.testing.assert_allclose(continued[:1], alone[1], atol=1e-5)
+    np.testing.assert_allclose(continued[2], continued[3], atol=1e-5)
+    np.testing.assert_allclose(continued[1], backend.prefill(*row_of([20, 21, 22, 23, 9]))[0], atol=1e-5)

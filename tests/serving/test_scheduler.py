@@ -83,17 +83,18 @@ def test_a_long_prompt_is_not_read_beside_short_ones(tiny_checkpoint):
 
     def open_it():
         engine = open_engine(tiny_checkpoint)
-        prefill = engine.backend.prefill
+        run = engine.backend.run
 
-        def recording(ids, mask):
+        def recording(inputs):
             hold.wait(10)
-            read.append(ids.shape)
-            return prefill(ids, mask)
+            if inputs["input_ids"].shape[1] > 1:
+                read.append(inputs["input_ids"].shape)
+            return run(inputs)
 
-        engine.backend.prefill = recording
+        engine.backend.run = recording
         return engine
 
-    scheduler = Scheduler(open_it)
+    scheduler = Scheduler(open_it, prefill_chunk=100)
     params = GenerationParams(do_sample=False, max_new_tokens=6)
     lengths = (3, 5, 4, 80, 6, 5, 7)
     listeners = [Collector() for _ in lengths]

@@ -30,5 +30,6 @@ FAMILY = Family(
         r"lm_head\.weight(_scale)?",
         r"transformer\.layers\.\d+\.attention\.rotary_emb\.inv_freq",
     ),
+    is_causal=False,
     chat_generation_defaults={"temperature": 0.95, "top_p": 0.7, "max_length": 2048},
 )

@@ -125,8 +125,6 @@ class ChatGLMModel(CausalLM):
     the prompt must be passed in one call.
     """
 
-    is_causal = False
-
     def __init__(
         self, config: ModelConfig, dtype: str = "float32", group: ProcessGroup = SINGLE_PROCESS
     ) -> None:

@@ -1,0 +1,57 @@
+"""Keys and values of ended requests, for prompts that begin with the same tokens."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from paddle_glm.array_types import IntArray
+from paddle_glm.backends.kv_cache import RowCache
+
+MIN_TOKENS = 16  # fewer are read again faster than they are found and copied
+
+
+class PrefixStore:
+    """Row caches of at most `max_nbytes` bytes together; the one used least recently leaves first."""
+
+    def __init__(self, max_nbytes: int) -> None:
+        self.max_nbytes = max_nbytes
+        self._rows: list[RowCache] = []  # the one used last is at the end
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(row.nbytes for row in self._rows)
+
+    def find(self, prompt: Sequence[int]) -> RowCache | None:
+        """The row with most first tokens in common with a prompt, or None below `MIN_TOKENS`."""
+        ids = np.asarray(prompt, dtype=np.int64)
+        best, tokens = None, MIN_TOKENS - 1
+        for row in self._rows:
+            if (common := row.common_length(ids)) > tokens:
+                best, tokens = row, common
+        if best is not None:
+            self._rows.remove(best)
+            self._rows.append(best)
+        return best
+
+    def add(self, row: RowCache) -> None:
+        """Keep a row, in place of those that are its beginning; none that is larger than the store."""
+        if len(row.input_ids) < MIN_TOKENS or row.nbytes > self.max_nbytes:
+            return
+        self._rows = [one for one in self._rows if not _begins_with(row.input_ids, one.input_ids)]
+        self._rows.append(row)
+        while self.nbytes > self.max_nbytes:
+            self.drop_oldest()
+
+    def drop_oldest(self) -> bool:
+        """Drop the row used least recently; False if there is none."""
+        if self._rows:
+            del self._rows[0]
+            return True
+        return False
+
+
+def _begins_with(ids: IntArray, beginning: IntArray) -> bool:
+    return len(beginning) <= len(ids) and bool((ids[: len(beginning)] == beginning).all())
