@@ -4,6 +4,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import groupby
 from typing import TYPE_CHECKING, NoReturn
 
 from paddle_glm.config import released_configs
@@ -24,6 +25,9 @@ class _Parser(argparse.ArgumentParser):
 def run_argv(argv: Sequence[str]) -> int:
     """Print the estimate; returns 0. Raises `InputError` for invalid flags and sizes."""
     args, flags = _parser().parse_known_args(list(argv))
+    if args.gpu_memory is not None:
+        _print_recipes(args, flags)
+        return 0
     if args.command == "ptuning":
         flags = _finetune_flags_from_ptuning(args, flags)
     from paddle_glm.training.command_line import parse_finetune_args
@@ -41,6 +45,34 @@ def run_argv(argv: Sequence[str]) -> int:
     else:
         print(_table(model_args.model_name_or_path, plan, memory))
     return 0
+
+
+def _print_recipes(args: argparse.Namespace, flags: Sequence[str]) -> None:
+    from paddle_glm.training.memory_recipes import find_recipes, usable_bytes
+
+    if args.model is None or args.recipe or args.processes:
+        raise InputError(
+            "--gpu_memory: give --model, and flags of the run such as --src_length and --tgt_length; "
+            "--recipe and --processes are for runs whose flags are known"
+        )
+    if args.gpu_memory < 2:
+        raise InputError(f"--gpu_memory {args.gpu_memory:g}: expected the GiB of a card: 24, 40, 80")
+    recipes = find_recipes(args.command, args.model, args.gpu_memory, flags)
+    if args.json:
+        print(json.dumps([{**asdict(one), "total": one.memory and one.memory.total} for one in recipes]))
+        return
+    usable = usable_bytes(args.gpu_memory) / _GIB
+    print(f"{args.model} on cards of {args.gpu_memory:g} GiB, of which tensors may take {usable:.1f}\n")
+    print(f"{'':<13}{'cards':<12}{'GiB':>5}  flags of paddle-glm {args.command}")
+    for (method, text), same in groupby(recipes, lambda one: (one.method, one.flags)):
+        ones = list(same)
+        cards = ", ".join(str(one.cards) for one in ones)
+        totals = [one.memory.total for one in ones if one.memory is not None]
+        total = f"{max(totals) / _GIB:.1f}" if totals else "-"
+        print(f"{method:<13}{cards:<12}{total:>5}  {text or 'nothing fits'}")
+    if args.command == "finetune":
+        launcher = "python -m paddle.distributed.launch --gpus 0,1,... tools/finetune_generation.py"
+        print(f"\nOn several cards: {launcher} FLAGS")
 
 
 def _finetune_flags_from_ptuning(args: argparse.Namespace, flags: Sequence[str]) -> list[str]:
@@ -74,6 +106,12 @@ def _parser() -> _Parser:
         "--processes",
         type=int,
         help="number of ranks; default: tensor_parallel_degree x sharding_parallel_degree",
+    )
+    parser.add_argument(
+        "--gpu_memory",
+        type=float,
+        metavar="GIB",
+        help="print flags of runs that fit cards of so much memory: 24, 40, 80 (one to eight cards)",
     )
     parser.add_argument("--json", action="store_true", help="print a JSON object with sizes in bytes")
     return parser
