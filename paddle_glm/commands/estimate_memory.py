@@ -52,7 +52,7 @@ def _print_recipes(args: argparse.Namespace, flags: Sequence[str]) -> None:
 
     if args.model is None or args.recipe or args.processes:
         raise InputError(
-            "--gpu_memory: give --model, and flags of the run such as --src_length and --tgt_length; "
+            "--gpu_memory: give --model, and lengths if they are not the default; "
             "--recipe and --processes are for runs whose flags are known"
         )
     if args.gpu_memory < 2:

@@ -81,29 +81,17 @@ def find_recipes(
     Fast is: float weights before quantised ones, fewer tensor-parallel processes, a lower sharding stage, no
     recomputation unless the batch were small, a larger batch. command: "finetune" or "ptuning". flags:
     further ones of the run, such as lengths; file: a file of them. Raises `InputError` for flags that
-    recipes choose, and for those that suit no method.
+    recipes choose, and for those that do not suit a method.
     """
     choices = CHOICES[command]
-    chosen = [
-        word
-        for word in flags
-        if word.split("=")[0].replace("-", "_").replace("__", "--") in choices.flag_names
-    ]
+    names = [word.split("=")[0].replace("-", "_").replace("__", "--", 1) for word in flags]
+    chosen = [name for name in names if name in choices.flag_names]
     if chosen:
         raise InputError(f"{chosen[0]}: --gpu_memory chooses it; leave one of them out")
     search = _Search(command, choices, model, usable_bytes(gpu_memory), tuple(flags), tuple(file))
-    recipes: list[Recipe] = []
-    refusals = []
-    for method in choices.methods:
-        try:
-            search.estimate(choices.methods[method], 1)
-        except InputError as error:
-            refusals.append(error)
-        else:
-            recipes += [search.first_fit(method, cards) for cards in CARDS]
-    if not recipes:
-        raise refusals[0]
-    return recipes
+    for own in choices.methods.values():
+        search.estimate(own, 1)  # raises for flags that do not go together
+    return [search.first_fit(method, cards) for method in choices.methods for cards in CARDS]
 
 
 @dataclass(frozen=True)

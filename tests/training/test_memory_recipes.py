@@ -31,8 +31,23 @@ def test_smaller_cards_take_fewer_bits(capsys):
     words = ["estimate-memory", "--model", "chatglm-6b", "--gpu_memory", "8", "--command", "ptuning"]
     assert main(words) == 0
     line = capsys.readouterr().out.splitlines()[-1]
-    assert line.startswith("P-Tuning v2  1, 2, 4, 8") and "--do_train --pre_seq_len 128 --quantization_bit 4" in line
-    assert main(["estimate-memory", "--command", "ptuning", "--model", "chatglm-6b", *line.split("  ")[-1].split()]) == 0
+    assert (
+        line.startswith("P-Tuning v2  1, 2, 4, 8")
+        and "--do_train --pre_seq_len 128 --quantization_bit 4" in line
+    )
+    assert (
+        main(
+            [
+                "estimate-memory",
+                "--command",
+                "ptuning",
+                "--model",
+                "chatglm-6b",
+                *line.split("  ")[-1].split(),
+            ]
+        )
+        == 0
+    )
 
 
 @pytest.mark.parametrize(
