@@ -60,9 +60,9 @@ class LayerNorm(TensorLayer):
         self.bias = new_parameter(self, (size,), dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not paddle.is_grad_enabled() and fused(x, self.weight, self.bias):
-            return gpu.layer_norm(x, self.weight, self.bias, self.epsilon)
         with autocast_disabled():
+            if not paddle.is_grad_enabled() and fused(x, self.weight, self.bias):
+                return gpu.layer_norm(x, self.weight, self.bias, self.epsilon)
             # With a frozen weight, Paddle 3.3.1's CPU kernel computes a wrong gradient of x.
             normalized = F.layer_norm(x.astype("float32"), [self.size], epsilon=self.epsilon)
             bias: Tensor = self.bias

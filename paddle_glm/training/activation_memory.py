@@ -7,9 +7,9 @@ native ones on CPUs (`kernels.training`) save less. `c` is the itemsize of matmu
 that of the residual stream (2 at O2); norms and softmax are float32. Each family
 describes its blocks as `BlockActivations`. A block of ChatGLM2 saves per token:
 
-    norms         2 x (4 hidden + 4), and 4 hidden for each trained norm weight
+    norms         2 x (4 hidden + 4), and 4 hidden for each trained norm weight; at O2 2 x (2 hidden + 4)
     linear inputs c x (hidden + queries + hidden + ffn), for layers that are trained or have an adapter
-    rotary        s x (queries + keys) / 2, the rotated channels
+    rotary        s x (queries + keys) / 2, the rotated channels; nothing at O2
     attention     c x queries + c x (keys + values) x key length / tokens + (4, half 6) x heads x key length
     SwiGLU        c x 2 ffn
 
@@ -153,7 +153,12 @@ def _linear_names(config: ModelConfig) -> tuple[str, ...]:
 
 
 def _norm_saved_bytes(step: MicroBatchSpec) -> int:
-    """Bytes per token that a norm saves: float32 input, statistics, and the factor of a trained weight."""
+    """Bytes per token that a norm saves: float32 input, statistics, and the factor of a trained weight.
+
+    The GPUs' fused RMSNorm saves its half precision input and one statistic (`kernels.gpu.rms_norm`).
+    """
+    if step.residual_itemsize == 2 and step.block.norm_statistics == 1:
+        return 2 * step.config.hidden_size + 4
     factors = 2 if step.full_finetuning else 1
     return 4 * (factors * step.config.hidden_size + step.block.norm_statistics)
 
@@ -169,7 +174,12 @@ def _linear_saved_bytes(step: MicroBatchSpec, module: str, size: int) -> int:
 
 
 def _rotary_saved_bytes(step: MicroBatchSpec) -> int:
-    """Bytes per token that the rotary embedding saves: rotated channels of queries and keys."""
+    """Bytes per token that the rotary embedding saves: rotated channels of queries and keys.
+
+    The GPUs' fused one, in half precision, saves its table alone (`kernels.gpu.rotate`).
+    """
+    if step.residual_itemsize == 2:
+        return 0
     heads = step.num_heads + step.num_kv_heads
     return step.residual_itemsize * heads * family_of(step.config).rotated_channels(step.config)
 
