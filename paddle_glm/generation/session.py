@@ -108,10 +108,12 @@ class StreamDecoder:
         prompt_tokens: int,
         stop_strings: Sequence[str] = (),
         hide_tool_calls: bool = False,
+        begun: Sequence[int] = (),
     ) -> None:
         """template: None for text that is no answer in a conversation, which stays as it is.
 
         stop_strings: strings that end the answer; hide_tool_calls: leave tool calls out of the text.
+        begun: the answer's first tokens, where they were given to the model behind the prompt.
         """
         self.ended = False
         self.reply: GenerationOutput | None = None
@@ -122,6 +124,10 @@ class StreamDecoder:
             PlainTextParser() if template is None else StreamingResponseParser(template, hide_tool_calls)
         )
         self._stops = StopStringChecker(stop_strings)
+        self._begun = len(begun)
+        self._prompt_tokens += self._begun
+        for token in begun:
+            self.push(token)
 
     def push(self, token: int) -> str:
         """Take a token; return the text that has become final. Sets `ended` at the end of the answer."""
@@ -140,7 +146,9 @@ class StreamDecoder:
         if self._stops.stopped:
             messages = [{**messages[-1], "content": self._stops.emitted}]
         reason = "stop" if self.ended or self._stops.stopped else "length"
-        self.reply = GenerationOutput(messages, reason, self._prompt_tokens, len(self._text.ids))
+        self.reply = GenerationOutput(
+            messages, reason, self._prompt_tokens, len(self._text.ids) - self._begun
+        )
         return rest
 
 

@@ -17,6 +17,8 @@ from starlette.exceptions import HTTPException
 from paddle_glm.chat_template import render
 from paddle_glm.errors import InputError
 from paddle_glm.generation import GenerationOutput, GenerationParams
+from paddle_glm.generation.session import with_special_token_ids
+from paddle_glm.serving.constrained import JSONConstraints
 from paddle_glm.serving.metrics import CONTENT_TYPE, Metrics
 from paddle_glm.serving.middleware import AuthAndBodySizeMiddleware, OriginMiddleware, RequestIdMiddleware
 from paddle_glm.serving.openai_errors import error_body, validation_message
@@ -33,6 +35,7 @@ from paddle_glm.serving.scheduler import QueueFullError, Scheduler, SchedulerClo
 from paddle_glm.serving.streaming import AnswerOptions, submit_prompt
 from paddle_glm.serving.strict_json import StrictJSONRoute, UTF8JSONResponse, dump_json
 from paddle_glm.serving.thudm_protocol import THUDMRequest, thudm_response
+from paddle_glm.serving.tool_calls import begun_call_ids
 
 _TOKENIZED_AT_ONCE = 2  # long prompts do not take all processors from the model
 CLIENT_CLOSED_REQUEST = 499  # nginx's status for its log; nobody receives it
@@ -139,6 +142,8 @@ def _add_generation_routes(
 ) -> None:
     backend, tokenizer = scheduler.engine.backend, scheduler.engine.tokenizer
     template = tokenizer.template
+    ends = with_special_token_ids(defaults, tokenizer, template).eos_token_ids
+    constraints = JSONConstraints(tokenizer, backend.config.vocab_size, ends)
     tokenizing = asyncio.Semaphore(_TOKENIZED_AT_ONCE)
 
     async def submit(prepare: Callable[[], Sequence[Submit]]) -> RequestHandle:
@@ -159,11 +164,17 @@ def _add_generation_routes(
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         _check_model(body.model, model_name)
         body.check()
-        params, options = body.to_params(defaults), body.to_options(body.tool_calls_enabled)
+        schema = body.answer_schema
+        constraint = None if schema is None else partial(constraints.constraint, schema)
+        params, options = body.to_params(defaults), body.to_options(body.tool_calls_enabled, constraint)
 
         def prepare() -> list[Submit]:
             prompt = render(template, tokenizer, body.to_messages(template)).input_ids
-            return [partial(submit_prompt, scheduler, prompt, one, template, options) for one in params]
+            begun = begun_call_ids(body.called_tool, template, tokenizer) if body.called_tool else []
+            return [
+                partial(submit_prompt, scheduler, prompt, one, template, options, begun=begun)
+                for one in params
+            ]
 
         builder = ChatCompletionBuilder(
             model_name, tokenizer, body.choices, tool_calls_enabled=body.tool_calls_enabled

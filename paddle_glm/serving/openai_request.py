@@ -1,6 +1,6 @@
 """Requests of OpenAI's protocol -> prompts, `GenerationParams` and `AnswerOptions`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
@@ -9,9 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from paddle_glm.chat_template import ChatTemplate, Message
 from paddle_glm.errors import InputError
 from paddle_glm.generation import GenerationParams
+from paddle_glm.generation.logits_processors import LogitsProcessor
 from paddle_glm.serving.request_sampling import sampling_values
 from paddle_glm.serving.streaming import AnswerOptions
-from paddle_glm.serving.tool_calls import TOOL_RESULT_ROLE, Tool, ToolCall, add_tool_declarations
+from paddle_glm.serving.tool_calls import TOOL_RESULT_ROLE, NamedTool, Tool, ToolCall, add_tool_declarations
 from paddle_glm.tokenizers.base import Tokenizer
 
 MAX_STOP_STRINGS = 16
@@ -56,6 +57,32 @@ class StreamOptions(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
     include_usage: bool | None = None
+
+
+class JSONSchema(BaseModel):
+    """`json_schema` of a response format; schemas are always followed, whatever `strict` is."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    name: str | None = None
+    description: str | None = None
+    schema_: dict[str, Any] = Field(default_factory=dict, alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JSONSchema | None = None
+
+    def to_schema(self) -> dict[str, Any] | None:
+        """The schema that answers follow; None for text. Raises `InputError` where it is missing."""
+        if self.type != "json_schema":
+            return {"type": "object"} if self.type == "json_object" else None
+        if self.json_schema is None:
+            raise InputError("response_format has the type json_schema: expected json_schema with the schema")
+        return self.json_schema.schema_
 
 
 class GenerationBody(BaseModel):
@@ -153,7 +180,9 @@ class GenerationBody(BaseModel):
             return [params] * self.choices
         return [replace(params, seed=params.seed + choice) for choice in range(self.choices)]
 
-    def to_options(self, hide_tool_calls: bool = False) -> AnswerOptions:
+    def to_options(
+        self, hide_tool_calls: bool = False, constraint: Callable[[int], LogitsProcessor] | None = None
+    ) -> AnswerOptions:
         """Raises `InputError` for a `logit_bias` whose keys are no ids, or values not from -100 to 100."""
         return AnswerOptions(
             self.stop_strings(),
@@ -162,6 +191,7 @@ class GenerationBody(BaseModel):
             self.frequency_penalty or 0.0,
             {_token_id(token): _bias(token, bias) for token, bias in (self.logit_bias or {}).items()},
             self.top_logprobs_count,
+            constraint,
         )
 
 
@@ -169,8 +199,6 @@ class ChatRequest(GenerationBody):
     """Body of /v1/chat/completions."""
 
     neutral_values = {
-        "tool_choice": ("none", "auto"),
-        "response_format": ({"type": "text"},),
         "modalities": (["text"],),
     }
 
@@ -179,9 +207,9 @@ class ChatRequest(GenerationBody):
     logprobs: bool | None = None
     top_logprobs: int | None = None
     tools: list[Tool] | None = None
+    response_format: ResponseFormat | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     # Accepted with neutral values only.
-    tool_choice: Any = None
-    response_format: dict[str, Any] | None = None
     modalities: list[str] | None = None
     # Without effect on the answer.
     parallel_tool_calls: bool | None = None
@@ -201,6 +229,25 @@ class ChatRequest(GenerationBody):
             raise InputError(f"max_tokens {both[0]} and max_completion_tokens {both[1]}: give one of them")
         if self.top_logprobs and not self.logprobs:
             raise InputError(f"top_logprobs is {self.top_logprobs}: it needs logprobs true")
+        names = [tool.function.name for tool in self.tools or ()]
+        if self.tool_choice == "required" and len(names) != 1:
+            raise InputError(f"tool_choice is 'required' with {len(names)} tools: name the one to call")
+        if self.called_tool is not None and self.called_tool not in names:
+            raise InputError(f"tool_choice names {self.called_tool!r}: expected one of tools, {names}")
+        if self.called_tool is not None and self.answer_schema is not None:
+            raise InputError("tool_choice with a response_format: an answer is a call, or JSON")
+
+    @property
+    def answer_schema(self) -> dict[str, Any] | None:
+        """The JSON schema of the answer; None for text."""
+        return None if self.response_format is None else self.response_format.to_schema()
+
+    @property
+    def called_tool(self) -> str | None:
+        """The tool that the answer has to call."""
+        if isinstance(self.tool_choice, NamedTool):
+            return self.tool_choice.function.name
+        return self.tools[0].function.name if self.tool_choice == "required" and self.tools else None
 
     @property
     def tool_calls_enabled(self) -> bool:

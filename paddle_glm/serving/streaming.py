@@ -29,7 +29,8 @@ class AnswerOptions:
     """What one request asks for beyond `GenerationParams`.
 
     stop_strings, hide_tool_calls: as for `StreamDecoder`; presence_penalty, frequency_penalty: as for
-    `AnswerPenalty`; logit_bias: as for `LogitBias`; top_logprobs: as for `GenerationRequest`.
+    `AnswerPenalty`; logit_bias: as for `LogitBias`; top_logprobs: as for `GenerationRequest`; constraint:
+    makes the last processor of an answer behind a prompt of so many tokens.
     """
 
     stop_strings: Sequence[str] = ()
@@ -38,12 +39,15 @@ class AnswerOptions:
     frequency_penalty: float = 0.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     top_logprobs: int | None = None
+    constraint: Callable[[int], LogitsProcessor] | None = None
 
     def processors(self, prompt_length: int) -> list[LogitsProcessor]:
         found: list[LogitsProcessor] = []
         if self.presence_penalty or self.frequency_penalty:
             found.append(AnswerPenalty(prompt_length, self.presence_penalty, self.frequency_penalty))
-        return [*found, LogitBias(self.logit_bias)] if self.logit_bias else found
+        if self.logit_bias:
+            found.append(LogitBias(self.logit_bias))
+        return found if self.constraint is None else [*found, self.constraint(prompt_length)]
 
 
 @dataclass
@@ -98,8 +102,12 @@ def submit_prompt(
     template: ChatTemplate | None,
     options: AnswerOptions,
     emit: Callable[[StreamEvent], None],
+    begun: Sequence[int] = (),
 ) -> GenerationRequest:
-    """`submit_chat` with the ids of a prompt; template: as for `StreamDecoder`."""
+    """`submit_chat` with the ids of a prompt; template: as for `StreamDecoder`.
+
+    begun: what the answer begins with; it counts as part of the prompt.
+    """
     tokenizer = scheduler.engine.tokenizer
     params = with_special_token_ids(params, tokenizer, tokenizer.template)
     decoder = StreamDecoder(
@@ -109,9 +117,11 @@ def submit_prompt(
         len(prompt),
         options.stop_strings,
         options.hide_tool_calls,
+        begun,
     )
-    listener = StreamListener(decoder, emit)
-    return scheduler.submit(prompt, params, listener, options.processors(len(prompt)), options.top_logprobs)
+    prompt = [*prompt, *begun]
+    processors = options.processors(len(prompt))
+    return scheduler.submit(prompt, params, StreamListener(decoder, emit), processors, options.top_logprobs)
 
 
 class LocalSession:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from paddle_glm.chat_template import ChatTemplate, Message, RoleTemplate
 from paddle_glm.errors import InputError
 from paddle_glm.generation.response_parser import parse_tool_call
+from paddle_glm.tokenizers.base import Tokenizer
 
 # System prompt before the tool declarations, as in training (THUDM's openai_api.py of ChatGLM3).
 TOOLS_PREAMBLE = "Answer the following questions as best as you can. You have access to the following tools:"
@@ -29,6 +30,21 @@ class Tool(BaseModel):
 
     type: Literal["function"]
     function: FunctionDefinition
+
+
+class FunctionName(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    name: str
+
+
+class NamedTool(BaseModel):
+    """A `tool_choice` by name."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    type: Literal["function"]
+    function: FunctionName
 
 
 class FunctionCall(BaseModel):
@@ -74,6 +90,12 @@ def add_tool_declarations(
     if messages[0]["role"] == "system":
         content, messages = f"{messages[0]['content']}\n{content}", messages[1:]
     return [{"role": "system", "content": content, "tools": declared}, *messages]
+
+
+def begun_call_ids(name: str, template: ChatTemplate, tokenizer: Tokenizer) -> list[int]:
+    """What an answer that calls the tool `name` begins with."""
+    assert isinstance(template, RoleTemplate)  # as `add_tool_declarations` has checked
+    return tokenizer.encode(template.header.format(metadata=name), add_special_tokens=False)
 
 
 def extract_tool_calls(messages: Sequence[Message]) -> list[dict[str, Any]] | None:

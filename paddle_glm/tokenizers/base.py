@@ -170,8 +170,12 @@ class Tokenizer(ABC):
         token = self.convert_id_to_token(index)
         if byte := _BYTE_PIECE.fullmatch(token):
             return bytes([int(byte[1], 16)])
-        spelled: dict[str, str] = {piece: text for text, piece in self.tokenizer_spec()["spelled"]}
-        return spelled.get(token, token).replace("\N{LOWER ONE EIGHTH BLOCK}", " ").encode()
+        return self._spelled_texts.get(token, token).replace("\N{LOWER ONE EIGHTH BLOCK}", " ").encode()
+
+    @cached_property
+    def _spelled_texts(self) -> dict[str, str]:
+        """Texts by the pieces that stand for them."""
+        return {piece: text for text, piece in self.tokenizer_spec()["spelled"]}
 
     def text_to_ids(self, text: str, encode_special_tokens: bool = False) -> list[int]:
         """Ids of a text, without the special tokens of a prompt."""

@@ -186,3 +186,54 @@ def test_metrics(client):
     assert grown["paddle_glm_time_per_output_token_seconds_count"] == usage["completion_tokens"] - 1
     assert grown['paddle_glm_responses_total{status="200"}'] == 2  # /metrics too
     assert after["paddle_glm_requests_running"] == after["paddle_glm_requests_waiting"] == 0
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "size": {"type": "integer", "minimum": 1},
+        "colours": {"type": "array", "items": {"enum": ["red", "白色"]}, "minItems": 1, "maxItems": 3},
+    },
+    "required": ["size", "colours"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("stop", [None, "]"])
+def test_answers_that_follow_a_schema(client, stop):
+    """Of a model that writes anything."""
+    form = {"type": "json_schema", "json_schema": {"name": "shirt", "schema": SCHEMA, "strict": True}}
+    sampled = {
+        "n": 5,
+        "seed": 3,
+        "temperature": 1.5,
+        "top_p": 1.0,
+        "top_k": -1,
+        "max_tokens": 300,
+        "stop": stop,
+    }
+    body = answer(client, response_format=form, **sampled)
+    for choice in body["choices"]:
+        assert choice["finish_reason"] == "stop"
+        values = json.loads(choice["message"]["content"] + (stop or "")[:1] + "}" * bool(stop))
+        assert set(values) == {"size", "colours"} and values["size"] >= 1
+        assert 1 <= len(values["colours"]) <= 3 and set(values["colours"]) <= {"red", "白色"}
+    if stop is None:
+        assert len(set(words(body))) > 1
+        chunks = stream(client, response_format=form, **{**sampled, "n": 1})
+        text = "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
+        assert text == words(body)[0]
+
+
+def test_any_json_object(client):
+    sampled = {"seed": 1, "temperature": 1.0, "max_tokens": 400}
+    [choice] = answer(client, response_format={"type": "json_object"}, **sampled)["choices"]
+    assert choice["finish_reason"] == "length" or isinstance(json.loads(choice["message"]["content"]), dict)
+    assert choice["message"]["content"].startswith("{")
+
+
+def test_formats_that_cannot_be_followed(client):
+    assert "expected json_schema" in refusal(client, response_format={"type": "json_schema"})
+    broken = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "number of things"}}}
+    assert "a schema that is not supported" in refusal(client, response_format=broken)
+    assert "response_format.type" in refusal(client, response_format={"type": "xml"})

@@ -131,10 +131,6 @@ def test_tools_that_may_not_be_called_are_not_declared(scripted, chatglm3):
     choice = ask(address, tools=TOOLS, tool_choice="none")
     assert choice["message"]["content"] == "好"
     assert "get_weather" not in chatglm3.decode(backend.prompt)
-    refused = httpx.post(
-        address + PATH, json={"messages": [QUESTION], "tools": TOOLS, "tool_choice": "required"}
-    )
-    assert refused.status_code == 400 and "tool_choice is 'required'" in refused.text
 
 
 def test_arguments_that_are_no_object(scripted):
@@ -143,3 +139,44 @@ def test_arguments_that_are_no_object(scripted):
     messages = [QUESTION, {"role": "assistant", "content": None, "tool_calls": [call]}]
     refused = httpx.post(address + PATH, json={"messages": messages, "tools": TOOLS})
     assert refused.status_code == 400 and "arguments is '[1]'" in refused.text
+
+
+def test_a_tool_that_has_to_be_called(scripted, chatglm3):
+    """The answer is begun for the model: it writes the call's arguments only."""
+    address, backend, write = scripted
+    named = {"type": "function", "function": {"name": "get_weather"}}
+    begun = chatglm3.encode("get_weather\n", add_special_tokens=False)
+    for choice in (named, "required"):
+        write(CALL.removeprefix("get_weather\n"), end="<|observation|>")
+        body = httpx.post(
+            address + PATH, json={"messages": [QUESTION], "tools": TOOLS, "tool_choice": choice}
+        ).json()
+        [call] = body["choices"][0]["message"]["tool_calls"]
+        assert call["function"]["name"] == "get_weather"
+        assert json.loads(call["function"]["arguments"]) == {"city": "北京", "days": 3}
+        assert backend.prompt[-len(begun) :] == begun
+        assert body["usage"]["prompt_tokens"] == len(backend.prompt)
+        assert body["usage"]["completion_tokens"] == len(backend.script) - 1
+    write(CALL.removeprefix("get_weather\n"), end="<|observation|>")
+    chunks = ask(address, tools=TOOLS, tool_choice=named, stream=True)
+    assert chunks[-2]["choices"][0]["delta"]["tool_calls"][0]["function"]["name"] == "get_weather"
+    for choice, tools, message in (
+        ({"type": "function", "function": {"name": "other"}}, TOOLS, "tool_choice names 'other'"),
+        ("required", TOOLS * 2, "with 2 tools"),
+        ("sometimes", TOOLS, "tool_choice"),
+    ):
+        refused = httpx.post(
+            address + PATH, json={"messages": [QUESTION], "tools": tools, "tool_choice": choice}
+        )
+        assert refused.status_code == 400 and message in refused.json()["error"]["message"]
+
+
+def test_an_answer_of_chatglm3_that_follows_a_schema(chatglm3, serve):
+    """It begins with the line that would name a tool."""
+    backend = NumpyBackend(vocab=len(chatglm3), limit=512, logit_scale=0.5)
+    address, _ = serve(lambda: Engine(backend, chatglm3, GenerationParams(do_sample=False)))
+    schema = {"type": "array", "items": {"enum": ["晴", "rain"]}, "minItems": 2, "maxItems": 2}
+    form = {"type": "json_schema", "json_schema": {"name": "weather", "schema": schema}}
+    choice = ask(address, response_format=form)
+    assert choice["finish_reason"] == "stop" and set(choice["message"]) == {"role", "content"}
+    assert set(json.loads(choice["message"]["content"])) <= {"晴", "rain"}
