@@ -37,6 +37,7 @@ from paddle_glm.parallel import SINGLE_PROCESS, ProcessGroup
 from paddle_glm.parallel.cross_entropy import vocab_parallel_cross_entropy
 from paddle_glm.parallel.layers import ParallelWeight, WeightFormat
 from paddle_glm.parallel.lm_head import LMHead
+from paddle_glm.parallel.sequence import gather_tokens, pad_tokens, slice_tokens
 from paddle_glm.precision import autocast_disabled
 from paddle_glm.quantization import quantization_of
 
@@ -60,6 +61,12 @@ class CausalLMOutput:
     past_key_values: KVCache | None = None
     hidden_states: tuple[Tensor, ...] | None = None
 
+    def without_last(self, tokens: int) -> "CausalLMOutput":
+        """Without the last so many tokens, which were padding."""
+        hidden = None if self.hidden_states is None else tuple(one[:, :-tokens] for one in self.hidden_states)
+        logits = None if self.logits is None else self.logits[:, :-tokens]
+        return replace(self, logits=logits, hidden_states=hidden)
+
 
 class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
     """A decoder-only language model.
@@ -76,7 +83,7 @@ class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
             raise InputError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
         self.config, self.group, self.family = config, group, family_of(config)
         self.weight_format = WeightFormat(dtype, quantization_of(config))
-        self.recompute = False
+        self.recompute = self.sequence_parallel = False
         self.prefix_cache: PrefixCache | None = None
 
     @property
@@ -141,7 +148,8 @@ class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
         labels: int64 [batch, tokens], aligned with input_ids and shifted internally; -100 is ignored.
         return_last_logit: return only the last token's logits, [batch, 1, vocab]; not with labels.
         return_logits: False for the loss alone, for which logits of all tokens need not be in memory at once.
-        Raises `InputError` for return_last_logit with labels.
+        Raises `InputError` for return_last_logit with labels, and for use_cache or return_last_logit in
+        training with sequence parallelism.
         """
         if return_last_logit and labels is not None:
             raise InputError("return_last_logit and labels exclude each other: give one of them")
@@ -151,6 +159,18 @@ class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
             attention_mask = paddle.ones([input_ids.shape[0], past + input_ids.shape[1]], dtype="int64")
         if position_ids is None:
             position_ids = self._default_positions(input_ids, attention_mask)
+        if (added := self._missing_tokens(input_ids.shape[1], use_cache or return_last_logit)) > 0:
+            columns = pad_tokens(attention_mask, added)
+            output = self.forward(
+                pad_tokens(input_ids, added),
+                pad_tokens(position_ids, added),
+                pad_tokens(columns, added, axis=2) if columns.ndim == 4 else columns,
+                past_key_values,
+                None if labels is None else pad_tokens(labels, added, IGNORE_INDEX),
+                output_hidden_states=output_hidden_states,
+                return_logits=return_logits,
+            )
+            return output.without_last(added)
         if attention_mask.ndim == 4:
             mask = AttentionMask(attention_mask, input_ids.shape[1])
         else:
@@ -226,7 +246,25 @@ class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
                 x = block(x, positions, mask, None if cache is None else cache.layers[index])
         if hidden is not None:
             hidden.append(x)
+            if self._has_slices:
+                hidden[:] = [gather_tokens(one, self.group) for one in hidden]
         return x
+
+    @property
+    def _has_slices(self) -> bool:
+        """Whether each rank has a slice of the tokens between the sharded layers."""
+        return self.sequence_parallel and self.training
+
+    def _missing_tokens(self, tokens: int, needs_all: bool) -> int:
+        """How many tokens of padding make slices of one size."""
+        if not self._has_slices:
+            return 0
+        if needs_all:
+            raise InputError(
+                "use_cache and return_last_logit need all tokens on each rank, but in training sequence "
+                "parallelism shares them out: call model.eval() first"
+            )
+        return -tokens % self.group.degree
 
     def _forward_recomputed(
         self, block: nn.Layer, x: Tensor, positions: Any, mask: AttentionMask, past: tuple[Tensor, ...]
@@ -262,6 +300,11 @@ class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
     def enable_recompute(self) -> None:
         """Activation checkpointing in training: save only each block's input (arXiv:1604.06174)."""
         self.recompute = True
+
+    def enable_sequence_parallel(self) -> None:
+        """In training, share out the tokens over the tensor-parallel ranks between the sharded layers."""
+        self.sequence_parallel = self.group.degree > 1
+        slice_tokens(self, self.group)
 
     def named_arrays(self) -> Iterator[tuple[str, Array]]:
         """(hub name, numpy array of this rank's shard in the weight dtype) of every parameter."""

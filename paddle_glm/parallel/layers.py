@@ -18,7 +18,6 @@ from paddle_glm.kernels import operators
 from paddle_glm.kernels.packing import has_kernel_order
 from paddle_glm.kernels.usage import fused, uses_operators
 from paddle_glm.numpy_interop import tensor_nbytes
-from paddle_glm.paddle_types import TensorLayer
 from paddle_glm.parallel.collectives import (
     copy_to_group,
     reduce_from_group,
@@ -41,6 +40,7 @@ from paddle_glm.parallel.kernel_weights import (
     packed_linear,
     packed_linear_transposed,
 )
+from paddle_glm.parallel.sequence import SlicedLayer, gather_tokens, gathered_linear, reduce_scatter_tokens
 from paddle_glm.precision import compute_dtype
 from paddle_glm.quantization import WEIGHT, QuantizationConfig, quantize
 from paddle_glm.sharding import ParameterSpec, Sharding
@@ -122,7 +122,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, training: bool
     return y if bias is None else y + bias.astype(x.dtype)
 
 
-class ParallelWeight(TensorLayer):
+class ParallelWeight(SlicedLayer):
     """A layer with this rank's shard of a weight [out, in]: `weight`, with `weight_scale` if quantised.
 
     spec: full shape and sharding of the float weight.
@@ -211,6 +211,11 @@ class ParallelWeight(TensorLayer):
     def trained_weight(self) -> Tensor | None:
         """This rank's shard; None where it is quantised or frozen."""
         return None if self.bits or self.weight.stop_gradient else self.weight
+
+    def _reduce(self, y: Tensor) -> Tensor:
+        """The sum of y over the group, or this rank's slice of it."""
+        slices = self.token_group
+        return reduce_scatter_tokens(y, slices) if slices.degree > 1 else reduce_from_group(y, self.group)
 
     def lookup(self, ids: Tensor) -> Tensor:
         """Rows of this rank's shard for local ids [...], in the compute dtype."""
@@ -326,16 +331,23 @@ class ColumnParallelLinear(ParallelWeight):
         self.bias = new_parameter(self, shape, weight_format.dtype, group.degree > 1) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        x = copy_to_group(x, self.group)
-        if self.bits:
-            y = self.local_matmul(x)
-        else:
+        slices = self.token_group
+        if slices.degree > 1 and not self.bits and not self.weight.stop_gradient:
             weight = reduce_replicated_grads(self.weight, self.replicated_rows, self.group)
-            y = linear(x, weight, training=self.training)
+            y = gathered_linear(x, weight, slices)
+        else:
+            x = gather_tokens(x, slices) if slices.degree > 1 else copy_to_group(x, self.group)
+            y = self._matmul(x)
         bias: Tensor | None = self.bias
         if bias is None:
             return y
         return y + reduce_replicated_grads(bias, self.replicated_rows, self.group).astype(y.dtype)
+
+    def _matmul(self, x: Tensor) -> Tensor:
+        if self.bits:
+            return self.local_matmul(x)
+        weight = reduce_replicated_grads(self.weight, self.replicated_rows, self.group)
+        return linear(x, weight, training=self.training)
 
 
 class RowParallelLinear(ParallelWeight):
@@ -356,8 +368,8 @@ class RowParallelLinear(ParallelWeight):
         self.bias = new_parameter(self, (out_features,), weight_format.dtype) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        y = reduce_from_group(self.local_matmul(x), self.group)
-        return y if self.bias is None else y + self.bias.astype(y.dtype)
+        y = self._reduce(self.local_matmul(x))
+        return y if self.bias is None else y + copy_to_group(self.bias, self.token_group).astype(y.dtype)
 
 
 class VocabParallelEmbedding(ParallelWeight):
@@ -377,4 +389,4 @@ class VocabParallelEmbedding(ParallelWeight):
         local = ids - self.group.rank * self.local_vocab_size
         in_shard = paddle.logical_and(local >= 0, local < self.local_vocab_size)
         rows = self.lookup(paddle.where(in_shard, local, paddle.zeros_like(local)))
-        return reduce_from_group(rows * in_shard.unsqueeze(-1).astype(rows.dtype), self.group)
+        return self._reduce(rows * in_shard.unsqueeze(-1).astype(rows.dtype))

@@ -7,11 +7,12 @@ from paddle import Tensor
 
 from paddle_glm.chat_template import IGNORE_INDEX
 from paddle_glm.kernels import training
-from paddle_glm.paddle_types import Function, TensorLayer
+from paddle_glm.paddle_types import Function
 from paddle_glm.parallel.collectives import copy_to_group, gather_from_group
 from paddle_glm.parallel.cross_entropy import combine_statistics, softmax_minus_label, softmax_statistics
 from paddle_glm.parallel.group import ProcessGroup
 from paddle_glm.parallel.layers import ParallelWeight, VocabParallelEmbedding, WeightFormat
+from paddle_glm.parallel.sequence import SlicedLayer, gather_tokens
 from paddle_glm.precision import autocast_disabled
 from paddle_glm.sharding import ParameterSpec, Sharding
 
@@ -30,7 +31,7 @@ def chunk_rows(tokens: int, local_vocab_size: int, on_cpu: bool) -> int:
     return -(-tokens // max(-(-nbytes // CHUNK_BYTES), 1))
 
 
-class LMHead(TensorLayer):
+class LMHead(SlicedLayer):
     """Hidden states [..., hidden] -> logits: `forward` computes this rank's shard, `gather` all of them.
 
     A subclass has `local_matmul`, `local_matmul_transposed` and `trained_weight` of `ParallelWeight`.
@@ -57,12 +58,13 @@ class LMHead(TensorLayer):
         self.local_padding = min(max(past_end, 0), self.local_vocab_size)
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """x [..., hidden] -> this rank's shard of the logits, [..., vocab_local].
+        """x [..., hidden], or the rank's slice of the tokens -> its shard of the logits, [..., vocab_local].
 
         labels: int64 [...]; with them `vocab_parallel_cross_entropy` of the logits, float32 [...], of which
         only a chunk of tokens exists at a time. Backward computes them again (as arXiv:2411.09009).
         """
-        x = copy_to_group(x, self.group)
+        slices = self.token_group
+        x = gather_tokens(x, slices) if slices.degree > 1 else copy_to_group(x, self.group)
         if labels is None:
             return self.local_logits(x)
         rows, native = x.reshape([-1, x.shape[-1]]), training.usable(x)

@@ -21,6 +21,7 @@ from paddle_glm.parallel import ProcessGroup
 from paddle_glm.parallel.collectives import copy_to_group, reduce_from_group, reduce_replicated_grads
 from paddle_glm.parallel.layers import ColumnParallelLinear, RowParallelLinear, linear, new_parameter
 from paddle_glm.parallel.rng import sharded_rng
+from paddle_glm.parallel.sequence import gather_tokens, reduce_scatter_tokens
 from paddle_glm.peft.adapter import Adapter
 from paddle_glm.peft.lora_config import (
     ADAPTER_CONFIG_FILE,
@@ -54,18 +55,19 @@ class _LoraHook:
         self.dropout, self.scale = dropout, scale
 
     def __call__(self, layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        x, group = inputs[0], layer.group
-        is_column = isinstance(layer, ColumnParallelLinear)
+        x, group, slices = inputs[0], layer.group, layer.token_group
+        is_column, is_sliced = isinstance(layer, ColumnParallelLinear), slices.degree > 1
         if self.dropout and layer.training:
-            x = self._apply_dropout(x, group, replicated=is_column)
-        low_rank = linear(x, layer.lora_A.weight)
+            x = self._apply_dropout(x, group, replicated=is_column and not is_sliced)
         if is_column:
+            low_rank = linear(x, copy_to_group(layer.lora_A.weight, slices))
             # A x is replicated; each rank's rows of B compute its shard of the output.
             rows = reduce_replicated_grads(layer.lora_B.weight, layer.replicated_rows, group)
-            lora_out = linear(copy_to_group(low_rank, group), rows)
-        else:
-            lora_out = linear(reduce_from_group(low_rank, group), layer.lora_B.weight)
-        return output + self.scale * lora_out
+            whole = gather_tokens(low_rank, slices) if is_sliced else copy_to_group(low_rank, group)
+            return output + self.scale * linear(whole, rows)
+        low_rank = linear(x, layer.lora_A.weight)
+        total = reduce_scatter_tokens(low_rank, slices) if is_sliced else reduce_from_group(low_rank, group)
+        return output + self.scale * linear(total, copy_to_group(layer.lora_B.weight, slices))
 
     def _apply_dropout(self, x: Tensor, group: ProcessGroup, replicated: bool) -> Tensor:
         if replicated:

@@ -13,7 +13,8 @@ describes its blocks as `BlockActivations`. A block of ChatGLM2 saves per token:
     attention     c x queries + c x (keys + values) x key length / tokens + (4, half 6) x heads x key length
     SwiGLU        c x 2 ffn
 
-Tensor parallelism shards all but the norms and the inputs of size `hidden`. Half precision is derived, not
+Tensor parallelism shards all but the norms and the inputs of size `hidden`, which sequence parallelism shares
+out by tokens. Half precision is derived, not
 measured: Paddle has no half kernels for CPU.
 """
 
@@ -33,6 +34,7 @@ class MicroBatchSpec:
     compute_itemsize, residual_itemsize: bytes per element of matmuls and of the residual stream.
     full_finetuning: all weights are trained; otherwise `lora`, or the prefix that `config` describes.
     weight_copy_bytes: copies of weights that a block saves (half copies of float32 weights, replicated rows).
+    sequence_parallel: norms, dropout and residuals are of a slice of the tokens.
     head_gradient_bytes, block_gradient_bytes: gradient of the head, and the largest one of a block, before
         they are added to the accumulated ones.
     """
@@ -49,6 +51,7 @@ class MicroBatchSpec:
     weight_copy_bytes: int = 0
     head_gradient_bytes: int = 0
     block_gradient_bytes: int = 0
+    sequence_parallel: bool = False
 
     @property
     def block(self) -> BlockActivations:
@@ -89,6 +92,11 @@ class MicroBatchSpec:
         return self.batch_size * self.seq_length
 
     @property
+    def slices(self) -> int:
+        """Ranks over which the tokens are shared out between the sharded layers."""
+        return self.degree if self.sequence_parallel else 1
+
+    @property
     def tokens_per_chunk(self) -> int:
         """Tokens whose logits exist at once. Runs in float32 are taken to be on a CPU."""
         return chunk_rows(self.tokens, self.local_vocab_size, on_cpu=self.compute_itemsize == 4)
@@ -100,7 +108,7 @@ def activation_bytes(step: MicroBatchSpec) -> int:
     block, batch = saved_block_bytes(step), step.batch_size * step.seq_length
     if step.recompute:
         # Inputs of all blocks, and one block that is recomputed.
-        kept = config.num_layers * batch * config.hidden_size * step.residual_itemsize
+        kept = config.num_layers * batch * config.hidden_size * step.residual_itemsize // step.slices
         working = block + _transient_bytes(step)
     else:
         kept = saved_activation_bytes(step)
@@ -120,12 +128,13 @@ def saved_activation_bytes(step: MicroBatchSpec) -> int:
 def saved_block_bytes(step: MicroBatchSpec) -> int:
     """Bytes that one block saves for backward."""
     config, batch = step.config, step.batch_size * step.seq_length
-    sizes = (config.hidden_size, step.query_size, config.hidden_size, step.ffn_size)
+    hidden = config.hidden_size // step.slices
+    sizes = (hidden, step.query_size, hidden, step.ffn_size)
     linear = sum(
         _linear_saved_bytes(step, name, size) for name, size in zip(_linear_names(config), sizes, strict=True)
     )
     activation = step.compute_itemsize * step.block.ffn_inputs * step.ffn_size
-    dropout = 2 * config.hidden_size if config.hidden_dropout else 0
+    dropout = 2 * hidden if config.hidden_dropout else 0
     per_token = 2 * _norm_saved_bytes(step) + linear + _rotary_saved_bytes(step) + activation + dropout
     return batch * per_token + _attention_saved_bytes(step) + step.weight_copy_bytes
 
@@ -160,7 +169,7 @@ def _norm_saved_bytes(step: MicroBatchSpec) -> int:
     if step.residual_itemsize == 2 and step.block.norm_statistics == 1:
         return 2 * step.config.hidden_size + 4
     factors = 2 if step.full_finetuning else 1
-    return 4 * (factors * step.config.hidden_size + step.block.norm_statistics)
+    return 4 * (factors * step.config.hidden_size + step.block.norm_statistics) // step.slices
 
 
 def _linear_saved_bytes(step: MicroBatchSpec, module: str, size: int) -> int:
@@ -237,7 +246,7 @@ def _transient_bytes(step: MicroBatchSpec) -> int:
         + step.block_gradient_bytes
     )
     names = _linear_names(config)
-    inputs = _linear_saved_bytes(step, names[2], config.hidden_size) + _linear_saved_bytes(
+    inputs = _linear_saved_bytes(step, names[2], config.hidden_size // step.slices) + _linear_saved_bytes(
         step, names[3], step.ffn_size
     )
     later = batch * (_norm_saved_bytes(step) + inputs + step.compute_itemsize * fused)  # saved by the MLP

@@ -143,6 +143,11 @@ class FinetuneArguments:
     tensor_parallel_degree: int = flag(
         PARALLELISM, 1, "processes that one model is split over; all processes / N are data-parallel"
     )
+    sequence_parallel: bool = flag(
+        PARALLELISM,
+        False,
+        "share out norms, dropout and residuals over the processes of a model by tokens, to save memory",
+    )
     sharding: str = flag(
         PARALLELISM,
         "",

@@ -52,9 +52,9 @@ FLAG_REQUIREMENTS = _by_flag(
         "learning_rate weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm num_train_epochs "
         "max_steps lr_scheduler_type warmup_ratio warmup_steps num_cycles lr_end power logging_strategy "
         "logging_first_step logging_steps logging_dir save_strategy save_steps save_total_limit save_format "
-        "recompute scale_loss sharding sharding_parallel_degree dataloader_drop_last load_best_model_at_end "
-        "metric_for_best_model greater_is_better eval_steps minimum_eval_times group_by_length zero_padding "
-        "max_train_samples skip_profile_timer dataset_cache lazy",
+        "recompute sequence_parallel scale_loss sharding sharding_parallel_degree dataloader_drop_last "
+        "load_best_model_at_end metric_for_best_model greater_is_better eval_steps minimum_eval_times "
+        "group_by_length zero_padding max_train_samples skip_profile_timer dataset_cache lazy",
     ),
     (
         Requirement(
@@ -103,6 +103,10 @@ FLAG_REQUIREMENTS = _by_flag(
     (
         Requirement("--quantization_bit 4 or 8", lambda values: values.quantization_bit),
         "quantization_group_size",
+    ),
+    (
+        Requirement("--tensor_parallel_degree above 1", lambda values: values.tensor_parallel_degree > 1),
+        "sequence_parallel",
     ),
     (_HALF, "fp16_opt_level amp_custom_black_list amp_custom_white_list"),
     (
@@ -172,7 +176,7 @@ _UNSUPPORTED_BY_DEFAULT: tuple[tuple[Any, str], ...] = (
     (
         False,
         "do_export prediction_loss_only no_cuda save_on_each_node amp_master_grad bf16_full_eval "
-        "fp16_full_eval save_sharded_model load_sharded_model sequence_parallel "
+        "fp16_full_eval save_sharded_model load_sharded_model "
         "fuse_sequence_parallel_allreduce ignore_data_skip auto_parallel_resume_form_hybrid_parallel "
         "flatten_param_grads use_async_save distributed_dataloader unified_checkpoint to_static "
         "ignore_load_lr_and_optim ignore_save_lr_and_optim force_reshard_pp enable_auto_parallel "

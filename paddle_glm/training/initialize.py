@@ -24,6 +24,7 @@ class TrainerArguments(TrainingArguments):
     """`FinetuneArguments` as PaddleNLP's Trainer reads them; made by `initialize_training`.
 
     mesh: this process's tensor-parallel and data-parallel groups.
+    shares_tokens: of `--sequence_parallel`.
     sharding_stage: 0 to 3 of ZeRO over the data-parallel group (`training.sharded_optimizer` and
         `training.sharded_parameters`).
     """
@@ -35,6 +36,7 @@ class TrainerArguments(TrainingArguments):
         """device: "cpu" or "gpu". Raises `InputError` for values that PaddleNLP refuses."""
         self.mesh, self.sharding_stage = mesh, sharding_stage
         self.save_format, self.group_by_length = args.save_format, args.group_by_length
+        self.shares_tokens = args.sequence_parallel
         self.visualdl = args.report_to == "visualdl"
         known = {item.name for item in fields(TrainingArguments)}
         values = {item.name: getattr(args, item.name) for item in fields(args) if item.name in known}
@@ -126,4 +128,5 @@ def _adjusted_values(args: FinetuneArguments, device: str) -> dict[str, Any]:
         # PaddleNLP would start fleet for a degree above 1, whose groups, wrappers and clipping do not fit
         # gloo and shared rows: it sees data parallelism, and our trainer does the rest by `mesh`.
         **{"sharding": "", "sharding_parallel_degree": -1, "tensor_parallel_degree": -1},
+        "sequence_parallel": False,
     }

@@ -48,6 +48,7 @@ class TrainingPlan:
     batch_size: int = 1
     seq_length: int = 1
     recompute: bool = False
+    sequence_parallel: bool = False
     tensor_degree: int = 1
     data_degree: int = 1
     stage: int = 0
@@ -134,6 +135,7 @@ def plan_from_flags(
         batch_size=args.per_device_train_batch_size,
         seq_length=max_sample_length(data_args.src_length, data_args.tgt_length),
         recompute=args.recompute,
+        sequence_parallel=args.sequence_parallel and tensor_degree > 1,
         tensor_degree=tensor_degree,
         data_degree=data_degree,
         stage=parse_sharding_stage(args.sharding, args.sharding_parallel_degree, data_degree),
@@ -254,6 +256,7 @@ def _micro_batch_spec(plan: TrainingPlan, table: Mapping[str, ParameterSpec]) ->
         full_finetuning=plan.full_finetuning,
         lora=plan.lora,
         recompute=plan.recompute,
+        sequence_parallel=plan.sequence_parallel,
         weight_copy_bytes=copies,
         head_gradient_bytes=head,
         block_gradient_bytes=largest,

@@ -99,6 +99,8 @@ class FinetuneTrainer(Trainer):
         self._seed()
         if args.recompute:
             model.enable_recompute()
+        if args.shares_tokens:
+            model.enable_sequence_parallel()
         self.sharded_parameters: ShardedParameters | None = None
         if self.state_partition is not None and args.sharding_stage == 3:
             sharded = shardable_parameters(model, () if adapter is None else adapter.tensors)

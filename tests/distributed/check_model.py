@@ -75,9 +75,11 @@ def compare(config, group):
     expected = single(ids, labels=labels).loss
     expected.backward()
     gradients = {name: parameter.grad.numpy() for name, parameter in single.named_parameters()}
-    for name in ("plain", "recompute", "chunked"):
-        shared.recompute = name == "recompute"
-        loss = shared(ids, labels=labels, return_logits=name != "chunked").loss
+    for name in ("plain", "recompute", "chunked", "sliced", "sliced_recompute"):
+        shared.recompute = name.endswith("recompute")
+        if name == "sliced":
+            shared.enable_sequence_parallel()
+        loss = shared(ids, labels=labels, return_logits=name == "plain").loss
         loss.backward()
         own = [
             (p.grad.numpy(), table[name].sharding.split(gradients[name], group.rank, group.degree))
@@ -86,6 +88,10 @@ def compare(config, group):
         out[f"loss_{name}"] = max_difference([(loss, expected)])
         out[f"gradient_{name}"] = max_difference(own)
         shared.clear_gradients()
+    # 20 tokens divide by every degree, 19 do not.
+    kept = [one(ids[:, :19], labels=labels[:, :19], output_hidden_states=True) for one in (shared, single)]
+    states = zip(*(one.hidden_states for one in kept), strict=True)
+    out["hidden_sliced"] = max_difference([*states, [one.loss for one in kept]])
     return out
 
 
@@ -110,7 +116,7 @@ def compare_with_original(folder, group):
     }
 
 
-def dropout(config, group):
+def dropout(config, group, sliced=False):
     """Replicated activations are dropped alike on all ranks, cut ones are not."""
     seed_group(3, group)
     with sharded_rng(group):
@@ -120,6 +126,8 @@ def dropout(config, group):
     model = AutoModel.from_config(config, group=group, seed=7)
     model.train()
     model.enable_recompute()
+    if sliced:
+        model.enable_sequence_parallel()
     ids, labels = batch(config)
     loss = model(ids, labels=labels).loss
     loss.backward()
@@ -138,7 +146,7 @@ def main():
     config = ModelConfig(family=family, **{**SIZES, **FAMILY_SIZES.get(family, {})})
     out = {"rank": dist.get_rank(), "tensor": mesh.tensor.degree, "data": mesh.data.degree}
     out |= compare(config, mesh.tensor)
-    out["dropout"] = dropout(config, mesh.tensor)
+    out["dropout"] = [dropout(config, mesh.tensor, sliced) for sliced in (False, True)]
     if family == "chatglm2":
         out["multi_head"] = compare(dataclasses.replace(config, **MULTI_HEAD), mesh.tensor)
     if len(sys.argv) > 3:

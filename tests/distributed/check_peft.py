@@ -57,16 +57,18 @@ def compare(kind, config, group, folder):
     expected.backward()
     gradients = {name: parameter.grad.numpy() for name, parameter in whole.parameters()}
     largest = max(float(np.abs(array).max()) for array in gradients.values())
-    for recompute in (False, True):
-        shared.recompute = recompute
+    for name in ("plain", "recompute", "sliced"):
+        shared.recompute = name == "recompute"
+        if name == "sliced":
+            shared.enable_sequence_parallel()
         loss = shared(ids, labels=labels).loss
         loss.backward()
-        out[f"loss_{recompute}"] = max_difference([(loss, expected)])
+        out[f"loss_{name}"] = max_difference([(loss, expected)])
         pairs = [
-            (p.grad, cut.specs[name].sharding.split(gradients[name], group.rank, group.degree))
-            for name, p in cut.parameters()
+            (p.grad, cut.specs[key].sharding.split(gradients[key], group.rank, group.degree))
+            for key, p in cut.parameters()
         ]
-        out[f"gradient_{recompute}"] = max_difference(pairs) / largest
+        out[f"gradient_{name}"] = max_difference(pairs) / largest
         shared.clear_gradients()
     out["largest_gradient"] = largest
     if group.rank == 0:
@@ -97,13 +99,15 @@ def compare_switched_adapters(config, group):
     return max_difference((shared[name], single[name]) for name in single), apart
 
 
-def dropout(kind, config, group):
+def dropout(kind, config, group, sliced=False):
     """How far ranks are apart in the loss and in the gradients that each has whole."""
     model = AutoModel.from_config(config, group=group, seed=7)
     adapter = attach(kind, model, dropout=0.3)
     adapter.freeze_base_model()
     model.train()
     model.enable_recompute()
+    if sliced:
+        model.enable_sequence_parallel()
     seed_group(3, group)
     ids, labels = batch(config)
     loss = model(ids, labels=labels).loss
@@ -124,7 +128,8 @@ def main():
         config = ModelConfig(family=family, **{**SIZES, **FAMILY_SIZES.get(family, {})})
         for kind in ("prefix", "lora"):
             found = compare(kind, config, group, folder / f"{family}-{kind}")
-            out[f"{family}-{kind}"] = {**found, "dropout": dropout(kind, config, group)}
+            found["dropout"] = [dropout(kind, config, group, sliced) for sliced in (False, True)]
+            out[f"{family}-{kind}"] = found
         out[f"{family}-lora"]["switched"], out[f"{family}-lora"]["apart"] = compare_switched_adapters(
             config, group
         )

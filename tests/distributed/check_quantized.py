@@ -85,20 +85,22 @@ def gradients(kind, folder, group):
     wanted = {name: parameter.grad.numpy() for name, parameter in whole.parameters()}
     largest = max(float(np.abs(array).max()) for array in wanted.values())
     out = {f"{kind}_largest": largest}
-    for recompute in (False, True):
-        shared.recompute = recompute
+    for name in ("plain", "recompute", "sliced"):
+        shared.recompute = name == "recompute"
+        if name == "sliced":
+            shared.enable_sequence_parallel()
         loss = shared(ids, labels=labels).loss
         loss.backward()
         pairs = [
-            (p.grad, cut.specs[name].sharding.split(wanted[name], group.rank, group.degree))
-            for name, p in cut.parameters()
+            (p.grad, cut.specs[key].sharding.split(wanted[key], group.rank, group.degree))
+            for key, p in cut.parameters()
         ]
-        out[f"{kind}_loss_{recompute}"] = max_difference([(loss, expected)])
-        out[f"{kind}_gradient_{recompute}"] = max_difference(pairs) / largest
+        out[f"{kind}_loss_{name}"] = max_difference([(loss, expected)])
+        out[f"{kind}_gradient_{name}"] = max_difference(pairs) / largest
         assert all(
             p.grad is None
-            for name, p in shared.named_parameters()
-            if "lora_" not in name and "prefix" not in name
+            for key, p in shared.named_parameters()
+            if "lora_" not in key and "prefix" not in key
         )
         shared.clear_gradients()
     return out

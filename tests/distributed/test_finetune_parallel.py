@@ -98,6 +98,7 @@ def pair(paths, tiny_rows, tmp_path_factory):
             "copy": (whole, replaced),
         },
         {"flags": [*guide_b, "--output_dir", str(folder / "guide_b")]},
+        {"flags": [*words, "--sequence_parallel", "True", "--output_dir", str(folder / "sliced")]},
     ]
     finetune_in_turn(runs, 2, folder / "logs")
     return folder
@@ -111,6 +112,10 @@ def test_a_resumed_run_is_the_same_in_every_bit(pair):
         name = f"model-tp{rank:02d}-of-02.safetensors"
         assert (resumed / name).read_bytes() == (whole / name).read_bytes()
     assert [line["step"] for line in read_log(resumed) if "loss" in line] == [3, 4]
+
+
+def test_slices_of_the_tokens_give_the_same_run(pair):
+    assert_equal_runs(pair / "whole", pair / "sliced")
 
 
 def test_a_new_run_replaces_the_earlier_one(pair):

@@ -39,14 +39,14 @@ def test_processes_compute_what_one_does(family: str, processes: int, degree: in
     for rank, result in ranks.items():
         assert (result["tensor"], result["data"]) == (degree, processes // degree)
         for found in (result, result.get("multi_head", result)):
-            for name in ("logits", "decode", "loss_plain", "loss_recompute", "loss_chunked"):
-                assert found[name] < 1e-5, (rank, name, found[name])
-            for name in ("gradient_plain", "gradient_recompute", "gradient_chunked"):
-                assert found[name] < 1e-5, (rank, name, found[name])
+            assert len(found) >= 13
+            for name in found:
+                if name.startswith(("logits", "decode", "loss", "gradient", "hidden")):
+                    assert found[name] < 1e-5, (rank, name, found[name])
         assert ("multi_head" in result) is (family == "chatglm2")
-        spread = result["dropout"]
-        assert spread["whole"] < 1e-7 and spread["loss"] < 1e-6 and spread["gradient"] < 1e-6, spread
-        assert spread["cut"] > 1e-3, "sharded regions must draw different numbers on each rank"
+        for spread in result["dropout"]:
+            assert spread["whole"] < 1e-7 and spread["loss"] < 1e-6 and spread["gradient"] < 1e-6, spread
+            assert spread["cut"] > 1e-3, "sharded regions must draw different numbers on each rank"
         if folder.exists():
             # Wider than within one process: sums of another order on top of the original's own rounding.
             assert result["original"]["logits"] < 1.5e-5 and result["original"]["gradient"] < 5e-6, result

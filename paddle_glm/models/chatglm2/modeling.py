@@ -33,6 +33,8 @@ from paddle_glm.parallel.layers import (
     WeightFormat,
 )
 from paddle_glm.parallel.lm_head import LMHead, ParallelLMHead
+from paddle_glm.parallel.rng import sharded_rng
+from paddle_glm.parallel.sequence import SlicedLayer
 from paddle_glm.precision import compute_dtype
 from paddle_glm.sharding import vocab_parallel
 
@@ -82,7 +84,7 @@ class MLP(TensorLayer):
         return self.dense_4h_to_h(swiglu(self.dense_h_to_4h(x)))
 
 
-class Block(TensorLayer):
+class Block(SlicedLayer):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
     def __init__(self, config: ModelConfig, group: ProcessGroup, weight_format: WeightFormat) -> None:
@@ -141,7 +143,10 @@ class Block(TensorLayer):
         return y if alone else x + reduce_from_group(y, group)
 
     def _hidden_dropout(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, training=self.training) if self.dropout else x
+        if not self.dropout:
+            return x
+        with sharded_rng(self.token_group):
+            return F.dropout(x, self.dropout, training=self.training)
 
 
 class Embedding(TensorLayer):
