@@ -8,6 +8,7 @@ from paddle_glm.doctor import (  # noqa: F401  # they fill the table
     quantisation_checks,
     speed_checks,
     training_checks,
+    width_checks,
 )
 from paddle_glm.doctor.registry import CHECKS, GROUPS, Check
 

@@ -83,7 +83,7 @@ def tensor_parallel(degree: int, dtype: str, context: Context) -> Finding:
 
 
 def data_parallel(stage: str, context: Context) -> Finding:
-    """Six steps of two processes are those of one with twice the accumulation."""
+    """Three steps of two processes are those of one with twice the accumulation."""
     training_run()
     degree = ranks(context, 2)
     flags = "--per_device_train_batch_size 1 --max_steps 3"
@@ -105,10 +105,10 @@ for _degree in (2, 4, 8):
                 devices=("cpu", "gpu") if (_degree, _dtype) == (2, "float32") else ("gpu",),
                 environment={"PADDLE_GLM_ARITHMETIC": "float32"} if _dtype == "float32" else {},
             )(partial(tensor_parallel, _degree, _dtype))
-for _stage in ("", "stage1", "stage2"):
+for _stage in ("", "stage1", "stage2", "stage3"):
     check(
         "parallel",
         f"2 data-parallel processes{f', sharding {_stage}' if _stage else ''}",
-        devices=("gpu",) if _stage == "stage1" else ("cpu", "gpu"),
+        devices=("cpu", "gpu") if _stage in ("", "stage3") else ("gpu",),
         slow=True,
     )(partial(data_parallel, _stage))

@@ -1,16 +1,20 @@
 """`paddle-glm doctor` on a CPU, and that its checks can fail."""
 
 import json
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 
-from paddle_glm.doctor import model_checks, parallel_checks
+from paddle_glm.doctor import model_checks, parallel_checks, width_checks
 from paddle_glm.doctor.registry import Check, Context, Finding, NotApplicable
 from paddle_glm.doctor.report import line_of
 from paddle_glm.doctor.runner import Worker, WorkerDied
+from paddle_glm.doctor.tiny_models import tiny_config
 from paddle_glm.doctor.worker import run_check
+from paddle_glm.layers import attention
 from paddle_glm.main import main
+from paddle_glm.models.chatglm import modeling as chatglm_modeling
 
 
 @pytest.mark.integration
@@ -35,7 +39,7 @@ def test_a_cpu_passes(tmp_path, capsys, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.integration
 def test_data_parallel_processes(tmp_path):
-    found = parallel_checks.data_parallel("stage2", Context("cpu", tmp_path))
+    found = parallel_checks.data_parallel("stage3", Context("cpu", tmp_path))
     assert found.measures and all(measure.passed for measure in found.measures)
 
 
@@ -53,6 +57,29 @@ def test_other_numbers_fail(tmp_path, monkeypatch):
     check = Check("model", "x", lambda context: model_checks.gradients("chatglm3", "float32", context))
     measures = run_check(check, Context("cpu", tmp_path))["measures"]
     assert not any(one["passed"] for one in measures if one["name"].startswith("gradients"))
+
+
+@pytest.mark.parametrize("family", ["chatglm", "chatglm2"])
+def test_a_wrong_operator_is_found(family, tmp_path, monkeypatch):
+    """Without fused operators there is no difference; with another rotary embedding there is."""
+    config, context = tiny_config(family), Context("cpu", tmp_path)
+    found = width_checks.fused_and_plain(config, "float32", 60, context)
+    assert all(measure.passed for measure in found.measures)
+
+    @contextmanager
+    def wrong_operators():
+        name = "apply_rotary_halves" if family == "chatglm" else "apply_rotary_interleaved"
+        module = chatglm_modeling if family == "chatglm" else attention
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, lambda x, cos, sin: x)
+            patch.setenv("PADDLE_GLM_KERNELS", "0")
+            patch.setattr("paddle_glm.kernels.training.usable", lambda *tensors: False)
+            patch.setattr(attention, "uses_operators", lambda: False)
+            yield
+
+    monkeypatch.setattr(width_checks, "plain_operators", wrong_operators)
+    found = width_checks.fused_and_plain(config, "float32", 60, context)
+    assert not any(measure.passed for measure in found.measures)
 
 
 def outcome(function) -> dict:
