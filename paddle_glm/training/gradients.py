@@ -1,5 +1,6 @@
 """Gradients of data and tensor parallelism: averaging, the global norm, clipping and loss scaling."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -15,6 +16,11 @@ from paddle_glm.sharding import ParameterSpec, axis_slice
 
 # Elements per reduction: enough to hide its latency, few compared to the model.
 BUCKET_NUMEL = 32 * 2**20
+
+
+def max_in_flight(flat: Tensor) -> int:
+    """Buckets that may be on their way at once, each in memory; none on CPUs, where reducing blocks."""
+    return 2 if flat.place.is_gpu_place() else 0
 
 
 def iter_buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
@@ -51,7 +57,8 @@ class GradientAverager:
         self._active = False
         self._ready: list[Tensor] = []
         self._ready_numel = 0
-        self._pending: list[tuple[list[Any], Callable[[], Tensor]]] = []  # gradients of a bucket, its sum
+        # Gradients of a bucket, and what waits for their mean.
+        self._in_flight: deque[tuple[list[Any], Callable[[], Tensor]]] = deque()
         if group.degree > 1:
             for parameter in parameters:
                 parameter._register_backward_hook(partial(self._on_gradient_ready, parameter))
@@ -77,19 +84,25 @@ class GradientAverager:
             # Divided first: the sum of scaled float16 gradients could overflow where their mean does not.
             flat = grads[0] if len(grads) == 1 else paddle.concat([grad.flatten() for grad in grads])
             flat.scale_(1 / self._group.degree)
-            self._pending.append((grads, start_all_reduce(flat, self._group)))
+            self._in_flight.append((grads, start_all_reduce(flat, self._group)))
+            while len(self._in_flight) > max_in_flight(flat):
+                self._collect()
 
-    @paddle.no_grad()
     def finish_backward(self) -> None:
         """Reduce what is left, and wait for all means: to be called after every backward pass."""
         self._reduce()
-        pending, self._pending = self._pending, []
-        for grads, wait in pending:
-            mean = wait()
-            if mean is grads[0]:
-                continue  # reduced in place
-            for grad, part in zip(grads, unflatten_like(mean.flatten(), grads), strict=True):
-                grad.set_value(part)
+        while self._in_flight:
+            self._collect()
+
+    @paddle.no_grad()
+    def _collect(self) -> None:
+        """Wait for the oldest bucket that is on its way, and set its gradients."""
+        grads, wait = self._in_flight.popleft()
+        mean = wait()
+        if mean is grads[0]:
+            return  # reduced in place
+        for grad, part in zip(grads, unflatten_like(mean.flatten(), grads), strict=True):
+            grad.set_value(part)
 
 
 class HybridParallelClipGrad(nn.ClipGradByGlobalNorm):

@@ -5,7 +5,8 @@ master weights; it updates the parameter and broadcasts it. At stage 2 only the 
 gradient. Parameters are partitioned whole, so that results are those of plain data parallelism.
 """
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,7 @@ import paddle.distributed as dist
 from paddle import Tensor
 
 from paddle_glm.parallel import ProcessGroup
-from paddle_glm.training.gradients import BUCKET_NUMEL, iter_buckets, unflatten_like
+from paddle_glm.training.gradients import BUCKET_NUMEL, iter_buckets, max_in_flight, unflatten_like
 from paddle_glm.training.optimizer import FusedAdamW
 
 _HALF_DTYPES = (paddle.float16, paddle.bfloat16)
@@ -93,7 +94,8 @@ class GradientReducer:
     """Stage 2: reduces each gradient to its owner during backward, and releases it on the other ranks.
 
     Owners accumulate the gradients of one optimizer step. Gradients are reduced in every batch, not once per
-    step: more communication with accumulation, but no rank ever holds all gradients.
+    step: more communication with accumulation, but no rank ever holds all gradients. With NCCL a bucket is
+    reduced beside the computation of the next ones.
     """
 
     def __init__(self, state_partition: OptimizerStatePartition) -> None:
@@ -101,6 +103,7 @@ class GradientReducer:
         self._partition = state_partition
         self._reduced: dict[str, Tensor] = {}
         self._is_last = True
+        self._in_flight: deque[tuple[int, list[Tensor], Callable[[], Tensor]]] = deque()
         self._pending: list[list[Tensor]] = [[] for _ in range(state_partition.group.degree)]
         self._pending_numel = [0] * state_partition.group.degree
         for parameter in state_partition.parameters:
@@ -122,6 +125,8 @@ class GradientReducer:
         """Reduce what is pending after a backward pass; after the last one, set the owned gradients."""
         for owner in range(self._partition.group.degree):
             self._reduce(owner)
+        while self._in_flight:
+            self._collect()
         if not self._is_last:
             return
         for parameter in self._partition.owned_by(self._partition.group.rank):
@@ -137,20 +142,34 @@ class GradientReducer:
             flat = paddle.concat([grad.flatten() for grad in grads])
             for parameter in bucket:
                 parameter.clear_gradient(False)  # releases what `grads` refer to
-            mean = _reduce_to(flat / group.degree, owner, group)
-            if owner != group.rank:
-                continue
-            for parameter, grad in zip(bucket, unflatten_like(mean, bucket), strict=True):
-                sum_so_far = self._reduced.get(parameter.name)
-                self._reduced[parameter.name] = grad if sum_so_far is None else sum_so_far + grad
+            wait = _start_reduce(flat / group.degree, owner, group)
+            self._in_flight.append((owner, bucket, wait))
+            while len(self._in_flight) > max_in_flight(flat):
+                self._collect()
+
+    @paddle.no_grad()
+    def _collect(self) -> None:
+        """Wait for the oldest bucket that is on its way, and keep the gradients that this rank owns."""
+        owner, bucket, wait = self._in_flight.popleft()
+        mean = wait()
+        if owner != self._partition.group.rank:
+            return
+        for parameter, grad in zip(bucket, unflatten_like(mean, bucket), strict=True):
+            sum_so_far = self._reduced.get(parameter.name)
+            self._reduced[parameter.name] = grad if sum_so_far is None else sum_so_far + grad
 
 
-def _reduce_to(x: Tensor, owner: int, group: ProcessGroup) -> Tensor:
-    """The sum over the group, on rank `owner` only; undefined on the others.
+def _start_reduce(x: Tensor, owner: int, group: ProcessGroup) -> Callable[[], Tensor]:
+    """Begin to sum `x` over the group, in place; what waits for the sum, which only rank `owner` gets.
 
     Half precision is reduced in float32 on CPU, as in `parallel.collectives.all_reduce`.
     """
     wide = x.dtype in _HALF_DTYPES and not x.place.is_gpu_place()
     buffer = x.astype("float32") if wide else x
-    dist.reduce(buffer, dst=group.handle.ranks[owner], group=group.handle)
-    return buffer.astype(x.dtype)
+    task = dist.reduce(buffer, dst=group.handle.ranks[owner], group=group.handle, sync_op=False)
+
+    def wait() -> Tensor:
+        task.wait()
+        return buffer.astype(x.dtype)
+
+    return wait

@@ -21,8 +21,8 @@ def trained(*shapes):
 
 
 @pytest.mark.parametrize("bucket", [1, 10, 1000])
-@pytest.mark.parametrize("in_place", [True, False])
-def test_every_gradient_is_averaged_whatever_the_bucket(monkeypatch, bucket, in_place):
+@pytest.mark.parametrize(("in_place", "in_flight"), [(True, 2), (False, 1), (False, 0)])
+def test_every_gradient_is_averaged_whatever_the_bucket(monkeypatch, bucket, in_place, in_flight):
     monkeypatch.setattr(gradients, "BUCKET_NUMEL", bucket)
     during_backward = []
 
@@ -32,6 +32,7 @@ def test_every_gradient_is_averaged_whatever_the_bucket(monkeypatch, bucket, in_
         return (lambda: x.scale_(6.0)) if in_place else (lambda: x * 6)
 
     monkeypatch.setattr(gradients, "start_all_reduce", start_all_reduce)
+    monkeypatch.setattr(gradients, "max_in_flight", lambda flat: in_flight)
     made, loss = trained([2, 3], [5], [4, 2])
     unused = paddle.create_parameter([2], "float32")
     averager = gradients.GradientAverager([*made, unused], ProcessGroup(0, 3))

@@ -42,6 +42,18 @@ def test_weights_gradients_and_optimizer_are_exact(family, method):
     assert found.optimizer == size(tensor for _, tensor in optimizer_tensors(optimizer, model))
 
 
+@pytest.mark.parametrize("degree", [2, 4])
+def test_stage_3_holds_two_blocks_beside_its_share(degree):
+    def weights(layers, stage):
+        plan = TrainingPlan(replace(config, num_layers=layers), data_degree=degree, stage=stage)
+        return estimate_training_memory(plan).weights
+
+    config = make("chatglm2", "full")[0].config
+    block = weights(6, 2) - weights(5, 2)
+    assert weights(6, 2) - weights(6, 3) == pytest.approx(4 * block * (degree - 1) / degree, abs=2)
+    assert weights(2, 3) == pytest.approx(weights(2, 2), abs=2)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("method", ["full", "prefix"])
 def test_half_weights_and_their_masters(method, dtype):
