@@ -162,7 +162,7 @@ PD_BUILD_GRAD_OP(paddle_glm_masked_softmax)
     .Outputs({paddle::Grad("Scores")})
     .SetKernelFn(PD_KERNEL(paddle_glm::masked_softmax_backward));
 
-// The gradient of the scores of a softmax from Y and that of Y, where a function computes its own backward pass.
+// The gradient of the scores of a softmax, for functions that compute their own backward pass.
 PD_BUILD_OP(paddle_glm_softmax_vjp)
     .Inputs({"Y", "DY"})
     .Outputs({"DX"})
