@@ -28,11 +28,11 @@ def autocast_disabled() -> AbstractContextManager[Any]:
     return paddle.amp.auto_cast(enable=False)
 
 
-def autocast_operands(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors in the dtype in which automatic mixed precision multiplies, for functions that compute
+def autocast_operands(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The operands in the dtype in which automatic mixed precision multiplies, for functions that compute
     their backward pass themselves, where it is off.
     """
     if not paddle.is_autocast_enabled():
-        return tensors
+        return query, key, value
     dtype = paddle.get_autocast_dtype()
-    return tuple(tensor.astype(dtype) for tensor in tensors)
+    return query.astype(dtype), key.astype(dtype), value.astype(dtype)

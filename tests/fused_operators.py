@@ -74,6 +74,31 @@ def weight_only_linear(
     return paddle.matmul(x, paddle.to_tensor(floats), transpose_y=True)
 
 
+def flashmask_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    startend_row_indices: Tensor,
+    *,
+    dropout: float = 0.0,
+    causal: bool = False,
+) -> Tensor:
+    """`paddle.nn.functional.flashmask_attention` of operands [batch, tokens, heads, head_dim]."""
+    (batch, tokens, heads, size), kv_heads = query.shape, key.shape[2]
+    assert key.shape == value.shape == [batch, tokens, kv_heads, size] and heads % kv_heads == 0
+    assert startend_row_indices.shape == [batch, 1, tokens, 1 if causal else 2]
+    assert startend_row_indices.dtype == paddle.int32 and query.dtype == key.dtype == value.dtype
+    bounds = startend_row_indices.unsqueeze(2)  # [batch, 1, 1, columns, bounds]
+    columns = paddle.arange(tokens, dtype="int32")
+    rows = columns.unsqueeze(1)
+    seen = (rows < bounds[..., 0]) & (rows >= (columns if causal else bounds[..., 1]))
+    assert bool(seen.any(axis=-1).all())  # a softmax of nothing would depend on the kernel
+    key, value = (one.repeat_interleave(heads // kv_heads, axis=2) for one in (key, value))
+    scores = paddle.einsum("bqhd,bkhd->bhqk", query, key) / size**0.5
+    weights = F.softmax(paddle.where(seen, scores, paddle.full_like(scores, float("-inf"))), axis=-1)
+    return paddle.einsum("bhqk,bkhd->bqhd", F.dropout(weights, dropout), value)
+
+
 class Calls:
     """How often each operator was called."""
 
@@ -102,6 +127,8 @@ def use_fused_operators(monkeypatch: pytest.MonkeyPatch) -> Calls:
     monkeypatch.setattr(gpu, "fused_rotary_position_embedding", calls.counted("rotary", rotary))
     decode = calls.counted("decode", masked_multihead_attention)
     monkeypatch.setattr(gpu, "masked_multihead_attention", decode)
+    attention = calls.counted("attention", flashmask_attention)
+    monkeypatch.setattr(gpu, "flashmask_attention", attention)
     monkeypatch.setattr(gpu, "weight_only_linear", calls.counted("product", weight_only_linear))
     monkeypatch.setattr(gpu, "capability", lambda: 80)
     return calls

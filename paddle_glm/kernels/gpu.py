@@ -16,6 +16,7 @@ from paddle.incubate.nn.functional import (
     fused_rotary_position_embedding,
     masked_multihead_attention,
 )
+from paddle.nn.functional.flash_attention import flashmask_attention
 from paddle.nn.quant import weight_only_linear
 
 from paddle_glm.kernels.gpu_packing import TILE
@@ -80,6 +81,33 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, adjacent: bool) -> Tensor:
         use_neox_rotary_style=adjacent,
     )[0]
     return rotated.reshape([batch, tokens, heads, size])
+
+
+def can_attend(head_dim: int, dropout: float) -> bool:
+    """Whether `attention` takes these: Ampere or later; FlashAttention 3, where chosen, has no dropout."""
+    if capability() < 80 or head_dim % 8 or head_dim > 256:
+        return False
+    return not dropout or _flash_version() == 2
+
+
+def _flash_version() -> int:
+    return int(paddle.get_flags(["FLAGS_flash_attn_version"])["FLAGS_flash_attn_version"])
+
+
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, rows: Tensor, causal: bool, dropout: float
+) -> Tensor:
+    """softmax(q k^T / sqrt(head_dim) + mask) v with the softmax in float32, with gradients of all three.
+
+    query: [batch, tokens, heads, head_dim]; key, value: [batch, tokens, key_value_heads, head_dim], each
+    shared by consecutive heads; as many keys as queries. rows: int32 [batch, 1, tokens, 1 or 2], of each key:
+    the query from which on it is hidden, and if not causal, the one before which it is. Returns the shape of
+    query.
+    phi/kernels/gpu/flash_attn_kernel.cu and flash_attn_utils.h: saves its operands, the output and a float32
+    per head and query; its dropout draws from Paddle's current generator.
+    """
+    output: Tensor = flashmask_attention(query, key, value, rows, dropout=dropout, causal=causal)
+    return output
 
 
 def can_decode(batch: int, columns: int, head_dim: int) -> bool:

@@ -17,6 +17,7 @@ from paddle_glm.layers.attention_mask import AttentionMask
 from paddle_glm.layers.attention_weights import attention_weights
 from paddle_glm.layers.blockwise_attention import blockwise_attention
 from paddle_glm.layers.decode import decode_attention, decodes
+from paddle_glm.layers.fused_attention import attends_fused, fused_attention
 from paddle_glm.layers.rotary import apply_rotary_interleaved
 from paddle_glm.parallel.group import ProcessGroup
 from paddle_glm.parallel.rng import sharded_rng
@@ -116,6 +117,10 @@ def grouped_query_attention(
     shared by consecutive query heads; qk_layer_scaling: scores are divided by it until they are float32,
     since they may overflow float16. Returns [batch, tokens, heads * head_dim].
     """
+    operands = autocast_operands(query, key, value)
+    if attends_fused(*operands, mask, dropout):
+        with sharded_rng(group) if dropout else nullcontext():
+            return fused_attention(*operands, mask, dropout)
     scaled = query * (1.0 / (math.sqrt(query.shape[3]) * qk_layer_scaling))
     return _attend_scaled(scaled, key, value, mask, group, dropout, qk_layer_scaling)
 

@@ -66,12 +66,18 @@ class AttentionMask:
         parts = [paddle.zeros([*shape, self.prefix]), mask, paddle.full([*shape, self.unused], MASK_VALUE)]
         return paddle.concat(parts, axis=3)
 
-    @cached_property
-    def visible_rows(self) -> tuple[Tensor, Tensor]:
-        """For each column the queries that attend to it: the first and the one behind the last of them,
-        int32 [batch, columns] each; the second is not larger than the first where there are none.
+    @property
+    def columns(self) -> int:
+        """Columns of the cache with the queries' own."""
+        return self.prefix + int(self.attention_mask.shape[-1]) + self.unused
 
-        It is linear in the length, and computed on the device. Not for explicit masks.
+    @cached_property
+    def square(self) -> tuple[Tensor, Tensor]:
+        """The mask if there were a query for each column, the last ones in use being the queries: the first
+        query that attends to a column and the one behind the last, int32 [batch, columns] each.
+
+        Each column is seen by its own query, and without a context by no earlier one. It is linear in the
+        length, and computed on the device. Not for explicit masks.
         """
         ids = self.attention_mask.astype("int64")
         batch, total = ids.shape
@@ -91,16 +97,26 @@ class AttentionMask:
             context = paddle.logical_and(paddle.concat([past, self.context], axis=1), real)
             sample_start = _running_max(paddle.where(begins, columns, paddle.zeros_like(columns)))
             first = paddle.where(context, sample_start, columns)
-        offset = total - self.tokens
-        bounds = [(one - offset).clip(min=0) for one in (first, end)]
-        return self._with_cache_columns(bounds[0], 0, self.tokens), self._with_cache_columns(
-            bounds[1], self.tokens, 0
-        )
+        return self._of_all_columns(first, behind=False), self._of_all_columns(end, behind=True)
 
-    def _with_cache_columns(self, bound: Tensor, prefix: int, unused: int) -> Tensor:
-        batch = bound.shape[0]
-        parts = [paddle.full([batch, self.prefix], prefix, "int32"), bound.astype("int32")]
-        return paddle.concat([*parts, paddle.full([batch, self.unused], unused, "int32")], axis=1)
+    def _of_all_columns(self, bound: Tensor, behind: bool) -> Tensor:
+        """Adds those of prefix and unused columns to the bounds of the rows' own, int64 [batch, total]."""
+        bound = bound.astype("int32") + self.prefix
+        if not self.prefix and not self.unused:
+            return bound
+        added = paddle.arange(self.columns, dtype="int32").unsqueeze(0).expand([bound.shape[0], self.columns])
+        if behind:
+            added = paddle.full_like(added, self.columns)
+        return paddle.concat([added[:, : self.prefix], bound, added[:, self.columns - self.unused :]], axis=1)
+
+    @cached_property
+    def visible_rows(self) -> tuple[Tensor, Tensor]:
+        """For each column the queries that attend to it: the first and the one behind the last of them,
+        int32 [batch, columns] each; the second is not larger than the first where there are none.
+        """
+        offset = self.columns - self.unused - self.tokens
+        first, end = ((one - offset).clip(0, self.tokens) for one in self.square)
+        return first, end
 
     def visible_columns(self, row: int, start: int, stop: int) -> tuple[int, int]:
         """The range of columns, at least one, that the row's queries from `start` to `stop` attend to."""

@@ -13,6 +13,7 @@ from paddle_glm.layers.attention import grouped_query_attention
 from paddle_glm.layers.attention_mask import AttentionMask
 from paddle_glm.layers.blockwise_attention import blockwise_attention
 from paddle_glm.parallel import SINGLE_PROCESS
+from tests.fused_operators import use_fused_operators
 
 TOKENS = 20
 PACKED = [[1] * 5 + [2] * 8 + [3] * 4 + [0] * 3, [1] * 20]
@@ -41,6 +42,9 @@ def mask_of(case: str) -> tuple[AttentionMask, np.ndarray]:
 @pytest.mark.parametrize("case", CASES)
 def test_the_rows_that_see_a_column_are_those_of_the_dense_mask(case: str) -> None:
     mask, weight = mask_of(case)
+    for first, end in (mask.square, mask.visible_rows):
+        assert first.dtype == end.dtype == paddle.int32
+        assert first.shape == end.shape == [2, mask.columns]
     first, end = (one.numpy()[:, None] for one in mask.visible_rows)
     rows = np.arange(mask.tokens)[:, None]
     seen = (rows >= first) & (rows < end)
@@ -52,10 +56,10 @@ def test_the_rows_that_see_a_column_are_those_of_the_dense_mask(case: str) -> No
         assert not seen[row][real[row]][:, numbers[row] == 0].any()
 
 
-def tensors(heads: int, groups: int, mask: AttentionMask) -> list[Tensor]:
+def tensors(heads: int, groups: int, mask: AttentionMask, size: int = 4) -> list[Tensor]:
     generator = np.random.default_rng(0)
     columns = mask.dense.shape[3]
-    shapes = ([2, heads, mask.tokens, 4], [2, groups, columns, 4], [2, groups, columns, 4])
+    shapes = ([2, heads, mask.tokens, size], [2, groups, columns, size], [2, groups, columns, size])
     made = [paddle.to_tensor(generator.standard_normal(shape), "float32") for shape in shapes]
     for one in made:
         one.stop_gradient = False
@@ -88,6 +92,18 @@ def test_output_and_gradients(
     ours = results(lambda q, k, v: blockwise_attention(q / 4, k, v, mask, 0.0, 2.0), operands, weight)
     for got, expected in zip(ours, dense, strict=True):
         assert np.abs(got - expected).max() < 3e-6
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_fused_output_and_gradients(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mask, weight = mask_of(case)
+    operands = tensors(6, 2, mask, size=8)
+    attend = partial(grouped_query_attention, mask=mask, group=SINGLE_PROCESS, qk_layer_scaling=2.0)
+    dense = results(attend, operands, weight)
+    calls = use_fused_operators(monkeypatch)
+    for got, expected in zip(results(attend, operands, weight), dense, strict=True):
+        assert np.abs(got - expected).max() < 3e-6
+    assert calls.counts == {"attention": 1}
 
 
 def test_a_mask_of_pairs() -> None:
