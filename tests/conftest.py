@@ -35,6 +35,7 @@ INTEGRATION = (
     "peft/test_quantized_base.py",
     "quantization/test_loading_memory.py",
     "serving/test_chat.py",
+    "serving/test_clients.py",
     "serving/test_docs.py",
     "serving/test_server.py",
     "serving/test_web.py",

@@ -15,7 +15,7 @@ if [ "${1:-}" = --fast ]; then
   shift
   selected=(-m "not slow and not integration")
 fi
-bash tools/setup_env.sh cpu,train,onnx,openvino,serve,web,hub,dev
+bash tools/setup_env.sh cpu,train,onnx,openvino,serve,web,hub,clients,dev
 [ ${#selected[@]} != 0 ] || bash tools/setup_cpp.sh || echo "[test] the tests of cpp_infer are skipped"
 bin="$root/.venv/bin"
 
