@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from paddle_glm.config import ModelConfig
     from paddle_glm.data.datasets import EvaluationDataset
     from paddle_glm.evaluation.generation_metrics import GenerationMetrics
+    from paddle_glm.parallel.watchdog import Watchdog
     from paddle_glm.training.arguments import DataArguments
     from paddle_glm.training.initialize import TrainerArguments
     from paddle_glm.training.model_arguments import ModelArguments
@@ -45,6 +46,7 @@ def train(argv: Sequence[str], generation_params: GenerationParams = GREEDY) -> 
 
     model_args, data_args, finetune_args = parse_finetune_args(argv)
 
+    from paddle_glm.parallel.watchdog import watch_ranks
     from paddle_glm.training.initialize import initialize_training
 
     args = initialize_training(finetune_args)
@@ -53,7 +55,9 @@ def train(argv: Sequence[str], generation_params: GenerationParams = GREEDY) -> 
     )
     if not (args.do_train or args.do_eval or args.do_predict):
         raise InputError("nothing to do: give --do_train, --do_eval, --do_predict, or several of them")
-    _finetune(model_args, data_args, args, _generation_params(generation_params, data_args, args.seed))
+    params = _generation_params(generation_params, data_args, args.seed)
+    with watch_ranks(finetune_args.hang_timeout) as watchdog:
+        _finetune(model_args, data_args, args, params, watchdog)
 
 
 def _generation_params(params: GenerationParams, data_args: "DataArguments", seed: int) -> GenerationParams:
@@ -74,6 +78,7 @@ def _finetune(
     data_args: "DataArguments",
     args: "TrainerArguments",
     generation_params: GenerationParams,
+    watchdog: "Watchdog | None" = None,
 ) -> None:
     from paddle_glm.auto.model import AutoModel
     from paddle_glm.auto.tokenizer import AutoTokenizer
@@ -87,6 +92,8 @@ def _finetune(
     from paddle_glm.load_memory import InsufficientMemoryError
     from paddle_glm.peft.adapter_folder import check_is_model_folder
     from paddle_glm.training.adapter_setup import create_adapter
+    from paddle_glm.training.callbacks import ProgressCallback
+    from paddle_glm.training.failures import check_ranks_agree
     from paddle_glm.training.output_dir import RunFolder
     from paddle_glm.training.run_datasets import load_run_datasets
     from paddle_glm.training.trainer import FinetuneTrainer
@@ -105,6 +112,9 @@ def _finetune(
             args.resume_from_checkpoint,
         )
         run_folder.check(model_args.adapter_config_file)
+    if watchdog is not None:
+        resume = None if run_folder is None else run_folder.resume
+        check_ranks_agree(watchdog, args.flags, data_args, model_args, resume)
     tokenizer = AutoTokenizer.from_pretrained(path, family=family)
     datasets = load_run_datasets(data_args, args, tokenizer)
     try:
@@ -142,6 +152,8 @@ def _finetune(
         adapter=adapter,
         run_folder=run_folder,
     )
+    if watchdog is not None:
+        trainer.add_callback(ProgressCallback(watchdog))
     if run_folder is not None:
         result = trainer.train(run_folder.resume)
         trainer.save_model()

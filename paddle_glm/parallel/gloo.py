@@ -36,13 +36,18 @@ def patch_new_group() -> None:
     collective._new_process_group_impl = new_process_group  # type: ignore[assignment]
 
 
+def own_host() -> str:
+    """The address at which the launcher's processes reach this machine."""
+    return os.environ.get("PADDLE_CURRENT_ENDPOINT", "127.0.0.1:0").rpartition(":")[0]
+
+
 def _private_store(default: Any, rank: int, name: str) -> Any:
     """A TCPStore for one group: its rank 0 serves it and publishes the address in the default store."""
     from paddle.base import core
 
     key = f"paddle_glm/gloo/{name}"
     if rank == 0:
-        host = os.environ.get("POD_IP", "127.0.0.1")
+        host = own_host()
         with socket.socket() as probe:
             probe.bind(("", 0))
             port = probe.getsockname()[1]

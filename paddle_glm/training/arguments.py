@@ -158,6 +158,11 @@ class FinetuneArguments:
     sharding_parallel_degree: int = flag(
         PARALLELISM, -1, "number of data-parallel processes, as --sharding takes all of them; -1: not given"
     )
+    hang_timeout: float = flag(
+        PARALLELISM,
+        45.0,
+        "seconds after which a process that is silent, or stuck in a training step, ends the run on all",
+    )
     fp16: bool = flag(PARALLELISM, False, "compute in float16 with loss scaling (GPU)")
     bf16: bool = flag(PARALLELISM, False, "compute in bfloat16 (GPU)")
     fp16_opt_level: str = flag(

@@ -1,4 +1,4 @@
-"""Training callbacks: throughput and memory, the JSON lines log, the VisualDL log."""
+"""Training callbacks: throughput and memory, the JSON lines log, the VisualDL log, progress."""
 
 import json
 import time
@@ -11,6 +11,7 @@ from paddlenlp.trainer import TrainerCallback
 
 from paddle_glm.parallel import ProcessGroup
 from paddle_glm.parallel.collectives import all_reduce
+from paddle_glm.parallel.watchdog import Watchdog
 from paddle_glm.system import peak_resident_bytes
 from paddle_glm.training.loss_curve import LOG_FILE
 
@@ -110,3 +111,37 @@ class VisualDLCallback(TrainerCallback):
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+
+class ProgressCallback(TrainerCallback):
+    """Tells the watchdog how far training is; only steps are expected to take about as long as others."""
+
+    def __init__(self, watchdog: Watchdog) -> None:
+        self._watchdog = watchdog
+        self._steps, self._longest, self._began = 0, 0.0, 0.0
+
+    def _tick(self) -> None:
+        # The first step also compiles, allocates and opens connections.
+        self._watchdog.tick(self._longest if self._steps >= 2 else None)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._began = time.monotonic()
+        self._tick()
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._tick()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._steps += 1
+        if self._steps > 1:
+            self._longest = max(self._longest, time.monotonic() - self._began)
+        if control.should_save or control.should_evaluate or control.should_training_stop:
+            self._watchdog.tick()
+        else:
+            self._tick()
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._watchdog.tick()
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._watchdog.tick()

@@ -167,7 +167,8 @@ _ALWAYS_EFFECTIVE = (
     "model_name_or_path family download revision pre_seq_len ptuning_checkpoint prefix_tuning lora_path "
     "quantization_bit task_name_or_path prompt_column response_column history_column src_length tgt_length "
     "source_prefix output_dir do_train do_eval do_predict evaluation_strategy device tensor_parallel_degree "
-    "seed fp16 bf16 report_to disable_tqdm dataloader_num_workers skip_memory_metrics metrics_output_path"
+    "seed hang_timeout fp16 bf16 report_to disable_tqdm dataloader_num_workers skip_memory_metrics "
+    "metrics_output_path"
 )
 ALWAYS_EFFECTIVE = frozenset(_ALWAYS_EFFECTIVE.split())
 

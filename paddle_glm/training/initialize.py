@@ -24,6 +24,7 @@ class TrainerArguments(TrainingArguments):
     """`FinetuneArguments` as PaddleNLP's Trainer reads them; made by `initialize_training`.
 
     mesh: this process's tensor-parallel and data-parallel groups.
+    flags: what the values were made from.
     shares_tokens: of `--sequence_parallel`.
     sharding_stage: 0 to 3 of ZeRO over the data-parallel group (`training.sharded_optimizer` and
         `training.sharded_parameters`).
@@ -34,7 +35,7 @@ class TrainerArguments(TrainingArguments):
 
     def __init__(self, args: FinetuneArguments, device: str, mesh: Mesh, sharding_stage: int) -> None:
         """device: "cpu" or "gpu". Raises `InputError` for values that PaddleNLP refuses."""
-        self.mesh, self.sharding_stage = mesh, sharding_stage
+        self.flags, self.mesh, self.sharding_stage = args, mesh, sharding_stage
         self.save_format, self.group_by_length = args.save_format, args.group_by_length
         self.shares_tokens = args.sequence_parallel
         self.visualdl = args.report_to == "visualdl"

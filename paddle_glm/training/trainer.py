@@ -28,6 +28,7 @@ from paddle_glm.peft.adapter import Adapter
 from paddle_glm.training import checkpointing
 from paddle_glm.training.callbacks import LogFileCallback, ThroughputCallback, VisualDLCallback
 from paddle_glm.training.epoch_shape import EpochShape
+from paddle_glm.training.failures import FiniteLosses
 from paddle_glm.training.gradients import GradientAverager, HybridParallelClipGrad, HybridParallelGradScaler
 from paddle_glm.training.initialize import TrainerArguments
 from paddle_glm.training.loss_curve import LOG_FILE, read_log_records
@@ -96,6 +97,7 @@ class FinetuneTrainer(Trainer):
         self._rng_pending = False
         self._last_evaluation: tuple[int, dict[str, float]] | None = None
         self.grad_clip: HybridParallelClipGrad | None = None
+        self.finite_losses = FiniteLosses()
         self._seed()
         if args.recompute:
             model.enable_recompute()
@@ -177,6 +179,7 @@ class FinetuneTrainer(Trainer):
         is_last = (step_control + 1) % self.args.gradient_accumulation_steps == 0
         self.gradient_reducer.begin_backward(is_last)
         loss: Tensor = super().training_step(model, inputs)
+        self.finite_losses.add(loss, self.state.global_step + 1)
         self.gradient_reducer.finish_backward()
         if self.sharded_parameters is not None:
             self.sharded_parameters.finish_backward()
@@ -185,11 +188,13 @@ class FinetuneTrainer(Trainer):
     def _check_loss_valid(self, loss: Tensor) -> None:
         """The Trainer asks in every step, which would wait for a GPU; see `_maybe_log_save_evaluate`."""
 
-    def _maybe_log_save_evaluate(self, tr_loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """tr_loss: the losses since the last log entry; raises ValueError where one was not finite."""
-        if self.control.should_log or self.control.should_save or self.control.should_evaluate:
-            super()._check_loss_valid(tr_loss)
-        super()._maybe_log_save_evaluate(tr_loss, *args, **kwargs)
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        """Raises `NonFiniteError` before anything is written. Steps of --fp16 are skipped instead."""
+        control = self.control
+        if (control.should_log or control.should_save or control.should_evaluate) and not self.args.fp16:
+            norm = None if self.grad_clip is None else self.grad_clip.norm
+            self.finite_losses.check(norm, self.state.global_step)
+        super()._maybe_log_save_evaluate(*args, **kwargs)
 
     def compute_loss(self, model: CausalLM, inputs: Batch, return_outputs: bool = False) -> Any:
         output = model(**inputs, return_logits=return_outputs)
