@@ -6,7 +6,7 @@ read the same rows), its checkpoints (pickles, not written atomically) and its e
 """
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from paddle_glm.parallel import SINGLE_PROCESS, ProcessGroup
 from paddle_glm.parallel.rng import seed_group
 from paddle_glm.peft.adapter import Adapter
 from paddle_glm.training import checkpointing
+from paddle_glm.training.batch_loading import LoadingCollator, ReportingDataset, raise_loading_error
 from paddle_glm.training.callbacks import LogFileCallback, ThroughputCallback, VisualDLCallback
 from paddle_glm.training.epoch_shape import EpochShape
 from paddle_glm.training.failures import FiniteLosses
@@ -85,8 +86,8 @@ class FinetuneTrainer(Trainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=_SkippingCollator(data_collator),
-            train_dataset=train_dataset,
+            data_collator=LoadingCollator(data_collator),
+            train_dataset=None if train_dataset is None else ReportingDataset(train_dataset),
             eval_dataset=eval_dataset,
             tokenizer=tokenizer,
             callbacks=callbacks,
@@ -171,7 +172,11 @@ class FinetuneTrainer(Trainer):
         return every > 0 and step % every == 0
 
     def training_step(self, model: CausalLM, inputs: Batch, step_control: int = 0) -> Tensor:
-        """Forward and backward of one batch; returns its loss / accumulation steps, a detached scalar."""
+        """Forward and backward of one batch; returns its loss / accumulation steps, a detached scalar.
+
+        Raises `InputError` if its rows could not be read.
+        """
+        raise_loading_error(inputs)
         if self._rng_pending and self._resume_checkpoint is not None:
             checkpointing.load_rng_state(self._resume_checkpoint, self.args.mesh)
             self._rng_pending = False
@@ -396,13 +401,3 @@ class FinetuneTrainer(Trainer):
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Done in the first training step: the Trainer skips it when a resume starts with a new epoch."""
-
-
-class _SkippingCollator:
-    """A collator that does not read the batches that a resumed run skips (see `TrainSampler`)."""
-
-    def __init__(self, collate: Callable[[list[Any]], dict[str, Any]]) -> None:
-        self._collate = collate
-
-    def __call__(self, rows: Sequence[Any]) -> dict[str, Any]:
-        return self._collate(list(rows)) if rows else {"skipped": np.zeros(1, dtype=np.int64)}

@@ -1,6 +1,7 @@
 """`paddle-glm finetune` in one process: what it trains, measures, logs and writes."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -57,6 +58,14 @@ def test_rows_on_disk_train_as_those_in_memory(run, folder, tmp_path):
             assert [line[name] for line in log if name in line] == [
                 line[name] for line in memory if name in line
             ]
+
+
+def test_a_wrong_row_that_is_met_late_is_named(paths, tiny_rows, tmp_path, capsys):
+    wrong = dict.fromkeys(tiny_rows[0], 5)
+    folder = write_rows(tmp_path / "rows", [*tiny_rows[:4] * 30, *[wrong] * 30])
+    flags = "--do_train --lazy --max_steps 99 --save_strategy no"
+    assert finetune(SMALL + flags, *paths, "--task_name_or_path", folder / "train.json") == 2
+    assert re.search(r"train\.json:1\d\d: '\w+' is 5: expected text", capsys.readouterr().err)
 
 
 def test_a_run_learns_and_leaves_all_that_is_needed(run):
