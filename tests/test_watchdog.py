@@ -2,6 +2,7 @@
 
 import json
 import socket
+import threading
 import time
 
 import pytest
@@ -99,3 +100,15 @@ def test_strangers_are_not_heard():
     stranger = Rank(monitor, 0, token="another")
     with pytest.raises(StopIteration):
         stranger.receive("verdict")
+
+
+def test_it_ends_when_all_are_done(monkeypatch):
+    errors: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", errors.append)
+    monitor = Monitor(2, 30.0, "token")
+    ranks = [Rank(monitor, rank) for rank in range(2)]
+    for rank in ranks:
+        rank.send(**progress(1, 0, False))
+        rank.send(done=True)
+    monitor.wait()
+    assert errors == []

@@ -156,7 +156,7 @@ class Monitor:
                 "stopped, or its machine or the network is down"
             )
             return
-        if not all(member.progress for member in members):
+        if not members or not all(member.progress for member in members):
             return
         # All take the same steps, so the one that is stuck is behind, or the only one that waits for nobody.
         least = min(member.progress["ticks"] for member in members)
