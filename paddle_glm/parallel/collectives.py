@@ -33,7 +33,7 @@ def all_reduce(x: Tensor, group: ProcessGroup, op: Any = dist.ReduceOp.SUM) -> T
 
 
 def start_all_reduce(x: Tensor, group: ProcessGroup) -> Callable[[], Tensor]:
-    """Begin to sum `x`, contiguous, over the group, in place where it can be; returns what waits for the sum.
+    """Begin to sum `x`, contiguous, over the group; returns what waits for the sum, which may overwrite `x`.
 
     With NCCL the sum runs beside what is computed until then, and waiting does not stop the host: the stream
     of the computation waits for that of the communication. On a CPU it is done before this returns. Every

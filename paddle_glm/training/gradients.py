@@ -82,8 +82,8 @@ class GradientAverager:
         for bucket in iter_buckets(ready):
             grads: list[Any] = [parameter.grad for parameter in bucket]
             # Divided first: the sum of scaled float16 gradients could overflow where their mean does not.
-            flat = grads[0] if len(grads) == 1 else paddle.concat([grad.flatten() for grad in grads])
-            flat.scale_(1 / self._group.degree)
+            # Not in place: what backward has still to read may lie in the same memory.
+            flat = paddle.concat([grad.flatten() for grad in grads]) / self._group.degree
             self._in_flight.append((grads, start_all_reduce(flat, self._group)))
             while len(self._in_flight) > max_in_flight(flat):
                 self._collect()
@@ -98,11 +98,8 @@ class GradientAverager:
     def _collect(self) -> None:
         """Wait for the oldest bucket that is on its way, and set its gradients."""
         grads, wait = self._in_flight.popleft()
-        mean = wait()
-        if mean is grads[0]:
-            return  # reduced in place
-        for grad, part in zip(grads, unflatten_like(mean.flatten(), grads), strict=True):
-            grad.set_value(part)
+        for grad, mean in zip(grads, unflatten_like(wait(), grads), strict=True):
+            grad.set_value(mean)
 
 
 class HybridParallelClipGrad(nn.ClipGradByGlobalNorm):

@@ -124,12 +124,15 @@ def test_beside_tensor_parallelism(tiny_checkpoint, tiny_rows, tmp_path):
         "recomputed3": "--sharding stage3 --recompute True",
         "lora": "--lora True",
         "lora3": "--lora True --sharding stage3",
+        "sequence": "--sequence_parallel True",
+        "sequence3": "--sequence_parallel True --sharding stage3 --recompute True",
     }
     found = run(runs, 2, 4, tmp_path, tiny_checkpoint, tiny_rows)
     assert_shared_out(found, ("plain", "stage1", "stage2", "stage3"), processes_per_model=2)
     for stage in ("stage1", "stage2", "recomputed", "stage3", "recomputed3"):
         assert_same_bits(tmp_path / "plain", tmp_path / stage)
     assert_same_bits(tmp_path / "lora", tmp_path / "lora3")
+    assert_same_bits(tmp_path / "sequence", tmp_path / "sequence3")
     for rank, other in zip(found[:2], found[2:], strict=True):
         sharded = rank["lora3"]["parameters"] + other["lora3"]["parameters"]
         assert sharded < 1.4 * rank["lora"]["parameters"]  # the base once, the adapter twice
