@@ -69,7 +69,7 @@ def launch(context: Context, degree: int, job: dict[str, Any]) -> dict[str, Any]
 
 
 def tensor_parallel(degree: int, dtype: str, context: Context) -> Finding:
-    """Logits and gradients of every family."""
+    """Logits and gradients of every family, the latter with sequence parallelism too."""
     check_half_precision(dtype)
     ranks(context, degree)
     for family in FAMILIES:
@@ -77,8 +77,9 @@ def tensor_parallel(degree: int, dtype: str, context: Context) -> Finding:
     answer = launch(context, degree, {"task": "tensor", "dtype": dtype, "families": FAMILIES})
     found = Finding()
     for family, errors in answer.items():
-        found.measure(f"{family}: logits", errors["logits"], LOGITS[dtype])
-        found.measure(f"{family}: gradients", errors["gradients"], GRADIENTS[dtype])
+        for name, error in errors.items():
+            limit = (LOGITS if name == "logits" else GRADIENTS)[dtype]
+            found.measure(f"{family}: {name}", error, limit)
     return found
 
 

@@ -23,7 +23,7 @@ from paddle_glm.parallel.shutdown import exit_all_ranks
 
 
 def tensor_parallel(job: dict[str, Any], group: ProcessGroup) -> dict[str, dict[str, float]]:
-    """Largest errors over the ranks, by family, of `logits` and `gradients`."""
+    """Largest errors over the ranks by family: of `logits`, and of `gradients` with which options."""
     answer = {}
     for family in job["families"]:
         folder = model_folder(Path(job["folder"]), family)
@@ -35,6 +35,8 @@ def tensor_parallel(job: dict[str, Any], group: ProcessGroup) -> dict[str, dict[
             "logits": _logits_error(single, shared),
             "gradients": _gradient_error(single, shared, group),
         }
+        shared.enable_sequence_parallel()
+        errors["gradients, sequence parallel"] = _gradient_error(single, shared, group)
         answer[family] = {name: _largest(error, group) for name, error in errors.items()}
     return answer
 
@@ -52,6 +54,7 @@ def _gradient_error(single: CausalLM, shared: CausalLM, group: ProcessGroup) -> 
     """The largest, relative to a gradient's norm, or to a hundredth of the largest one."""
     batch = {name: paddle.to_tensor(array) for name, array in training_rows(single.config).items()}
     for model in (single, shared):
+        model.clear_gradients()
         model.train()
         model(**batch).loss.backward()
     table = family_of(single.config).parameters(single.config)

@@ -48,7 +48,11 @@ class Choices:
     def flag_names(self) -> set[str]:
         texts = [*self.methods.values(), self.always, *self.quantisation, *self.sharding, *self.recompute]
         names = {word for text in texts for word in text.split() if word.startswith("--")}
-        return names | {"--tensor_parallel_degree", "--per_device_train_batch_size"}
+        return names | {
+            "--tensor_parallel_degree",
+            "--sequence_parallel",
+            "--per_device_train_batch_size",
+        }
 
 
 _QUANTISATION = ("", "--quantization_bit 8", "--quantization_bit 4")
@@ -122,7 +126,7 @@ class _Search:
                 continue
             if sharding and not full and "stage3" not in sharding:
                 continue  # an adapter's gradients and state are too small to be shared out
-            tensor = f"--tensor_parallel_degree {degree}" if degree > 1 else ""
+            tensor = f"--tensor_parallel_degree {degree} --sequence_parallel True" if degree > 1 else ""
             large = [batch for batch in _BATCHES if batch >= _SMALL_BATCH]
             for batches in (large, _BATCHES[len(large) :]):
                 for recompute, batch in product(choices.recompute, batches):
