@@ -65,7 +65,7 @@ def train(
                 if watch_weights:
                     weight = self.trained_parameters[0]
                     observed.first_weights.append(weight.astype("float32").numpy().copy())
-                    observed.scales.append(float(getattr(self.scaler, "_scale", 1.0)))
+                    observed.scales.append(float(getattr(getattr(self, "scaler", None), "_scale", 1.0)))
                 begin_step(len(times) - 1, model)
             return super().training_step(model, inputs, step_control)
 
