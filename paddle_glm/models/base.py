@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import paddle
 from paddle import Tensor, nn
-from paddle.distributed.fleet.utils import recompute
 
 from paddle_glm.array_types import Array
 from paddle_glm.chat_template import IGNORE_INDEX
@@ -17,11 +16,17 @@ from paddle_glm.checkpoint import Checkpoint, LazyTensor, atomic_folder, save_mo
 from paddle_glm.checkpoint.quantize_on_load import QuantizingCheckpoint
 from paddle_glm.config import DTYPES, ModelConfig
 from paddle_glm.errors import InputError
-from paddle_glm.kernels.usage import recomputed_block
 from paddle_glm.kv_cache import ConcatLayer, KVCache
 from paddle_glm.kv_cache.decode import DecodeLayer
 from paddle_glm.kv_cache.tensors import PADDLE, PrefixCache
 from paddle_glm.layers.attention_mask import AttentionMask, dim_size
+from paddle_glm.layers.recompute import (
+    FULL,
+    GRANULARITIES,
+    AttentionLayer,
+    recomputed_attention,
+    run_recomputed,
+)
 from paddle_glm.models.device_mixin import DeviceMixin
 from paddle_glm.models.dtype_mixin import DtypeMixin
 from paddle_glm.models.family import family_of
@@ -84,6 +89,7 @@ class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
         self.config, self.group, self.family = config, group, family_of(config)
         self.weight_format = WeightFormat(dtype, quantization_of(config))
         self.recompute = self.sequence_parallel = False
+        self.recompute_granularity = FULL
         self.prefix_cache: PrefixCache | None = None
 
     @property
@@ -230,20 +236,23 @@ class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
         hidden: list[Tensor] | None = None,
         recomputed: bool = False,
     ) -> Tensor:
-        """The last block's output, [batch, tokens, hidden]; updates the cache, unless blocks are recomputed.
+        """The last block's output, [batch, tokens, hidden]; updates the cache, unless parts are recomputed.
 
         mask: of the rows' own columns. hidden: gets the embeddings and every block's output.
         """
         x = self.embed(input_ids)
         positions = self.position_embeddings(position_ids)
         mask = mask.for_cache(cache)
-        for index, block in enumerate(self.blocks()):
-            if hidden is not None:
-                hidden.append(x)
-            if recomputed:
-                x = self._forward_recomputed(block, x, positions, mask, () if cache is None else cache[index])
-            else:
-                x = block(x, positions, mask, None if cache is None else cache.layers[index])
+        whole_blocks = recomputed and self.recompute_granularity == FULL
+        with recomputed_attention(self.recompute_granularity if recomputed and not whole_blocks else None):
+            for index, block in enumerate(self.blocks()):
+                if hidden is not None:
+                    hidden.append(x)
+                layer = None if cache is None else cache.layers[index]
+                if whole_blocks:
+                    x = run_recomputed(block, x, positions, mask, layer)
+                else:
+                    x = block(x, positions, mask, layer)
         if hidden is not None:
             hidden.append(x)
             if self._has_slices:
@@ -266,17 +275,6 @@ class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
             )
         return -tokens % self.group.degree
 
-    def _forward_recomputed(
-        self, block: nn.Layer, x: Tensor, positions: Any, mask: AttentionMask, past: tuple[Tensor, ...]
-    ) -> Tensor:
-        behind_frozen = x.stop_gradient and all(tensor.stop_gradient for tensor in past)
-        if behind_frozen and paddle.is_grad_enabled():
-            # After a frozen embedding: recompute gives no weight gradients if no input needs a gradient.
-            x = x.detach()
-            x.stop_gradient = False
-        hidden_states: Tensor = recompute(_block_hidden_states, block, x, positions, mask, *past)
-        return hidden_states
-
     def new_cache(self, batch: int) -> KVCache:
         """A cache for `forward_with_cache`, written in place: empty, or with the prefix in each row."""
         if self.prefix_cache is None:
@@ -297,9 +295,18 @@ class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
         last = x if x.shape[1] == 1 else x[:, -1:]
         return self.head().gather(self.head()(self.final_norm(last))).astype("float32").squeeze(1)
 
-    def enable_recompute(self) -> None:
-        """Activation checkpointing in training: save only each block's input (arXiv:1604.06174)."""
-        self.recompute = True
+    def enable_recompute(self, granularity: str = FULL) -> None:
+        """Activation checkpointing in training.
+
+        granularity: "full" saves only each block's input, "full_attn" recomputes attention layers,
+        "core_attn" what is between their products. Raises `InputError` for others, and for those but "full"
+        where a family's attention is no `AttentionLayer`.
+        """
+        parts = any(isinstance(layer, AttentionLayer) for layer in self.sublayers())
+        known = GRANULARITIES if parts else (FULL,)
+        if granularity not in known:
+            raise InputError(f"recompute_granularity {granularity!r}: expected {', '.join(known)}")
+        self.recompute, self.recompute_granularity = True, granularity
 
     def enable_sequence_parallel(self) -> None:
         """In training, share out the tokens over the tensor-parallel ranks between the sharded layers."""
@@ -376,16 +383,6 @@ def _mean_loss(loss: Tensor, labels: Tensor) -> Tensor:
     """The mean of the loss per token over labels that are not -100; 0 if there are none."""
     with autocast_disabled():
         return loss.sum() / (labels != IGNORE_INDEX).astype("float32").sum().clip(min=1.0)
-
-
-def _block_hidden_states(
-    block: nn.Layer, x: Tensor, positions: Any, mask: AttentionMask, *past: Tensor
-) -> Tensor:
-    # Recomputing a function that takes or returns a nested tuple loses gradients or crashes in backward
-    # (Paddle 3.3.1).
-    with recomputed_block():
-        hidden_states: Tensor = block(x, positions, mask, ConcatLayer(PADDLE, *past) if past else None)
-    return hidden_states
 
 
 def _read_whole(tensor: Tensor) -> list[Array]:

@@ -21,6 +21,7 @@ measured: Paddle has no half kernels for CPU.
 from dataclasses import dataclass
 
 from paddle_glm.config import ModelConfig
+from paddle_glm.layers.recompute import CORE_ATTENTION, FULL
 from paddle_glm.models.family import BlockActivations, family_of
 from paddle_glm.parallel.lm_head import chunk_rows
 from paddle_glm.peft.lora_config import LoraConfig
@@ -35,6 +36,7 @@ class MicroBatchSpec:
     full_finetuning: all weights are trained; otherwise `lora`, or the prefix that `config` describes.
     weight_copy_bytes: copies of weights that a block saves (half copies of float32 weights, replicated rows).
     sequence_parallel: norms, dropout and residuals are of a slice of the tokens.
+    recompute_granularity: what `recompute` computes again (`layers.recompute`).
     head_gradient_bytes, block_gradient_bytes: gradient of the head, and the largest one of a block, before
         they are added to the accumulated ones.
     """
@@ -52,6 +54,7 @@ class MicroBatchSpec:
     head_gradient_bytes: int = 0
     block_gradient_bytes: int = 0
     sequence_parallel: bool = False
+    recompute_granularity: str = FULL
 
     @property
     def block(self) -> BlockActivations:
@@ -105,11 +108,12 @@ class MicroBatchSpec:
 def activation_bytes(step: MicroBatchSpec) -> int:
     """Peak bytes of activations: at the loss, or in the backward pass of a block."""
     config = step.config
-    block, batch = saved_block_bytes(step), step.batch_size * step.seq_length
+    block = saved_block_bytes(step)
     if step.recompute:
-        # Inputs of all blocks, and one block that is recomputed.
-        kept = config.num_layers * batch * config.hidden_size * step.residual_itemsize // step.slices
-        working = block + _transient_bytes(step)
+        # What all blocks keep, and what one of them computes again.
+        kept = config.num_layers * kept_block_bytes(step)
+        again = block if step.recompute_granularity == FULL else block - kept_block_bytes(step)
+        working = again + _transient_bytes(step)
     else:
         kept = saved_activation_bytes(step)
         working = _transient_bytes(step)
@@ -137,6 +141,20 @@ def saved_block_bytes(step: MicroBatchSpec) -> int:
     dropout = 2 * hidden if config.hidden_dropout else 0
     per_token = 2 * _norm_saved_bytes(step) + linear + _rotary_saved_bytes(step) + activation + dropout
     return batch * per_token + _attention_saved_bytes(step) + step.weight_copy_bytes
+
+
+def kept_block_bytes(step: MicroBatchSpec) -> int:
+    """Bytes that one block keeps if it, its attention or the core of that is recomputed."""
+    config, width, hidden = step.config, step.compute_itemsize, step.config.hidden_size // step.slices
+    if step.recompute_granularity == FULL:
+        return step.tokens * step.residual_itemsize * hidden
+    core = step.tokens * _rotary_saved_bytes(step) + _attention_saved_bytes(step)
+    if step.recompute_granularity == CORE_ATTENTION:
+        fused = step.tokens * width * (step.query_size + 2 * step.kv_size)
+        return saved_block_bytes(step) - core + fused
+    first, second, *_ = _linear_names(config)
+    products = _linear_saved_bytes(step, first, hidden) + _linear_saved_bytes(step, second, step.query_size)
+    return saved_block_bytes(step) - core + step.tokens * (width * hidden - products)
 
 
 def saved_head_bytes(step: MicroBatchSpec) -> int:

@@ -187,6 +187,12 @@ class FinetuneArguments:
     recompute: bool = flag(
         PARALLELISM, False, "recompute each block's activations in the backward pass, to save memory"
     )
+    recompute_granularity: str = flag(
+        PARALLELISM,
+        "full",
+        "what --recompute computes again: blocks, attention layers, or attention between its products",
+        choices=("full", "full_attn", "core_attn"),
+    )
 
     per_device_train_batch_size: int = flag(
         OPTIMISATION, 8, "rows per training batch of each data-parallel process"

@@ -108,6 +108,7 @@ FLAG_REQUIREMENTS = _by_flag(
         Requirement("--tensor_parallel_degree above 1", lambda values: values.tensor_parallel_degree > 1),
         "sequence_parallel",
     ),
+    (Requirement("--recompute True", lambda values: values.recompute), "recompute_granularity"),
     (_HALF, "fp16_opt_level amp_custom_black_list amp_custom_white_list"),
     (
         Requirement("--fp16_opt_level O1", lambda values: values.fp16_opt_level == "O1"),

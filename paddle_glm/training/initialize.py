@@ -25,7 +25,7 @@ class TrainerArguments(TrainingArguments):
 
     mesh: this process's tensor-parallel and data-parallel groups.
     flags: what the values were made from.
-    shares_tokens: of `--sequence_parallel`.
+    shares_tokens, recompute_granularity: of `--sequence_parallel` and `--recompute_granularity`.
     sharding_stage: 0 to 3 of ZeRO over the data-parallel group (`training.sharded_optimizer` and
         `training.sharded_parameters`).
     """
@@ -37,7 +37,7 @@ class TrainerArguments(TrainingArguments):
         """device: "cpu" or "gpu". Raises `InputError` for values that PaddleNLP refuses."""
         self.flags, self.mesh, self.sharding_stage = args, mesh, sharding_stage
         self.save_format, self.group_by_length = args.save_format, args.group_by_length
-        self.shares_tokens = args.sequence_parallel
+        self.shares_tokens, self.recompute_granularity = args.sequence_parallel, args.recompute_granularity
         self.visualdl = args.report_to == "visualdl"
         known = {item.name for item in fields(TrainingArguments)}
         values = {item.name: getattr(args, item.name) for item in fields(args) if item.name in known}

@@ -49,6 +49,7 @@ class TrainingPlan:
     seq_length: int = 1
     recompute: bool = False
     sequence_parallel: bool = False
+    recompute_granularity: str = "full"
     tensor_degree: int = 1
     data_degree: int = 1
     stage: int = 0
@@ -136,6 +137,7 @@ def plan_from_flags(
         seq_length=max_sample_length(data_args.src_length, data_args.tgt_length),
         recompute=args.recompute,
         sequence_parallel=args.sequence_parallel and tensor_degree > 1,
+        recompute_granularity=args.recompute_granularity,
         tensor_degree=tensor_degree,
         data_degree=data_degree,
         stage=parse_sharding_stage(args.sharding, args.sharding_parallel_degree, data_degree),
@@ -257,6 +259,7 @@ def _micro_batch_spec(plan: TrainingPlan, table: Mapping[str, ParameterSpec]) ->
         lora=plan.lora,
         recompute=plan.recompute,
         sequence_parallel=plan.sequence_parallel,
+        recompute_granularity=plan.recompute_granularity,
         weight_copy_bytes=copies,
         head_gradient_bytes=head,
         block_gradient_bytes=largest,

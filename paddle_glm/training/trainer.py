@@ -101,7 +101,7 @@ class FinetuneTrainer(Trainer):
         self.finite_losses = FiniteLosses()
         self._seed()
         if args.recompute:
-            model.enable_recompute()
+            model.enable_recompute(args.recompute_granularity)
         if args.shares_tokens:
             model.enable_sequence_parallel()
         self.sharded_parameters: ShardedParameters | None = None

@@ -75,8 +75,9 @@ def compare(config, group):
     expected = single(ids, labels=labels).loss
     expected.backward()
     gradients = {name: parameter.grad.numpy() for name, parameter in single.named_parameters()}
-    for name in ("plain", "recompute", "chunked", "sliced", "sliced_recompute"):
-        shared.recompute = name.endswith("recompute")
+    for name in ("plain", "recompute", "chunked", "sliced", "sliced_recompute", "sliced_full_attn"):
+        shared.recompute = name.endswith(("recompute", "full_attn"))
+        shared.recompute_granularity = "full_attn" if name.endswith("full_attn") else "full"
         if name == "sliced":
             shared.enable_sequence_parallel()
         loss = shared(ids, labels=labels, return_logits=name == "plain").loss

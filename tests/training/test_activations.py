@@ -7,13 +7,20 @@ from paddle.autograd import saved_tensors_hooks
 
 from paddle_glm.auto.model import AutoModel
 from paddle_glm.config import ModelConfig
+from paddle_glm.errors import InputError
 from paddle_glm.kernels.library import kernel_library
 from paddle_glm.layers import norm
+from paddle_glm.layers.recompute import GRANULARITIES
 from paddle_glm.parallel import layers
 from paddle_glm.peft.lora import attach_lora
 from paddle_glm.peft.lora_config import LoraConfig
 from paddle_glm.peft.prefix import attach_prefix
-from paddle_glm.training.activation_memory import MicroBatchSpec, saved_activation_bytes, saved_head_bytes
+from paddle_glm.training.activation_memory import (
+    MicroBatchSpec,
+    kept_block_bytes,
+    saved_activation_bytes,
+    saved_head_bytes,
+)
 
 ROWS, TOKENS = 3, 40
 SIZES = {
@@ -119,6 +126,37 @@ def test_recomputing_keeps_the_inputs_of_blocks(family):
     inputs = SIZES["num_layers"] * ROWS * TOKENS * SIZES["hidden_size"] * 4
     mask = 4 * ROWS * TOKENS * TOKENS
     assert inputs + mask + saved_head_bytes(step) == pytest.approx(count_saved_bytes(model), rel=0.05)
+
+
+@pytest.mark.usefixtures("plain_training")
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("method", ["full", "lora", "prefix"])
+@pytest.mark.parametrize("family", FAMILY_SIZES)
+def test_recomputed_parts(family, method, granularity):
+    """Gradients are those without recomputation, dropout included, and the formula counts what is kept."""
+    model, lora, trained = make(family, method)
+    step = micro_batch_spec(model, lora, method, recompute=True, recompute_granularity=granularity)
+    gradients = []
+    for recompute in (False, True):
+        if recompute:
+            model.enable_recompute(granularity)
+        paddle.seed(5)
+        model(batch(), labels=batch()).loss.backward()
+        gradients.append({name: value.grad.numpy() for name, value in trained.items()})
+        model.clear_gradients()
+    for name, value in gradients[0].items():
+        assert np.abs(gradients[1][name] - value).max() < 1e-6, name
+    kept = SIZES["num_layers"] * kept_block_bytes(step) + saved_head_bytes(step)
+    shared = 4 * ROWS * TOKENS * TOKENS  # the mask
+    if method == "prefix":
+        shared += 4 * ROWS * 6 * 2 * SIZES["num_layers"] * 16 * FAMILY_SIZES[family]["num_key_value_heads"]
+    assert count_saved_bytes(model) == pytest.approx(kept + shared, rel=0.05)
+
+
+def test_a_part_that_is_not_known_is_refused():
+    model, *_ = make("chatglm2", "full")
+    with pytest.raises(InputError, match="recompute_granularity 'mlp': expected full, full_attn, core_attn"):
+        model.enable_recompute("mlp")
 
 
 @pytest.mark.parametrize("method", ["lora", "thin_lora", "prefix"])

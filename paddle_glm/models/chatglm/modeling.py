@@ -20,6 +20,7 @@ from paddle_glm.layers.attention import (
 )
 from paddle_glm.layers.attention_mask import AttentionMask, dim_size
 from paddle_glm.layers.norm import LayerNorm
+from paddle_glm.layers.recompute import AttentionLayer
 from paddle_glm.layers.rotary import apply_rotary_halves, cos_sin_table, rotary_cos_sin_per_row
 from paddle_glm.models.base import CausalLM
 from paddle_glm.models.chatglm.parameters import attention_output, ffn_input, ffn_output, query_key_value
@@ -40,9 +41,7 @@ from paddle_glm.sharding import vocab_parallel
 RESIDUAL_SCALE = math.sqrt(2 * 28)
 
 
-class SelfAttention(TensorLayer):
-    """x [batch, tokens, hidden] -> the same shape."""
-
+class SelfAttention(AttentionLayer):
     def __init__(
         self, config: ModelConfig, group: ProcessGroup, weight_format: WeightFormat, index: int
     ) -> None:
@@ -56,15 +55,12 @@ class SelfAttention(TensorLayer):
             config.hidden_size, attention_output(config), group, weight_format, bias=True
         )
 
-    def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: AttentionMask, cache: LayerCache | None = None
+    def core(
+        self, fused: Tensor, rotary: tuple[Tensor, Tensor], mask: AttentionMask, cache: LayerCache | None
     ) -> Tensor:
-        query, key, value = split_qkv_per_head(self.query_key_value(x), self.head_dim)
+        query, key, value = split_qkv_per_head(fused, self.head_dim)
         query, key = apply_rotary_halves(query, *rotary), apply_rotary_halves(key, *rotary)
-        attn_output = attend(
-            query, key, value, mask, cache, self.group, qk_layer_scaling=self.qk_layer_scaling
-        )
-        return self.dense(attn_output)
+        return attend(query, key, value, mask, cache, self.group, qk_layer_scaling=self.qk_layer_scaling)
 
 
 class MLP(TensorLayer):

@@ -19,6 +19,7 @@ from paddle_glm.layers.activation import swiglu
 from paddle_glm.layers.attention import attend, attend_rotated, split_qkv_per_head
 from paddle_glm.layers.attention_mask import AttentionMask
 from paddle_glm.layers.norm import RMSNorm
+from paddle_glm.layers.recompute import AttentionLayer
 from paddle_glm.layers.rotary import apply_rotary_interleaved, rotary_cos_sin, rotary_table
 from paddle_glm.models.base import CausalLM
 from paddle_glm.models.chatglm2.parameters import attention_output, ffn_output, gate_up, query_key_value
@@ -39,9 +40,7 @@ from paddle_glm.precision import compute_dtype
 from paddle_glm.sharding import vocab_parallel
 
 
-class SelfAttention(TensorLayer):
-    """x [batch, tokens, hidden] -> the same shape."""
-
+class SelfAttention(AttentionLayer):
     def __init__(self, config: ModelConfig, group: ProcessGroup, weight_format: WeightFormat) -> None:
         super().__init__()
         self.group, self.dropout, self.head_dim = group, config.attention_dropout, config.head_dim
@@ -56,20 +55,17 @@ class SelfAttention(TensorLayer):
             ranges = sharding.local_ranges(group.rank, group.degree)
             self.block_sizes = [stop - start for start, stop in ranges]
 
-    def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: AttentionMask, cache: LayerCache | None = None
+    def core(
+        self, fused: Tensor, rotary: tuple[Tensor, Tensor], mask: AttentionMask, cache: LayerCache | None
     ) -> Tensor:
-        fused = self.query_key_value(x)
         dropout = self.dropout if self.training else 0.0
         if self.block_sizes is not None:
-            return self.dense(
-                attend_rotated(
-                    fused, self.block_sizes, self.head_dim, rotary, mask, cache, self.group, dropout
-                )
+            return attend_rotated(
+                fused, self.block_sizes, self.head_dim, rotary, mask, cache, self.group, dropout
             )
         query, key, value = split_qkv_per_head(fused, self.head_dim)
         query, key = apply_rotary_interleaved(query, *rotary), apply_rotary_interleaved(key, *rotary)
-        return self.dense(attend(query, key, value, mask, cache, self.group, dropout))
+        return attend(query, key, value, mask, cache, self.group, dropout)
 
 
 class MLP(TensorLayer):
