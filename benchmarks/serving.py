@@ -1,23 +1,29 @@
 """Throughput and latency of `paddle-glm serve` with one and several clients.
 
     python benchmarks/serving.py [--model_path FOLDER] [--layers 8 --hidden 512] [--clients 1 4 8 16]
+    python benchmarks/serving.py --model_path EXPORTED --program cpp_infer/build/paddle_glm_infer --clients 1
 
-For each number of clients: tokens per second of all together, and how long the first piece of text and a
-whole answer took (medians). A client asks again as soon as it has its answer. Prompts differ in length;
-answers are greedy and are cut at --new_tokens. Without a folder a model of random weights is made. Then the
-first text of a conversation's first and second turn, and the time between pieces of text of an answer while
-another client's long prompt is read (--long_prompt, in characters).
+The second measures `paddle_glm_infer --serve`. Seconds until the server listens and its peak memory (mapped
+file pages included) are printed too. For each number of clients: tokens per second of all together, and how
+long the first piece of text and a whole answer took (medians). A client asks again as soon as it has its
+answer. Prompts differ in length; answers are greedy and are cut at --new_tokens. --openai: these clients are
+of the package openai. Without a folder a model of random weights is made. Then the first text of a
+conversation's first and second turn, and the time between pieces of text of an answer while another client's
+long prompt is read (--long_prompt, in characters; 0: left out).
 """
 
 import argparse
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from paddle_glm.serving.client import OpenAIClient
 from paddle_glm.tiny.checkpoint import write_checkpoint
@@ -38,29 +44,61 @@ def make_model(folder: Path, layers: int, hidden: int) -> Path:
     return folder
 
 
-def start_server(folder: Path, batch: int, threads: int) -> tuple[subprocess.Popen[str], str]:
-    command = [sys.executable, "-m", "paddle_glm.main", "serve", "--model_path", str(folder), "--port", "0"]
-    command += ["--max_batch_size", str(batch), "--cpu_threads", str(threads)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+def start_server(folder: Path, args: argparse.Namespace) -> tuple[subprocess.Popen[str], str]:
+    """The server's process and address, once it listens."""
+    if args.program is None:
+        command = [sys.executable, "-m", "paddle_glm.main", "serve", "--model_path", str(folder)]
+        command += ["--max_batch_size", str(args.max_batch_size), "--cpu_threads", str(args.cpu_threads)]
+    else:
+        command = [str(args.program), "--model_dir", str(folder), "--serve"]
+        command += ["--num_threads", str(args.cpu_threads)] if args.cpu_threads else []
+        command += ["--engine", args.engine] if args.engine else []
+    process = subprocess.Popen(
+        [*command, "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
     assert process.stdout is not None
     line = process.stdout.readline()
-    if "/v1" not in line:
+    found = re.search(r"http\S+/v1", line)
+    if found is None:
         raise SystemExit(f"the server did not start: {line}")
     threading.Thread(target=process.stdout.read, daemon=True).start()
-    return process, line.split()[1]
+    return process, found[0]
+
+
+def peak_gigabytes(process: "subprocess.Popen[str]") -> float:
+    status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1e6
+
+
+class OpenAIPackage:
+    """The package openai with the interface of our client."""
+
+    def __init__(self, address: str) -> None:
+        import openai
+
+        self._client = openai.OpenAI(base_url=address, api_key="none", timeout=3600, max_retries=0)
+        self._model = self._client.models.list().data[0].id
+
+    def stream_chat(self, request: Any) -> Iterator[Any]:
+        for chunk in self._client.chat.completions.create(model=self._model, stream=True, **request):
+            yield chunk.model_dump(exclude_none=True)
+
+    def close(self) -> None:
+        self._client.close()
 
 
 class LoadGenerator:
     """Clients that send requests for `seconds`, and their measurements."""
 
-    def __init__(self, address: str, new_tokens: int) -> None:
-        self.address, self.new_tokens = address, new_tokens
+    def __init__(self, address: str, args: argparse.Namespace) -> None:
+        self.address, self.new_tokens = address, args.new_tokens
+        self._make_client: Any = OpenAIPackage if args.openai else OpenAIClient
         self.tokens = 0
         self.ttft: list[float] = []
         self.latency: list[float] = []
         self._lock = threading.Lock()
 
-    def send_request(self, client: OpenAIClient, question: str) -> None:
+    def send_request(self, client: Any, question: str) -> None:
         request = {
             "messages": [{"role": "user", "content": question}],
             "temperature": 0,
@@ -83,7 +121,7 @@ class LoadGenerator:
         end = time.perf_counter() + seconds
 
         def client(number: int) -> None:
-            connection = OpenAIClient(self.address)
+            connection = self._make_client(self.address)
             asked = number
             while time.perf_counter() < end:
                 self.send_request(connection, "类型#裙*颜色#白色*" * (1 + asked % 4))
@@ -148,6 +186,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model_path", type=Path, help="a model or exported folder")
+    parser.add_argument("--program", type=Path, help="measure this C++ program's --serve")
+    parser.add_argument("--engine", help="the C++ program's engine")
+    parser.add_argument("--openai", action="store_true", help="clients of the package openai")
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 8, 16])
@@ -159,18 +200,23 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.model_path or make_model(Path(scratch) / "model", args.layers, args.hidden)
-        process, address = start_server(folder, args.max_batch_size, args.cpu_threads)
+        started = time.perf_counter()
+        process, address = start_server(folder, args)
         try:
-            LoadGenerator(address, args.new_tokens).run(1, 1.0)  # warm-up
+            print(f"listens after {time.perf_counter() - started:.1f} s")
+            LoadGenerator(address, args).run(1, 1.0)  # warm-up
             print("| clients | tokens/s | first text, s | whole answer, s |\n|---|---|---|---|")
             for clients in args.clients:
-                load = LoadGenerator(address, args.new_tokens)
+                load = LoadGenerator(address, args)
                 speed = load.run(clients, args.seconds)
-                first, whole = (statistics.median(times or [0.0]) for times in (load.ttft, load.latency))
-                print(f"| {clients} | {speed:.1f} | {first:.2f} | {whole:.2f} |", flush=True)
+                # A model of random weights may answer with tokens that have no text.
+                first = f"{statistics.median(load.ttft):.2f}" if load.ttft else "no text"
+                whole = statistics.median(load.latency)
+                print(f"| {clients} | {speed:.1f} | {first} | {whole:.2f} |", flush=True)
             if args.long_prompt:
                 compare_turns(address, args.long_prompt, args.new_tokens)
                 measure_stall(address, args.long_prompt)
+            print(f"peak memory {peak_gigabytes(process):.2f} GB")
         finally:
             process.terminate()
             process.wait()
