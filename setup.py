@@ -25,6 +25,7 @@ BASE = [
     "ml_dtypes>=0.4",
     "xxhash>=3.4",
     "tqdm>=4.65",
+    "prompt_toolkit>=3.0",  # the terminal of `chat`
     "pyyaml>=6.0",
     "psutil>=5.9",  # free memory, where there is no /proc
 ]

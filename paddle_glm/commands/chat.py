@@ -1,10 +1,9 @@
 """`paddle-glm chat`: chat in the terminal with a local model or a server's."""
 
 import argparse
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from paddle_glm.chat_template import Message
+from paddle_glm.commands._chat_loop import ChatLoop
 from paddle_glm.commands._engine_arguments import (
     add_engine_arguments,
     add_remote_arguments,
@@ -17,7 +16,6 @@ from paddle_glm.commands._sampling_arguments import (
     check_sampling_flags,
     sampling_params,
 )
-from paddle_glm.errors import InputError
 from paddle_glm.generation.params import GenerationParams
 from paddle_glm.models.family import family_of
 
@@ -37,8 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     check_local_or_remote(args, (add_engine_arguments,))
     session, title = _open_session(args)
-    print(f"欢迎使用 {title} 模型，输入内容即可进行对话，clear 清空对话历史，stop 终止程序")
-    chat_loop(session, [{"role": "system", "content": args.system}] if args.system else [])
+    print(f"欢迎使用 {title} 模型，输入内容即可进行对话，clear 清空对话历史，stop 终止程序，:help 帮助")
+    ChatLoop(session, [{"role": "system", "content": args.system}] if args.system else []).run()
 
 
 def _open_session(args: argparse.Namespace) -> "tuple[Session, str]":
@@ -53,48 +51,3 @@ def _open_session(args: argparse.Namespace) -> "tuple[Session, str]":
     check_sampling_flags(args, params)
     session = ChatSession(engine.backend, engine.tokenizer, params)
     return session, family_of(engine.backend.config).title
-
-
-def chat_loop(session: "Session", initial_messages: list[Message]) -> None:
-    """Read questions until `stop` or the end of input; `clear` resets the conversation to `initial_messages`.
-
-    Ctrl-C aborts an answer and drops its round. An `InputError` drops the round too, but is raised if no
-    round has been completed.
-    """
-    messages = list(initial_messages)
-    answered = False
-    for question in _questions():
-        if question == "clear":
-            messages = list(initial_messages)
-            print("对话历史已清空")
-            continue
-        asked: list[Message] = [*messages, {"role": "user", "content": question}]
-        print("\nChatGLM：", end="", flush=True)
-        try:
-            for piece in session.stream(asked):
-                print(piece, end="", flush=True)
-        except KeyboardInterrupt:
-            print(" ……")
-        except InputError as error:  # usually a conversation that is too long
-            if not answered:
-                print()
-                raise
-            print(f"{error}（输入 clear 清空对话历史）")
-        else:
-            print()
-            assert session.reply is not None
-            messages = [*asked, *session.reply.messages]
-            answered = True
-
-
-def _questions() -> Iterator[str]:
-    while True:
-        try:
-            question = input("\n用户：").strip()
-        except EOFError:
-            print()
-            return
-        if question == "stop":
-            return
-        if question:
-            yield question

@@ -7,7 +7,8 @@ import pytest
 
 from paddle_glm.backends.generation_meta import GenerationMeta
 from paddle_glm.checkpoint.reshard import reshard
-from paddle_glm.commands import chat, export
+from paddle_glm.commands import export
+from paddle_glm.commands._chat_loop import ChatLoop
 from paddle_glm.generation import ChatSession, GenerationParams
 from paddle_glm.main import main
 from tests.backends import fastdeploy_standin
@@ -257,7 +258,7 @@ def test_a_round_that_failed_is_left_out(tiny_checkpoint, monkeypatch, capsys):
         return question
 
     monkeypatch.setattr(builtins, "input", ask)
-    chat.chat_loop(session, [{"role": "system", "content": "短"}])
+    ChatLoop(session, [{"role": "system", "content": "短"}]).run()
     assert "leaves no room" in capsys.readouterr().out
     questions = [message["content"] for message in session.asked if message["role"] == "user"]
     assert questions == ["一", "四"]

@@ -1,0 +1,179 @@
+"""The conversation in the terminal: questions, answers, and the commands that begin with a colon."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from paddle_glm.chat_template import Message
+from paddle_glm.errors import InputError
+
+if TYPE_CHECKING:
+    from paddle_glm.generation import Session
+
+_HELP = """:help            显示本帮助 / this help
+:clear           清空对话历史 / forget the conversation (also: clear)
+:drop            删除最早的一轮 / forget its oldest round
+:save FILE       保存对话 / write the conversation as JSON
+:load FILE       读入对话 / go on with a saved one
+:speed           显示或隐藏速度 / show tokens per second, or hide them
+:stop            退出 / leave (also: stop, Ctrl-D)
+Ctrl-C 中断回答 / stops an answer; Alt-Enter 换行 / begins a new line"""
+
+
+class ChatLoop:
+    """Answers questions with a session until `:stop` or the end of input.
+
+    initial_messages: what `:clear` goes back to.
+    """
+
+    def __init__(self, session: "Session", initial_messages: list[Message]) -> None:
+        self.session, self.initial_messages = session, initial_messages
+        self.messages = list(initial_messages)
+        self._answered = self._shows_speed = False
+        self._commands: dict[str, Callable[[str], None]] = {
+            "help": lambda _: print(_HELP),
+            "clear": lambda _: self._clear(),
+            "drop": lambda _: self._drop(),
+            "save": self._save,
+            "load": self._load,
+            "speed": lambda _: self._toggle_speed(),
+        }
+
+    def run(self) -> None:
+        """Raises `InputError` for a question that cannot be answered if none has been before it."""
+        for line in read_questions():
+            if line in ("stop", ":stop"):
+                return
+            if line == "clear":
+                self._clear()
+            elif line.startswith(":"):
+                self._command(line)
+            else:
+                self._answer(line)
+
+    def _command(self, line: str) -> None:
+        name, _, argument = line[1:].partition(" ")
+        command = self._commands.get(name)
+        if command is None:
+            print(f":{name} 不是命令 / is no command (:help)")
+            return
+        try:
+            command(argument.strip())
+        except InputError as error:
+            print(error)
+
+    def _answer(self, question: str) -> None:
+        """Print the answer; Ctrl-C stops it and drops its round, and so does an `InputError`."""
+        asked: list[Message] = [*self.messages, {"role": "user", "content": question}]
+        print("\nChatGLM：", end="", flush=True)
+        started, characters = time.monotonic(), 0
+        try:
+            for piece in self.session.stream(asked):
+                print(piece, end="", flush=True)
+                characters += len(piece)
+        except KeyboardInterrupt:
+            print(" ……")
+            return
+        except InputError as error:  # usually a conversation that is too long
+            if not self._answered:
+                print()
+                raise
+            print(f"{error}（输入 :drop 删除最早的一轮，clear 清空对话历史）")
+            return
+        print()
+        assert self.session.reply is not None
+        self.messages = [*asked, *self.session.reply.messages]
+        self._answered = True
+        if self._shows_speed:
+            self._print_speed(time.monotonic() - started, characters)
+
+    def _print_speed(self, seconds: float, characters: int) -> None:
+        tokens = getattr(self.session.reply, "completion_tokens", None)  # servers do not say
+        count, unit = (characters, "字/characters") if tokens is None else (tokens, "tokens")
+        print(f"[{count} {unit}, {seconds:.1f} s, {count / max(seconds, 1e-3):.1f}/s]")
+
+    def _clear(self) -> None:
+        self.messages = list(self.initial_messages)
+        print("对话历史已清空")
+
+    def _drop(self) -> None:
+        first = len(self.initial_messages)
+        roles = [one["role"] for one in self.messages]
+        rounds = [place for place in range(first, len(roles)) if roles[place] == "user"]
+        if not rounds:
+            raise InputError("没有可删除的对话 / there is no round to forget")
+        stop = rounds[1] if len(rounds) > 1 else len(self.messages)
+        del self.messages[first:stop]
+        print(f"已删除最早的一轮 / {len(rounds) - 1} rounds are left")
+
+    def _toggle_speed(self) -> None:
+        self._shows_speed = not self._shows_speed
+        print("显示速度 / speed is shown" if self._shows_speed else "不显示速度 / speed is hidden")
+
+    def _save(self, name: str) -> None:
+        path = _path(name)
+        if path.exists():
+            raise InputError(f"{path} 已存在 / exists: give another name")
+        text = json.dumps({"messages": self.messages}, ensure_ascii=False, indent=2)
+        try:
+            path.write_text(text + "\n", encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"{path} 无法写入 / cannot be written ({error.strerror})") from error
+        print(f"已保存 / saved {len(self.messages)} messages: {path}")
+
+    def _load(self, name: str) -> None:
+        path = _path(name)
+        try:
+            messages = json.loads(path.read_text(encoding="utf-8"))["messages"]
+            if not all(isinstance(one["role"], str) and isinstance(one["content"], str) for one in messages):
+                raise TypeError("messages")
+        except OSError as error:
+            raise InputError(f"{path} 无法读取 / cannot be read ({error.strerror})") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path} 不是保存的对话 / is no saved conversation") from error
+        self.messages = messages
+        print(f"已读入 / loaded {len(messages)} messages")
+
+
+def read_questions() -> Iterator[str]:
+    """Questions, stripped, none empty; in a terminal with a history, and of several lines."""
+    read = _terminal_reader() if sys.stdin.isatty() and sys.stdout.isatty() else lambda: input("\n用户：")
+    while True:
+        try:
+            question = read().strip()
+        except KeyboardInterrupt:
+            print("（:stop 退出 / leaves）")
+            continue
+        except EOFError:
+            print()
+            return
+        if question:
+            yield question
+
+
+def _terminal_reader() -> Callable[[], str]:
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+
+    keys = KeyBindings()
+
+    @keys.add("escape", "enter")
+    def begin_line(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text("\n")
+
+    @keys.add("enter")
+    def send(event: KeyPressEvent) -> None:
+        event.current_buffer.validate_and_handle()
+
+    # Several lines at once: pasted text keeps its line ends.
+    prompts: PromptSession[str] = PromptSession(multiline=True, key_bindings=keys)
+    return lambda: prompts.prompt("\n用户：")
+
+
+def _path(name: str) -> Path:
+    if not name:
+        raise InputError("请给出文件名 / give a file name, as in :save talk.json")
+    return Path(name).expanduser()
