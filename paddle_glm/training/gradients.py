@@ -99,7 +99,7 @@ class GradientAverager:
         """Wait for the oldest bucket that is on its way, and set its gradients."""
         grads, wait = self._in_flight.popleft()
         for grad, mean in zip(grads, unflatten_like(wait(), grads), strict=True):
-            grad.set_value(mean)
+            grad.copy_(mean, False)  # without waiting for the device
 
 
 class HybridParallelClipGrad(nn.ClipGradByGlobalNorm):

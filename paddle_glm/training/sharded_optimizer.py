@@ -63,8 +63,9 @@ class OptimizerStatePartition:
                 flat = paddle.concat([parameter.detach().flatten() for parameter in bucket])
                 dist.broadcast(flat, src=self.group.handle.ranks[owner], group=self.group.handle)
                 if owner != self.group.rank:
-                    for parameter, values in zip(bucket, unflatten_like(flat, bucket), strict=True):
-                        parameter.set_value(values)
+                    received: list[Any] = bucket
+                    for parameter, values in zip(received, unflatten_like(flat, bucket), strict=True):
+                        parameter.copy_(values, False)  # without waiting for the device
 
 
 class ShardedAdamW(FusedAdamW):
