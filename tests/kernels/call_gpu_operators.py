@@ -41,6 +41,18 @@ def call_products(dtype: str) -> None:
             assert y.shape == [2, 3, outputs] and y.dtype == x.dtype
 
 
+def call_attention(dtype: str) -> None:
+    query = trained(2, 16, 4, 64, dtype=dtype)
+    key, value = (trained(2, 16, 2, 64, dtype=dtype) for _ in range(2))
+    for causal in (True, False):
+        rows = paddle.zeros([2, 1, 16, 1 if causal else 2], dtype="int32")
+        y = gpu.attention(query, key, value, rows, causal, 0.0)
+        assert y.shape == query.shape and y.dtype == query.dtype
+        y.sum().backward()
+    for one in (query, key, value):
+        assert one.grad.shape == one.shape
+
+
 def call_decoding(dtype: str) -> None:
     cache = DecodeLayer(*paddle.zeros([2, 3, 2, 5, 128], dtype=dtype).unbind())
     buffer, column = cache.decode_buffer()
@@ -70,10 +82,15 @@ def call_others(dtype: str) -> None:
 if __name__ == "__main__":
     ctypes.CDLL(sys.argv[1])
     gpu.capability = lambda: 80
+    # A Paddle without CUDA does not have them.
+    flags = {"FLAGS_cudnn_deterministic": False, "FLAGS_flash_attn_version": 2}
+    for module in (paddle, paddle.base.framework):
+        module.get_flags = lambda names: {name: flags[name] for name in names}
     assert refused(x=paddle.zeros([2, 128], dtype="float16"))
     assert refused(group_size=64, weight_scale=paddle.ones([128, 4], dtype="float16"))
     for name in ("float16", "bfloat16"):
         call_products(name)
+        call_attention(name)
         call_decoding(name)
         call_others(name)
     print("called")

@@ -35,6 +35,27 @@ void MaskedMultiheadAttention(const Context& context, const DenseTensor&, const 
 }
 
 template <typename T, typename Context>
+void FlashMask(const Context& context, const DenseTensor& query, const DenseTensor&, const DenseTensor&,
+               const DenseTensor&, const optional<DenseTensor>&, float, bool, bool return_softmax,
+               bool is_test, const std::string&, DenseTensor* out, DenseTensor*, DenseTensor* softmax_lse,
+               DenseTensor* seed_offset) {
+    PADDLE_ENFORCE_EQ(return_softmax || is_test, false, common::errors::InvalidArgument("other defaults"));
+    context.template Alloc<T>(out);
+    softmax_lse->Resize({query.dims()[0], query.dims()[2], query.dims()[1]});
+    context.template Alloc<float>(softmax_lse);
+    seed_offset->Resize({2});
+    context.template Alloc<int64_t>(seed_offset);
+}
+
+template <typename T, typename Context>
+void FlashMaskGrad(const Context& context, const DenseTensor&, const DenseTensor&, const DenseTensor&,
+                   const DenseTensor&, const DenseTensor&, const DenseTensor&, const DenseTensor&,
+                   const DenseTensor&, float, bool, DenseTensor* grad_query, DenseTensor* grad_key,
+                   DenseTensor* grad_value) {
+    for (auto* one : {grad_query, grad_key, grad_value}) context.template Alloc<T>(one);
+}
+
+template <typename T, typename Context>
 void Rotary(const Context& context, const DenseTensor&, const optional<DenseTensor>&,
             const optional<DenseTensor>&, const optional<DenseTensor>&, const optional<DenseTensor>&,
             const optional<DenseTensor>&, bool, bool, float, DenseTensor* out_q, DenseTensor*, DenseTensor*) {
@@ -69,6 +90,8 @@ void RmsNormGrad(const Context& context, const DenseTensor&, const optional<Dens
 PD_REGISTER_KERNEL(weight_only_linear, CPU, ALL_LAYOUT, WeightOnlyLinear, phi::float16, phi::bfloat16) {}
 PD_REGISTER_KERNEL(masked_multihead_attention, CPU, ALL_LAYOUT, MaskedMultiheadAttention, phi::float16,
                    phi::bfloat16) {}
+PD_REGISTER_KERNEL(flashmask_attention, CPU, ALL_LAYOUT, FlashMask, phi::float16, phi::bfloat16) {}
+PD_REGISTER_KERNEL(flashmask_attention_grad, CPU, ALL_LAYOUT, FlashMaskGrad, phi::float16, phi::bfloat16) {}
 PD_REGISTER_KERNEL(fused_rotary_position_embedding, CPU, ALL_LAYOUT, Rotary, phi::float16, phi::bfloat16) {}
 PD_REGISTER_KERNEL(fused_rotary_position_embedding_grad, CPU, ALL_LAYOUT, RotaryGrad, phi::float16,
                    phi::bfloat16) {}
