@@ -10,17 +10,21 @@ describes its blocks as `BlockActivations`. A block of ChatGLM2 saves per token:
     norms         2 x (4 hidden + 4), and 4 hidden for each trained norm weight; at O2 2 x (2 hidden + 4)
     linear inputs c x (hidden + queries + hidden + ffn), for layers that are trained or have an adapter
     rotary        s x (queries + keys) / 2, the rotated channels; nothing at O2
-    attention     c x queries + c x (keys + values) x key length / tokens + (4, half 6) x heads x key length
+    attention     c x queries + c x (keys + values) x key length / tokens, and below 512 tokens in float32
+                  4 x heads x key length; in half precision 4 x heads, and c x queries of an output that no
+                  linear layer saves
     SwiGLU        c x 2 ffn
 
 Tensor parallelism shards all but the norms and the inputs of size `hidden`, which sequence parallelism shares
-out by tokens. Half precision is derived, not
-measured: Paddle has no half kernels for CPU.
+out by tokens. Half precision is derived, not measured: Paddle has no half kernels for CPU. It is that of GPUs
+with fused attention (compute capability 8.0).
 """
 
 from dataclasses import dataclass
 
 from paddle_glm.config import ModelConfig
+from paddle_glm.layers.attention import BLOCKWISE_TOKENS
+from paddle_glm.layers.blockwise_attention import BLOCK_SCORES
 from paddle_glm.layers.recompute import CORE_ATTENTION, FULL
 from paddle_glm.models.family import BlockActivations, family_of
 from paddle_glm.parallel.lm_head import chunk_rows
@@ -55,6 +59,19 @@ class MicroBatchSpec:
     block_gradient_bytes: int = 0
     sequence_parallel: bool = False
     recompute_granularity: str = FULL
+
+    @property
+    def has_fused_attention(self) -> bool:
+        return self.compute_itemsize == 2
+
+    @property
+    def holds_scores(self) -> bool:
+        """Whether attention holds all scores of a block at once."""
+        return not self.has_fused_attention and self.seq_length < BLOCKWISE_TOKENS
+
+    @property
+    def scores(self) -> int:
+        return self.batch_size * self.num_heads * self.seq_length * self.kv_length
 
     @property
     def block(self) -> BlockActivations:
@@ -212,18 +229,23 @@ def _rotary_saved_bytes(step: MicroBatchSpec) -> int:
 
 
 def _attention_saved_bytes(step: MicroBatchSpec) -> int:
-    scores = step.batch_size * step.num_heads * step.seq_length * step.kv_length
-    weights = scores * (4 if step.compute_itemsize == 4 else 6)  # half precision saves the cast weights, too
-    if step.config.attention_dropout:
-        weights += scores * (5 if step.compute_itemsize == 4 else 1)
     pairs = 2 * step.kv_size * step.kv_length
-    return weights + step.batch_size * step.compute_itemsize * (step.query_size * step.seq_length + pairs)
+    operands = step.batch_size * step.compute_itemsize * (step.query_size * step.seq_length + pairs)
+    if step.has_fused_attention:
+        kept = _linear_saved_bytes(step, _linear_names(step.config)[1], step.query_size) > 0
+        output = 0 if kept else step.compute_itemsize * step.query_size
+        return operands + step.tokens * (output + 4 * step.num_heads)
+    if not step.holds_scores:
+        return operands
+    return operands + step.scores * (9 if step.config.attention_dropout else 4)
 
 
 def _shared_across_blocks_bytes(step: MicroBatchSpec) -> int:
-    """Bytes shared by all blocks: the additive mask, rows of the rotary table, the prefix."""
+    """Bytes shared by all blocks: the mask (dense, or a few numbers per column), the rotary table's rows
+    and the prefix.
+    """
     config = step.config
-    mask = 4 * step.batch_size * step.seq_length * step.kv_length
+    mask = 4 * step.batch_size * step.kv_length * (step.seq_length if step.holds_scores else 4)
     rotary = step.residual_itemsize * step.batch_size * step.seq_length * config.head_dim
     prefix = 0
     if config.pre_seq_len is not None:
@@ -252,7 +274,9 @@ def _loss_peak_bytes(step: MicroBatchSpec) -> int:
 def _transient_bytes(step: MicroBatchSpec) -> int:
     """Peak bytes of temporaries in a block's backward, in the MLP or in attention.
 
-    Attention has scores with and without mask at once, or the gradients of scores and of softmax.
+    Attention has scores with and without mask at once, or the gradients of scores and of softmax: of all
+    queries or of a block of them. The fused one has a float32 gradient of queries, and those of a key and a
+    value for each head (flash_attn_grad_kernel.cu).
     """
     config, batch = step.config, step.batch_size * step.seq_length
     fused = step.block.ffn_inputs * step.ffn_size
@@ -268,6 +292,9 @@ def _transient_bytes(step: MicroBatchSpec) -> int:
         step, names[3], step.ffn_size
     )
     later = batch * (_norm_saved_bytes(step) + inputs + step.compute_itemsize * fused)  # saved by the MLP
-    scores = 2 * 4 * step.batch_size * step.num_heads * step.seq_length * step.kv_length
-    attention = scores + 2 * batch * step.compute_itemsize * (step.query_size + 2 * step.kv_size)
+    attention = 2 * batch * step.compute_itemsize * (step.query_size + 2 * step.kv_size)
+    if step.has_fused_attention:
+        attention += batch * (4 + 2 * step.compute_itemsize) * step.query_size
+    else:
+        attention += 2 * 4 * step.scores if step.holds_scores else 4 * 4 * min(BLOCK_SCORES, step.scores)
     return max(mlp, attention - later)

@@ -15,6 +15,7 @@ from paddle_glm.parallel import layers
 from paddle_glm.peft.lora import attach_lora
 from paddle_glm.peft.lora_config import LoraConfig
 from paddle_glm.peft.prefix import attach_prefix
+from paddle_glm.training import activation_memory
 from paddle_glm.training.activation_memory import (
     MicroBatchSpec,
     kept_block_bytes,
@@ -106,6 +107,13 @@ def test_the_formula_counts_what_is_kept(family, method):
     assert saved_activation_bytes(step) + saved_head_bytes(step) == pytest.approx(
         count_saved_bytes(model), rel=0.02
     )
+
+
+@pytest.mark.usefixtures("plain_training", "blockwise")
+@pytest.mark.parametrize("family", FAMILY_SIZES)
+def test_the_formula_counts_what_is_kept_by_blocks(family, monkeypatch):
+    monkeypatch.setattr(activation_memory, "BLOCKWISE_TOKENS", 1)
+    test_the_formula_counts_what_is_kept(family, "lora")
 
 
 @pytest.mark.skipif(kernel_library() is None, reason="no compiler for the kernels: apt-get install g++")
