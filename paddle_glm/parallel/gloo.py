@@ -17,6 +17,7 @@ def patch_new_group() -> None:
     from paddle.distributed import collective
 
     os.environ.setdefault("PADDLE_DISTRI_BACKEND", "gloo")
+    _use_interface_of(own_host())
     original: Any = collective._new_process_group_impl
     if getattr(original, "_paddle_glm", False):
         return
@@ -34,6 +35,15 @@ def patch_new_group() -> None:
 
     new_process_group._paddle_glm = True  # type: ignore[attr-defined]
     collective._new_process_group_impl = new_process_group  # type: ignore[assignment]
+
+
+def _use_interface_of(host: str) -> None:
+    """Have gloo listen where other machines reach this one; its default is what the host name stands for."""
+    import psutil
+
+    for interface, addresses in psutil.net_if_addrs().items():
+        if any(one.address == host for one in addresses):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
 
 
 def own_host() -> str:
