@@ -14,6 +14,7 @@ from paddle_glm.main import main
 from paddle_glm.models.dygraph import DygraphBackend
 from paddle_glm.numpy_interop import to_numpy
 from paddle_glm.quantization.packing import dequantize
+from paddle_glm.tiny.checkpoint import write_checkpoint
 
 # Group size None: the default; 0: one scale per output, in blocks of which the last may be filled up.
 WAYS = {
@@ -38,7 +39,7 @@ def stored_weight(folder, bits: int, target: str) -> np.ndarray:
     graph = onnx.load(str(folder / "chatglm.onnx")).graph
     arrays = {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer}
     if target == "openvino":
-        weight = arrays[LAYER].astype(np.float32) * arrays[f"{LAYER}_scale"]
+        weight = arrays[f"{LAYER}_integers"].astype(np.float32) * arrays[f"{LAYER}_integer_scale"]
         return weight.reshape(len(weight), -1)
     blocks, scale = arrays[f"{LAYER}_blocks"], arrays[f"{LAYER}_block_scale"]
     (node,) = (
@@ -98,3 +99,17 @@ def test_the_command_takes_the_target(tiny_checkpoint, tmp_path, capsys):
     assert main([*start, "--target", "openvino"]) == 0
     model = AutoModel.from_pretrained(tiny_checkpoint, quantization_bit=8)
     assert relative_difference(open_backend("openvino", tmp_path / "out", cpu_threads=1), model) < 3e-2
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+def test_an_embedding_that_is_the_head_too(target, tiny_rows, tmp_path):
+    """ChatGLM-6B looks tokens up in the weight that it multiplies with."""
+    texts = [text for row in tiny_rows for text in row.values()]
+    write_checkpoint(tmp_path / "model", texts, family="chatglm", vocab_size=512, ffn_hidden_size=96)
+    model = AutoModel.from_pretrained(tmp_path / "model").quantize(4, 16, True)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    export_model(model, tokenizer, tmp_path / "out", format="onnx", target=target, arithmetic="float32")
+    ids = np.array([[20, 21, 5, 8]])
+    expected = DygraphBackend(model).prefill(ids, np.ones_like(ids))
+    found = open_backend(target, tmp_path / "out", cpu_threads=1).prefill(ids, np.ones_like(ids))
+    assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()

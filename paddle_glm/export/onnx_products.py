@@ -149,16 +149,17 @@ def _scaled_product(
 ) -> list[Any]:
     outputs, inputs, groups = product.outputs, product.inputs, product.inputs // product.group_size
     shape = (outputs, groups, product.group_size) if groups > 1 else (outputs, inputs)
+    # Not the weight's own names: an embedding that is the LM head too is looked up in the stored form.
+    integers, scale = f"{product.name}_integers", f"{product.name}_integer_scale"
     if product.bits == 4:
         values = _mapped(product.values, _BYTE, inputs // 2, lambda rows: _swap_nibbles(rows.view(np.uint8)))
-        tensors[product.name] = Initializer(values, shape, TensorProto.INT4)
+        tensors[integers] = Initializer(values, shape, TensorProto.INT4)
     else:
-        tensors[product.name] = Initializer(product.values, shape)
-    scale = f"{product.name}_scale"
+        tensors[integers] = Initializer(product.values, shape)
     tensors[scale] = Initializer(product.scale, (*shape[:-1], 1))
     last = f"{product.name}.scaled"
     nodes = [
-        helper.make_node("Cast", [product.name], [f"{product.name}.float"], to=TensorProto.FLOAT),
+        helper.make_node("Cast", [integers], [f"{product.name}.float"], to=TensorProto.FLOAT),
         helper.make_node("Mul", [f"{product.name}.float", scale], [last]),
     ]
     if groups > 1:
