@@ -63,7 +63,12 @@ CHOICES = {
         _QUANTISATION,
         CARDS,
         ("", "--sharding stage1", "--sharding stage2", "--sharding stage3"),
-        ("", "--recompute True"),
+        (
+            "",
+            "--recompute True --recompute_granularity core_attn",
+            "--recompute True --recompute_granularity full_attn",
+            "--recompute True",
+        ),
     ),
     # It recomputes, and holds the frozen model in float16, by itself.
     "ptuning": Choices(
