@@ -40,7 +40,7 @@ def folder(words, tmp_path_factory):
         }
 
     pair = [
-        going_on("data", "whole", 1, f"{TWO} --sharding stage2"),
+        going_on("data", "whole", 1, f"{TWO} --sharding stage3"),
         going_on("model", "data", 2, f"{FOUR} --tensor_parallel_degree 2"),
     ]
     finetune_in_turn(pair, 2, folder / "logs2")
