@@ -15,7 +15,7 @@ _UNSUPPORTED_KWARGS = {
     "force_download": _NO_DOWNLOAD,
     "from_hf_hub": 'give download="huggingface"',
     "from_aistudio": 'give download="modelscope" or a folder',
-    "attn_implementation": "leave it out: there is one implementation",
+    "attn_implementation": "leave it out: device, dtype and length choose the implementation",
     "use_flash_attention_2": "leave it out: there is one implementation",
     "max_memory": "give quantization_bit=4, or shard the model with load_model_on_gpus",
     "offload_folder": "give quantization_bit=4: weights are not offloaded",

@@ -33,7 +33,7 @@ def run(words, tmp_path, rank, failure, *more):
 
 
 def test_a_killed_rank(words, tmp_path):
-    """And the same command goes on, bit for bit."""
+    """And the same command goes on."""
     log, _ = run(words, tmp_path, 1, "killed", "--tensor_parallel_degree", "2")
     assert re.search(r"error: rank 1 \(.*\) has ended without a word: killed", log)
     out = tmp_path / "out"
