@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from paddle_glm.chat_template import ChatTemplate, Message
 from paddle_glm.errors import InputError
@@ -12,6 +12,7 @@ from paddle_glm.generation import GenerationParams
 from paddle_glm.generation.logits_processors import LogitsProcessor
 from paddle_glm.serving.request_sampling import sampling_values
 from paddle_glm.serving.streaming import AnswerOptions
+from paddle_glm.serving.strict_json import LenientModel, StrictModel
 from paddle_glm.serving.tool_calls import TOOL_RESULT_ROLE, NamedTool, Tool, ToolCall, add_tool_declarations
 from paddle_glm.tokenizers.base import Tokenizer
 
@@ -21,19 +22,15 @@ MAX_TOP_LOGPROBS = 20
 COMPLETION_TOKENS = 16  # `max_tokens` of a completion that gives none, as in OpenAI's protocol
 
 
-class TextPart(BaseModel):
+class TextPart(StrictModel):
     """A text part of a message's content."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
 
     type: Literal["text"]
     text: str
 
 
-class ChatMessage(BaseModel):
+class ChatMessage(StrictModel):
     """A message of the conversation; `name`, `refusal` and `tool_call_id` are accepted and ignored."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
 
     role: str
     content: str | list[TextPart] | None = None
@@ -53,16 +50,12 @@ class ChatMessage(BaseModel):
         return calls if calls and not text else [{"role": role, "content": text}, *calls]
 
 
-class StreamOptions(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore")
-
+class StreamOptions(LenientModel):
     include_usage: bool | None = None
 
 
-class JSONSchema(BaseModel):
+class JSONSchema(StrictModel):
     """`json_schema` of a response format; schemas are always followed, whatever `strict` is."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
 
     name: str | None = None
     description: str | None = None
@@ -70,9 +63,7 @@ class JSONSchema(BaseModel):
     strict: bool | None = None
 
 
-class ResponseFormat(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid")
-
+class ResponseFormat(StrictModel):
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JSONSchema | None = None
 
@@ -85,10 +76,10 @@ class ResponseFormat(BaseModel):
         return self.json_schema.schema_
 
 
-class GenerationBody(BaseModel):
+class GenerationBody(StrictModel):
     """Fields of chat completions and completions; `top_k` and `repetition_penalty` as in vLLM."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(allow_inf_nan=False)
     # Unsupported fields of the protocol -> the neutral values that are accepted.
     neutral_values: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
 
@@ -198,7 +189,7 @@ class GenerationBody(BaseModel):
 class ChatRequest(GenerationBody):
     """Body of /v1/chat/completions."""
 
-    neutral_values = {
+    neutral_values: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "modalities": (["text"],),
     }
 
@@ -267,7 +258,7 @@ class ChatRequest(GenerationBody):
 class CompletionRequest(GenerationBody):
     """Body of /v1/completions: text that the model continues, not a conversation."""
 
-    neutral_values = {"suffix": ("",), "best_of": (1,)}
+    neutral_values: ClassVar[Mapping[str, tuple[Any, ...]]] = {"suffix": ("",), "best_of": (1,)}
 
     prompt: str | list[str] | list[int] | list[list[int]]
     echo: bool | None = None
@@ -303,10 +294,8 @@ class CompletionRequest(GenerationBody):
         return prompts
 
 
-class TokenizeRequest(BaseModel):
+class TokenizeRequest(StrictModel):
     """Body of /tokenize, as in vLLM: a text, or a conversation."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
 
     model: str | None = None
     prompt: str | None = None
@@ -314,10 +303,8 @@ class TokenizeRequest(BaseModel):
     add_special_tokens: bool = True
 
 
-class DetokenizeRequest(BaseModel):
+class DetokenizeRequest(StrictModel):
     """Body of /detokenize, as in vLLM."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
 
     model: str | None = None
     tokens: list[int]

@@ -8,6 +8,19 @@ from typing import Any, NoReturn
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
+from pydantic import BaseModel, ConfigDict
+
+
+class StrictModel(BaseModel):
+    """A JSON object whose values have the declared types, not such as convert to them; no other fields."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class LenientModel(BaseModel):
+    """The same, but other fields are ignored."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
 
 
 class StrictJSONRoute(APIRoute):

@@ -5,11 +5,10 @@ import uuid
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from paddle_glm.chat_template import ChatTemplate, Message, RoleTemplate
 from paddle_glm.errors import InputError
 from paddle_glm.generation.response_parser import parse_tool_call
+from paddle_glm.serving.strict_json import LenientModel, StrictModel
 from paddle_glm.tokenizers.base import Tokenizer
 
 # System prompt before the tool declarations, as in training (THUDM's openai_api.py of ChatGLM3).
@@ -17,47 +16,35 @@ TOOLS_PREAMBLE = "Answer the following questions as best as you can. You have ac
 TOOL_RESULT_ROLE = "observation"
 
 
-class FunctionDefinition(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore")
-
+class FunctionDefinition(LenientModel):
     name: str
     description: str | None = None
     parameters: dict[str, Any] | None = None
 
 
-class Tool(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid")
-
+class Tool(StrictModel):
     type: Literal["function"]
     function: FunctionDefinition
 
 
-class FunctionName(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore")
-
+class FunctionName(LenientModel):
     name: str
 
 
-class NamedTool(BaseModel):
+class NamedTool(StrictModel):
     """A `tool_choice` by name."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
 
     type: Literal["function"]
     function: FunctionName
 
 
-class FunctionCall(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore")
-
+class FunctionCall(LenientModel):
     name: str
     arguments: str
 
 
-class ToolCall(BaseModel):
+class ToolCall(LenientModel):
     """A tool call of an earlier answer, returned by the client."""
-
-    model_config = ConfigDict(strict=True, extra="ignore")
 
     id: str | None = None
     type: Literal["function"] = "function"
