@@ -137,4 +137,6 @@ def _table(model: str, plan: "TrainingPlan", memory: "MemoryEstimate") -> str:
         name: getattr(memory, name) for name in ("weights", "gradients", "optimizer", "activations", "total")
     }
     lines += [f"  {name:<12}{size / _GIB:>8.2f}" for name, size in parts.items()]
+    if memory.host:
+        lines.append(f"and in the host's memory{memory.host / _GIB:>8.2f}")
     return "\n".join(lines)

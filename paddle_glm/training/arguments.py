@@ -22,7 +22,7 @@ from paddle_glm.training.flag_fields import (
     required_flag,
 )
 
-# PaddleNLP's names; its offload is not supported.
+# PaddleNLP's names; offload is a flag of its own.
 _SHARDING_STAGES = {"": 0, "stage1": 1, "stage2": 2, "stage3": 3}
 _STRATEGIES = ("no", "steps", "epoch")
 _LENGTH_FLAGS = ("src_length", "tgt_length")
@@ -157,6 +157,11 @@ class FinetuneArguments:
     )
     sharding_parallel_degree: int = flag(
         PARALLELISM, -1, "number of data-parallel processes, as --sharding takes all of them; -1: not given"
+    )
+    offload_optim: bool = flag(
+        PARALLELISM,
+        False,
+        "keep AdamW's state in the host's memory and update the weights there (12 bytes a parameter)",
     )
     hang_timeout: float = flag(
         PARALLELISM,
@@ -322,8 +327,8 @@ def parse_sharding_stage(sharding: str, sharding_parallel_degree: int, data_para
     """
     if sharding not in _SHARDING_STAGES:
         raise InputError(
-            f"--sharding {sharding}: expected stage1, stage2 or stage3 (without offload; "
-            "--tensor_parallel_degree can be combined with any)"
+            f"--sharding {sharding}: expected stage1, stage2 or stage3 (offload is --offload_optim "
+            "True; --tensor_parallel_degree can be combined with any)"
         )
     stage = _SHARDING_STAGES[sharding]
     if stage and sharding_parallel_degree not in (-1, data_parallel_degree):

@@ -23,7 +23,7 @@ from paddle_glm.checkpoint.paddlenlp import set_tokenizer_class
 from paddle_glm.errors import InputError
 from paddle_glm.models.base import CausalLM, lazy_tensors
 from paddle_glm.models.family import family_of
-from paddle_glm.numpy_interop import from_numpy, paddle_dtype_name
+from paddle_glm.numpy_interop import writable_array
 from paddle_glm.parallel import SINGLE_PROCESS, Mesh, world_size
 from paddle_glm.peft.adapter import Adapter
 from paddle_glm.sharding import ParameterSpec
@@ -165,7 +165,8 @@ def load_optimizer_and_schedule(folder: Path, trainer: Any) -> None:
             "flags that it was written with, or give another --output_dir"
         )
     for name, tensor in wanted.items():
-        tensor.set_value(from_numpy(np.array(stored.read(name)), paddle_dtype_name(tensor)))
+        with writable_array(tensor) as array:  # offloaded state stays where it is
+            array[...] = stored.read(name)
     trainer.lr_scheduler.set_state_dict(schedule["scheduler"])
     if trainer.do_grad_scaling:
         scaler = schedule["scaler"]

@@ -52,7 +52,8 @@ FLAG_REQUIREMENTS = _by_flag(
         "learning_rate weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm num_train_epochs "
         "max_steps lr_scheduler_type warmup_ratio warmup_steps num_cycles lr_end power logging_strategy "
         "logging_first_step logging_steps logging_dir save_strategy save_steps save_total_limit save_format "
-        "recompute sequence_parallel scale_loss sharding sharding_parallel_degree dataloader_drop_last "
+        "recompute sequence_parallel scale_loss sharding sharding_parallel_degree offload_optim "
+        "dataloader_drop_last "
         "load_best_model_at_end metric_for_best_model greater_is_better eval_steps minimum_eval_times "
         "group_by_length zero_padding max_train_samples skip_profile_timer dataset_cache lazy",
     ),
@@ -182,7 +183,7 @@ _UNSUPPORTED_BY_DEFAULT: tuple[tuple[Any, str], ...] = (
         "fuse_sequence_parallel_allreduce ignore_data_skip auto_parallel_resume_form_hybrid_parallel "
         "flatten_param_grads use_async_save distributed_dataloader unified_checkpoint to_static "
         "ignore_load_lr_and_optim ignore_save_lr_and_optim force_reshard_pp enable_auto_parallel "
-        "use_expert_parallel release_grads offload_optim save_sharding_stage1_model_include_freeze_params "
+        "use_expert_parallel release_grads save_sharding_stage1_model_include_freeze_params "
         "pdc_download_ckpt count_trained_tokens",
     ),
     (True, "log_on_each_node split_inputs_sequence_dim remove_unused_columns lazy_data_processing"),

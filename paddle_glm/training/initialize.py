@@ -38,6 +38,7 @@ class TrainerArguments(TrainingArguments):
         self.flags, self.mesh, self.sharding_stage = args, mesh, sharding_stage
         self.save_format, self.group_by_length = args.save_format, args.group_by_length
         self.shares_tokens, self.recompute_granularity = args.sequence_parallel, args.recompute_granularity
+        self.offloads = args.offload_optim
         self.visualdl = args.report_to == "visualdl"
         known = {item.name for item in fields(TrainingArguments)}
         values = {item.name: getattr(args, item.name) for item in fields(args) if item.name in known}
@@ -129,5 +130,6 @@ def _adjusted_values(args: FinetuneArguments, device: str) -> dict[str, Any]:
         # PaddleNLP would start fleet for a degree above 1, whose groups, wrappers and clipping do not fit
         # gloo and shared rows: it sees data parallelism, and our trainer does the rest by `mesh`.
         **{"sharding": "", "sharding_parallel_degree": -1, "tensor_parallel_degree": -1},
-        "sequence_parallel": False,
+        # Nor does it do what our layers and optimizer do themselves.
+        **{"sequence_parallel": False, "offload_optim": False},
     }

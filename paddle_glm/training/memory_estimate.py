@@ -38,6 +38,7 @@ class TrainingPlan:
     config: with its prefix and quantisation. lora: adapters to train; prefix_tuning: trains the prefix of
     `config`; with neither, all weights are trained. dtype: of the weights. half: matmuls in half precision.
     batch_size, seq_length: one batch of one process. stage: what data-parallel processes share out, 0 to 3.
+    offload: the optimizer's state is in the host's memory.
     """
 
     config: ModelConfig
@@ -53,6 +54,7 @@ class TrainingPlan:
     tensor_degree: int = 1
     data_degree: int = 1
     stage: int = 0
+    offload: bool = False
 
     @property
     def full_finetuning(self) -> bool:
@@ -61,7 +63,10 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Numbers of parameters of the whole model, and bytes on the rank that needs most."""
+    """Numbers of parameters of the whole model, and bytes on the rank that needs most.
+
+    host: of its optimizer's state in the host's memory, where it is offloaded.
+    """
 
     parameters: int
     trainable: int
@@ -69,6 +74,7 @@ class MemoryEstimate:
     gradients: int
     optimizer: int
     activations: int
+    host: int = 0
 
     @property
     def total(self) -> int:
@@ -141,6 +147,7 @@ def plan_from_flags(
         tensor_degree=tensor_degree,
         data_degree=data_degree,
         stage=parse_sharding_stage(args.sharding, args.sharding_parallel_degree, data_degree),
+        offload=args.offload_optim and args.device != "cpu",
     )
 
 
@@ -172,8 +179,9 @@ def estimate_training_memory(plan: TrainingPlan) -> MemoryEstimate:
         trainable=_num_parameters(trained),
         weights=sum(weights.values()) - _absent_weights(plan, table, weights) + _rotary_table_bytes(config),
         gradients=gradient,
-        optimizer=state,
+        optimizer=0 if plan.offload else state,
         activations=activation_bytes(_micro_batch_spec(plan, table)),
+        host=state if plan.offload else 0,
     )
 
 

@@ -43,10 +43,12 @@ class Choices:
     degrees: tuple[int, ...]
     sharding: tuple[str, ...]
     recompute: tuple[str, ...]
+    offload: tuple[str, ...] = ("",)
 
     @property
     def flag_names(self) -> set[str]:
         texts = [*self.methods.values(), self.always, *self.quantisation, *self.sharding, *self.recompute]
+        texts += self.offload
         names = {word for text in texts for word in text.split() if word.startswith("--")}
         return names | {
             "--tensor_parallel_degree",
@@ -69,6 +71,7 @@ CHOICES = {
             "--recompute True --recompute_granularity full_attn",
             "--recompute True",
         ),
+        ("", "--offload_optim True"),
     ),
     # It recomputes, and holds the frozen model in float16, by itself.
     "ptuning": Choices(
@@ -87,10 +90,10 @@ def find_recipes(
 ) -> list[Recipe]:
     """The fastest recipe that fits, for each method and number of cards.
 
-    Fast is: float weights before quantised ones, fewer tensor-parallel processes, a lower sharding stage, no
-    recomputation unless the batch were small, a larger batch. command: "finetune" or "ptuning". flags:
-    further ones of the run, such as lengths; file: a file of them. Raises `InputError` for flags that
-    recipes choose, and for those that do not suit a method.
+    Fast is: float weights before quantised ones, no offload, fewer tensor-parallel processes, a lower
+    sharding stage, no recomputation unless the batch were small, a larger batch. command: "finetune" or
+    "ptuning". flags: further ones of the run, such as lengths; file: a file of them. Raises `InputError` for
+    flags that recipes choose, and for those that do not suit a method.
     """
     choices = CHOICES[command]
     names = [word.split("=")[0].replace("-", "_").replace("__", "--", 1) for word in flags]
@@ -124,8 +127,10 @@ class _Search:
 
     def _candidates(self, method: str, cards: int) -> Iterator[str]:
         choices, full = self.choices, method == "all weights"
-        for bits, degree, sharding in product(
-            choices.quantisation[: 1 if full else None], choices.degrees, choices.sharding
+        bits_of_base = choices.quantisation[: 1 if full else None]
+        offloads = choices.offload[: None if full else 1]  # an adapter's state is small
+        for bits, offload, degree, sharding in product(
+            bits_of_base, offloads, choices.degrees, choices.sharding
         ):
             if degree > cards or (sharding and degree == cards):
                 continue
@@ -135,7 +140,15 @@ class _Search:
             large = [batch for batch in _BATCHES if batch >= _SMALL_BATCH]
             for batches in (large, _BATCHES[len(large) :]):
                 for recompute, batch in product(choices.recompute, batches):
-                    words = (choices.methods[method], choices.always, bits, tensor, sharding, recompute)
+                    words = (
+                        choices.methods[method],
+                        choices.always,
+                        bits,
+                        tensor,
+                        sharding,
+                        offload,
+                        recompute,
+                    )
                     yield " ".join([*filter(None, words), f"--per_device_train_batch_size {batch}"])
 
     def estimate(self, text: str, processes: int) -> MemoryEstimate:

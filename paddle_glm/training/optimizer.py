@@ -6,7 +6,9 @@ from typing import Any
 from paddle import Tensor, _C_ops
 from paddle.optimizer import AdamW
 
+from paddle_glm.errors import InputError
 from paddle_glm.kernels import training
+from paddle_glm.kernels.library import kernel_library
 from paddle_glm.training.gradients import HybridParallelClipGrad
 
 # Elements per block of threads; as in apex, which Paddle's kernel follows.
@@ -19,6 +21,9 @@ class FusedAdamW(AdamW):
     A native kernel updates float32 parameters on a CPU, and scales their gradients for clipping. All other
     parameters are updated by one call for each dtype and weight decay. A step does not wait for a GPU, except
     where `GradScaler` asks whether gradients are finite.
+
+    offload: moments and master weights lie in the host's memory, where the native kernel updates them
+    (ZeRO-Offload, arXiv:2101.06840); gradients and new parameters pass between the devices one by one.
     """
 
     _beta1: float
@@ -26,8 +31,15 @@ class FusedAdamW(AdamW):
     _epsilon: float
     _weight_decay: float
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, offload: bool = False, **options: Any) -> None:
+        """Raises `InputError` where `offload` lacks the native kernels."""
         super().__init__(**options)
+        if offload and kernel_library() is None:
+            raise InputError(
+                "--offload_optim updates weights by the native CPU kernels: `paddle-glm kernels` builds "
+                "them, and says what is missing"
+            )
+        self._offload = offload
         self._together: list[tuple[Tensor, Tensor]] = []
         if isinstance(self._grad_clip, HybridParallelClipGrad):
             self._grad_clip.leaves_scaling = True
@@ -46,18 +58,31 @@ class FusedAdamW(AdamW):
         for (_, decays), members in groups.items():
             self._update_together(members, self._weight_decay if decays else 0.0)
 
-    def _append_optimize_op(self, block: Any, param_and_grad: tuple[Tensor, Tensor]) -> None:
+    def _append_optimize_op(self, block: Any, param_and_grad: tuple[Any, Tensor]) -> None:
         parameter, gradient = param_and_grad
         clip = self._grad_clip
         scale = clip.scale if isinstance(clip, HybridParallelClipGrad) else None
+        if self._offload:
+            master = self._master_weights.get(parameter.name)
+            weights = parameter.detach().cpu() if master is None else master
+            self._update_in_place(param_and_grad, weights, gradient.cpu().astype("float32"), scale)
+            parameter.copy_(weights.astype(parameter.dtype), False)
+            return
         if not training.in_place(parameter, gradient):
             if scale is not None:
                 gradient.multiply_(scale.astype(gradient.dtype))
             self._together.append(param_and_grad)
             return
+        self._update_in_place(param_and_grad, parameter, gradient, scale)
+
+    def _update_in_place(
+        self, param_and_grad: tuple[Tensor, Tensor], weights: Tensor, gradient: Tensor, scale: Tensor | None
+    ) -> None:
+        """One step of a parameter by the native kernel. weights, gradient: its values, float32 on the CPU."""
+        parameter = param_and_grad[0]
         first, second, power1, power2 = self._state(parameter)
         training.adamw(
-            parameter,
+            weights,
             gradient,
             (first, second),
             (power1, power2),
@@ -67,6 +92,18 @@ class FusedAdamW(AdamW):
             self._weight_decay if self._decays(parameter) else 0.0,
             1.0 if scale is None else float(scale),
         )
+
+    def _get_device_for_param(self, name: str) -> Any:
+        """Where AdamW makes the state of a parameter."""
+        return "cpu" if self._offload else super()._get_device_for_param(name)
+
+    def _create_master_weight(self, param: Tensor) -> Any:
+        if not self._offload or param.name in self._master_weights:
+            return super()._create_master_weight(param)
+        master = param.detach().cpu().astype("float32")
+        master.name = self._gen_master_weight_var_name(param)
+        self._master_weights[param.name] = master
+        return master
 
     def _decays(self, parameter: Tensor) -> bool:
         return self._apply_decay_param_fun is None or bool(self._apply_decay_param_fun(parameter.name))

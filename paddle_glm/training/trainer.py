@@ -244,6 +244,7 @@ class FinetuneTrainer(Trainer):
             "weight_decay": self.args.weight_decay,
             "grad_clip": self.grad_clip,
             "multi_precision": self.args.dtype != "float32",
+            "offload": self.args.offloads,
         }
         if self.state_partition is not None:
             # At stage 3 a model's parameters are sent when they are needed; an adapter's are not sharded.
