@@ -8,8 +8,10 @@ import gc
 import io
 import os
 import shutil
+import signal
 import socket
 import stat
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -159,6 +161,15 @@ def flush(path: Path) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         os.close(descriptor)
+
+
+def kill_session(process: "subprocess.Popen[Any]") -> None:
+    """End a process that began a session of its own, and, where the system can, all of the session."""
+    if not hasattr(os, "killpg"):
+        process.kill()
+        return
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def retry_while_in_use(action: Callable[..., Result], *arguments: Any) -> Result:

@@ -12,6 +12,8 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from paddle_glm.system import kill_session
+
 # To import Paddle and look at the device; the first time on a machine takes longest.
 _START_SECONDS = 180
 _TAIL = 25  # lines of a process's output that a report shows
@@ -95,8 +97,7 @@ class Worker:
 
     def close(self) -> None:
         """End the process and all that it started."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        kill_session(self._process)
         self._process.wait()
 
 

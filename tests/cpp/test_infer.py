@@ -208,7 +208,7 @@ def test_arguments_that_are_refused(arguments, message):
 
 def test_values_and_files_that_are_refused(folder, tmp_path):
     ask = ("--model_dir", folder, *ASK)
-    assert "temperature is 0: expected a number above 0" in refusal(*ask, "--temperature", 0)
+    assert "temperature is 0: expected a number from 1e-06 on" in refusal(*ask, "--temperature", 0)
     assert "top_p is 2" in refusal(*ask, "--top_p", 2)
     assert "num_beams is 0" in refusal(*ask, "--num_beams", 0)
     assert "num_beams is 3: expected 1 with sampling" in refusal(

@@ -148,7 +148,8 @@ def test_bad_requests_name_the_value(server, python_server, change, status, mess
         error = response.json()["error"]
         assert message in error["message"]
         assert set(error) == {"message", "type", "param", "code"}
-    assert httpx.post(python_server + PATH, json=request).status_code == status
+    answers_there = {"n", "presence_penalty"} & change.keys()  # the server in Python supports them
+    assert httpx.post(python_server + PATH, json=request).status_code == (200 if answers_there else status)
 
 
 def test_what_is_no_request(server):

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import httpx
 import pytest
@@ -50,11 +51,10 @@ def start_page(*flags: str) -> tuple[subprocess.Popen, int]:
     )
     for _ in range(600):
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
-        try:
-            httpx.get(f"http://127.0.0.1:{port}/")
-            return process, port
-        except httpx.ConnectError:
-            time.sleep(0.1)
+        with suppress(httpx.TransportError):
+            if httpx.get(f"http://127.0.0.1:{port}/").is_success:
+                return process, port
+        time.sleep(0.1)
     raise AssertionError("the page did not start")
 
 

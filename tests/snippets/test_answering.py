@@ -165,7 +165,7 @@ def test_streaming_with_a_past(
 def test_a_past_of_another_conversation_is_used_as_far_as_it_agrees(
     model: CausalLM, tokenizer: Tokenizer
 ) -> None:
-    if not model.is_causal:
+    if not model.family.is_causal:
         pytest.skip("ChatGLM-6B attends to its prompt in both directions: it has no past to reuse")
     *_, (_, _, past) = model.stream_chat(tokenizer, "你好", return_past_key_values=True, **GREEDY)
     for query in ("你好吗", "裙", "你好"):
@@ -176,7 +176,7 @@ def test_a_past_of_another_conversation_is_used_as_far_as_it_agrees(
 
 def test_a_past_with_a_prefix_in_front(folder: str, tokenizer: Tokenizer) -> None:
     model = AutoModel.from_pretrained(folder)
-    if not model.is_causal:
+    if not model.family.is_causal:
         pytest.skip("ChatGLM-6B attends to its prompt in both directions: it has no past to reuse")
     attach_prefix(model, 5, projection=False)
     *_, (_, history, past) = model.stream_chat(tokenizer, "你好", return_past_key_values=True, **GREEDY)
@@ -187,7 +187,7 @@ def test_a_past_with_a_prefix_in_front(folder: str, tokenizer: Tokenizer) -> Non
 
 
 def test_a_past_that_does_not_belong_is_refused(model: CausalLM, tokenizer: Tokenizer, folder: str) -> None:
-    if not model.is_causal:
+    if not model.family.is_causal:
         pytest.skip("ChatGLM-6B attends to its prompt in both directions: it has no past to reuse")
     *_, (_, _, past) = model.stream_chat(tokenizer, "你好", return_past_key_values=True, **GREEDY)
     other = AutoModel.from_pretrained(folder)
