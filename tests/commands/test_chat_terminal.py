@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 
 import pexpect
@@ -14,30 +15,32 @@ PASTED = "\x1b[200~{}\x1b[201~"
 
 
 @pytest.fixture
-def start(tiny_checkpoint):
-    """Starts a chat with flags and waits for its prompt."""
+def spawn():
+    """Starts Python with arguments in a terminal and waits for the prompt of a chat."""
     started = []
 
-    def start_chat(*flags):
-        words = ["-m", "paddle_glm.main", "chat", "--model_path", str(tiny_checkpoint), *flags]
+    def start(*words):
         # A pseudo-terminal does not say where its cursor is.
         environment = {**os.environ, "PROMPT_TOOLKIT_NO_CPR": "1", "TERM": "xterm"}
         child = pexpect.spawn(
-            sys.executable, words, cwd=str(ROOT), encoding="utf-8", timeout=30, env=environment
+            sys.executable, list(words), cwd=str(ROOT), encoding="utf-8", timeout=60, env=environment
         )
         started.append(child)
         child.expect("用户：")
         return child
 
-    yield start_chat
+    yield start
     for child in started:
-        child.close(force=True)
+        if child.isalive():
+            child.kill(signal.SIGKILL)
+            child.wait()
 
 
 @pytest.fixture
-def terminal(start):
+def terminal(spawn, tiny_checkpoint):
     """A chat of greedy answers that shows their speed, by which tests know where an answer ends."""
-    child = start("--do_sample", "False", "--max_new_tokens", "8")
+    flags = ["--model_path", str(tiny_checkpoint), "--do_sample", "False", "--max_new_tokens", "8"]
+    child = spawn("-m", "paddle_glm.main", "chat", *flags)
     child.send(":speed\r")
     child.expect("is shown")
     child.expect("用户：")
@@ -97,10 +100,24 @@ def test_commands(terminal, tmp_path):
     terminal.expect(pexpect.EOF)
 
 
-def test_ctrl_c_stops_the_answer_and_not_the_program(start, tmp_path):
-    child = start("--do_sample", "False", "--max_length", "2000")
+SLOW_CHAT = """
+import time
+from paddle_glm.commands._chat_loop import ChatLoop
+
+class Slow:
+    def stream(self, messages):
+        while True:
+            time.sleep(0.02)
+            yield "字"
+
+ChatLoop(Slow(), []).run()
+"""
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_program(spawn, tmp_path):
+    child = spawn("-c", SLOW_CHAT)
     child.send("你好\r")
-    child.expect("ChatGLM：.")
+    child.expect("字字")
     child.send(CTRL_C)
     child.expect("……")
     child.expect("用户：")
@@ -110,5 +127,4 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(start, tmp_path):
     assert saved(child, tmp_path / "talk.json") == []
     child.send(":stop\r")
     child.expect(pexpect.EOF)
-    child.close()
-    assert child.exitstatus == 0
+    assert child.wait() == 0
