@@ -72,7 +72,9 @@ def open_engine_from_args(args: argparse.Namespace, folder: str | None = None) -
 def add_remote_arguments(parser: argparse.ArgumentParser) -> None:
     """A server of the OpenAI protocol instead of a folder."""
     parser.add_argument("--api_base", help="talk to this server instead, such as http://127.0.0.1:8000/v1")
-    parser.add_argument("--model", help="which of the server's models (default: the only one)")
+    parser.add_argument(
+        "--model", help="which of the server's models (default: the only one that is no adapter)"
+    )
     parser.add_argument(
         "--api_key", help=f"the server's key; {CLIENT_KEY_VARIABLE} keeps it out of process lists"
     )
@@ -115,11 +117,12 @@ def require_extra(extra: str) -> Iterator[None]:
 def open_remote_session(args: argparse.Namespace) -> "RemoteSession":
     """A session with the server; asks it for its models and sends the sampling flags with each request."""
     with require_extra("serve"):
-        from paddle_glm.serving.client import OpenAIClient, RemoteSession, choose_model, request_fields
+        from paddle_glm.serving.client import OpenAIClient, RemoteSession, choose_models, request_fields
 
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log every request
     given = explicit_values(args, GenerationParams())
     GenerationParams().updated(given)  # reject invalid values before asking the server
     fields = request_fields(given)
     client = OpenAIClient(args.api_base, args.api_key or os.environ.get(CLIENT_KEY_VARIABLE), args.timeout)
-    return RemoteSession(client, choose_model(client, args.model), fields)
+    models = choose_models(client, args.model)
+    return RemoteSession(client, models[0], fields, models)

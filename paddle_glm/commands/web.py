@@ -84,4 +84,4 @@ def open_provider(args: argparse.Namespace) -> "ChatProvider":
     if args.api_base is not None:
         return remote_provider(open_remote_session(args), params)
     scheduler = Scheduler(lambda: open_engine_from_args(args), args.max_batch_size)
-    return local_provider(scheduler, sampling_params(args, scheduler.engine.params))
+    return local_provider(scheduler, sampling_params(args, scheduler.engine.params), args.model_name)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from paddle_glm.errors import InputError
 from paddle_glm.generation import GenerationParams, Session
 from paddle_glm.models.family import family_of
 from paddle_glm.serving.client import RemoteSession, request_fields
@@ -20,14 +21,17 @@ class ChatProvider:
     """Opens chat sessions.
 
     temperature, top_p, max_new_tokens: initial slider values; temperature 0 means greedy decoding.
-    open: maps these three values, by name, to a new session, one per visitor. close: releases the model.
+    models: names to choose from, the first by default: a model, and adapters of it.
+    open: maps these three values, by name, and one of `models` to a new session; raises `InputError` for
+    another name. close: releases the model.
     """
 
     title: str
+    models: tuple[str, ...]
     temperature: float
     top_p: float
     max_new_tokens: int
-    open: Callable[[Mapping[str, Any]], Session]
+    open: Callable[[Mapping[str, Any], str], Session]
     close: Callable[[], None]
 
     @property
@@ -39,25 +43,37 @@ class ChatProvider:
         return max(SLIDER_MAX_NEW_TOKENS, self.max_new_tokens)
 
 
-def local_provider(scheduler: Scheduler, params: GenerationParams) -> ChatProvider:
-    """A provider of a model in this process; `params` sets what the sliders do not."""
+def local_provider(scheduler: Scheduler, params: GenerationParams, name: str | None = None) -> ChatProvider:
+    """A provider of a model in this process; `params` sets what the sliders do not.
 
-    def open_session(values: Mapping[str, Any]) -> Session:
+    name: of the model, for the choice among its adapters; None: the family's title.
+    """
+    title = family_of(scheduler.engine.backend.config).title
+    models = (name or title,)
+
+    def open_session(values: Mapping[str, Any], model: str) -> Session:
+        _check_is_known(model, models)
         return LocalSession(scheduler, params.updated(sampling_values(values)))
 
-    title = family_of(scheduler.engine.backend.config).title
     temperature = params.temperature if params.do_sample else 0.0
     most = params.max_new_tokens or DEFAULT_MAX_NEW_TOKENS
-    return ChatProvider(title, temperature, params.top_p, most, open_session, scheduler.close)
+    return ChatProvider(title, models, temperature, params.top_p, most, open_session, scheduler.close)
 
 
 def remote_provider(session: RemoteSession, given: GenerationParams) -> ChatProvider:
     """A provider of a server's model; `session` holds the request fields that the sliders do not set."""
 
-    def open_session(values: Mapping[str, Any]) -> Session:
-        fields = {**session.fields, **request_fields(values)}
-        return RemoteSession(session.client, session.model, fields)
+    def open_session(values: Mapping[str, Any], model: str) -> Session:
+        _check_is_known(model, session.models)
+        return RemoteSession(session.client, model, {**session.fields, **request_fields(values)})
 
     temperature = given.temperature if given.do_sample else 0.0
     most = given.max_new_tokens or DEFAULT_MAX_NEW_TOKENS
-    return ChatProvider(session.model, temperature, given.top_p, most, open_session, session.client.close)
+    return ChatProvider(
+        session.model, session.models, temperature, given.top_p, most, open_session, session.client.close
+    )
+
+
+def _check_is_known(model: str, models: tuple[str, ...]) -> None:
+    if model not in models:
+        raise InputError(f"the model {model!r} does not exist: expected one of {', '.join(models)}")

@@ -93,14 +93,17 @@ class OpenAIClient:
     def close(self) -> None:
         self._http.close()
 
-    def models(self) -> list[str]:
-        """Names of the server's models. Raises `ServerError`."""
+    def models(self) -> dict[str, str | None]:
+        """Names of the server's models -> the model that an adapter belongs to, or None.
+
+        Raises `ServerError`.
+        """
         with self._translate_errors():
             response = self._http.get(f"{self._url}/models")
             self._raise_for_status(response)
             try:
-                return [model["id"] for model in response.json()["data"]]
-            except (ValueError, KeyError, TypeError) as error:
+                return {str(model["id"]): _parent(model) for model in response.json()["data"]}
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ServerError(
                     f"{self.address}/models gave no list of models: {_excerpt(response)}"
                 ) from error
@@ -192,11 +195,19 @@ class OpenAIClient:
 class RemoteSession:
     """A `paddle_glm.generation.Session` with a server's model.
 
-    fields: further fields of each request, such as those of `request_fields`.
+    fields: further fields of each request, such as those of `request_fields`. models: those that the server
+    has, `model` first; None: only that one is known.
     """
 
-    def __init__(self, client: OpenAIClient, model: str, fields: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        client: OpenAIClient,
+        model: str,
+        fields: Mapping[str, Any] | None = None,
+        models: Sequence[str] | None = None,
+    ) -> None:
         self.client, self.model, self.fields = client, model, dict(fields or {})
+        self.models = tuple(models or (model,))
         self.reply: RemoteOutput | None = None
 
     def stream(self, messages: Sequence[Message]) -> Iterator[str]:
@@ -215,8 +226,8 @@ class RemoteSession:
         self.reply = RemoteOutput([{"role": "assistant", "content": text}], reason)
 
 
-def choose_model(client: OpenAIClient, name: str | None) -> str:
-    """`name`, checked against the server's models, or its only model.
+def choose_models(client: OpenAIClient, name: str | None) -> tuple[str, ...]:
+    """The server's models: first `name`, or if that is None the only one that is no adapter of another.
 
     Raises `ServerError` if the server cannot be reached or has no such model.
     """
@@ -227,13 +238,14 @@ def choose_model(client: OpenAIClient, name: str | None) -> str:
             raise
         if name is None:
             raise ServerError(f"{error} (a server without a list of models: give --model)") from error
-        return name
-    if name is None and len(known) == 1:
-        return known[0]
+        return (name,)
+    bases = [model for model, parent in known.items() if parent not in known]
+    if name is None and len(bases) == 1:
+        name = bases[0]
     if name is None or name not in known:
         asked = "say which with --model" if name is None else f"the model {name!r} is not among them"
         raise ServerError(f"{client.address} has the models {', '.join(known) or 'none'}: {asked}")
-    return name
+    return (name, *(model for model in known if model != name))
 
 
 # Fields of GenerationParams -> names in the protocol; then extensions that most servers have.
@@ -264,6 +276,11 @@ def request_fields(given: Mapping[str, Any]) -> dict[str, Any]:
     if given.get("do_sample") is False:
         fields["temperature"] = 0
     return fields
+
+
+def _parent(model: Mapping[str, Any]) -> str | None:
+    parent = model.get("parent")
+    return parent if isinstance(parent, str) else None
 
 
 def _delta(chunk: Mapping[str, Any]) -> tuple[str, str | None]:

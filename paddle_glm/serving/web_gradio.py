@@ -36,7 +36,8 @@ def create_page(provider: ChatProvider, initial_messages: list[Message]) -> gr.B
         text = ""
         try:
             session = provider.open(
-                {"temperature": temperature, "top_p": top_p, "max_new_tokens": int(max_new_tokens)}
+                {"temperature": temperature, "top_p": top_p, "max_new_tokens": int(max_new_tokens)},
+                provider.models[0],
             )
             for piece in session.stream(asked):
                 text += piece

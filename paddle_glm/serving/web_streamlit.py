@@ -83,7 +83,7 @@ def show(provider: ChatProvider, initial_messages: list[Message]) -> None:
         st.chat_message("user").markdown(question)
         asked: list[Message] = [*messages, {"role": "user", "content": question}]
         try:
-            session = provider.open(values)
+            session = provider.open(values, provider.models[0])
             with st.chat_message("assistant"):
                 st.write_stream(session.stream(asked))
         except (InputError, QueueFullError, SchedulerClosedError) as error:  # the failed round is not kept

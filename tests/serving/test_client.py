@@ -6,12 +6,14 @@ import json
 import pytest
 
 from paddle_glm.errors import InputError
+from paddle_glm.generation import GenerationParams
+from paddle_glm.serving.chat_provider import remote_provider
 from paddle_glm.serving.client import (
     OpenAIClient,
     RemoteSession,
     ServerError,
     SSEDecoder,
-    choose_model,
+    choose_models,
     request_fields,
 )
 from tests.serving.scripted_server import scripted_server
@@ -156,7 +158,7 @@ def test_a_proxy_is_not_asked_for_this_machine(remote, monkeypatch):
     script.chunks = [b'{"data": []}']
     for name in ("HTTP_PROXY", "ALL_PROXY", "http_proxy", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    assert OpenAIClient(session.client.address).models() == []
+    assert OpenAIClient(session.client.address).models() == {}
     with pytest.raises(ServerError, match="cannot be reached"):
         OpenAIClient("http://example.invalid/v1").models()
 
@@ -173,20 +175,35 @@ def test_the_model_is_the_only_one_or_the_one_named(remote):
     session, script = remote
     client = session.client
     script.chunks = [b'{"data": [{"id": "a"}]}']
-    assert choose_model(client, None) == choose_model(client, "a") == "a"
+    assert choose_models(client, None) == choose_models(client, "a") == ("a",)
     with pytest.raises(ServerError, match="has the models a: the model 'b' is not among them"):
-        choose_model(client, "b")
+        choose_models(client, "b")
     script.chunks = [b'{"data": [{"id": "a"}, {"id": "b"}]}']
-    assert choose_model(client, "b") == "b"
+    assert choose_models(client, "b") == ("b", "a")
     with pytest.raises(ServerError, match="models a, b: say which with --model"):
-        choose_model(client, None)
+        choose_models(client, None)
+    script.chunks = [b'{"data": [{"id": "ads", "parent": "a"}, {"id": "a", "parent": null}]}']
+    assert choose_models(client, None) == ("a", "ads")
+    assert choose_models(client, "ads") == ("ads", "a")
     script.chunks = [b'{"object": "list"}']
     with pytest.raises(ServerError, match="no list of models"):
-        choose_model(client, "a")
+        choose_models(client, "a")
     script.status = 404
-    assert choose_model(client, "x") == "x"  # a server without a list
+    assert choose_models(client, "x") == ("x",)  # a server without a list
     with pytest.raises(ServerError, match=r"404 .*give --model"):
-        choose_model(client, None)
+        choose_models(client, None)
+
+
+def test_a_page_chooses_among_the_servers_models(remote):
+    session, script = remote
+    script.chunks = [b'{"data": [{"id": "glm"}, {"id": "ads", "parent": "glm"}]}']
+    models = choose_models(session.client, None)
+    provider = remote_provider(RemoteSession(session.client, models[0], {}, models), GenerationParams())
+    assert provider.models == ("glm", "ads") and provider.title == "glm"
+    values = {"temperature": 0, "top_p": 0.8, "max_new_tokens": 4}
+    assert [provider.open(values, name).model for name in provider.models] == ["glm", "ads"]
+    with pytest.raises(InputError, match="model 'odd' does not exist: expected one of glm, ads"):
+        provider.open(values, "odd")
 
 
 @pytest.mark.parametrize(
