@@ -24,6 +24,11 @@ class Backend(ABC):
         self._ids = self._mask = np.zeros((0, 0), dtype=np.int64)
 
     @property
+    def adapter_names(self) -> tuple[str, ...]:
+        """LoRA adapters that rows may have."""
+        return ()
+
+    @property
     def max_length(self) -> int | None:
         return self.config.max_sequence_length
 

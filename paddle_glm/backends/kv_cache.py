@@ -22,20 +22,26 @@ CHECK_INTERVAL = 128
 
 @dataclass
 class PromptReading:
-    """Prompts, int64 [batch, length]: the first `columns_read` columns are in a cache of their own."""
+    """Prompts, int64 [batch, length]: the first `columns_read` columns are in a cache of their own.
+
+    adapter: that all of them are read with, and answered; None: the model alone.
+    """
 
     input_ids: IntArray
     attention_mask: IntArray
     cache: KVCache
     columns_read: int
+    adapter: str | None = None
 
 
 class RowCache:
-    """Tokens of a row, int64 [length], and copies of their keys and values."""
+    """Tokens of a row, int64 [length], and copies of their keys and values, computed with `adapter`."""
 
-    def __init__(self, input_ids: IntArray, tensors: Sequence[Any], cache: KVCache) -> None:
+    def __init__(
+        self, input_ids: IntArray, tensors: Sequence[Any], cache: KVCache, adapter: str | None = None
+    ) -> None:
         """tensors: as `KVCache.row_columns` of `cache` gives them."""
-        self.input_ids = input_ids
+        self.input_ids, self.adapter = input_ids, adapter
         self._tensors, self._prefix_length = tensors, cache.prefix_length
         self._library = cache.layers[0].library
         self.nbytes = sum(map(self._library.nbytes, tensors))
@@ -62,6 +68,7 @@ class KVCacheBackend(Backend):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self._cache = KVCache([])
+        self._adapters: tuple[str | None, ...] = ()  # of the rows
 
     @abstractmethod
     def new_cache(self, batch: int) -> KVCache:
@@ -97,10 +104,11 @@ class KVCacheBackend(Backend):
         return super().decode(tokens)
 
     def reset(self, batch: int) -> None:
-        self._cache = self.new_cache(batch)
+        self._cache, self._adapters = self.new_cache(batch), (None,) * batch
 
     def select_cache(self, rows: IntArray) -> None:
         self._cache.select(rows)
+        self._adapters = tuple(self._adapters[row] for row in rows)
 
     @abstractmethod
     def cache_of(self, tensors: Sequence[Any]) -> KVCache:
@@ -118,49 +126,56 @@ class KVCacheBackend(Backend):
         return logits
 
     def start_reading(
-        self, input_ids: IntArray, attention_mask: IntArray, past: RowCache | None = None
+        self,
+        input_ids: IntArray,
+        attention_mask: IntArray,
+        past: RowCache | None = None,
+        adapter: str | None = None,
     ) -> PromptReading:
         """Begin to read prompts, int64 [batch, length], beside the current rows, which stay as they are.
 
-        past: what an earlier row left, for a batch of one whose beginning is that row's.
+        past: what an earlier row of this adapter left, for a batch of one whose beginning is that row's.
+        adapter: one of `adapter_names`; None: the model alone.
         """
         self.check_ids(input_ids)
         if past is None:
-            return PromptReading(input_ids, attention_mask, self.new_cache(len(input_ids)), 0)
+            return PromptReading(input_ids, attention_mask, self.new_cache(len(input_ids)), 0, adapter)
         count = past.common_length(input_ids[0])
         cache = self.cache_of(past.first_columns(count))
-        return PromptReading(input_ids, attention_mask, cache, count)
+        return PromptReading(input_ids, attention_mask, cache, count, adapter)
 
     def read(self, reading: PromptReading, tokens: int) -> FloatArray | None:
         """Read up to so many columns more; returns the logits, float32 [batch, vocab], after the last one."""
         stop = min(reading.columns_read + tokens, reading.input_ids.shape[1])
-        held = self._ids, self._mask, self._cache
+        held = self._ids, self._mask, self._cache, self._adapters
         try:
             self._ids, self._mask = reading.input_ids[:, :stop], reading.attention_mask[:, :stop]
-            self._cache = reading.cache
+            self._cache, self._adapters = reading.cache, (reading.adapter,) * len(reading.input_ids)
             logits = self._step(stop - reading.columns_read)
             reading.cache, reading.columns_read = self._cache, stop
         finally:
-            self._ids, self._mask, self._cache = held
+            self._ids, self._mask, self._cache, self._adapters = held
         return logits if stop == reading.input_ids.shape[1] else None
 
     def join(self, reading: PromptReading, replace: bool = False) -> None:
         """Append rows that were read to the current ones, or take their place. On failure nothing changes."""
+        adapters = (reading.adapter,) * len(reading.input_ids)
         if replace:
+            self._adapters = adapters
             self._ids, self._mask, self._cache = reading.input_ids, reading.attention_mask, reading.cache
             return
         width = max(self._ids.shape[1], reading.input_ids.shape[1])
         ids = np.concatenate([_left_pad(self._ids, width), _left_pad(reading.input_ids, width)])
         mask = np.concatenate([_left_pad(self._mask, width), _left_pad(reading.attention_mask, width)])
         self._cache.add_rows(reading.cache)
-        self._ids, self._mask = ids, mask
+        self._ids, self._mask, self._adapters = ids, mask, self._adapters + adapters
 
     def row_cache(self, row: int) -> RowCache:
         """What a current row leaves for later prompts that begin with its tokens."""
         stop = self._cache.own_length
         padding = int(self._mask[row].argmax())
         tensors = self._cache.row_columns(row, padding, stop)
-        return RowCache(self._ids[row, padding:stop], tensors, self._cache)
+        return RowCache(self._ids[row, padding:stop], tensors, self._cache, self._adapters[row])
 
     def drop_padding(self) -> None:
         """Drop leading columns that are padding in every row."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import paddle
 
@@ -20,6 +20,15 @@ from paddle_glm.parallel.collectives import broadcast_array
 from paddle_glm.parallel.memory import memory_budget
 
 
+class RowAdapters(Protocol):
+    """LoRA adapters that rows choose from (`paddle_glm.peft.lora_rows.LoraRows`)."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    def use(self, rows: Sequence[str | None]) -> None: ...
+
+
 class DygraphBackend(KVCacheBackend):
     """Runs `model.forward_with_cache`. Above degree 1, every process of the group makes the same calls."""
 
@@ -28,6 +37,11 @@ class DygraphBackend(KVCacheBackend):
         super().__init__(model.config)
         self.stored_dtype = model.weight_format.dtype
         self.model, self._reused_past = model, past
+        self.adapters: RowAdapters | None = None
+
+    @property
+    def adapter_names(self) -> tuple[str, ...]:
+        return () if self.adapters is None else self.adapters.names
 
     @property
     def is_leader(self) -> bool:
@@ -42,7 +56,7 @@ class DygraphBackend(KVCacheBackend):
             return super().prefill(input_ids, attention_mask)
         self.check_ids(input_ids)
         self._check_mode()
-        self._cache = resumed.cache_of(shared)
+        self._cache, self._adapters = resumed.cache_of(shared), (None,)
         self._ids, self._mask = input_ids, attention_mask
         return self._step(input_ids.shape[1] - shared)
 
@@ -69,6 +83,8 @@ class DygraphBackend(KVCacheBackend):
         return KVCache([DecodeLayer(*pair) for pair in pairs], 0 if prefix is None else prefix.length)
 
     def run(self, inputs: dict[str, IntArray]) -> FloatArray:
+        if self.adapters is not None:
+            self.adapters.use(self._adapters)
         tensors = {name: step_tensor(array) for name, array in inputs.items()}
         with paddle.no_grad():
             return self.model.forward_with_cache(**tensors, cache=self._cache).numpy()

@@ -5,6 +5,7 @@ forward hook adds their output. A model may have several named adapters; the act
 """
 
 import zlib
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,9 +109,9 @@ def attach_lora(model: CausalLM, config: LoraConfig, seed: int = 0, name: str = 
     A is initialised as in PEFT, uniform(-1/sqrt(in), 1/sqrt(in)), depending only on `seed` and names, B with
     zeros, so outputs do not change yet. Raises `InputError` if no layer matches or the name is taken.
     """
-    modules = [module for module, _ in _linear_layers(model) if config.matches(module)]
+    modules = [module for module, _ in linear_layers(model) if config.matches(module)]
     if not modules:
-        known = ", ".join(sorted({module.rpartition(".")[2] for module, _ in _linear_layers(model)}))
+        known = ", ".join(sorted({module.rpartition(".")[2] for module, _ in linear_layers(model)}))
         raise InputError(
             f"lora_target_modules {' '.join(config.target_modules)}: the model's linear layers are {known}"
         )
@@ -152,7 +153,7 @@ def use_lora(model: CausalLM, name: str | None) -> None:
     if name is not None and name not in registry.adapters:
         known = ", ".join(map(repr, registry.adapters)) or "none"
         raise InputError(f"the model has no adapter {name!r}; it has {known}: load one with load_lora")
-    layers = dict(_linear_layers(model))
+    layers = dict(linear_layers(model))
     for module in registry.adapters[registry.active] if registry.active is not None else ():
         _LoraLayer.detach_from(layers[module])
     registry.active = name
@@ -177,7 +178,7 @@ def merge_and_unload(model: CausalLM) -> None:
     active = registry.adapters[registry.active] if registry.active is not None else {}
     use_lora(model, None)
     registry.adapters.clear()
-    layers = dict(_linear_layers(model))
+    layers = dict(linear_layers(model))
     for module, lora_layer in active.items():
         delta = paddle.matmul(lora_layer.lora_B.weight, lora_layer.lora_A.weight) * lora_layer.hook.scale
         weight = layers[module].weight
@@ -189,13 +190,11 @@ def _inject_adapter(model: CausalLM, config: LoraConfig, modules: list[str], nam
     if name in registry.adapters:
         raise InputError(f"the model has an adapter {name!r} already: give this one another name")
     float_specs = family_of(model.config).float_parameters(model.config)
-    layers = dict(_linear_layers(model))
+    check_is_linear(modules, dict(linear_layers(model)))
     specs: dict[str, ParameterSpec] = {}
     tensors: dict[str, Tensor] = {}
     adapter: dict[str, _LoraLayer] = {}
     for module in modules:
-        if module not in layers:
-            raise InputError(f"{module} cannot have an adapter: it is not one of the model's linear layers")
         matrix_specs = lora_specs(module, float_specs, config.lora_rank_of(module))
         lora_a, lora_b = (_LoraMatrix(spec, model.group) for spec in matrix_specs)
         adapter[module] = _LoraLayer(lora_a, lora_b, _LoraHook(config.dropout, config.scaling_of(module)))
@@ -216,6 +215,14 @@ def _registry_of(model: Any) -> _AdapterRegistry:
     return registry
 
 
-def _linear_layers(model: CausalLM) -> list[tuple[str, Any]]:
+def linear_layers(model: CausalLM) -> list[tuple[str, Any]]:
+    """(name, layer) of the layers that can have an adapter."""
     kinds = (ColumnParallelLinear, RowParallelLinear)
     return [(name, layer) for name, layer in model.named_sublayers() if isinstance(layer, kinds)]
+
+
+def check_is_linear(modules: Iterable[str], layers: Container[str]) -> None:
+    """Raise `InputError` for a module that is not one of `linear_layers`."""
+    for module in modules:
+        if module not in layers:
+            raise InputError(f"{module} cannot have an adapter: it is not one of the model's linear layers")

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from paddle_glm.array_types import IntArray
 from paddle_glm.backends.kv_cache import RowCache
 
 MIN_TOKENS = 16  # fewer are read again faster than they are found and copied
@@ -24,12 +23,12 @@ class PrefixStore:
     def nbytes(self) -> int:
         return sum(row.nbytes for row in self._rows)
 
-    def find(self, prompt: Sequence[int]) -> RowCache | None:
-        """The row with most first tokens in common with a prompt, or None below `MIN_TOKENS`."""
+    def find(self, prompt: Sequence[int], adapter: str | None = None) -> RowCache | None:
+        """The adapter's row with most first tokens in common with a prompt, or None below `MIN_TOKENS`."""
         ids = np.asarray(prompt, dtype=np.int64)
         best, tokens = None, MIN_TOKENS - 1
         for row in self._rows:
-            if (common := row.common_length(ids)) > tokens:
+            if row.adapter == adapter and (common := row.common_length(ids)) > tokens:
                 best, tokens = row, common
         if best is not None:
             self._rows.remove(best)
@@ -37,10 +36,10 @@ class PrefixStore:
         return best
 
     def add(self, row: RowCache) -> None:
-        """Keep a row, in place of those that are its beginning; none that is larger than the store."""
+        """Keep a row, in place of those of its adapter that are its beginning; none larger than the store."""
         if len(row.input_ids) < MIN_TOKENS or row.nbytes > self.max_nbytes:
             return
-        self._rows = [one for one in self._rows if not _begins_with(row.input_ids, one.input_ids)]
+        self._rows = [one for one in self._rows if not _begins_with(row, one)]
         self._rows.append(row)
         while self.nbytes > self.max_nbytes:
             self.drop_oldest()
@@ -53,5 +52,8 @@ class PrefixStore:
         return False
 
 
-def _begins_with(ids: IntArray, beginning: IntArray) -> bool:
-    return len(beginning) <= len(ids) and bool((ids[: len(beginning)] == beginning).all())
+def _begins_with(row: RowCache, beginning: RowCache) -> bool:
+    ids, first = row.input_ids, beginning.input_ids
+    if row.adapter != beginning.adapter or len(first) > len(ids):
+        return False
+    return bool((ids[: len(first)] == first).all())

@@ -142,10 +142,10 @@ def test_rows_beside_each_other_leave_their_own_columns(make, tiny_checkpoint):
 
 
 def test_the_store_is_bounded():
-    def row(first, length):
+    def row(first, length, adapter=None):
         """16 bytes a token."""
         tensors = [np.zeros((1, 1, length, 2), np.float32)] * 2
-        return RowCache(np.arange(first, first + length), tensors, KVCache.of(tensors, NUMPY))
+        return RowCache(np.arange(first, first + length), tensors, KVCache.of(tensors, NUMPY), adapter)
 
     store = PrefixStore(1400)
     store.add(row(0, MIN_TOKENS - 1))
@@ -154,9 +154,14 @@ def test_the_store_is_bounded():
     store.add(row(0, 20))
     store.add(row(0, 40))  # goes on from the first
     assert len(store) == 1
+    assert store.find(list(range(60)), "ads") is None
     store.add(row(100, 20))
     assert store.find(list(range(60))) is not None  # now used last
     assert store.find(list(range(MIN_TOKENS))) is None  # its last token is computed
     store.add(row(200, 40))
     assert store.nbytes == 1280 and store.find(list(range(100, 160))) is None
     assert store.drop_oldest() and store.drop_oldest() and not store.drop_oldest()
+    for name in (None, "ads"):
+        store.add(row(0, 20, name))
+    found = store.find(list(range(60)), "ads")
+    assert len(store) == 2 and found is not None and found.adapter == "ads"
