@@ -1,6 +1,5 @@
 """The conversation in the terminal: questions, answers, and the commands that begin with a colon."""
 
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from paddle_glm.chat_template import Message
 from paddle_glm.errors import InputError
+from paddle_glm.serving import conversation
 
 if TYPE_CHECKING:
     from paddle_glm.generation import Session
@@ -67,7 +67,7 @@ class ChatLoop:
 
     def _answer(self, question: str) -> None:
         """Print the answer; Ctrl-C stops it and drops its round, and so does an `InputError`."""
-        asked: list[Message] = [*self.messages, {"role": "user", "content": question}]
+        asked = conversation.with_question(self.messages, question)
         print("\nChatGLM：", end="", flush=True)
         started, characters = time.monotonic(), 0
         try:
@@ -100,14 +100,8 @@ class ChatLoop:
         print("对话历史已清空")
 
     def _drop(self) -> None:
-        first = len(self.initial_messages)
-        roles = [one["role"] for one in self.messages]
-        rounds = [place for place in range(first, len(roles)) if roles[place] == "user"]
-        if not rounds:
-            raise InputError("没有可删除的对话 / there is no round to forget")
-        stop = rounds[1] if len(rounds) > 1 else len(self.messages)
-        del self.messages[first:stop]
-        print(f"已删除最早的一轮 / {len(rounds) - 1} rounds are left")
+        self.messages = conversation.without_oldest_round(self.messages)
+        print(f"已删除最早的一轮 / {conversation.count_rounds(self.messages)} rounds are left")
 
     def _toggle_speed(self) -> None:
         self._shows_speed = not self._shows_speed
@@ -115,27 +109,12 @@ class ChatLoop:
 
     def _save(self, name: str) -> None:
         path = _path(name)
-        if path.exists():
-            raise InputError(f"{path} 已存在 / exists: give another name")
-        text = json.dumps({"messages": self.messages}, ensure_ascii=False, indent=2)
-        try:
-            path.write_text(text + "\n", encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"{path} 无法写入 / cannot be written ({error.strerror})") from error
+        conversation.save(self.messages, path)
         print(f"已保存 / saved {len(self.messages)} messages: {path}")
 
     def _load(self, name: str) -> None:
-        path = _path(name)
-        try:
-            messages = json.loads(path.read_text(encoding="utf-8"))["messages"]
-            if not all(isinstance(one["role"], str) and isinstance(one["content"], str) for one in messages):
-                raise TypeError("messages")
-        except OSError as error:
-            raise InputError(f"{path} 无法读取 / cannot be read ({error.strerror})") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} 不是保存的对话 / is no saved conversation") from error
-        self.messages = messages
-        print(f"已读入 / loaded {len(messages)} messages")
+        self.messages = conversation.load(_path(name))
+        print(f"已读入 / loaded {len(self.messages)} messages")
 
 
 def read_questions() -> Iterator[str]:

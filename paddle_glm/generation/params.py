@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from paddle_glm.errors import InputError
+from paddle_glm.errors import InputError, PromptTooLongError
 
 # Logits divided by less than this may overflow.
 MIN_DIVISOR = 1e-6
@@ -77,13 +77,13 @@ class GenerationParams:
     def max_total_length(self, prompt_length: int, limit: int | None) -> int:
         """The total length at which rows with `prompt_length` tokens stop; `limit`: the model's maximum.
 
-        Raises `InputError` if the prompt leaves no room for a token.
+        Raises `PromptTooLongError` if the prompt leaves no room for a token.
         """
         wanted = self.max_length if self.max_new_tokens is None else prompt_length + self.max_new_tokens
         last = wanted if limit is None else min(wanted, limit)
         if last <= prompt_length:
             bound = f"max_length {wanted}" if last == wanted else f"the model's limit of {limit} tokens"
-            raise InputError(
+            raise PromptTooLongError(
                 f"a prompt of {prompt_length} tokens leaves no room for an answer within {bound}"
             )
         return last

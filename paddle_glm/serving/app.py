@@ -15,13 +15,13 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from paddle_glm.chat_template import render
-from paddle_glm.errors import InputError
+from paddle_glm.errors import InputError, PromptTooLongError
 from paddle_glm.generation import GenerationOutput, GenerationParams
 from paddle_glm.generation.session import with_special_token_ids
 from paddle_glm.serving.constrained import JSONConstraints
 from paddle_glm.serving.metrics import CONTENT_TYPE, Metrics
 from paddle_glm.serving.middleware import AuthAndBodySizeMiddleware, OriginMiddleware, RequestIdMiddleware
-from paddle_glm.serving.openai_errors import error_body, validation_message
+from paddle_glm.serving.openai_errors import TOO_LONG_CODE, error_body, validation_message
 from paddle_glm.serving.openai_request import (
     ChatRequest,
     CompletionRequest,
@@ -261,7 +261,8 @@ class ModelNotFoundError(Exception):
 def _error_response(error: Exception) -> tuple[int, dict[str, Any]]:
     """HTTP status and body; internal errors reveal no details."""
     if isinstance(error, InputError):
-        return 400, error_body(str(error), "invalid_request_error")
+        code = TOO_LONG_CODE if isinstance(error, PromptTooLongError) else None
+        return 400, error_body(str(error), "invalid_request_error", code)
     if isinstance(error, ModelNotFoundError):
         return 404, error_body(str(error), "invalid_request_error", "model_not_found", "model")
     if isinstance(error, QueueFullError | SchedulerClosedError):

@@ -11,10 +11,13 @@ from typing import Any
 import httpx
 
 from paddle_glm.chat_template import Message
-from paddle_glm.errors import InputError
+from paddle_glm.errors import InputError, PromptTooLongError
+from paddle_glm.serving.openai_errors import TOO_LONG_CODE
 
 CONNECT_TIMEOUT_SECONDS = 10.0
 _MAX_SHOWN_CHARACTERS = 200  # of a server's message, in an error
+# What OpenAI and this package answer to a prompt that is too long, vLLM, and paddle_glm_infer.
+_TOO_LONG = (TOO_LONG_CODE, "maximum context length", "leaves no room for an answer")
 
 
 class ServerError(InputError):
@@ -26,6 +29,10 @@ class ServerError(InputError):
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
         self.status = status
+
+
+class ServerPromptTooLongError(ServerError, PromptTooLongError):
+    """The server refused a conversation as too long."""
 
 
 class SSEDecoder:
@@ -162,7 +169,8 @@ class OpenAIClient:
         elif response.is_redirect:
             hint = f" (it points to {response.headers.get('location', 'nowhere')}: give that as --api_base)"
         text = f"{self.address} answered {status} {response.reason_phrase}: {detail}{hint}"
-        raise ServerError(text, status)
+        too_long = status == 400 and any(sign in response.text for sign in _TOO_LONG)
+        raise (ServerPromptTooLongError if too_long else ServerError)(text, status)
 
     def _error_message(self, body: Any) -> str:
         """The message in an error body, with the API key masked."""

@@ -5,6 +5,8 @@ import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+TOO_LONG_CODE = "context_length_exceeded"  # OpenAI's, for a prompt that leaves no room for an answer
+
 _SHORT = reprlib.Repr()  # of values in messages: `repr` has no limit of length and depth
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxlong, _SHORT.maxother = 3, 80, 80, 80
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from paddle_glm.errors import InputError
+from paddle_glm.errors import InputError, PromptTooLongError
 from paddle_glm.generation import GenerationParams
 from paddle_glm.serving.chat_provider import remote_provider
 from paddle_glm.serving.client import (
@@ -133,6 +133,18 @@ def test_refusals(remote, status, body, message):
     assert error.value.status == status
     assert "sk-secret" not in str(error.value)
     assert len(script.requests) == 1  # a redirect would take the key along
+
+
+@pytest.mark.parametrize(
+    "text", ['code": "context_length_exceeded', "the maximum context length is 9 tokens"]
+)
+def test_a_conversation_that_is_too_long(remote, text):
+    session, script = remote
+    script.status, script.chunks = 400, [f'{{"error": {{"message": "{text}"}}}}'.encode()]
+    script.headers = {"Content-Type": "application/json"}
+    with pytest.raises(PromptTooLongError) as error:
+        list(session.stream(MESSAGES))
+    assert isinstance(error.value, ServerError)
 
 
 def test_what_is_no_stream(remote):

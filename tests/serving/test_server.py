@@ -182,6 +182,7 @@ def test_bad_requests_name_the_value(server, change, status, message):
         error = response.json()["error"]
         assert message in error["message"]
         assert set(error) == {"message", "type", "param", "code"}
+        assert (error["code"] == "context_length_exceeded") == (message == "leaves no room")
 
 
 def test_what_is_no_request(server):
