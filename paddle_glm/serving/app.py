@@ -19,6 +19,7 @@ from paddle_glm.errors import InputError, PromptTooLongError
 from paddle_glm.generation import GenerationOutput, GenerationParams
 from paddle_glm.generation.session import with_special_token_ids
 from paddle_glm.serving.constrained import JSONConstraints
+from paddle_glm.serving.generation_request import QueueFullError, SchedulerClosedError
 from paddle_glm.serving.metrics import CONTENT_TYPE, Metrics
 from paddle_glm.serving.middleware import AuthAndBodySizeMiddleware, OriginMiddleware, RequestIdMiddleware
 from paddle_glm.serving.openai_errors import TOO_LONG_CODE, error_body, validation_message
@@ -31,7 +32,7 @@ from paddle_glm.serving.openai_request import (
 )
 from paddle_glm.serving.openai_response import ChatCompletionBuilder, CompletionBuilder, ResponseBuilder
 from paddle_glm.serving.request_handle import CancellingStreamingResponse, RequestHandle, Submit
-from paddle_glm.serving.scheduler import QueueFullError, Scheduler, SchedulerClosedError
+from paddle_glm.serving.scheduler import Scheduler
 from paddle_glm.serving.streaming import AnswerOptions, submit_prompt
 from paddle_glm.serving.strict_json import StrictJSONRoute, UTF8JSONResponse, dump_json
 from paddle_glm.serving.thudm_protocol import THUDMRequest, thudm_response

@@ -10,7 +10,7 @@ from fastapi.responses import StreamingResponse
 
 from paddle_glm.generation import GenerationOutput
 from paddle_glm.generation.sampling import TokenLogprobs
-from paddle_glm.serving.scheduler import GenerationRequest
+from paddle_glm.serving.generation_request import GenerationRequest
 from paddle_glm.serving.streaming import StreamEvent, TextPiece
 
 Emit = Callable[[StreamEvent], None]

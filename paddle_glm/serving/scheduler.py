@@ -7,26 +7,25 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from paddle_glm.array_types import Array
-from paddle_glm.backends.kv_cache import KVCacheBackend, PromptReading
 from paddle_glm.errors import InputError
-from paddle_glm.generation import (
-    ContinuousBatchingBackend,
-    GenerationBackend,
-    GenerationParams,
-    MemoryCheckingBackend,
-)
+from paddle_glm.generation import ContinuousBatchingBackend, GenerationBackend, GenerationParams
 from paddle_glm.generation.logits_processors import LogitsProcessor
 from paddle_glm.generation.loop import GenerationState
-from paddle_glm.generation.sampling import TokenLogprobs, token_logprobs
-from paddle_glm.generation.session import pad_left
-from paddle_glm.load_memory import CACHE_TOKENS, InsufficientMemoryError
-from paddle_glm.serving.prefix_store import PrefixStore
+from paddle_glm.generation.sampling import token_logprobs
+from paddle_glm.serving.admission import Admission
+from paddle_glm.serving.generation_request import (
+    GenerationRequest,
+    QueueFullError,
+    SchedulerClosedError,
+    SchedulerObserver,
+    TokenListener,
+)
+from paddle_glm.serving.prompt_reader import PromptReader
 
 if TYPE_CHECKING:
     from paddle_glm.auto.engine import Engine
@@ -35,66 +34,6 @@ log = logging.getLogger(__name__)
 
 # Columns of a prompt that are read between two tokens of running requests.
 PREFILL_CHUNK = 64
-# Share of the memory that is free at the start for keys and values of ended requests.
-STORE_SHARE = 0.25
-# Prompts are prefilled together if padding increases their tokens at most by this factor.
-MAX_PADDING_RATIO = 1.5
-
-
-class QueueFullError(Exception):
-    """The queue is full; the request can be retried later."""
-
-
-class SchedulerClosedError(Exception):
-    """The scheduler was closed before the answer was complete."""
-
-
-class TokenListener(Protocol):
-    """Receives an answer; called on the scheduler's thread, so calls must not block."""
-
-    def on_token(self, token: int, logprobs: TokenLogprobs | None) -> bool:
-        """Receive a token, including end tokens; return False to end the answer.
-
-        logprobs: the token's, if the request asked for them.
-        """
-
-    def on_finished(self) -> None:
-        """Called after the last token."""
-
-    def on_failed(self, error: Exception) -> None:
-        """Called instead of `on_finished` if generation fails."""
-
-
-class SchedulerObserver:
-    """Is told what a scheduler does, on its thread; does nothing with it."""
-
-    def on_prompt(self, tokens: int) -> None:
-        """A prompt was read."""
-
-    def on_reused(self, tokens: int) -> None:
-        """So many of a prompt's tokens are not read again."""
-
-    def on_token(self, seconds: float, is_first: bool) -> None:
-        """A token was generated, so long after the request's arrival, or after the token before it."""
-
-
-@dataclass(eq=False)
-class GenerationRequest:
-    """A request with its prompt (token ids), state and listener.
-
-    top_logprobs: number of alternatives to each token's log probability; None: no log probabilities.
-    """
-
-    prompt: list[int]
-    listener: TokenListener
-    state: GenerationState
-    top_logprobs: int | None = None
-    cancelled: bool = field(default=False, init=False)
-    last_event: float = field(default_factory=time.monotonic, init=False)  # its arrival or last token
-
-    def cancel(self) -> None:
-        """Stop generation at the next token, or skip the request if it is waiting."""
-        self.cancelled = True
 
 
 class Scheduler:
@@ -130,10 +69,8 @@ class Scheduler:
         self.max_batch_size, self.max_waiting = max_batch_size, max_waiting
         self._waiting: deque[GenerationRequest] = deque()
         self._running: list[GenerationRequest] = []
-        self._reading: tuple[list[GenerationRequest], PromptReading] | None = None
-        self.prefill_chunk, self._prefix_memory = prefill_chunk, prefix_memory
+        self._prefill_chunk, self._prefix_memory = prefill_chunk, prefix_memory
         self._logits = np.zeros((0, 0), dtype=np.float32)  # of the running requests' next tokens
-        self._memory_full = False  # until a running request ends
         self._condition = threading.Condition()
         self._closed = False
         self.observer = SchedulerObserver()
@@ -199,22 +136,17 @@ class Scheduler:
         except BaseException as error:
             opened.set_exception(error)
             return
-        self._can_add_rows = isinstance(self._backend, ContinuousBatchingBackend)
-        # Where tokens attend to later ones, a prompt is read whole and its beginning depends on its end.
-        self._reader: KVCacheBackend | None = None
-        if isinstance(self._backend, KVCacheBackend) and self._backend.family.is_causal:
-            self._reader = self._backend
-        self._store = PrefixStore(self._store_nbytes())
+        self._prompts = PromptReader(self._backend, self._prefill_chunk, self._prefix_memory)
+        self._admission = Admission(self._backend, self._prompts.store, self.max_batch_size)
         opened.set_result(engine)
         while not self._closed:
-            if self._reading is None and (requests := self._next_requests()):
+            if not self._prompts.requests and (requests := self._next_requests()):
                 self._start(requests)
-            if self._reading is not None:
-                self._read(*self._reading)
+            if self._prompts.requests:
+                self._read()
             if self._running:
                 self._step()
-        reading = [] if self._reading is None else self._reading[0]
-        for request in [*self._running, *reading, *self._waiting]:
+        for request in [*self._running, *self._prompts.requests, *self._waiting]:
             request.listener.on_failed(SchedulerClosedError("the server is shutting down"))
 
     def _next_requests(self) -> list[GenerationRequest]:
@@ -222,109 +154,49 @@ class Scheduler:
         with self._condition:
             while not (self._closed or self._running or self._waiting):
                 self._condition.wait()
-            room = self.max_batch_size - len(self._running)
-            if self._running and (self._memory_full or not self._can_add_rows):
-                room = 0
-            requests: list[GenerationRequest] = []
-            while self._waiting and len(requests) < room:
-                if self._can_add_rows and not _similar_lengths([*requests, self._waiting[0]]):
-                    break  # prefilled after the next token
-                if requests and self._store.find(self._waiting[0].prompt) is not None:
-                    break  # its own cache begins with what is stored
-                request = self._waiting.popleft()
-                if not request.cancelled:
-                    requests.append(request)
-            return requests
+            return self._admission.take(self._waiting, self._running)
 
     def _start(self, requests: list[GenerationRequest]) -> None:
-        """Prefill requests together, or begin to; if that fails, the running ones continue."""
+        """Prefill requests that fit into memory together, or begin to; the others return to the queue."""
         try:
-            requests = self._fitting(requests)
+            number = self._admission.number_fitting(requests, self._running)
         except InputError as error:
-            self._fail(requests, error)
-            return
+            self._fail([requests.pop(0)], error)
+            number = 0
+        with self._condition:
+            self._waiting.extendleft(reversed(requests[number:]))
+        requests = requests[:number]
         if not requests:
             return
-        batch = pad_left([request.prompt for request in requests], requests[0].state.params.pad_token_id)
-        stored = self._store.find(requests[0].prompt) if len(requests) == 1 else None
-        in_pieces = bool(self._running) and batch[0].shape[1] > self.prefill_chunk
         try:
-            if self._reader is not None and (in_pieces or stored is not None):
-                self._reading = requests, self._reader.start_reading(*batch, stored)
-                self.observer.on_reused(self._reading[1].columns_read)
-                return
-            if not self._running:
-                self._logits = self._backend.prefill(*batch)
-            else:
-                assert isinstance(self._backend, ContinuousBatchingBackend)
-                self._logits = np.concatenate([self._logits, self._backend.add_rows(*batch)])
+            logits, reused = self._prompts.start(requests, bool(self._running))
         except Exception as error:
-            self._fail(requests, error)
-        else:
-            self._prefilled(requests)
-
-    def _read(self, requests: list[GenerationRequest], reading: PromptReading) -> None:
-        """Read a piece of the prompts, all of them where nobody waits for a token; join after the last."""
-        assert self._reader is not None
-        if all(request.cancelled for request in requests):
-            self._reading = None
+            self._fail(requests, error)  # the running ones continue
             return
-        tokens = self.prefill_chunk if self._running else reading.input_ids.shape[1]
-        try:
-            logits = self._reader.read(reading, tokens)
-            if logits is None:
-                return
-            self._reader.join(reading, replace=not self._running)
-            self._logits = np.concatenate([self._logits, logits]) if self._running else logits
-        except Exception as error:
-            self._fail(requests, error)
+        if logits is None:
+            self.observer.on_reused(reused)
         else:
-            self._prefilled(requests)
-        self._reading = None
+            self._join(requests, logits)
 
-    def _prefilled(self, requests: list[GenerationRequest]) -> None:
+    def _read(self) -> None:
+        """Read a piece of the prompts; their requests run after the last one."""
+        if all(request.cancelled for request in self._prompts.requests):
+            self._prompts.drop()
+            return
+        try:
+            logits = self._prompts.read(bool(self._running))
+        except Exception as error:
+            self._fail(self._prompts.drop(), error)
+            return
+        if logits is not None:
+            self._join(self._prompts.drop(), logits)
+
+    def _join(self, requests: list[GenerationRequest], logits: Array) -> None:
+        """Requests whose rows the backend has taken up run from now on."""
+        self._logits = np.concatenate([self._logits, logits]) if self._running else logits
         self._running += requests
         for request in requests:
             self.observer.on_prompt(len(request.prompt))
-
-    def _store_nbytes(self) -> int:
-        """Bytes for keys and values of ended requests."""
-        if self._prefix_memory is not None or self._reader is None:
-            return self._prefix_memory or 0
-        budget = self._reader.memory_budget()
-        return 0 if budget is None else int(STORE_SHARE * budget.free)
-
-    def _keep_ended(self, kept_rows: Sequence[int]) -> None:
-        """Store what the rows that are not kept leave in the cache."""
-        if self._reader is None or not self._store.max_nbytes:
-            return
-        for row in set(range(len(self._running))) - set(kept_rows):
-            self._store.add(self._reader.row_cache(row))
-
-    def _fitting(self, requests: list[GenerationRequest]) -> list[GenerationRequest]:
-        """The leading requests whose KV cache fits into memory; the others return to the queue.
-
-        Raises `InsufficientMemoryError` if a request does not fit while nothing is running.
-        """
-        if not isinstance(self._backend, MemoryCheckingBackend):
-            return requests
-        self._memory_full = False
-        while requests:
-            together = [*self._running, *requests]
-            # All rows are as long as the longest one.
-            length = max(len(request.prompt) + request.state.step for request in together)
-            try:
-                self._backend.check_cache_fits(len(together), length, max(map(_expected_tokens, together)))
-                break
-            except InsufficientMemoryError:
-                if self._store.drop_oldest():
-                    continue
-                if not self._running and len(requests) == 1:
-                    raise
-                with self._condition:
-                    self._waiting.appendleft(requests.pop())
-                self._memory_full = True
-        return requests
 
     def _step(self) -> None:
         """Sample a token for every running request, then run the next step for those that continue."""
@@ -335,9 +207,9 @@ class Scheduler:
                 kept_rows.append(row)
                 tokens.append(token)
         dropped = len(kept_rows) < len(self._running)
-        self._memory_full = self._memory_full and not dropped
         if dropped:
-            self._keep_ended(kept_rows)
+            self._admission.memory_full = False
+            self._prompts.keep(sorted(set(range(len(self._running))) - set(kept_rows)))
         self._running = [self._running[row] for row in kept_rows]
         if not self._running:
             return
@@ -378,15 +250,3 @@ class Scheduler:
                 request.listener.on_failed(error)
             except Exception:
                 log.exception("a listener failed")
-
-
-def _expected_tokens(request: GenerationRequest) -> int:
-    """The number of further tokens to reserve memory for; see `KVCacheBackend.check_cache_fits`."""
-    left = request.state.max_steps - request.state.step
-    return left if request.state.params.max_new_tokens is not None else min(left, CACHE_TOKENS)
-
-
-def _similar_lengths(requests: Sequence[GenerationRequest]) -> bool:
-    """Whether the prompts are similar enough in length to be prefilled together."""
-    lengths = [len(request.prompt) for request in requests]
-    return max(lengths) * len(lengths) <= MAX_PADDING_RATIO * sum(lengths)

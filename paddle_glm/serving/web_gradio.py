@@ -15,7 +15,7 @@ from paddle_glm.chat_template import Message
 from paddle_glm.errors import InputError
 from paddle_glm.generation.response_parser import visible_text
 from paddle_glm.serving.chat_provider import ChatProvider
-from paddle_glm.serving.scheduler import QueueFullError, SchedulerClosedError
+from paddle_glm.serving.generation_request import QueueFullError, SchedulerClosedError
 
 # System fonts: gradio's default theme downloads fonts from a CDN.
 FONTS = ("system-ui", "Noto Sans CJK SC", "Microsoft YaHei", "sans-serif")

@@ -9,7 +9,7 @@ from paddle_glm.chat_template import Message
 from paddle_glm.errors import InputError
 from paddle_glm.generation.response_parser import visible_text
 from paddle_glm.serving.chat_provider import ChatProvider
-from paddle_glm.serving.scheduler import QueueFullError, SchedulerClosedError
+from paddle_glm.serving.generation_request import QueueFullError, SchedulerClosedError
 
 SCRIPT = Path(__file__).with_name("streamlit_script.py")
 _page_arguments: tuple[ChatProvider, list[Message]] | None = None

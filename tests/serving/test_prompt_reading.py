@@ -10,8 +10,9 @@ from paddle_glm.auto.engine import open_engine
 from paddle_glm.backends.kv_cache import RowCache
 from paddle_glm.generation import GenerationParams, generate_batch
 from paddle_glm.kv_cache import NUMPY, KVCache
+from paddle_glm.serving.generation_request import SchedulerObserver
 from paddle_glm.serving.prefix_store import MIN_TOKENS, PrefixStore
-from paddle_glm.serving.scheduler import Scheduler, SchedulerObserver
+from paddle_glm.serving.scheduler import Scheduler
 
 LONG = [5 + index * 7 % 90 for index in range(150)]
 GREEDY = GenerationParams(do_sample=False, max_new_tokens=24)

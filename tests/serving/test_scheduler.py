@@ -9,7 +9,8 @@ import pytest
 from paddle_glm.auto.engine import Engine, open_engine
 from paddle_glm.errors import InputError
 from paddle_glm.generation import ChatSession, GenerationParams, generate_batch
-from paddle_glm.serving.scheduler import QueueFullError, Scheduler, SchedulerClosedError
+from paddle_glm.serving.generation_request import QueueFullError, SchedulerClosedError
+from paddle_glm.serving.scheduler import Scheduler
 from paddle_glm.serving.streaming import LocalSession
 from tests.generation.numpy_model import NumpyBackend
 

@@ -1,0 +1,64 @@
+"""A request to the scheduler, and who hears of it."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from paddle_glm.generation.loop import GenerationState
+from paddle_glm.generation.sampling import TokenLogprobs
+
+
+class QueueFullError(Exception):
+    """The queue is full; the request can be retried later."""
+
+
+class SchedulerClosedError(Exception):
+    """The scheduler was closed before the answer was complete."""
+
+
+class TokenListener(Protocol):
+    """Receives an answer; called on the scheduler's thread, so calls must not block."""
+
+    def on_token(self, token: int, logprobs: TokenLogprobs | None) -> bool:
+        """Receive a token, including end tokens; return False to end the answer.
+
+        logprobs: the token's, if the request asked for them.
+        """
+
+    def on_finished(self) -> None:
+        """Called after the last token."""
+
+    def on_failed(self, error: Exception) -> None:
+        """Called instead of `on_finished` if generation fails."""
+
+
+class SchedulerObserver:
+    """Is told what a scheduler does, on its thread; does nothing with it."""
+
+    def on_prompt(self, tokens: int) -> None:
+        """A prompt was read."""
+
+    def on_reused(self, tokens: int) -> None:
+        """So many of a prompt's tokens are not read again."""
+
+    def on_token(self, seconds: float, is_first: bool) -> None:
+        """A token was generated, so long after the request's arrival, or after the token before it."""
+
+
+@dataclass(eq=False)
+class GenerationRequest:
+    """A request with its prompt (token ids), state and listener.
+
+    top_logprobs: number of alternatives to each token's log probability; None: no log probabilities.
+    """
+
+    prompt: list[int]
+    listener: TokenListener
+    state: GenerationState
+    top_logprobs: int | None = None
+    cancelled: bool = field(default=False, init=False)
+    last_event: float = field(default_factory=time.monotonic, init=False)  # its arrival or last token
+
+    def cancel(self) -> None:
+        """Stop generation at the next token, or skip the request if it is waiting."""
+        self.cancelled = True
