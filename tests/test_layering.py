@@ -21,12 +21,12 @@ PACKAGE = ROOT / "paddle_glm"
 # A module belongs to the layer that fits it most closely, and may import layers on lower floors and its own.
 FLOORS = (
     ("errors", "version", "system", "array_types", "mkl"),
-    ("allocator", "progress", "kernels"),
+    ("allocator", "progress", "kernels", "numpy_interop"),
     ("paddlenlp_format", "key_rules", "hub", "hardware", "pretrained_kwargs"),
     ("config_keys", "generation_keys", "models.registry"),
     ("models.*.paddlenlp",),
     ("models.*.config",),
-    ("config", "sharding", "precision", "numpy_interop", "paddle_types", "kv_cache"),
+    ("config", "sharding", "precision", "paddle_types", "kv_cache"),
     ("chat_template", "quantization"),
     ("models.family", "models.prefix_encoder", "models.initialization"),
     ("models.*.*",),

@@ -12,12 +12,32 @@ import numpy as np
 from paddle_glm.array_types import Array, FloatArray, IntArray
 from paddle_glm.backends.base import Backend
 from paddle_glm.config import ModelConfig
-from paddle_glm.kv_cache import KVCache
+from paddle_glm.errors import InputError
+from paddle_glm.kv_cache import HeldColumns, KVCache
 from paddle_glm.kv_cache.arrays import common_prefix_length
-from paddle_glm.load_memory import CACHE_TOKENS, MemoryBudget, cache_bytes, check_memory_budget
+from paddle_glm.load_memory import (
+    CACHE_TOKENS,
+    InsufficientMemoryError,
+    MemoryBudget,
+    cache_bytes,
+    check_memory_budget,
+    format_bytes,
+)
 
 # Free memory is checked again every so many tokens.
 CHECK_INTERVAL = 128
+
+
+class CacheLimitError(InsufficientMemoryError):
+    """Rows do not fit into what `KVCacheBackend.limit_cache` allows."""
+
+    def __init__(self, lengths: Sequence[int], needed: int, left: int) -> None:
+        rows = f"{len(lengths)} x {max(lengths)}" if len(lengths) > 1 else f"{max(lengths)}"
+        self.shortage = (
+            f"the KV cache of {rows} tokens needs {format_bytes(needed)} of the {format_bytes(max(0, left))} "
+            "that its limit leaves"
+        )
+        InputError.__init__(self, f"{self.shortage}: use a shorter prompt or a smaller max_new_tokens")
 
 
 @dataclass
@@ -35,16 +55,20 @@ class PromptReading:
 
 
 class RowCache:
-    """Tokens of a row, int64 [length], and copies of their keys and values, computed with `adapter`."""
+    """Tokens of a row, int64 [length], and their keys and values, computed with `adapter`.
+
+    `release` gives the keys and values up.
+    """
 
     def __init__(
-        self, input_ids: IntArray, tensors: Sequence[Any], cache: KVCache, adapter: str | None = None
+        self,
+        input_ids: IntArray,
+        columns: HeldColumns,
+        prefix_length: int = 0,
+        adapter: str | None = None,
     ) -> None:
-        """tensors: as `KVCache.row_columns` of `cache` gives them."""
-        self.input_ids, self.adapter = input_ids, adapter
-        self._tensors, self._prefix_length = tensors, cache.prefix_length
-        self._library = cache.layers[0].library
-        self.nbytes = sum(map(self._library.nbytes, tensors))
+        self.input_ids, self.nbytes, self.adapter = input_ids, columns.nbytes, adapter
+        self._columns, self._prefix_length = columns, prefix_length
 
     def common_length(self, input_ids: IntArray) -> int:
         """How many tokens of int64 [length] are this row's first ones; one is left, to be computed."""
@@ -52,8 +76,10 @@ class RowCache:
 
     def first_columns(self, tokens: int) -> list[Any]:
         """Copies of the prefix and the first tokens' keys and values."""
-        stop = self._prefix_length + tokens
-        return [self._library.concat([tensor[:, :, :stop]], 2) for tensor in self._tensors]
+        return self._columns.first(self._prefix_length + tokens)
+
+    def release(self) -> None:
+        self._columns.release()
 
 
 class KVCacheBackend(Backend):
@@ -69,6 +95,7 @@ class KVCacheBackend(Backend):
         super().__init__(config)
         self._cache = KVCache([])
         self._adapters: tuple[str | None, ...] = ()  # of the rows
+        self.cache_limit: int | None = None  # bytes, see `limit_cache`
 
     @abstractmethod
     def new_cache(self, batch: int) -> KVCache:
@@ -79,31 +106,73 @@ class KVCacheBackend(Backend):
         """Free memory on the cache's device; None if unknown."""
 
     def check_cache_fits(self, rows: int, prompt_tokens: int, new_tokens: int | None) -> None:
-        """Raise `InsufficientMemoryError` if the KV cache of so many rows exceeds the free memory.
+        """`check_lengths_fit` for so many rows of prompt_tokens + new_tokens tokens.
 
-        prompt_tokens, new_tokens: per row; None means `CACHE_TOKENS`, for which loading the model checked the
-        memory. The current cache counts as free.
+        new_tokens: None means `CACHE_TOKENS`, for which loading the model checked the memory.
         """
+        tokens = prompt_tokens + (CACHE_TOKENS if new_tokens is None else new_tokens)
+        self.check_lengths_fit([min(tokens, self.config.max_sequence_length)] * rows)
+
+    def check_lengths_fit(self, lengths: Sequence[int], stored_nbytes: int = 0) -> None:
+        """Raise `InsufficientMemoryError` if rows of so many tokens exceed the free memory or the limit.
+
+        stored_nbytes: of the `RowCache`s that are kept. The current rows count as free.
+        """
+        rows, tokens = len(lengths), max(lengths)
         budget = self.memory_budget()
+        size = cache_bytes(self.config, self.stored_dtype, budget or MemoryBudget("cpu", 0), tokens, rows)
+        if self.cache_limit is not None and size + stored_nbytes > self.cache_limit:
+            raise CacheLimitError(lengths, size, self.cache_limit - stored_nbytes)
         if budget is None:
             return
-        tokens = prompt_tokens + (CACHE_TOKENS if new_tokens is None else new_tokens)
-        tokens = min(tokens, self.config.max_sequence_length)
-        size = self.cache_copies * cache_bytes(self.config, self.stored_dtype, budget, tokens, rows)
         check_memory_budget(
             f"the KV cache of {rows} x {tokens} tokens",
-            budget.local_degree * (size - self._cache.nbytes),
+            budget.local_degree * (self.cache_copies * size - self._cache.nbytes),
             budget,
             lambda: "use a shorter prompt, fewer rows or beams, or a smaller max_new_tokens",
         )
 
+    @property
+    def cache_nbytes(self) -> int:
+        """Bytes of the running rows; with pages also of the rows that are kept."""
+        return self._cache.nbytes
+
+    def limit_cache(self, nbytes: int) -> None:
+        """Bound the bytes of this process for rows that run together; called once, before there are any.
+
+        Raises `InputError` where a short row would not fit.
+        """
+        self.cache_limit = nbytes
+        self.check_lengths_fit([1])
+
+    def release(self) -> None:
+        """Drop all rows and give their memory back."""
+        self._cache.release()
+        self._cache, self._adapters = KVCache([]), ()
+        self._ids = self._mask = np.zeros((0, 0), dtype=np.int64)
+
+    def prefill(self, input_ids: IntArray, attention_mask: IntArray) -> FloatArray:
+        logits = super().prefill(input_ids, attention_mask)
+        self._cache = self.running_cache(self._cache, attention_mask)
+        return logits
+
+    def running_cache(self, cache: KVCache, attention_mask: IntArray) -> KVCache:
+        """The cache in which rows go on that were read in `cache`; int64 [rows, length], 0 for padding."""
+        return cache
+
     def decode(self, tokens: IntArray) -> FloatArray:
+        """As `Backend.decode`. Raises `InsufficientMemoryError` before anything is changed."""
+        self.prepare_decode()
+        return super().decode(tokens)
+
+    def prepare_decode(self) -> None:
+        """Make room for a token more in each row."""
         rows, length = self._mask.shape
         if length % CHECK_INTERVAL == 0:
             self.check_cache_fits(rows, length, CHECK_INTERVAL)
-        return super().decode(tokens)
 
     def reset(self, batch: int) -> None:
+        self.release()
         self._cache, self._adapters = self.new_cache(batch), (None,) * batch
 
     def select_cache(self, rows: IntArray) -> None:
@@ -161,21 +230,26 @@ class KVCacheBackend(Backend):
         """Append rows that were read to the current ones, or take their place. On failure nothing changes."""
         adapters = (reading.adapter,) * len(reading.input_ids)
         if replace:
+            self.release()
+            self._cache = self.running_cache(reading.cache, reading.attention_mask)
+            self._ids, self._mask = reading.input_ids, reading.attention_mask
             self._adapters = adapters
-            self._ids, self._mask, self._cache = reading.input_ids, reading.attention_mask, reading.cache
             return
         width = max(self._ids.shape[1], reading.input_ids.shape[1])
         ids = np.concatenate([_left_pad(self._ids, width), _left_pad(reading.input_ids, width)])
         mask = np.concatenate([_left_pad(self._mask, width), _left_pad(reading.attention_mask, width)])
-        self._cache.add_rows(reading.cache)
+        self.add_to_cache(reading)
         self._ids, self._mask, self._adapters = ids, mask, self._adapters + adapters
+
+    def add_to_cache(self, reading: PromptReading) -> None:
+        """Append the rows that were read to the cache of the current ones."""
+        self._cache.add_rows(reading.cache)
 
     def row_cache(self, row: int) -> RowCache:
         """What a current row leaves for later prompts that begin with its tokens."""
-        stop = self._cache.own_length
         padding = int(self._mask[row].argmax())
-        tensors = self._cache.row_columns(row, padding, stop)
-        return RowCache(self._ids[row, padding:stop], tensors, self._cache, self._adapters[row])
+        columns, prefix = self._cache.keep_row(row, padding), self._cache.prefix_length
+        return RowCache(self._ids[row, padding:], columns, prefix, self._adapters[row])
 
     def drop_padding(self) -> None:
         """Drop leading columns that are padding in every row."""

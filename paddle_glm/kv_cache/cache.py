@@ -85,6 +85,37 @@ class ConcatLayer:
         self._value = self.library.take(self._value, rows)
 
 
+class HeldColumns(Protocol):
+    """What a row held, for later use: copies of its keys and values, or the pages that they are in."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+    def first(self, columns: int) -> list[Any]:
+        """Copies of the first columns, the prefix included, ordered as `KVCache.tensors`."""
+
+    def release(self) -> None:
+        """Give the memory back; nothing else is called afterwards."""
+
+
+class RowColumns:
+    """`HeldColumns` that are copies."""
+
+    def __init__(self, tensors: Sequence[Any], library: ArrayLibrary) -> None:
+        """tensors: as `KVCache.row_columns` gives them."""
+        self._tensors, self._library = tensors, library
+
+    @property
+    def nbytes(self) -> int:
+        return sum(map(self._library.nbytes, self._tensors))
+
+    def first(self, columns: int) -> list[Any]:
+        return [self._library.concat([tensor[:, :, :columns]], 2) for tensor in self._tensors]
+
+    def release(self) -> None:
+        self._tensors = []
+
+
 class KVCache(Sequence[KeyValue]):
     """Keys and values of every layer. `cache[layer]` is the (key, value) of its columns in use.
 
@@ -174,6 +205,13 @@ class KVCache(Sequence[KeyValue]):
                 own = one[:, :, first + padding : first + stop]
                 found.append(layer.library.concat([one[:, :, :first], own], 2))
         return found
+
+    def keep_row(self, row: int, padding: int) -> HeldColumns:
+        """What a row holds; its own columns begin with so much padding."""
+        return RowColumns(self.row_columns(row, padding, self.own_length), self.layers[0].library)
+
+    def release(self) -> None:
+        """Give memory back that others may need; the cache is not used any more."""
 
     def drop_columns(self, count: int) -> None:
         """Drop the first `count` of the rows' own columns."""

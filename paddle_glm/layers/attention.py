@@ -12,12 +12,14 @@ from paddle_glm.kernels import operators, training
 from paddle_glm.kernels.usage import uses_operators
 from paddle_glm.kv_cache import LayerCache
 from paddle_glm.kv_cache.decode import DecodeLayer
+from paddle_glm.kv_cache.pages import PagedLayer, PageStep
 from paddle_glm.kv_cache.tensors import InPlaceCache
 from paddle_glm.layers.attention_mask import AttentionMask
 from paddle_glm.layers.attention_weights import attention_weights
 from paddle_glm.layers.blockwise_attention import blockwise_attention
 from paddle_glm.layers.decode import decode_attention, decodes
 from paddle_glm.layers.fused_attention import attends_fused, fused_attention
+from paddle_glm.layers.remember import remember_last
 from paddle_glm.layers.rotary import apply_rotary_interleaved
 from paddle_glm.parallel.group import ProcessGroup
 from paddle_glm.parallel.rng import sharded_rng
@@ -70,6 +72,8 @@ def attend(
         return operators.cached_attention(query, keys, values, mask.dense, past, head_dim**-0.5)
     if isinstance(cache, DecodeLayer) and decodes(query, key, cache, qk_layer_scaling):
         return decode_attention(query, key, value, mask.dense, cache)
+    if isinstance(cache, PagedLayer):
+        return paged_attention(query, key, value, cache, group, qk_layer_scaling)
     if cache is not None:
         key, value = cache.update(key, value)
     return grouped_query_attention(query, key, value, mask, group, dropout, qk_layer_scaling)
@@ -100,6 +104,31 @@ def attend_rotated(
     query, key, value = split_qkv_blocks(fused, sizes, head_dim)
     query, key = apply_rotary_interleaved(query, *rotary), apply_rotary_interleaved(key, *rotary)
     return attend(query, key, value, mask, cache, group, dropout)
+
+
+def paged_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cache: PagedLayer,
+    group: ProcessGroup,
+    qk_layer_scaling: float = 1.0,
+) -> Tensor:
+    """`attend` for rows in pages, of which those of similar length are taken together."""
+    cache.append(key, value)
+    step, outputs = cache.step, []
+    for rows, mask in zip(step.groups, _group_masks(step), strict=True):
+        own = query if len(step.groups) == 1 else paddle.index_select(query, rows.rows, axis=0)
+        output = grouped_query_attention(own, *cache.gather(rows), mask, group, 0.0, qk_layer_scaling)
+        outputs.append(output)
+    if len(outputs) == 1:
+        return outputs[0]
+    return paddle.index_select(paddle.concat(outputs), step.order, axis=0)
+
+
+@remember_last
+def _group_masks(step: PageStep) -> list[AttentionMask]:
+    return [AttentionMask(group.visible, step.tokens) for group in step.groups]
 
 
 def grouped_query_attention(

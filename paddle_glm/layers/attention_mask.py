@@ -12,6 +12,7 @@ from paddle import Tensor
 
 from paddle_glm.array_types import Array
 from paddle_glm.kv_cache import KVCache
+from paddle_glm.kv_cache.pages import PagedKVCache, PageStep
 from paddle_glm.numpy_interop import to_numpy
 
 # Added to a masked score before the float32 softmax, where exp underflows to exactly 0.
@@ -28,6 +29,7 @@ class AttentionMask:
     tokens: int; in a static graph a tensor.
     context: bool [batch, tokens], or None: tokens that all of their sample attend to, also those before them.
     prefix: columns before all others in the cache that all attend to; unused: columns behind, for none.
+    pages: a step over a cache in pages, in place of all the others: a row sees its own columns.
 
     What a query on padding attends to differs, since nobody reads it: all columns in `dense`, as in the
     original (`get_masks` of ChatGLM2's modeling_chatglm.py), but none where there is a context, so that all
@@ -39,9 +41,12 @@ class AttentionMask:
     context: Tensor | None = None
     prefix: int = 0
     unused: int = 0
+    pages: PageStep | None = None
 
     def for_cache(self, cache: KVCache | None) -> AttentionMask:
         """The mask over all columns that the cache's next update returns."""
+        if isinstance(cache, PagedKVCache):
+            return replace(self, pages=cache.step)
         if cache is None or not (cache.prefix_length or cache.spare(self.tokens)):
             return self
         return replace(self, prefix=cache.prefix_length, unused=cache.spare(self.tokens))
@@ -49,11 +54,13 @@ class AttentionMask:
     @property
     def is_explicit(self) -> bool:
         """Whether it was given for each pair of tokens."""
-        return bool(self.attention_mask.ndim == 4)
+        return self.pages is not None or bool(self.attention_mask.ndim == 4)
 
     @cached_property
     def dense(self) -> Tensor:
         """The additive float32 mask [batch or 1, 1, tokens, prefix + past + tokens + unused]."""
+        if self.pages is not None:
+            return additive_mask(self.pages.whole.visible)
         if self.is_explicit:
             mask = additive_mask(self.attention_mask)
         elif self.context is not None:

@@ -38,8 +38,11 @@ class PrefixStore:
     def add(self, row: RowCache) -> None:
         """Keep a row, in place of those of its adapter that are its beginning; none larger than the store."""
         if len(row.input_ids) < MIN_TOKENS or row.nbytes > self.max_nbytes:
+            row.release()
             return
-        self._rows = [one for one in self._rows if not _begins_with(row, one)]
+        for one in [one for one in self._rows if _begins_with(row, one)]:
+            self._rows.remove(one)
+            one.release()
         self._rows.append(row)
         while self.nbytes > self.max_nbytes:
             self.drop_oldest()
@@ -47,7 +50,7 @@ class PrefixStore:
     def drop_oldest(self) -> bool:
         """Drop the row used least recently; False if there is none."""
         if self._rows:
-            del self._rows[0]
+            self._rows.pop(0).release()
             return True
         return False
 

@@ -24,16 +24,20 @@ DECODING_MODES = {
 }
 
 
-def tokens(model, values):
+def tokens(model, values, cache_limit=None):
     ids, mask = np.array([[5, 6, 7, 8], [0, 0, 9, 160]]), np.array([[1, 1, 1, 1], [0, 0, 1, 1]])
     params = GenerationParams(max_new_tokens=16, **values)
-    return np.stack(list(generate(DygraphBackend(model), ids, mask, params)), axis=1).tolist()
+    backend = DygraphBackend(model)
+    if cache_limit is not None:
+        backend.limit_cache(cache_limit)
+    return np.stack(list(generate(backend, ids, mask, params)), axis=1).tolist()
 
 
 def main():
     group = init_parallel().tensor
     shared = AutoModel.from_config(CONFIG, group=group, seed=3)
     out = {"rank": group.rank, **{name: tokens(shared, values) for name, values in DECODING_MODES.items()}}
+    out["pages"] = [tokens(shared, DECODING_MODES[name], 1 << 20) for name in ("greedy", "beam")]
     if group.rank == 0:
         alone = AutoModel.from_config(CONFIG, seed=3)
         out["alone"] = {name: tokens(alone, DECODING_MODES[name]) for name in ("greedy", "beam")}

@@ -23,6 +23,7 @@ def test_all_processes_give_one_answer(tmp_path):
     results = results_of(WORKER, 4, tmp_path)
     for name in ("greedy", "beam", "sampling"):
         assert all(result[name] == results[0][name] for result in results.values()), name
+    assert all(result["pages"] == [results[0]["greedy"], results[0]["beam"]] for result in results.values())
     assert results[0]["alone"] == {name: results[0][name] for name in ("greedy", "beam")}
 
 

@@ -9,7 +9,7 @@ import pytest
 from paddle_glm.auto.engine import open_engine
 from paddle_glm.backends.kv_cache import RowCache
 from paddle_glm.generation import GenerationParams, generate_batch
-from paddle_glm.kv_cache import NUMPY, KVCache
+from paddle_glm.kv_cache import NUMPY, RowColumns
 from paddle_glm.serving.generation_request import SchedulerObserver
 from paddle_glm.serving.prefix_store import MIN_TOKENS, PrefixStore
 from paddle_glm.serving.scheduler import Scheduler
@@ -146,7 +146,8 @@ def test_the_store_is_bounded():
     def row(first, length, adapter=None):
         """16 bytes a token."""
         tensors = [np.zeros((1, 1, length, 2), np.float32)] * 2
-        return RowCache(np.arange(first, first + length), tensors, KVCache.of(tensors, NUMPY), adapter)
+        columns = RowColumns(tensors, NUMPY)
+        return RowCache(np.arange(first, first + length), columns, adapter=adapter)
 
     store = PrefixStore(1400)
     store.add(row(0, MIN_TOKENS - 1))

@@ -1,0 +1,418 @@
+"""A KV cache in pages (vLLM, arXiv:2309.06180): rows of any length without padding, which may share pages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import Tensor
+
+from paddle_glm.array_types import Array, IntArray
+from paddle_glm.kv_cache.cache import KeyValue, KVCache
+from paddle_glm.kv_cache.tensors import PADDLE
+from paddle_glm.numpy_interop import step_tensor
+
+PAGE_TOKENS = 64  # columns of a page: what the native kernels take at once (csrc/attention.h)
+
+
+def pages_of(columns: int) -> int:
+    """How many pages so many columns take."""
+    return -(-columns // PAGE_TOKENS)
+
+
+def _row_pages(columns: IntArray) -> IntArray:
+    pages: IntArray = -(-columns // PAGE_TOKENS)
+    return pages
+
+
+class PagePool:
+    """Pages for the keys and values of all layers, and who has them; page 0 is zeros and belongs to nobody.
+
+    layers: of each layer keys and values, [pages + 1, heads, PAGE_TOKENS, head_dim]. A page has the same
+    number in all of them.
+    """
+
+    def __init__(self, layers: int, pages: int, heads: int, head_dim: int, dtype: paddle.dtype) -> None:
+        """heads: local key/value heads. On a CPU memory is taken when a page is first used."""
+        shape = [pages + 1, heads, PAGE_TOKENS, head_dim]
+        on_cpu = paddle.get_device() == "cpu"
+        make = paddle.empty if on_cpu else paddle.zeros
+        self.layers = [(make(shape, dtype=dtype), make(shape, dtype=dtype)) for _ in range(layers)]
+        self.size = pages
+        self._references = np.zeros(pages + 1, dtype=np.int64)
+        self._free = list(range(pages, 0, -1))
+        self._clear([0])
+
+    @staticmethod
+    def page_nbytes(layers: int, heads: int, head_dim: int, width: int) -> int:
+        """Bytes of a page in all layers, for numbers of `width` bytes."""
+        return 2 * layers * heads * PAGE_TOKENS * head_dim * width
+
+    @property
+    def free(self) -> int:
+        """Number of pages that nobody has."""
+        return len(self._free)
+
+    @property
+    def heads(self) -> int:
+        return int(self.layers[0][0].shape[1])
+
+    @property
+    def nbytes_per_page(self) -> int:
+        key = self.layers[0][0]
+        return self.page_nbytes(len(self.layers), self.heads, key.shape[3], key.element_size())
+
+    def take(self, count: int) -> list[int]:
+        """So many free pages, filled with zeros. Raises `IndexError` where there are fewer."""
+        if count > len(self._free):
+            raise IndexError(f"{count} pages are needed and {len(self._free)} are free")
+        pages = [self._free.pop() for _ in range(count)]
+        self._references[pages] = 1
+        self._clear(pages)
+        return pages
+
+    def share(self, pages: Iterable[int]) -> None:
+        """Count one owner more of each page."""
+        np.add.at(self._references, list(pages), 1)
+
+    def give_back(self, pages: Sequence[int]) -> None:
+        """Count one owner less of each page; those without any are free."""
+        np.add.at(self._references, list(pages), -1)
+        self._free += [page for page in dict.fromkeys(pages) if not self._references[page]]
+
+    def owners(self, page: int) -> int:
+        return int(self._references[page])
+
+    def only_of(self, pages: Iterable[int]) -> int:
+        """How many pages were free if each of these were given back."""
+        counts = np.bincount(np.fromiter(pages, np.int64), minlength=len(self._references))
+        return int(np.count_nonzero((counts > 0) & (counts == self._references)))
+
+    def copy(self, source: int) -> int:
+        """A new page with what the source holds."""
+        [page] = self.take(1)
+        index = _index([source])
+        for tensor in self._tensors:
+            self._write(tensor, [page], paddle.index_select(tensor, index, axis=0))
+        return page
+
+    def write(self, pages: Sequence[int], layer: int, key: Tensor, value: Tensor) -> None:
+        """Write a layer's columns, [heads, columns, head_dim], to pages that are zeros."""
+        for tensor, columns in zip(self.layers[layer], (key, value), strict=True):
+            heads, count, size = columns.shape
+            missing = len(pages) * PAGE_TOKENS - count
+            if missing:
+                zeros = paddle.zeros([heads, missing, size], dtype=columns.dtype)
+                columns = paddle.concat([columns, zeros], axis=1)
+            # (heads, columns, head_dim) -> (pages, heads, PAGE_TOKENS, head_dim)
+            paged = columns.reshape([heads, len(pages), PAGE_TOKENS, size]).transpose([1, 0, 2, 3])
+            self._write(tensor, pages, paged.astype(tensor.dtype))
+
+    def read(self, pages: Sequence[int], columns: int) -> list[Tensor]:
+        """Copies of a row's first columns, as `KVCache.tensors`: [1, heads, columns, head_dim] each."""
+        index, found = _index(pages), []
+        for tensor in self._tensors:
+            _, heads, _, size = tensor.shape
+            paged = paddle.index_select(tensor, index, axis=0).transpose([1, 0, 2, 3])
+            row = paged.reshape([1, heads, len(pages) * PAGE_TOKENS, size])
+            found.append(paddle.concat([row[:, :, :columns]], axis=2))
+        return found
+
+    @property
+    def _tensors(self) -> list[Tensor]:
+        return [tensor for pair in self.layers for tensor in pair]
+
+    def _clear(self, pages: Sequence[int]) -> None:
+        # What was there may be no number, which masks do not hide: 0 * NaN is NaN.
+        if pages:
+            shape = [len(pages), *self.layers[0][0].shape[1:]]
+            zeros = paddle.zeros(shape, dtype=self.layers[0][0].dtype)
+            for tensor in self._tensors:
+                self._write(tensor, pages, zeros)
+
+    @staticmethod
+    def _write(tensor: Tensor, pages: Sequence[int], values: Tensor) -> None:
+        with paddle.no_grad():
+            paddle.scatter_(tensor, _index(pages), values)
+
+
+@dataclass(frozen=True, eq=False)
+class PageGroup:
+    """Rows that take equally many pages, short ones filled up with page 0.
+
+    count: of rows. rows: int64 [count], their numbers. index: int64 [count * heads * pages], for
+        `PagedLayer.gather`.
+    visible: bool [count, 1, tokens, pages * PAGE_TOKENS], the columns that each token attends to.
+    """
+
+    count: int
+    rows: Tensor
+    index: Tensor
+    visible: Tensor
+
+
+class PageStep:
+    """Where a step's tokens go and what they see; all layers ask the same.
+
+    table: int64 [rows, pages], the rows' pages, 0 behind a row's last one. past: int64 [rows], columns in use
+    before the step's tokens, of which each row has `tokens`.
+    """
+
+    def __init__(self, table: IntArray, past: IntArray, tokens: int, heads: int) -> None:
+        self._table, self._past, self.tokens, self._heads = table, past, tokens, heads
+
+    @cached_property
+    def table(self) -> Tensor:
+        return step_tensor(self._table)
+
+    @cached_property
+    def past(self) -> Tensor:
+        return step_tensor(self._past)
+
+    @cached_property
+    def columns(self) -> Tensor:
+        """Where each key goes in a layer's [pages * heads * PAGE_TOKENS]: int64 [rows * heads * tokens]."""
+        column = self._past[:, None] + np.arange(self.tokens)  # (rows, tokens)
+        page = np.take_along_axis(self._table, column // PAGE_TOKENS, axis=1)[:, None]
+        head = np.arange(self._heads)[None, :, None]
+        places = (page * self._heads + head) * PAGE_TOKENS + (column % PAGE_TOKENS)[:, None]
+        return step_tensor(places.reshape(-1))
+
+    @cached_property
+    def groups(self) -> list[PageGroup]:
+        """All rows, those together whose pages round up to the same power of two.
+
+        So a long row costs short ones nothing, and what a row computes does not depend on the others.
+        """
+        return [self._group(rows, pages) for rows, pages in self._group_rows]
+
+    @cached_property
+    def order(self) -> Tensor:
+        """Where each row is in the groups, one behind the other: int64 [rows]."""
+        return step_tensor(np.argsort(np.concatenate([rows for rows, _ in self._group_rows])))
+
+    @cached_property
+    def _group_rows(self) -> list[tuple[IntArray, int]]:
+        held = _row_pages(self._past + self.tokens)
+        taken = 2 ** np.ceil(np.log2(held)).astype(np.int64)
+        return [(np.flatnonzero(taken == pages), int(pages)) for pages in np.unique(taken)]
+
+    @cached_property
+    def whole(self) -> PageGroup:
+        """All rows in one group."""
+        return self._group(np.arange(len(self._past)), self._table.shape[1])
+
+    def _group(self, rows: IntArray, pages: int) -> PageGroup:
+        table = np.zeros((len(rows), pages), dtype=np.int64)
+        width = min(pages, self._table.shape[1])
+        table[:, :width] = self._table[rows, :width]
+        index = table[:, None] * self._heads + np.arange(self._heads)[None, :, None]
+        last = self._past[rows, None] + np.arange(self.tokens)  # (rows, tokens)
+        visible = np.arange(pages * PAGE_TOKENS) <= last[:, None, :, None]
+        return PageGroup(len(rows), step_tensor(rows), step_tensor(index.reshape(-1)), step_tensor(visible))
+
+
+class PagedLayer:
+    """One layer's keys and values of the rows of a `PagedKVCache`, for inference without gradients."""
+
+    library = PADDLE
+
+    def __init__(self, cache: PagedKVCache, index: int) -> None:
+        self._cache, self._index = cache, index
+
+    @property
+    def pages(self) -> tuple[Tensor, Tensor]:
+        """Keys and values of all pages, [pages, heads, PAGE_TOKENS, head_dim] each, written in place."""
+        return self._cache.pool.layers[self._index]
+
+    @property
+    def step(self) -> PageStep:
+        """The running step."""
+        assert self._cache.step is not None, "begin_step comes before the step"
+        return self._cache.step
+
+    @property
+    def length(self) -> int:
+        """Columns in use of the longest row."""
+        return self._cache.length
+
+    @property
+    def nbytes(self) -> int:
+        return self._cache.nbytes // len(self._cache.layers)
+
+    @property
+    def key_value(self) -> KeyValue:
+        raise TypeError("rows in pages have no columns in common: ask keep_row")
+
+    def append(self, key: Tensor, value: Tensor) -> None:
+        """Write the step's [rows, heads, tokens, head_dim] behind the columns of their rows."""
+        size = key.shape[3]
+        for pages, new in zip(self.pages, (key, value), strict=True):
+            # A view: what is written to it is written to the pages.
+            paddle.scatter_(pages.reshape([-1, size]), self.step.columns, new.reshape([-1, size]))
+
+    def gather(self, group: PageGroup) -> KeyValue:
+        """Keys and values of a group, [rows, heads, its columns, head_dim] each, copied."""
+        key, value = (self._gathered(tensor, group) for tensor in self.pages)
+        return key, value
+
+    def _gathered(self, pages: Tensor, group: PageGroup) -> Tensor:
+        count, heads, _, size = pages.shape
+        rows = paddle.index_select(pages.reshape([count * heads, PAGE_TOKENS * size]), group.index, axis=0)
+        return rows.reshape([group.count, heads, -1, size])
+
+    def update(self, key: Tensor, value: Tensor) -> KeyValue:
+        """As `LayerCache.update`; what it returns is masked by `AttentionMask.for_cache`.
+
+        For families that do not use `layers.attention.attend`, which does not copy the pages.
+        """
+        self.append(key, value)
+        return self.gather(self.step.whole)
+
+    def spare(self, tokens: int) -> int:
+        return 0
+
+    def replace(self, key: Any, value: Any) -> None:
+        raise TypeError("rows in pages have no columns in common: ask add_rows")
+
+    def select(self, rows: IntArray) -> None:
+        raise TypeError("the rows of all layers are selected together: ask the cache")
+
+
+class PagedColumns:
+    """What a row holds: its pages, which stay as they are until `release`."""
+
+    def __init__(self, pool: PagePool, pages: Sequence[int], columns: int) -> None:
+        self._pool, self._pages, self._columns = pool, list(pages), columns
+        pool.share(self._pages)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the pages, also of those that others have too."""
+        return len(self._pages) * self._pool.nbytes_per_page
+
+    def first(self, columns: int) -> list[Tensor]:
+        """Copies of the first columns, ordered as `KVCache.tensors`."""
+        assert columns <= self._columns and self._pages, (columns, self._columns)
+        return self._pool.read(self._pages[: pages_of(columns)], columns)
+
+    def release(self) -> None:
+        self._pool.give_back(self._pages)
+        self._pages = []
+
+
+class PagedKVCache(KVCache):
+    """Rows of different lengths in the pages of a pool, without padding.
+
+    A step begins with `begin_step`; then attention of each layer appends and reads. A page with several
+    owners is not written to: the row gets a copy.
+    """
+
+    def __init__(self, pool: PagePool, prefix_length: int = 0) -> None:
+        super().__init__([PagedLayer(self, index) for index in range(len(pool.layers))], prefix_length)
+        self.pool = pool
+        self.step: PageStep | None = None
+        self._pages: list[list[int]] = []
+        self._lengths = np.zeros(0, dtype=np.int64)
+
+    @property
+    def length(self) -> int:
+        """Columns in use of the longest row, the prefix included."""
+        return int(self._lengths.max(initial=0))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the pages that would be free without these rows."""
+        return self.own_pages * self.pool.nbytes_per_page
+
+    @property
+    def own_pages(self) -> int:
+        return self.pool.only_of(page for pages in self._pages for page in pages)
+
+    def spare(self, tokens: int) -> int:
+        return 0
+
+    def missing_pages(self, tokens: int) -> int:
+        """How many pages `begin_step` takes."""
+        grown = self._pages_to_add(tokens)
+        return int(grown.sum()) + sum(map(self._copies_last, range(len(self._pages))))
+
+    def begin_step(self, tokens: int) -> None:
+        """Make room for so many tokens more in each row, which count as in use.
+
+        Raises `IndexError`, and changes nothing, where `missing_pages` are not free.
+        """
+        if (count := self.missing_pages(tokens)) > self.pool.free:
+            raise IndexError(f"{count} pages are needed and {self.pool.free} are free")
+        for row, pages in enumerate(self._pages):
+            if self._copies_last(row):
+                pages[-1], shared = self.pool.copy(pages[-1]), pages[-1]
+                self.pool.give_back([shared])
+        more = self._pages_to_add(tokens)
+        taken = self.pool.take(int(more.sum()))
+        for pages, count in zip(self._pages, more, strict=True):
+            pages += [taken.pop() for _ in range(count)]
+        table = np.zeros((len(self._pages), max(map(len, self._pages))), dtype=np.int64)
+        for row, pages in enumerate(self._pages):
+            table[row, : len(pages)] = pages
+        self.step = PageStep(table, self._lengths, tokens, self.pool.heads)
+        self._lengths = self._lengths + tokens
+
+    def _pages_to_add(self, tokens: int) -> IntArray:
+        return _row_pages(self._lengths + tokens) - _row_pages(self._lengths)
+
+    def _copies_last(self, row: int) -> bool:
+        partly = self._lengths[row] % PAGE_TOKENS != 0
+        return bool(partly) and self.pool.owners(self._pages[row][-1]) > 1
+
+    def select(self, rows: IntArray) -> None:
+        before = self._pages
+        self._pages = [list(before[row]) for row in rows]
+        self._lengths = self._lengths[rows]
+        for pages in self._pages:
+            self.pool.share(pages)
+        for pages in before:
+            self.pool.give_back(pages)
+
+    def add_rows(self, other: KVCache, padding: IntArray | None = None) -> None:
+        """Append copies of the rows of another cache, which begin with so much padding, int64 [rows].
+
+        Raises `IndexError`, and changes nothing, where the pages are not free.
+        """
+        assert padding is not None
+        lengths = other.length - padding
+        taken = self.pool.take(int(_row_pages(lengths).sum()))
+        pages = [[taken.pop() for _ in range(count)] for count in _row_pages(lengths)]
+        try:
+            for row, (own, skipped) in enumerate(zip(pages, padding, strict=True)):
+                tensors = other.row_columns(row, int(skipped), other.own_length)
+                for layer in range(len(self.layers)):
+                    key, value = tensors[2 * layer : 2 * layer + 2]
+                    self.pool.write(own, layer, key[0], value[0])
+        except BaseException:
+            for own in pages:
+                self.pool.give_back(own)
+            raise
+        self._pages += pages
+        self._lengths = np.concatenate([self._lengths, lengths])
+
+    def drop_columns(self, count: int) -> None:
+        """Nothing: rows have no padding."""
+
+    def keep_row(self, row: int, padding: int) -> PagedColumns:
+        pages = self._pages[row]
+        return PagedColumns(self.pool, pages, int(self._lengths[row]))
+
+    def release(self) -> None:
+        """Drop all rows."""
+        for pages in self._pages:
+            self.pool.give_back(pages)
+        self._pages, self._lengths = [], self._lengths[:0]
+
+
+def _index(pages: Sequence[int] | Array) -> Tensor:
+    return step_tensor(np.asarray(pages, dtype=np.int64))
