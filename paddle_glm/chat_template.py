@@ -17,7 +17,7 @@ from paddle_glm.errors import InputError
 
 # Label of a token without loss, as in PyTorch's and Paddle's cross entropy.
 IGNORE_INDEX = -100
-_CHINESE = "[\u4e00-\u9fff]"
+CHINESE_CHARACTER = "[\u4e00-\u9fff]"
 
 Message = dict[str, Any]
 """`{"role": "user" | "assistant" | "system", "content": str}`; ChatGLM3 has `metadata` and `tools` too."""
@@ -95,8 +95,8 @@ class ChatTemplate(ABC):
         for old, new in self.replacements:
             text = text.replace(old, new)
         for narrow, wide in self.wide_punctuation:
-            text = re.sub(f"({_CHINESE}){re.escape(narrow)}", rf"\1{wide}", text)
-            text = re.sub(f"{re.escape(narrow)}({_CHINESE})", rf"{wide}\1", text)
+            text = re.sub(f"({CHINESE_CHARACTER}){re.escape(narrow)}", rf"\1{wide}", text)
+            text = re.sub(f"{re.escape(narrow)}({CHINESE_CHARACTER})", rf"{wide}\1", text)
         return text
 
 

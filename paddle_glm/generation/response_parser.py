@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from paddle_glm.chat_template import ChatTemplate, Message, RoleTemplate, parse_response
+from paddle_glm.generation.text_filters import ResponseFilter
 
 History = list[Any]
 """(question, answer) pairs for ChatGLM-6B and ChatGLM2, messages for ChatGLM3; all accept messages."""
@@ -80,7 +81,7 @@ def extended_history(
 
 
 class StreamingResponseParser:
-    """Incremental parser: pieces of the model's text -> pieces of visible text.
+    """Incremental parser: pieces of the model's text -> pieces of visible text; each piece is read once.
 
     Withheld until final: a header line, trailing white space, a possible start of a text that the template
     replaces, and punctuation that the next character may widen.
@@ -90,60 +91,70 @@ class StreamingResponseParser:
         """hide_tool_calls: leave tool calls out of the visible text."""
         self.template = template
         self.hide_tool_calls = hide_tool_calls
-        self.raw = ""
-        self.emitted = ""
+        self._raw: list[str] = []
+        self._shown = 0  # messages that are visible
+        self._header: str | None = None  # the line before a message's content, until it is whole
+        self._content: ResponseFilter | None = ResponseFilter(template)  # None where it is not visible
+        if isinstance(template, RoleTemplate):
+            self._header = ""
 
     def push(self, text: str) -> str:
         """Take more text; return the visible text that has become final, often empty."""
-        self.raw += text
-        messages = parse_messages(self.template, self.raw)
-        if isinstance(self.template, RoleTemplate):
-            token = dict(self.template.roles)[self.template.reply_role]
-            if "\n" not in self.raw.rpartition(token)[2]:
-                messages.pop()
-        visible = self._visible(messages)
-        return self._emit(visible[: len(visible) - self._pending_length(visible)])
+        self._raw.append(text)
+        if not isinstance(self.template, RoleTemplate):
+            return self._push_content(text)
+        # The role token is never cut: it is one token.
+        first, *others = text.split(dict(self.template.roles)[self.template.reply_role])
+        visible = self._push_message(first)
+        for part in others:
+            visible += self.finish()
+            self._header, self._content = "", ResponseFilter(self.template)
+            visible += self._push_message(part)
+        return visible
 
     def finish(self) -> str:
         """Return the remaining visible text."""
-        return self._emit(self._visible(self.messages()))
+        rest = ""
+        if self._header is not None:  # a message of one line has no header
+            rest = self._begin_content() + self._push_content(self._header)
+        return rest if self._content is None else rest + self._content.finish()
 
     def messages(self) -> list[Message]:
-        return parse_messages(self.template, self.raw)
+        return parse_messages(self.template, "".join(self._raw))
 
-    def _visible(self, messages: list[Message]) -> str:
-        shown = [one for one in messages if not (self.hide_tool_calls and one.get("metadata"))]
-        return visible_text(shown)
+    def _push_message(self, text: str) -> str:
+        if self._header is None:
+            return self._push_content(text)
+        self._header, line_break, content = (self._header + text).partition("\n")
+        if not line_break:
+            return ""
+        if self.hide_tool_calls and self._header.strip():
+            self._header = self._content = None
+            return ""
+        self._header = None
+        return self._begin_content() + self._push_content(content)
 
-    def _emit(self, visible: str) -> str:
-        piece = visible[len(self.emitted) :]
-        self.emitted += piece
-        return piece
+    def _begin_content(self) -> str:
+        """What separates a message from the one before."""
+        self._shown += 1
+        return "\n" if self._shown > 1 else ""
 
-    def _pending_length(self, visible: str) -> int:
-        """Length of the longest suffix of `visible` that may start a text to be replaced."""
-        lengths = [
-            size
-            for old, _ in self.template.replacements
-            for size in range(1, len(old))
-            if visible.endswith(old[:size])
-        ]
-        lengths += [len(narrow) for narrow, _ in self.template.wide_punctuation if visible.endswith(narrow)]
-        return max(lengths, default=0)
+    def _push_content(self, text: str) -> str:
+        return "" if self._content is None else self._content.push(text)
 
 
 class PlainTextParser:
     """Passes the model's text on as it is: for prompts that are no conversations."""
 
     def __init__(self) -> None:
-        self.raw = ""
+        self._raw: list[str] = []
 
     def push(self, text: str) -> str:
-        self.raw += text
+        self._raw.append(text)
         return text
 
     def finish(self) -> str:
         return ""
 
     def messages(self) -> list[Message]:
-        return [{"role": "assistant", "content": self.raw}]
+        return [{"role": "assistant", "content": "".join(self._raw)}]

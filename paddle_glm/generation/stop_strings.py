@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from paddle_glm.generation.text_filters import begun_length
+
 
 class StopStringChecker:
     """Passes pieces of an answer through up to the first stop string, exclusive.
@@ -24,7 +26,7 @@ class StopStringChecker:
         if places:
             self.stopped, self._pending = True, ""
             return self._emit(text[: min(places)])
-        pending_length = max((_partial_stop_length(text, stop) for stop in self.stop_strings), default=0)
+        pending_length = max((begun_length(text, stop) for stop in self.stop_strings), default=0)
         self._pending = text[len(text) - pending_length :]
         return self._emit(text[: len(text) - pending_length])
 
@@ -36,9 +38,3 @@ class StopStringChecker:
     def _emit(self, text: str) -> str:
         self.emitted += text
         return text
-
-
-def _partial_stop_length(text: str, stop: str) -> int:
-    """Length of the longest suffix of `text` that is a proper prefix of `stop`."""
-    sizes = range(min(len(stop) - 1, len(text)), 0, -1)
-    return next((size for size in sizes if text.endswith(stop[:size])), 0)

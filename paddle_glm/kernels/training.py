@@ -9,7 +9,7 @@ from paddle import Tensor
 
 from paddle_glm.kernels.library import kernel_library
 from paddle_glm.kernels.operators import run_operator
-from paddle_glm.kernels.usage import in_recomputed_block
+from paddle_glm.kernels.usage import recomputed_block
 
 
 def usable(*tensors: Tensor) -> bool:
@@ -17,7 +17,7 @@ def usable(*tensors: Tensor) -> bool:
     return (
         paddle.in_dynamic_mode()
         and (
-            in_recomputed_block()
+            bool(recomputed_block)
             or (paddle.is_grad_enabled() and not all(tensor.stop_gradient for tensor in tensors))
         )
         and all(tensor.dtype == paddle.float32 and tensor.place.is_cpu_place() for tensor in tensors)

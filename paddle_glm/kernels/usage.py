@@ -9,54 +9,42 @@ from paddle import Tensor
 
 from paddle_glm.kernels.library import kernel_library
 
-_traced = _recomputed = _plain = False
 _HALF = (paddle.float16, paddle.bfloat16)
 
 
-@contextmanager
-def operator_graph() -> Iterator[None]:
-    """Graphs traced within it use the native operators."""
-    global _traced
-    _traced = True
-    try:
-        yield
-    finally:
-        _traced = False
+class _Mode:
+    """What is on within `with mode():`, also nested."""
+
+    def __init__(self) -> None:
+        self._depth = 0
+
+    def __bool__(self) -> bool:
+        return self._depth > 0
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
 
 
-@contextmanager
-def recomputed_block() -> Iterator[None]:
-    """Both passes of a recomputed block use a training step's operators, also the one without gradients."""
-    global _recomputed
-    before, _recomputed = _recomputed, True
-    try:
-        yield
-    finally:
-        _recomputed = before
-
-
-def in_recomputed_block() -> bool:
-    return _recomputed
+# Graphs traced within it use the native operators.
+operator_graph = _Mode()
+# Both passes of a recomputed block use a training step's operators, also the one without gradients.
+recomputed_block = _Mode()
+# Within it GPUs compute with Paddle's plain operators, which the fused ones are compared with.
+plain_operators = _Mode()
 
 
 def uses_operators() -> bool:
     """Whether they do here: in inference on a CPU where they can be built, and in an `operator_graph`."""
     if not paddle.in_dynamic_mode():
-        return _traced
-    if _recomputed:
+        return bool(operator_graph)
+    if recomputed_block:
         return False
     return not paddle.is_grad_enabled() and paddle.get_device() == "cpu" and kernel_library() is not None
-
-
-@contextmanager
-def plain_operators() -> Iterator[None]:
-    """Within it GPUs compute with Paddle's plain operators, which the fused ones are compared with."""
-    global _plain
-    before, _plain = _plain, True
-    try:
-        yield
-    finally:
-        _plain = before
 
 
 def fused(*tensors: Tensor) -> bool:
@@ -69,7 +57,7 @@ def fused(*tensors: Tensor) -> bool:
         dtype in _HALF
         and all(one.dtype == dtype and on_gpu(one) for one in tensors)
         and paddle.in_dynamic_mode()
-        and not _plain
+        and not plain_operators
         and os.environ.get("PADDLE_GLM_KERNELS") != "0"
     )
 

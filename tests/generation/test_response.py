@@ -56,10 +56,16 @@ def test_punctuation_waits_for_what_comes_next():
     assert streamed(CHATGLM, ["a", ",", " b", "?"]) == ["a", "", ", b", "", "?"]
 
 
-PARTS = st.sampled_from(["\n", " ", "[", "[[训练时间]]", "时间]]", "好", ",", "?!", "<|assistant|>", "tool"])
+PARTS = st.sampled_from(
+    ["\n", " ", "[", "[[训练时间]]", "时间]]", "好", ",", "?!", "2", "<|assistant|>", "tool"]
+)
 
 
-@given(st.lists(PARTS), st.sampled_from([CHATGLM, CHATGLM2, CHATGLM3]))
-def test_pieces_joined_are_the_whole(parts, template):
-    pieces = streamed(template, parts)
-    assert "".join(pieces) == visible_text(parse_messages(template, "".join(parts)))
+@given(st.lists(PARTS), st.sampled_from([CHATGLM, CHATGLM2, CHATGLM3]), st.booleans())
+def test_pieces_joined_are_the_whole(parts, template, hide_tool_calls):
+    stream = StreamingResponseParser(template, hide_tool_calls)
+    pieces = [*map(stream.push, parts), stream.finish()]
+    messages = parse_messages(template, "".join(parts))
+    assert stream.messages() == messages
+    shown = [one for one in messages if not (hide_tool_calls and one.get("metadata"))]
+    assert "".join(pieces) == visible_text(shown)
