@@ -56,7 +56,14 @@ EXTRAS = {
     "parquet": [PYARROW],
     # Models by their names on Hugging Face and ModelScope.
     "hub": ["huggingface_hub>=0.34,<1", "modelscope>=1.30"],
-    "serve": ["fastapi>=0.110", "uvicorn>=0.27", "httpx>=0.26", "prometheus-client>=0.20", "llguidance>=1.0"],
+    "serve": [
+        "fastapi>=0.110",
+        "fastapi-offline>=1.7",  # /docs without scripts of other hosts
+        "uvicorn>=0.27",
+        "httpx>=0.26",
+        "prometheus-client>=0.20",
+        "llguidance>=1.0",
+    ],
     # Clients that the server is tested with.
     "clients": ["openai>=1.40", "langchain-openai>=0.3", "llama-index-llms-openai-like>=0.3"],
     "web": ["gradio>=4.44", "streamlit>=1.36"],

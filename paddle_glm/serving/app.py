@@ -11,6 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import Response
+from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
@@ -70,8 +71,13 @@ def create_app(
         yield
         await run_in_threadpool(scheduler.close)
 
-    # FastAPI's documentation pages load scripts from a CDN.
-    app = FastAPI(title="paddle_glm", lifespan=lifespan, docs_url=None, redoc_url=None)
+    # FastAPI's own documentation page loads scripts from a CDN, and asks another host to check what it shows.
+    app = FastAPIOffline(
+        title="paddle_glm",
+        lifespan=lifespan,
+        redoc_url=None,
+        swagger_ui_parameters={"validatorUrl": None},
+    )
     app.router.route_class = StrictJSONRoute
     metrics = Metrics(scheduler)
     app.add_middleware(AuthAndBodySizeMiddleware, api_key=api_key, max_body_bytes=max_body_bytes)

@@ -1,6 +1,7 @@
 """`paddle-glm serve` as clients see it: real processes and real sockets."""
 
 import json
+import re
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -148,6 +149,17 @@ def test_a_conversation_with_parts_and_a_system_message(server):
     ]
     answers = [httpx.post(server + PATH, json={**body, **GREEDY}).json()["choices"] for body in bodies]
     assert answers[0] == answers[1]
+
+
+def test_the_page_of_requests_loads_nothing_from_other_hosts(server):
+    page = httpx.get(server + "/docs")
+    assert page.status_code == 200
+    loaded = re.findall(r"(?:src|href)=\"(.*?)\"", page.text)
+    assert len(loaded) >= 2
+    for path in loaded:
+        assert path.startswith("/"), path
+        assert httpx.get(server + path).status_code == 200
+    assert "http" not in re.sub(r"<!--.*?-->", "", page.text)
 
 
 def test_models_and_health(server, tiny_checkpoint):
