@@ -39,13 +39,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max_waiting",
         type=positive_int,
         default=64,
-        help="maximum requests in the queue; more are refused (503)",
+        help="maximum requests in the queue; more are refused (429)",
     )
     parser.add_argument(
         "--prefill_chunk",
-        type=positive_int,
-        default=64,
-        help="tokens of a long prompt that are read between two tokens of running answers",
+        type=lambda text: None if text == "auto" else positive_int(text),
+        default="auto",
+        metavar="TOKENS",
+        help="tokens of a long prompt that are read between two tokens of running answers; auto: as many as "
+        "take 1.5 times as long as a token of theirs, measured while the server runs",
     )
     parser.add_argument(
         "--prefix_memory",

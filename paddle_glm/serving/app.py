@@ -272,7 +272,9 @@ def _error_response(error: Exception) -> tuple[int, dict[str, Any]]:
         return 400, error_body(str(error), "invalid_request_error", code)
     if isinstance(error, ModelNotFoundError):
         return 404, error_body(str(error), "invalid_request_error", "model_not_found", "model")
-    if isinstance(error, QueueFullError | SchedulerClosedError):
+    if isinstance(error, QueueFullError):
+        return 429, error_body(str(error), "requests", "rate_limit_exceeded")
+    if isinstance(error, SchedulerClosedError):
         return 503, error_body(str(error), "overloaded_error", "overloaded")
     if isinstance(error, RecursionError):
         return 400, error_body("the body is nested too deeply", "invalid_request_error")
@@ -284,7 +286,10 @@ def _add_exception_handlers(app: FastAPI) -> None:
 
     async def failed(request: Request, error: Exception) -> Response:
         status, body = _error_response(error)
-        return UTF8JSONResponse(body, status, {"Retry-After": "1"} if status == 503 else None)
+        headers = None
+        if isinstance(error, QueueFullError | SchedulerClosedError):
+            headers = {"Retry-After": str(getattr(error, "retry_after", 1))}
+        return UTF8JSONResponse(body, status, headers)
 
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)

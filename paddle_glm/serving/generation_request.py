@@ -9,7 +9,11 @@ from paddle_glm.generation.sampling import TokenLogprobs
 
 
 class QueueFullError(Exception):
-    """The queue is full; the request can be retried later."""
+    """The queue is full, or too slow; the request can be retried after so many seconds."""
+
+    def __init__(self, message: str, retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class SchedulerClosedError(Exception):

@@ -1,5 +1,6 @@
 """Prompts of starting requests: read whole, or in pieces between the tokens of running requests."""
 
+import time
 from collections.abc import Sequence
 
 from paddle_glm.array_types import FloatArray
@@ -7,6 +8,7 @@ from paddle_glm.backends.kv_cache import KVCacheBackend, PromptReading
 from paddle_glm.generation import ContinuousBatchingBackend, GenerationBackend
 from paddle_glm.generation.session import pad_left
 from paddle_glm.serving.generation_request import GenerationRequest
+from paddle_glm.serving.pace import PieceSize
 from paddle_glm.serving.prefix_store import PrefixStore
 
 # Share of the memory that is free at the start for keys and values of ended requests.
@@ -16,9 +18,9 @@ STORE_SHARE = 0.25
 class PromptReader:
     """Reads prompts and joins their rows to the backend's; uses and keeps what ended requests left."""
 
-    def __init__(self, backend: GenerationBackend, chunk: int, store_nbytes: int | None) -> None:
-        """chunk: columns of a piece; store_nbytes: None for a share of the free memory."""
-        self._backend, self._chunk = backend, chunk
+    def __init__(self, backend: GenerationBackend, piece_size: PieceSize, store_nbytes: int | None) -> None:
+        """store_nbytes: None for a share of the free memory."""
+        self._backend, self.piece_size = backend, piece_size
         # Where tokens attend to later ones, a prompt is read whole and its beginning depends on its end.
         self._causal: KVCacheBackend | None = None
         if isinstance(backend, KVCacheBackend) and backend.family.is_causal:
@@ -42,15 +44,19 @@ class PromptReader:
         """
         batch = pad_left([request.prompt for request in requests], requests[0].state.params.pad_token_id)
         stored = self.store.find(requests[0].prompt) if len(requests) == 1 else None
-        in_pieces = beside_others and batch[0].shape[1] > self._chunk
+        in_pieces = beside_others and batch[0].shape[1] > self.piece_size.columns(len(requests))
         if self._causal is not None and (in_pieces or stored is not None):
             self._reading = self._causal.start_reading(*batch, stored)
             self.requests = requests
             return None, self._reading.columns_read
+        started = time.monotonic()
         if not beside_others:
-            return self._backend.prefill(*batch), 0
-        assert isinstance(self._backend, ContinuousBatchingBackend)
-        return self._backend.add_rows(*batch), 0
+            logits = self._backend.prefill(*batch)
+        else:
+            assert isinstance(self._backend, ContinuousBatchingBackend)
+            logits = self._backend.add_rows(*batch)
+        self.piece_size.on_piece(batch[0].size, time.monotonic() - started)
+        return logits, 0
 
     def read(self, beside_others: bool) -> FloatArray | None:
         """Read a piece of the prompts, all of them where nobody waits for a token.
@@ -58,8 +64,13 @@ class PromptReader:
         Returns the logits, as `start`, after the last piece. The caller drops the requests if it fails.
         """
         assert self._causal is not None and self._reading is not None
-        tokens = self._chunk if beside_others else self._reading.input_ids.shape[1]
-        logits = self._causal.read(self._reading, tokens)
+        rows, columns = self._reading.input_ids.shape
+        before, started = self._reading.columns_read, time.monotonic()
+        if beside_others:
+            columns = self.piece_size.columns(rows)
+        logits = self._causal.read(self._reading, columns)
+        tokens = rows * (self._reading.columns_read - before)
+        self.piece_size.on_piece(tokens, time.monotonic() - started)
         if logits is not None:
             self._causal.join(self._reading, replace=not beside_others)
         return logits

@@ -1,6 +1,7 @@
 """Continuous batching: one thread owns the model and generates for all requests together."""
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -25,6 +26,7 @@ from paddle_glm.serving.generation_request import (
     SchedulerObserver,
     TokenListener,
 )
+from paddle_glm.serving.pace import MAX_WAIT_SECONDS, PieceSize, QueueWait
 from paddle_glm.serving.prompt_reader import PromptReader
 
 if TYPE_CHECKING:
@@ -32,15 +34,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Columns of a prompt that are read between two tokens of running requests.
-PREFILL_CHUNK = 64
-
 
 class Scheduler:
     """Requests join the running batch between two tokens and leave when complete, first come, first served.
 
     At most `max_batch_size` run and `max_waiting` wait. While requests run, longer prompts are read in pieces
-    of `prefill_chunk` columns between their tokens. What ended requests leave in the cache is kept, up to
+    between their tokens. What ended requests leave in the cache is kept, up to
     `prefix_memory` bytes, for prompts that begin alike. Backends that are no `ContinuousBatchingBackend`
     process one batch after another, without either.
     """
@@ -50,12 +49,13 @@ class Scheduler:
         open_engine: Callable[[], "Engine"],
         max_batch_size: int = 8,
         max_waiting: int = 64,
-        prefill_chunk: int = PREFILL_CHUNK,
+        prefill_chunk: int | None = None,
         prefix_memory: int | None = None,
     ) -> None:
         """Open the engine on the scheduler's thread, because device and thread count are per thread.
 
-        prefix_memory: None for a share of the free memory. Raises what `open_engine` raises.
+        prefill_chunk: columns of a piece; None for what takes 1.5 decoding steps. prefix_memory: None for a
+        share of the free memory. Raises what `open_engine` raises.
         """
         if max_batch_size < 1 or max_waiting < 1:
             raise InputError(
@@ -69,7 +69,8 @@ class Scheduler:
         self.max_batch_size, self.max_waiting = max_batch_size, max_waiting
         self._waiting: deque[GenerationRequest] = deque()
         self._running: list[GenerationRequest] = []
-        self._prefill_chunk, self._prefix_memory = prefill_chunk, prefix_memory
+        self._piece_size, self._prefix_memory = PieceSize(prefill_chunk), prefix_memory
+        self._queue_wait = QueueWait()
         self._logits = np.zeros((0, 0), dtype=np.float32)  # of the running requests' next tokens
         self._condition = threading.Condition()
         self._closed = False
@@ -102,7 +103,7 @@ class Scheduler:
         processors: of this request's logits; top_logprobs: as for `GenerationRequest`.
 
         Raises `InputError` if the prompt leaves no room for an answer or `params` asks for beam search,
-        `QueueFullError` if the queue is full, `SchedulerClosedError` after `close`.
+        `QueueFullError` if the queue is full or too slow, `SchedulerClosedError` after `close`.
         """
         if params.num_beams > 1:
             raise InputError(f"num_beams {params.num_beams}: the server does not support beam search")
@@ -115,13 +116,23 @@ class Scheduler:
                 raise SchedulerClosedError("the server is shutting down")
             if len(self._waiting) >= self.max_waiting:
                 self._waiting = deque(one for one in self._waiting if not one.cancelled)
-            if len(self._waiting) >= self.max_waiting:
-                raise QueueFullError(
-                    f"{self.running} requests are running and {self.waiting} are waiting: try again later"
-                )
+            self._check_queue()
             self._waiting.append(request)
             self._condition.notify()
         return request
+
+    def _check_queue(self) -> None:
+        """Raise `QueueFullError` if no request more should wait."""
+        counts = f"{self.running} requests are running and {self.waiting} are waiting"
+        if len(self._waiting) >= self.max_waiting:
+            after = self._queue_wait.retry_after(1)
+            raise QueueFullError(f"{counts}: try again later", after)
+        wait = self._queue_wait.seconds(self.waiting + 1)
+        if self._waiting and wait is not None and wait > MAX_WAIT_SECONDS:
+            raise QueueFullError(
+                f"{counts}, which would take {wait:.0f} s: try again later",
+                math.ceil(wait - MAX_WAIT_SECONDS),
+            )
 
     def close(self) -> None:
         """End the thread after the current token; incomplete requests fail with `SchedulerClosedError`."""
@@ -136,7 +147,7 @@ class Scheduler:
         except BaseException as error:
             opened.set_exception(error)
             return
-        self._prompts = PromptReader(self._backend, self._prefill_chunk, self._prefix_memory)
+        self._prompts = PromptReader(self._backend, self._piece_size, self._prefix_memory)
         self._admission = Admission(self._backend, self._prompts.store, self.max_batch_size)
         opened.set_result(engine)
         while not self._closed:
@@ -209,6 +220,9 @@ class Scheduler:
         dropped = len(kept_rows) < len(self._running)
         if dropped:
             self._admission.memory_full = False
+            self._queue_wait.on_ended(
+                len(self._running) - len(kept_rows), time.monotonic(), bool(self._waiting)
+            )
             self._prompts.keep(sorted(set(range(len(self._running))) - set(kept_rows)))
         self._running = [self._running[row] for row in kept_rows]
         if not self._running:
@@ -218,7 +232,9 @@ class Scheduler:
                 self._backend.select(np.array(kept_rows))
                 if isinstance(self._backend, ContinuousBatchingBackend):
                     self._backend.drop_padding()
+            started = time.monotonic()
             self._logits = self._backend.decode(np.array(tokens, dtype=np.int64))
+            self._piece_size.on_step(time.monotonic() - started)
         except Exception as error:
             requests, self._running = self._running, []
             self._fail(requests, error)

@@ -172,6 +172,22 @@ def test_the_queue_is_bounded_and_in_order(held):
     assert listeners[1].tokens == []
 
 
+def test_a_queue_that_is_too_slow_refuses(held):
+    backend, scheduler = held
+    scheduler._queue_wait.on_ended(1, now=0.0, waiting=True)
+    scheduler._queue_wait.on_ended(1, now=400.0, waiting=True)
+    listeners = [Collector() for _ in range(2)]
+    scheduler.submit([1], GREEDY, listeners[0])
+    wait_until(lambda: scheduler.waiting == 0)
+    scheduler.submit([2], GREEDY, listeners[1])
+    with pytest.raises(QueueFullError, match="would take 800 s") as refused:
+        scheduler.submit([3], GREEDY, Collector())
+    assert refused.value.retry_after == 200
+    backend.gate.release(10_000)
+    for listener in listeners:
+        assert len(listener.wait()) == 5
+
+
 def test_a_failed_step_fails_those_that_ran_and_no_others(held):
     backend, scheduler = held
     ran, later = Collector(), Collector()

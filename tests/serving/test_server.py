@@ -269,8 +269,10 @@ def test_a_full_queue_refuses_and_health_answers(serve_slow_model):
         with unanswered(address, long):
             wait_until(lambda: scheduler.waiting == 1)
             refused = httpx.post(address + PATH, json=long)
-            assert refused.status_code == 503 and refused.headers["retry-after"] == "1"
-            assert "try again later" in refused.json()["error"]["message"]
+            assert refused.status_code == 429 and refused.headers["retry-after"] == "1"
+            error = refused.json()["error"]
+            assert "try again later" in error["message"]
+            assert (error["type"], error["code"]) == ("requests", "rate_limit_exceeded")
             assert httpx.get(address + "/health").json() == {"status": "ok", "running": 1, "waiting": 1}
     # Both have left: the one that waited gives its place up without being generated.
     assert httpx.post(address + PATH, json=asking("你好", max_tokens=1), timeout=60).status_code == 200
