@@ -143,25 +143,99 @@ def attention_block(
     float dtype. Both weights have the same bits, or none. rotary, buffers, mask, past: see there.
     add_input: whether x is added. Raises `ValueError` for buffers that are not contiguous.
     """
-    _check_contiguous(*buffers)
-    weight, epsilon = norm
-    scale = buffers[0].shape[3] ** -0.5
-    return _call(
+    return _attention_block(
         "attention_block",
-        *(
-            x,
-            weight,
-            qkv.values,
-            qkv.scale,
-            qkv_bias,
-            *rotary,
-            *buffers,
-            mask,
-            past,
-            dense.values,
-            dense.scale,
-        ),
-        *(epsilon, qkv.bits or dense.bits, num_heads, scale, add_input, arithmetic),
+        x,
+        norm,
+        qkv,
+        qkv_bias,
+        rotary,
+        buffers,
+        mask,
+        past,
+        dense,
+        num_heads,
+        add_input,
+        arithmetic,
+    )
+
+
+def paged_append_rotary(
+    qkv: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    key_pages: Tensor,
+    value_pages: Tensor,
+    table: Tensor,
+    past: Tensor,
+    num_heads: int,
+    num_kv_heads: int,
+) -> Tensor:
+    """`append_rotary` to a cache in pages.
+
+    key_pages, value_pages: float32 [pages, num_kv_heads, 64, head_dim], contiguous.
+    table: int64 [batch, pages of a row], on the CPU: columns i * 64 and on of row r are those of page
+        table[r, i]. What is behind a row's last column is not read.
+    past: int64 [batch], the first column of each row to write, on the CPU.
+    """
+    _check_contiguous(key_pages, value_pages)
+    pages = key_pages, value_pages, table, past
+    return _call("paged_append_rotary", qkv, cos, sin, *pages, num_heads, num_kv_heads)
+
+
+def paged_append_cache(
+    key: Tensor, value: Tensor, key_pages: Tensor, value_pages: Tensor, table: Tensor, past: Tensor
+) -> Tensor:
+    """`append_cache` to a cache in pages, see `paged_append_rotary`."""
+    _check_contiguous(key_pages, value_pages)
+    return _call("paged_append_cache", key, value, key_pages, value_pages, table, past)
+
+
+def paged_cached_attention(
+    query: Tensor,
+    key_pages: Tensor,
+    value_pages: Tensor,
+    table: Tensor,
+    past: Tensor,
+    scale: float,
+    arithmetic: str = "auto",
+) -> Tensor:
+    """`cached_attention` over a cache in pages, see `paged_append_rotary`: token i of row r sees its columns
+    0..past[r] + i. A row's result does not depend on the other rows.
+    """
+    pages = key_pages, value_pages, table, past
+    return _call("paged_cached_attention", query, *pages, scale, arithmetic)
+
+
+def paged_attention_block(
+    x: Tensor,
+    norm: tuple[Tensor, float],
+    qkv: LinearWeight,
+    qkv_bias: Tensor | None,
+    rotary: tuple[Tensor, Tensor],
+    pages: tuple[Tensor, Tensor],
+    table: Tensor,
+    past: Tensor,
+    dense: LinearWeight,
+    num_heads: int,
+    add_input: bool,
+    arithmetic: str = "auto",
+) -> Tensor:
+    """`attention_block` over a cache in pages, see `paged_append_rotary`."""
+    return _attention_block(
+        "paged_attention_block",
+        x,
+        norm,
+        qkv,
+        qkv_bias,
+        rotary,
+        pages,
+        table,
+        past,
+        dense,
+        num_heads,
+        add_input,
+        arithmetic,
     )
 
 
@@ -179,6 +253,32 @@ def mlp_block(
         "mlp_block",
         *(x, weight, up.values, up.scale, down.values, down.scale),
         *(epsilon, up.bits or down.bits, add_input, arithmetic),
+    )
+
+
+def _attention_block(
+    name: str,
+    x: Tensor,
+    norm: tuple[Tensor, float],
+    qkv: LinearWeight,
+    qkv_bias: Tensor | None,
+    rotary: tuple[Tensor, Tensor],
+    buffers: tuple[Tensor, Tensor],
+    mask_or_table: Tensor,
+    past: Tensor,
+    dense: LinearWeight,
+    num_heads: int,
+    add_input: bool,
+    arithmetic: str,
+) -> Tensor:
+    _check_contiguous(*buffers)
+    weight, epsilon = norm
+    scale = buffers[0].shape[3] ** -0.5
+    return _call(
+        name,
+        *(x, weight, qkv.values, qkv.scale, qkv_bias, *rotary, *buffers, mask_or_table, past),
+        *(dense.values, dense.scale),
+        *(epsilon, qkv.bits or dense.bits, num_heads, scale, add_input, arithmetic),
     )
 
 

@@ -111,10 +111,16 @@ float soften(float* scores, int64_t columns, const float* mask, float* maximum, 
     return factor;
 }
 
-// Adds `columns` columns to rows row.. of a task. masks: of each row, or null.
+// What one row sees of the columns of a tile: the first ones, with a mask, or null, added to their scores.
+struct Seen {
+    int64_t columns;
+    const float* mask;
+};
+
+// Adds `columns` columns to rows row.. of a task.
 template <class P, int R>
 void attend_tile(const AttentionTask& task, Panel keys, Panel values, int64_t columns, int64_t row,
-                 const float* const* masks) {
+                 const Seen* seen) {
     constexpr int N = P::V::kLanes, kWeights = kBlockColumns / P::kChannels;
     const int64_t size = task.attention->cache.head_dim;
     alignas(64) float scores[R * kBlockColumns], weights[R * kWeights];
@@ -122,28 +128,29 @@ void attend_tile(const AttentionTask& task, Panel keys, Panel values, int64_t co
     wide_product<P, R>(task.query + row * task.stride, task.stride, keys, steps<P>(size), nullptr, scores,
                        kBlockColumns, (columns + N - 1) / N * N);
     for (int r = 0; r < R; r++)
-        factors[r] = soften<P>(scores + r * kBlockColumns, columns, masks[r], task.largest + row + r,
-                               task.totals + (row + r) * kTotalLanes, weights + r * kWeights);
+        factors[r] =
+            soften<P>(scores + r * kBlockColumns, seen[r].columns, seen[r].mask, task.largest + row + r,
+                      task.totals + (row + r) * kTotalLanes, weights + r * kWeights);
     wide_product<P, R>(weights, kWeights, values, steps<P>(columns), factors, task.sums + row * task.stride,
                        task.stride, (size + N - 1) / N * N);
 }
 
 template <class P>
 void attend_tile(const AttentionTask& task, Panel keys, Panel values, int64_t columns, int64_t row,
-                 int64_t count, const float* const* masks) {
+                 int64_t count, const Seen* seen) {
     switch (count) {
         case 1:
-            return attend_tile<P, 1>(task, keys, values, columns, row, masks);
+            return attend_tile<P, 1>(task, keys, values, columns, row, seen);
         case 2:
-            return attend_tile<P, 2>(task, keys, values, columns, row, masks);
+            return attend_tile<P, 2>(task, keys, values, columns, row, seen);
         case 3:
-            return attend_tile<P, 3>(task, keys, values, columns, row, masks);
+            return attend_tile<P, 3>(task, keys, values, columns, row, seen);
         case 4:
-            return attend_tile<P, 4>(task, keys, values, columns, row, masks);
+            return attend_tile<P, 4>(task, keys, values, columns, row, seen);
         case 5:
-            return attend_tile<P, 5>(task, keys, values, columns, row, masks);
+            return attend_tile<P, 5>(task, keys, values, columns, row, seen);
         default:
-            return attend_tile<P, kTileRows>(task, keys, values, columns, row, masks);
+            return attend_tile<P, kTileRows>(task, keys, values, columns, row, seen);
     }
 }
 
@@ -164,6 +171,12 @@ MaskState mask_state(const float* mask, int64_t columns) {
     for (int i = 0; i < N; i++) state.mixed |= differs[i] != 0;
     for (int64_t i = whole; i < state.used; i++) state.mixed |= mask[i] != 0;
     return state;
+}
+
+// Without a mask: a token sees the columns up to its own.
+inline MaskState causal_state(int64_t own, int64_t first, int64_t columns) {
+    const int64_t seen = own + 1 - first;
+    return {seen < 0 ? 0 : seen < columns ? seen : columns, false};
 }
 
 inline bool sees_something(const float* mask, int64_t columns) {
@@ -213,11 +226,11 @@ Panel key_panel(const AttentionTask& task, const float* keys, int64_t columns) {
     return {task.keys, kBlockColumns};
 }
 
-// The share of one of `tiles` tiles in fetching the keys and values behind a block, which no hardware does in
+// The share of one of `tiles` tiles in fetching the next block of keys or values, which no hardware does in
 // time: a block is read at once, and then nothing while its products are computed.
 inline void fetch_ahead(const float* block, int64_t size, int64_t tile, int64_t tiles) {
     const int64_t share = (kBlockColumns * size + tiles - 1) / tiles;
-    const float* from = block + kBlockColumns * size + tile * share;
+    const float* from = block + tile * share;
     for (int64_t i = 0; i < share; i += 16) __builtin_prefetch(from + i, 0, 2);
 }
 
@@ -227,13 +240,14 @@ void attend_columns(const AttentionTask& task, int64_t first, int64_t columns, c
     const int64_t at = a.cache.column(task.row, task.kv_head, first), size = a.cache.head_dim;
     const int64_t rows = task.rows(), tiles = (rows + kTileRows - 1) / kTileRows;
     const bool more = first + 2 * kBlockColumns <= task.column_end;
+    const int64_t next = more ? a.cache.column(task.row, task.kv_head, first + kBlockColumns) : 0;
     const Panel keys = key_panel<P>(task, a.key + at, columns);
     const Panel values = P::row_panel(a.value + at, columns, size, task.stride, task.values);
     for (int64_t tile = 0; tile < tiles; tile++) {
         const int64_t row = tile * kTileRows, count = rows - row < kTileRows ? rows - row : kTileRows;
         if (more) {
-            fetch_ahead(a.key + at, size, tile, tiles);
-            fetch_ahead(a.value + at, size, tile, tiles);
+            fetch_ahead(a.key + next, size, tile, tiles);
+            fetch_ahead(a.value + next, size, tile, tiles);
         }
         int64_t used = 0;
         for (int64_t r = 0; r < count; r++) {
@@ -241,13 +255,16 @@ void attend_columns(const AttentionTask& task, int64_t first, int64_t columns, c
             used = used > state.used ? used : state.used;
         }
         if (used == 0) continue;
-        const float* masks[kTileRows];
+        Seen seen[kTileRows];
         for (int64_t r = 0; r < count; r++) {
             const int64_t token = (row + r) % task.tokens;
             const bool masked = states[token].mixed || states[token].used < used;
-            masks[r] = masked ? a.mask_row(task.row, task.token_begin + token) + first : nullptr;
+            if (a.mask == nullptr)
+                seen[r] = {states[token].used, nullptr};
+            else
+                seen[r] = {used, masked ? a.mask_row(task.row, task.token_begin + token) + first : nullptr};
         }
-        attend_tile<P>(task, keys, values, used, row, count, masks);
+        attend_tile<P>(task, keys, values, used, row, count, seen);
     }
 }
 
@@ -257,16 +274,20 @@ void attend(const AttentionTask& task) {
     bool sees[kTaskRows];
     MaskState states[kTaskRows];
     begin<P>(task);
-    for (int64_t token = 0; token < task.tokens; token++)
-        sees[token] = sees_something(a.mask_row(task.row, task.token_begin + token), a.columns);
+    if (a.mask != nullptr)
+        for (int64_t token = 0; token < task.tokens; token++)
+            sees[token] = sees_something(a.mask_row(task.row, task.token_begin + token), a.columns(task.row));
     for (int64_t first = task.column_begin; first < task.column_end; first += kBlockColumns) {
         const int64_t left = task.column_end - first, columns = left < kBlockColumns ? left : kBlockColumns;
         int64_t used = 0;
         for (int64_t token = 0; token < task.tokens; token++) {
-            states[token] =
-                mask_state<P::V::kLanes>(a.mask_row(task.row, task.token_begin + token) + first, columns);
-            // A row that sees nothing gets the mean of all columns.
-            if (!sees[token]) states[token] = {columns, true};
+            const int64_t index = task.token_begin + token;
+            if (a.mask == nullptr)
+                states[token] = causal_state(a.past[task.row] + index, first, columns);
+            else if (sees[token])
+                states[token] = mask_state<P::V::kLanes>(a.mask_row(task.row, index) + first, columns);
+            else  // a row that sees nothing gets the mean of all columns
+                states[token] = {columns, true};
             used = used > states[token].used ? used : states[token].used;
         }
         if (used > 0) attend_columns<P>(task, first, used, states);

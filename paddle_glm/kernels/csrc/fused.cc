@@ -68,32 +68,36 @@ void swiglu(const float* x, int64_t rows, int64_t size, float* y) {
 }
 
 void append_rotary(const float* qkv, const float* cos, const float* sin, int64_t tokens, int64_t heads,
-                   int64_t half, const CacheShape& cache, int64_t past, float* key, float* value,
-                   float* query) {
+                   int64_t half, const CacheShape& cache, Past past, float* key, float* value, float* query) {
     const KernelTable& table = kernels();
     const int64_t size = cache.head_dim, channels = (heads + 2 * cache.kv_heads) * size;
     parallel_for(cache.batch * tokens, 16, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; i++) {
-            const int64_t row = i / tokens, token = i % tokens;
+            const int64_t row = i / tokens, token = i % tokens, column = past[row] + token;
             const float *c = cos + i * half, *s = sin + i * half, *in = qkv + i * channels;
             for (int64_t head = 0; head < heads; head++, in += size)
                 table.rotate(in, c, s, half, size, query + ((row * heads + head) * tokens + token) * size);
             for (int64_t head = 0; head < cache.kv_heads; head++, in += size)
-                table.rotate(in, c, s, half, size, key + cache.column(row, head, past + token));
+                table.rotate(in, c, s, half, size, key + cache.column(row, head, column));
             for (int64_t head = 0; head < cache.kv_heads; head++, in += size)
-                std::memcpy(value + cache.column(row, head, past + token), in, size * sizeof(float));
+                std::memcpy(value + cache.column(row, head, column), in, size * sizeof(float));
         }
     });
 }
 
-void append_cache(const float* key, const float* value, int64_t tokens, const CacheShape& cache, int64_t past,
+void append_cache(const float* key, const float* value, int64_t tokens, const CacheShape& cache, Past past,
                   float* key_buffer, float* value_buffer) {
-    const int64_t count = tokens * cache.head_dim;
+    const int64_t size = cache.head_dim;
     parallel_for(cache.batch * cache.kv_heads, 4, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; i++) {
-            const int64_t to = cache.column(0, i, past);
-            std::memcpy(key_buffer + to, key + i * count, count * sizeof(float));
-            std::memcpy(value_buffer + to, value + i * count, count * sizeof(float));
+            const int64_t row = i / cache.kv_heads, head = i % cache.kv_heads;
+            for (int64_t token = 0, count; token < tokens; token += count) {
+                const int64_t column = past[row] + token;
+                count = std::min(tokens - token, cache.adjoining(column));
+                const int64_t from = (i * tokens + token) * size, to = cache.column(row, head, column);
+                std::memcpy(key_buffer + to, key + from, count * size * sizeof(float));
+                std::memcpy(value_buffer + to, value + from, count * size * sizeof(float));
+            }
         }
     });
 }

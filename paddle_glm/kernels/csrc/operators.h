@@ -42,10 +42,15 @@ class Linear {
 // A layer's cache, which operators write to although it is their input.
 struct Cache {
     CacheShape shape;
-    int64_t past;  // columns in use before the operator's tokens
+    Past past;
     float *key, *value;
 
+    // Buffers [batch, key/value heads, capacity, head_dim]; past: int64 [1].
     Cache(const Tensor& key_buffer, const Tensor& value_buffer, const Tensor& past, int64_t tokens);
+    // Pages [number, key/value heads, kPageColumns, head_dim]; table: int64 [batch, pages]; past: int64
+    // [batch].
+    Cache(const Tensor& key_pages, const Tensor& value_pages, const Tensor& table, const Tensor& past,
+          int64_t tokens);
 };
 
 // cos and sin: [batch, 1, tokens, half].
@@ -56,8 +61,19 @@ struct Rotary {
     Rotary(const Tensor& cos, const Tensor& sin, const CacheShape& cache, int64_t tokens);
 };
 
-// The attention of `tokens` queries of each head to the cache, those of the operator included.
+// The attention of `tokens` queries of each head to the cache, those of the operator included. mask: [batch
+// or 1, 1, tokens, all columns or more]; null: no token sees a later one.
 Attention cache_attention(const float* query, int64_t heads, int64_t tokens, const Cache& cache,
-                          const Tensor& mask, float scale, const std::string& arithmetic, float* output);
+                          const Tensor* mask, float scale, const std::string& arithmetic, float* output);
+
+// The operators' results, with pages or without.
+std::vector<Tensor> append_rotary(const Tensor& qkv, const Tensor& cos, const Tensor& sin, const Cache& cache,
+                                  int num_heads, int num_kv_heads);
+void append_cache(const Tensor& key, const Tensor& value, const Cache& cache);
+std::vector<Tensor> cached_attention(const Tensor& query, const Cache& cache, const Tensor* mask, float scale,
+                                     const std::string& arithmetic);
+
+// Size of axis `axis` of a tensor of `axes` axes.
+int64_t axis_size(const Tensor& tensor, int64_t axis, size_t axes, const char* name);
 
 }  // namespace paddle_glm

@@ -18,20 +18,56 @@ const float* float32_vector(const Tensor& vector, int64_t size, const char* name
     return widen(values, half ? HalfType::kFloat16 : HalfType::kBfloat16, size);
 }
 
-Cache::Cache(const Tensor& key_buffer, const Tensor& value_buffer, const Tensor& past_tensor,
-             int64_t tokens) {
-    check_float32(key_buffer, "key_buffer");
-    check_float32(value_buffer, "value_buffer");
-    const Shape sizes = key_buffer.shape();
-    PD_CHECK(sizes.size() == 4 && sizes == value_buffer.shape(),
-             "key and value buffers must have one shape [batch, key/value heads, capacity, head_dim]");
+namespace {
+
+CacheShape checked_shape(const Tensor& key, const Tensor& value, const char* names, const char* shape) {
+    check_float32(key, names);
+    check_float32(value, names);
+    const Shape sizes = key.shape();
+    PD_CHECK(sizes.size() == 4 && sizes == value.shape(), "key and value ", names, " must have one shape ",
+             shape);
+    return {sizes[0], sizes[1], sizes[2], sizes[3]};
+}
+
+}  // namespace
+
+Cache::Cache(const Tensor& key_buffer, const Tensor& value_buffer, const Tensor& past_tensor, int64_t tokens)
+    : shape(checked_shape(key_buffer, value_buffer, "buffers",
+                          "[batch, key/value heads, capacity, head_dim]")) {
     PD_CHECK(past_tensor.dtype() == DataType::INT64 && past_tensor.numel() == 1, "past must be int64 [1]");
-    past = past_tensor.data<int64_t>()[0];
-    PD_CHECK(past >= 0 && past + tokens <= sizes[2], "the cache has ", sizes[2], " columns: no room for ",
-             tokens, " after ", past);
-    shape = {sizes[0], sizes[1], sizes[2], sizes[3]};
+    past.same = past_tensor.data<int64_t>()[0];
+    PD_CHECK(past.same >= 0 && past.same + tokens <= shape.capacity, "the cache has ", shape.capacity,
+             " columns: no room for ", tokens, " after ", past.same);
     key = const_cast<float*>(key_buffer.data<float>());
     value = const_cast<float*>(value_buffer.data<float>());
+}
+
+Cache::Cache(const Tensor& key_pages, const Tensor& value_pages, const Tensor& table,
+             const Tensor& past_tensor, int64_t tokens)
+    : shape(checked_shape(key_pages, value_pages, "pages", "[pages, key/value heads, 64, head_dim]")) {
+    const int64_t number = shape.batch;
+    PD_CHECK(shape.capacity == kPageColumns, "pages of ", shape.capacity, " columns: expected ",
+             kPageColumns);
+    PD_CHECK(table.dtype() == DataType::INT64 && table.shape().size() == 2,
+             "table must be int64 [batch, pages]");
+    shape.batch = table.shape()[0];
+    const int64_t width = table.shape()[1];
+    shape.capacity = width * kPageColumns;
+    shape.table = table.data<int64_t>();
+    PD_CHECK(past_tensor.dtype() == DataType::INT64 && past_tensor.shape() == Shape({shape.batch}),
+             "past must be int64 [", shape.batch, "]");
+    past.of_rows = past_tensor.data<int64_t>();
+    for (int64_t row = 0; row < shape.batch; row++) {
+        const int64_t columns = past[row] + tokens;
+        PD_CHECK(past[row] >= 0 && columns <= shape.capacity, "row ", row, " has ", shape.capacity,
+                 " columns: no room for ", tokens, " after ", past[row]);
+        for (int64_t i = 0; i * kPageColumns < columns; i++) {
+            const int64_t page = shape.table[row * width + i];
+            PD_CHECK(page >= 0 && page < number, "page ", page, " of row ", row, ": there are ", number);
+        }
+    }
+    key = const_cast<float*>(key_pages.data<float>());
+    value = const_cast<float*>(value_pages.data<float>());
 }
 
 Rotary::Rotary(const Tensor& cos_tensor, const Tensor& sin_tensor, const CacheShape& cache, int64_t tokens) {
@@ -46,26 +82,73 @@ Rotary::Rotary(const Tensor& cos_tensor, const Tensor& sin_tensor, const CacheSh
 }
 
 Attention cache_attention(const float* query, int64_t heads, int64_t tokens, const Cache& cache,
-                          const Tensor& mask, float scale, const std::string& arithmetic, float* output) {
-    check_float32(mask, "mask");
-    const int64_t columns = cache.past + tokens;
-    const Shape shape = mask.shape();
+                          const Tensor* mask, float scale, const std::string& arithmetic, float* output) {
+    Attention attention{};
+    attention.query = query;
+    attention.key = cache.key;
+    attention.value = cache.value;
+    attention.cache = cache.shape;
+    attention.past = cache.past;
+    attention.heads = heads;
+    attention.tokens = tokens;
+    attention.scale = scale;
+    attention.arithmetic = arithmetic_named(arithmetic);
+    attention.output = output;
+    if (mask == nullptr) return attention;
+    check_float32(*mask, "mask");
+    const int64_t columns = cache.past.same + tokens;
+    const Shape shape = mask->shape();
     PD_CHECK(shape.size() == 4 && (shape[0] == cache.shape.batch || shape[0] == 1) && shape[1] == 1 &&
                  shape[2] == tokens && shape[3] >= columns,
              "mask must be [", cache.shape.batch, " or 1, 1, ", tokens, ", at least ", columns, "]");
-    return {query,
-            cache.key,
-            cache.value,
-            mask.data<float>(),
-            shape[0] == 1 ? 0 : tokens * shape[3],
-            shape[3],
-            cache.shape,
-            heads,
-            tokens,
-            columns,
-            scale,
-            arithmetic_named(arithmetic),
-            output};
+    attention.mask = mask->data<float>();
+    attention.mask_batch_stride = shape[0] == 1 ? 0 : tokens * shape[3];
+    attention.mask_row_stride = shape[3];
+    return attention;
+}
+
+int64_t axis_size(const Tensor& tensor, int64_t axis, size_t axes, const char* name) {
+    PD_CHECK(tensor.shape().size() == axes, name, " must have ", axes, " axes, not ", tensor.shape().size());
+    return tensor.shape()[axis];
+}
+
+std::vector<Tensor> append_rotary(const Tensor& qkv, const Tensor& cos, const Tensor& sin, const Cache& cache,
+                                  int num_heads, int num_kv_heads) {
+    check_float32(qkv, "qkv");
+    const int64_t batch = qkv.shape()[0], tokens = qkv.shape()[1];
+    const int64_t size = cache.shape.head_dim, channels = (num_heads + 2 * num_kv_heads) * size;
+    PD_CHECK(cache.shape.batch == batch && cache.shape.kv_heads == num_kv_heads && qkv.shape()[2] == channels,
+             "qkv must be [", cache.shape.batch, ", tokens, ", channels, "]");
+    const Rotary rotary(cos, sin, cache.shape, tokens);
+    Tensor query = paddle::empty({batch, num_heads, tokens, size}, DataType::FLOAT32, qkv.place());
+    append_rotary(qkv.data<float>(), rotary.cos, rotary.sin, tokens, num_heads, rotary.half, cache.shape,
+                  cache.past, cache.key, cache.value, query.data<float>());
+    return {query};
+}
+
+void append_cache(const Tensor& key, const Tensor& value, const Cache& cache) {
+    check_float32(key, "key");
+    check_float32(value, "value");
+    const CacheShape& sizes = cache.shape;
+    const int64_t tokens = key.shape()[2];
+    PD_CHECK(key.shape() == Shape({sizes.batch, sizes.kv_heads, tokens, sizes.head_dim}) &&
+                 key.shape() == value.shape(),
+             "key and value must be [", sizes.batch, ", ", sizes.kv_heads, ", tokens, ", sizes.head_dim, "]");
+    append_cache(key.data<float>(), value.data<float>(), tokens, sizes, cache.past, cache.key, cache.value);
+}
+
+std::vector<Tensor> cached_attention(const Tensor& query, const Cache& cache, const Tensor* mask, float scale,
+                                     const std::string& arithmetic) {
+    check_float32(query, "query");
+    const int64_t batch = query.shape()[0], heads = query.shape()[1], tokens = query.shape()[2];
+    const CacheShape& sizes = cache.shape;
+    PD_CHECK(sizes.batch == batch && sizes.head_dim == query.shape()[3] && heads % sizes.kv_heads == 0,
+             "query must be [", sizes.batch, ", a multiple of ", sizes.kv_heads, ", tokens, ", sizes.head_dim,
+             "]");
+    Tensor output = paddle::empty({batch, tokens, heads * sizes.head_dim}, DataType::FLOAT32, query.place());
+    attend(cache_attention(query.data<float>(), heads, tokens, cache, mask, scale, arithmetic,
+                           output.data<float>()));
+    return {output};
 }
 
 namespace {
@@ -110,18 +193,8 @@ std::vector<Tensor> swiglu_op(const Tensor& x) {
 std::vector<Tensor> append_rotary_op(const Tensor& qkv, const Tensor& cos, const Tensor& sin,
                                      const Tensor& key, const Tensor& value, const Tensor& past,
                                      int num_heads, int num_kv_heads) {
-    check_float32(qkv, "qkv");
-    PD_CHECK(qkv.shape().size() == 3, "qkv must be [batch, tokens, channels]");
-    const int64_t batch = qkv.shape()[0], tokens = qkv.shape()[1];
-    const Cache cache(key, value, past, tokens);
-    const int64_t size = cache.shape.head_dim, channels = (num_heads + 2 * num_kv_heads) * size;
-    PD_CHECK(cache.shape.batch == batch && cache.shape.kv_heads == num_kv_heads && qkv.shape()[2] == channels,
-             "qkv must be [", cache.shape.batch, ", tokens, ", channels, "]");
-    const Rotary rotary(cos, sin, cache.shape, tokens);
-    Tensor query = paddle::empty({batch, num_heads, tokens, size}, DataType::FLOAT32, qkv.place());
-    append_rotary(qkv.data<float>(), rotary.cos, rotary.sin, tokens, num_heads, rotary.half, cache.shape,
-                  cache.past, cache.key, cache.value, query.data<float>());
-    return {query};
+    const Cache cache(key, value, past, axis_size(qkv, 1, 3, "qkv"));
+    return append_rotary(qkv, cos, sin, cache, num_heads, num_kv_heads);
 }
 
 std::vector<Shape> append_rotary_shape(const Shape& qkv, const Shape&, const Shape&, const Shape& key,
@@ -131,16 +204,9 @@ std::vector<Shape> append_rotary_shape(const Shape& qkv, const Shape&, const Sha
 
 std::vector<Tensor> append_cache_op(const Tensor& key, const Tensor& value, const Tensor& key_buffer,
                                     const Tensor& value_buffer, const Tensor& past) {
-    check_float32(key, "key");
-    check_float32(value, "value");
-    PD_CHECK(key.shape().size() == 4 && key.shape() == value.shape(), "key and value must have one shape");
-    const int64_t tokens = key.shape()[2];
-    const Cache cache(key_buffer, value_buffer, past, tokens);
-    const CacheShape& sizes = cache.shape;
-    PD_CHECK(key.shape() == Shape({sizes.batch, sizes.kv_heads, tokens, sizes.head_dim}),
-             "key and value must be [", sizes.batch, ", ", sizes.kv_heads, ", tokens, ", sizes.head_dim, "]");
-    append_cache(key.data<float>(), value.data<float>(), tokens, sizes, cache.past, cache.key, cache.value);
-    return {paddle::full({1}, cache.past, DataType::INT64, past.place())};
+    const Cache cache(key_buffer, value_buffer, past, axis_size(key, 2, 4, "key"));
+    append_cache(key, value, cache);
+    return {paddle::full({1}, cache.past.same, DataType::INT64, past.place())};
 }
 
 std::vector<Shape> append_cache_shape(const Shape&, const Shape&, const Shape&, const Shape&,
@@ -153,18 +219,8 @@ std::vector<DataType> past_dtype(DataType, DataType, DataType, DataType, DataTyp
 std::vector<Tensor> cached_attention_op(const Tensor& query, const Tensor& key, const Tensor& value,
                                         const Tensor& mask, const Tensor& past, float scale,
                                         const std::string& arithmetic) {
-    check_float32(query, "query");
-    PD_CHECK(query.shape().size() == 4, "query must be [batch, heads, tokens, head_dim]");
-    const int64_t batch = query.shape()[0], heads = query.shape()[1], tokens = query.shape()[2];
-    const Cache cache(key, value, past, tokens);
-    const CacheShape& sizes = cache.shape;
-    PD_CHECK(sizes.batch == batch && sizes.head_dim == query.shape()[3] && heads % sizes.kv_heads == 0,
-             "query must be [", sizes.batch, ", a multiple of ", sizes.kv_heads, ", tokens, ", sizes.head_dim,
-             "]");
-    Tensor output = paddle::empty({batch, tokens, heads * sizes.head_dim}, DataType::FLOAT32, query.place());
-    attend(cache_attention(query.data<float>(), heads, tokens, cache, mask, scale, arithmetic,
-                           output.data<float>()));
-    return {output};
+    const Cache cache(key, value, past, axis_size(query, 2, 4, "query"));
+    return cached_attention(query, cache, &mask, scale, arithmetic);
 }
 
 std::vector<Shape> cached_attention_shape(const Shape& query, const Shape&, const Shape&, const Shape&,

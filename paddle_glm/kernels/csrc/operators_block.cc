@@ -27,18 +27,13 @@ void check_input(const Tensor& x, int64_t inputs, int64_t outputs) {
              "], the first weight's inputs and the second one's outputs (", outputs, ")");
 }
 
-std::vector<Tensor> attention_block(const Tensor& x, const Tensor& norm, const Tensor& qkv_weight,
-                                    const OptionalTensor& qkv_scale, const OptionalTensor& qkv_bias,
-                                    const Tensor& cos, const Tensor& sin, const Tensor& key_buffer,
-                                    const Tensor& value_buffer, const Tensor& mask, const Tensor& past,
-                                    const Tensor& dense_weight, const OptionalTensor& dense_scale,
-                                    float epsilon, int bits, int heads, float scale, bool add_input,
-                                    const std::string& arithmetic) {
-    const Linear qkv(qkv_weight, qkv_scale, bits, arithmetic);
-    const Linear dense(dense_weight, dense_scale, bits, arithmetic);
+// mask: null for `cache_attention` without.
+std::vector<Tensor> attention_half(const Tensor& x, const Tensor& norm, const Linear& qkv,
+                                   const OptionalTensor& qkv_bias, const Tensor& cos, const Tensor& sin,
+                                   const Cache& cache, const Tensor* mask, const Linear& dense, float epsilon,
+                                   int heads, float scale, bool add_input, const std::string& arithmetic) {
     check_input(x, qkv.inputs(), dense.outputs());
     const int64_t batch = x.shape()[0], tokens = x.shape()[1], hidden = x.shape()[2], rows = batch * tokens;
-    const Cache cache(key_buffer, value_buffer, past, tokens);
     const Rotary rotary(cos, sin, cache.shape, tokens);
     const int64_t inner = heads * cache.shape.head_dim, channels = qkv.outputs();
     PD_CHECK(cache.shape.batch == batch && heads % cache.shape.kv_heads == 0 && dense.inputs() == inner &&
@@ -59,6 +54,34 @@ std::vector<Tensor> attention_block(const Tensor& x, const Tensor& norm, const T
     dense.multiply(projected, rows, y.data<float>());
     if (add_input) add_rows(x.data<float>(), rows, hidden, y.data<float>());
     return {y};
+}
+
+std::vector<Tensor> attention_block(const Tensor& x, const Tensor& norm, const Tensor& qkv_weight,
+                                    const OptionalTensor& qkv_scale, const OptionalTensor& qkv_bias,
+                                    const Tensor& cos, const Tensor& sin, const Tensor& key_buffer,
+                                    const Tensor& value_buffer, const Tensor& mask, const Tensor& past,
+                                    const Tensor& dense_weight, const OptionalTensor& dense_scale,
+                                    float epsilon, int bits, int heads, float scale, bool add_input,
+                                    const std::string& arithmetic) {
+    const Linear qkv(qkv_weight, qkv_scale, bits, arithmetic);
+    const Linear dense(dense_weight, dense_scale, bits, arithmetic);
+    const Cache cache(key_buffer, value_buffer, past, axis_size(x, 1, 3, "x"));
+    return attention_half(x, norm, qkv, qkv_bias, cos, sin, cache, &mask, dense, epsilon, heads, scale,
+                          add_input, arithmetic);
+}
+
+std::vector<Tensor> paged_attention_block(const Tensor& x, const Tensor& norm, const Tensor& qkv_weight,
+                                          const OptionalTensor& qkv_scale, const OptionalTensor& qkv_bias,
+                                          const Tensor& cos, const Tensor& sin, const Tensor& key_pages,
+                                          const Tensor& value_pages, const Tensor& table, const Tensor& past,
+                                          const Tensor& dense_weight, const OptionalTensor& dense_scale,
+                                          float epsilon, int bits, int heads, float scale, bool add_input,
+                                          const std::string& arithmetic) {
+    const Linear qkv(qkv_weight, qkv_scale, bits, arithmetic);
+    const Linear dense(dense_weight, dense_scale, bits, arithmetic);
+    const Cache cache(key_pages, value_pages, table, past, axis_size(x, 1, 3, "x"));
+    return attention_half(x, norm, qkv, qkv_bias, cos, sin, cache, nullptr, dense, epsilon, heads, scale,
+                          add_input, arithmetic);
 }
 
 std::vector<Tensor> mlp_block(const Tensor& x, const Tensor& norm, const Tensor& up_weight,
@@ -125,6 +148,17 @@ PD_BUILD_OP(paddle_glm_attention_block)
     .Attrs({"epsilon: float", "bits: int", "num_heads: int", "scale: float", "add_input: bool",
             "arithmetic: std::string"})
     .SetKernelFn(PD_KERNEL(paddle_glm::attention_block))
+    .SetInferShapeFn(PD_INFER_SHAPE(paddle_glm::attention_block_shape))
+    .SetInferDtypeFn(PD_INFER_DTYPE(paddle_glm::attention_block_type));
+
+// The same over pages: Table in place of Mask.
+PD_BUILD_OP(paddle_glm_paged_attention_block)
+    .Inputs({"X", "Norm", "QkvWeight", paddle::Optional("QkvScale"), paddle::Optional("QkvBias"), "Cos",
+             "Sin", "KeyPages", "ValuePages", "Table", "Past", "DenseWeight", paddle::Optional("DenseScale")})
+    .Outputs({"Y"})
+    .Attrs({"epsilon: float", "bits: int", "num_heads: int", "scale: float", "add_input: bool",
+            "arithmetic: std::string"})
+    .SetKernelFn(PD_KERNEL(paddle_glm::paged_attention_block))
     .SetInferShapeFn(PD_INFER_SHAPE(paddle_glm::attention_block_shape))
     .SetInferDtypeFn(PD_INFER_DTYPE(paddle_glm::attention_block_type));
 
