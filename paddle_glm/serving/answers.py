@@ -3,11 +3,11 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 
 from paddle_glm.chat_template import Message
-from paddle_glm.errors import InputError
+from paddle_glm.errors import InputError, PromptTooLongError
 from paddle_glm.generation import Session
 from paddle_glm.serving.generation_request import QueueFullError, SchedulerClosedError
 
@@ -34,7 +34,7 @@ class Answer:
 
 def stream_answers(
     open_sessions: Sequence[Callable[[], Session]], asked: Sequence[Sequence[Message]]
-) -> Iterator[list[Answer]]:
+) -> Generator[list[Answer], None, None]:
     """Yield the answers so far until all have ended, the last time after that.
 
     open_sessions: each opens the session that answers the conversation at the same place in `asked`. Yields
@@ -59,6 +59,8 @@ def stream_answers(
 
 def error_text(error: Exception) -> str:
     """What a page says about a failed answer. Errors of the program itself go to the log."""
+    if isinstance(error, PromptTooLongError):
+        return f"{error}（请缩短问题，或删除最早的对话 / shorten the question, or delete the oldest rounds）"
     if isinstance(error, ANSWER_ERRORS):
         return str(error)
     _logger.error("an answer failed", exc_info=error)

@@ -49,12 +49,11 @@ def local_provider(scheduler: Scheduler, params: GenerationParams, name: str | N
     name: of the model, for the choice among its adapters; None: the family's title.
     """
     title = family_of(scheduler.engine.backend.config).title
-    models = (name or title, *scheduler.engine.backend.adapter_names)
+    models = (name or title,)
 
     def open_session(values: Mapping[str, Any], model: str) -> Session:
         _check_is_known(model, models)
-        adapter = None if model == models[0] else model
-        return LocalSession(scheduler, params.updated(sampling_values(values)), adapter)
+        return LocalSession(scheduler, params.updated(sampling_values(values)))
 
     temperature = params.temperature if params.do_sample else 0.0
     most = params.max_new_tokens or DEFAULT_MAX_NEW_TOKENS

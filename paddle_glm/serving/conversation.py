@@ -4,6 +4,7 @@ A round is a question (`user`) and what follows it; what stands before the first
 message, is the head. Functions return new lists.
 """
 
+import itertools
 import json
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,6 +17,15 @@ from paddle_glm.errors import InputError
 def visible_messages(messages: Sequence[Message]) -> list[Message]:
     """What a page shows: questions and answers, neither system messages nor the results of tools."""
     return [message for message in messages if message["role"] in ("user", "assistant")]
+
+
+def rounds(messages: Sequence[Message]) -> list[tuple[str, list[Message]]]:
+    """Every question with the answer to it, without the results of tools."""
+    starts = [*_round_starts(messages), len(messages)]
+    return [
+        (messages[first]["content"], visible_messages(messages[first + 1 : stop]))
+        for first, stop in itertools.pairwise(starts)
+    ]
 
 
 def count_rounds(messages: Sequence[Message]) -> int:
@@ -70,7 +80,7 @@ def to_json(messages: Sequence[Message]) -> str:
     return json.dumps({"messages": list(messages)}, ensure_ascii=False, indent=2) + "\n"
 
 
-def from_json(text: str, name: str) -> list[Message]:
+def from_json(text: str | bytes, name: str) -> list[Message]:
     """The messages of a saved conversation; `name` is for errors. Raises `InputError`."""
     with suppress(ValueError, KeyError, TypeError, RecursionError):
         messages = json.loads(text)["messages"]

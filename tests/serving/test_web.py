@@ -119,7 +119,9 @@ def test_gradio_over_a_model_here(slow_engine):
 
 
 def shown(page) -> list[tuple[str, str]]:
-    return [(message.name, message.markdown[0].value) for message in page.chat_message]
+    return [
+        (one.name, (one.text if one.name == "user" else one.markdown)[0].value) for one in page.chat_message
+    ]
 
 
 def test_streamlit_over_a_model_here(tiny_checkpoint, conversation, monkeypatch):
