@@ -71,6 +71,7 @@ EXTRAS = {
         "pytest>=8",
         "pytest-xdist>=3.6",
         "hypothesis>=6.90",
+        "schemathesis>=4",
         "ruff>=0.6",
         "mypy>=1.10",
         "types-PyYAML>=6.0",

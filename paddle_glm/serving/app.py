@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import Response
+from fastapi.responses import PlainTextResponse, Response
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
@@ -32,6 +32,7 @@ from paddle_glm.serving.openai_request import (
     TokenizeRequest,
 )
 from paddle_glm.serving.openai_response import ChatCompletionBuilder, CompletionBuilder, ResponseBuilder
+from paddle_glm.serving.openapi import ChatCompletion, Completion, THUDMAnswer, answers, describe, errors
 from paddle_glm.serving.request_handle import CancellingStreamingResponse, RequestHandle, Submit
 from paddle_glm.serving.scheduler import Scheduler
 from paddle_glm.serving.streaming import AnswerOptions, submit_prompt
@@ -77,6 +78,7 @@ def create_app(
         lifespan=lifespan,
         redoc_url=None,
         swagger_ui_parameters={"validatorUrl": None},
+        responses=errors(403, 413),
     )
     app.router.route_class = StrictJSONRoute
     metrics = Metrics(scheduler)
@@ -91,6 +93,7 @@ def create_app(
     _add_status_routes(app, scheduler, model_name, metrics)
     _add_tokenizer_routes(app, scheduler, model_name)
     _add_generation_routes(app, scheduler, model_name, defaults or scheduler.engine.params)
+    describe(app, asks_key=api_key is not None)
     return app
 
 
@@ -103,7 +106,7 @@ def _add_status_routes(app: FastAPI, scheduler: Scheduler, model_name: str, metr
         # Requests are taken only after the model was opened.
         return {"status": "ok", "running": scheduler.running, "waiting": scheduler.waiting}
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def figures() -> Response:
         return Response(metrics.text(), media_type=CONTENT_TYPE)
 
@@ -111,21 +114,21 @@ def _add_status_routes(app: FastAPI, scheduler: Scheduler, model_name: str, metr
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [model]}
 
-    @app.get("/v1/models/{name:path}")
+    @app.get("/v1/models/{name:path}", responses=errors(404))
     async def one_model(name: str) -> dict[str, Any]:
         _check_model(name, model_name)
         return model
 
-    @app.post("/v1/embeddings")
+    @app.post("/v1/embeddings", include_in_schema=False)
     async def embeddings() -> Response:
-        raise HTTPException(501, "this model generates text and has no embeddings of texts")
+        raise InputError("this model generates text and has no embeddings of texts")
 
 
 def _add_tokenizer_routes(app: FastAPI, scheduler: Scheduler, model_name: str) -> None:
     """vLLM's /tokenize and /detokenize."""
     backend, tokenizer = scheduler.engine.backend, scheduler.engine.tokenizer
 
-    @app.post("/tokenize")
+    @app.post("/tokenize", responses=errors(404))
     def tokenize(body: TokenizeRequest) -> dict[str, Any]:
         _check_model(body.model, model_name)
         if (body.prompt is None) == (body.messages is None):
@@ -137,7 +140,7 @@ def _add_tokenizer_routes(app: FastAPI, scheduler: Scheduler, model_name: str) -
             ids = render(tokenizer.template, tokenizer, messages).input_ids
         return {"count": len(ids), "max_model_len": backend.max_length, "tokens": ids}
 
-    @app.post("/detokenize")
+    @app.post("/detokenize", responses=errors(404))
     def detokenize(body: DetokenizeRequest) -> dict[str, Any]:
         _check_model(body.model, model_name)
         _check_ids(body.tokens, backend.config.vocab_size)
@@ -154,8 +157,16 @@ def _add_generation_routes(
     tokenizing = asyncio.Semaphore(_TOKENIZED_AT_ONCE)
 
     async def submit(prepare: Callable[[], Sequence[Submit]]) -> RequestHandle:
+        def bounded() -> Sequence[Submit]:
+            submits = prepare()
+            if len(submits) > scheduler.max_waiting:
+                raise InputError(
+                    f"{len(submits)} answers are asked for: this server queues {scheduler.max_waiting}"
+                )
+            return submits
+
         async with tokenizing:
-            return await RequestHandle.submit(prepare)
+            return await RequestHandle.submit(bounded)
 
     async def respond(
         body: GenerationBody, request: Request, handle: RequestHandle, builder: ResponseBuilder
@@ -167,7 +178,7 @@ def _add_generation_routes(
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         return UTF8JSONResponse(builder.response(answers))
 
-    @app.post("/v1/chat/completions")
+    @app.post("/v1/chat/completions", responses=answers(ChatCompletion, streamed=True) | errors(404))
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         _check_model(body.model, model_name)
         body.check()
@@ -188,7 +199,7 @@ def _add_generation_routes(
         )
         return await respond(body, request, await submit(prepare), builder)
 
-    @app.post("/v1/completions")
+    @app.post("/v1/completions", responses=answers(Completion, streamed=True) | errors(404))
     async def completions(body: CompletionRequest, request: Request) -> Response:
         _check_model(body.model, model_name)
         body.check()
@@ -210,7 +221,7 @@ def _add_generation_routes(
         builder = CompletionBuilder(model_name, tokenizer, body.choices, echoed=echoed)
         return await respond(body, request, await submit(prepare), builder)
 
-    @app.post("/")
+    @app.post("/", responses=answers(THUDMAnswer))
     async def thudm(body: THUDMRequest, request: Request) -> Response:
         messages, params = body.to_messages(), body.to_params(scheduler.engine.params)
 

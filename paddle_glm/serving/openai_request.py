@@ -10,9 +10,10 @@ from paddle_glm.chat_template import ChatTemplate, Message
 from paddle_glm.errors import InputError
 from paddle_glm.generation import GenerationParams
 from paddle_glm.generation.logits_processors import LogitsProcessor
+from paddle_glm.generation.params import MIN_DIVISOR
 from paddle_glm.serving.request_sampling import sampling_values
 from paddle_glm.serving.streaming import AnswerOptions
-from paddle_glm.serving.strict_json import LenientModel, StrictModel
+from paddle_glm.serving.strict_json import LenientModel, StrictModel, example, limited
 from paddle_glm.serving.tool_calls import TOOL_RESULT_ROLE, NamedTool, Tool, ToolCall, add_tool_declarations
 from paddle_glm.tokenizers.base import Tokenizer
 
@@ -32,7 +33,7 @@ class TextPart(StrictModel):
 class ChatMessage(StrictModel):
     """A message of the conversation; `name`, `refusal` and `tool_call_id` are accepted and ignored."""
 
-    role: str
+    role: str = Field(json_schema_extra={"enum": ["system", "developer", "user", "assistant", "tool"]})
     content: str | list[TextPart] | None = None
     name: str | None = None
     refusal: str | None = None
@@ -86,17 +87,19 @@ class GenerationBody(StrictModel):
     model: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    n: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    repetition_penalty: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
-    max_tokens: int | None = None
-    seed: int | None = None
-    stop: str | list[str] | None = None
+    n: int | None = limited(minimum=1, maximum=MAX_CHOICES)
+    temperature: float | None = limited(minimum=0)
+    top_p: float | None = limited(exclusiveMinimum=0, maximum=1)
+    top_k: int | None = limited(minimum=-1)
+    repetition_penalty: float | None = limited(minimum=MIN_DIVISOR)
+    presence_penalty: float | None = limited(minimum=-2, maximum=2)
+    frequency_penalty: float | None = limited(minimum=-2, maximum=2)
+    logit_bias: dict[str, float] | None = limited(
+        propertyNames={"pattern": "^[0-9]{1,9}$"}, additionalProperties={"minimum": -100, "maximum": 100}
+    )
+    max_tokens: int | None = limited(minimum=1)
+    seed: int | None = limited(minimum=0)
+    stop: str | list[str] | None = limited(minLength=1, maxItems=MAX_STOP_STRINGS, items={"minLength": 1})
     # Without effect on the answer.
     user: str | None = None
     metadata: Any = None
@@ -189,19 +192,21 @@ class GenerationBody(StrictModel):
 class ChatRequest(GenerationBody):
     """Body of /v1/chat/completions."""
 
+    model_config = example(messages=[{"role": "user", "content": "你好"}], max_tokens=16, stream=False)
+
     neutral_values: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "modalities": (["text"],),
     }
 
     messages: list[ChatMessage] = Field(min_length=1)
-    max_completion_tokens: int | None = None
+    max_completion_tokens: int | None = limited(minimum=1)
     logprobs: bool | None = None
-    top_logprobs: int | None = None
+    top_logprobs: int | None = limited(minimum=0, maximum=MAX_TOP_LOGPROBS)
     tools: list[Tool] | None = None
     response_format: ResponseFormat | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     # Accepted with neutral values only.
-    modalities: list[str] | None = None
+    modalities: list[str] | None = limited(enum=[None, ["text"]])
     # Without effect on the answer.
     parallel_tool_calls: bool | None = None
 
@@ -258,14 +263,16 @@ class ChatRequest(GenerationBody):
 class CompletionRequest(GenerationBody):
     """Body of /v1/completions: text that the model continues, not a conversation."""
 
+    model_config = example(prompt="你好", max_tokens=16)
+
     neutral_values: ClassVar[Mapping[str, tuple[Any, ...]]] = {"suffix": ("",), "best_of": (1,)}
 
     prompt: str | list[str] | list[int] | list[list[int]]
     echo: bool | None = None
-    logprobs: int | None = None
+    logprobs: int | None = limited(minimum=0, maximum=MAX_TOP_LOGPROBS)
     # Accepted with neutral values only.
-    suffix: str | None = None
-    best_of: int | None = None
+    suffix: str | None = limited(enum=[None, ""])
+    best_of: int | None = limited(enum=[None, 1])
 
     @property
     def answer_tokens(self) -> int | None:
@@ -297,6 +304,8 @@ class CompletionRequest(GenerationBody):
 class TokenizeRequest(StrictModel):
     """Body of /tokenize, as in vLLM: a text, or a conversation."""
 
+    model_config = example(prompt="你好")
+
     model: str | None = None
     prompt: str | None = None
     messages: list[ChatMessage] | None = Field(default=None, min_length=1)
@@ -306,8 +315,10 @@ class TokenizeRequest(StrictModel):
 class DetokenizeRequest(StrictModel):
     """Body of /detokenize, as in vLLM."""
 
+    model_config = example(tokens=[64, 65])
+
     model: str | None = None
-    tokens: list[int]
+    tokens: list[int] = Field(json_schema_extra={"items": {"type": "integer", "minimum": 0}})
 
 
 def _token_id(token: str) -> int:

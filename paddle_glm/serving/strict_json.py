@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class StrictModel(BaseModel):
@@ -21,6 +21,16 @@ class LenientModel(BaseModel):
     """The same, but other fields are ignored."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
+
+
+def example(**fields: Any) -> ConfigDict:
+    """A model's configuration with an example in /openapi.json."""
+    return ConfigDict(json_schema_extra={"examples": [fields]})
+
+
+def limited(**schema: Any) -> Any:
+    """An optional field with limits in /openapi.json; what checks them names the value and the limit."""
+    return Field(default=None, json_schema_extra=schema)
 
 
 class StrictJSONRoute(APIRoute):

@@ -3,27 +3,28 @@
 from datetime import datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from paddle_glm.chat_template import ChatTemplate, Message, messages_from_history
 from paddle_glm.generation import GenerationOutput, GenerationParams
 from paddle_glm.generation.response_parser import chat_result
 from paddle_glm.serving.request_sampling import sampling_values
+from paddle_glm.serving.strict_json import LenientModel, example, limited
 
 
-class THUDMRequest(BaseModel):
+class THUDMRequest(LenientModel):
     """Request body. null means api.py's default; unknown fields are ignored, as in api.py.
 
     history: (question, answer) pairs, or ChatGLM3's messages, as returned by the previous response.
     """
 
-    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+    model_config = ConfigDict(allow_inf_nan=False) | example(prompt="你好", history=[], max_length=64)
 
     prompt: str
     history: list[list[str] | dict[str, Any]] | None = None
-    max_length: int | None = None
-    top_p: float | None = None
-    temperature: float | None = None
+    max_length: int | None = limited(minimum=1)
+    top_p: float | None = limited(exclusiveMinimum=0, maximum=1)
+    temperature: float | None = limited(minimum=0)
 
     def to_messages(self) -> list[Message]:
         return messages_from_history(self.prompt, self.history)

@@ -160,7 +160,7 @@ def test_models_embeddings_and_readiness(client):
     assert client.get("/v1/models/org/model").json()["id"] == "org/model"
     assert client.get("/v1/models/other").status_code == 404
     refused = client.post("/v1/embeddings", json={"input": "a", "model": "org/model"})
-    assert refused.status_code == 501 and "has no embeddings" in refused.json()["error"]["message"]
+    assert refused.status_code == 400 and "has no embeddings" in refused.json()["error"]["message"]
     assert client.get("/ready").json()["status"] == "ok"
 
 
