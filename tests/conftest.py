@@ -34,6 +34,7 @@ INTEGRATION = (
     "peft/test_finetune.py",
     "peft/test_quantized_base.py",
     "quantization/test_loading_memory.py",
+    "serving/test_adapters.py",
     "serving/test_chat.py",
     "serving/test_clients.py",
     "serving/test_docs.py",

@@ -1,5 +1,6 @@
 """A model folder, opened to run in this process."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from paddle_glm.config import DTYPES
 from paddle_glm.errors import InputError
 from paddle_glm.hardware import num_threads, use_device
 from paddle_glm.models.registry import family_names
+from paddle_glm.peft.lora_config import read_lora_config
 from paddle_glm.quantization import BITS
 
 if TYPE_CHECKING:
@@ -73,3 +75,27 @@ def open_dygraph(folder: Path, options: DygraphOptions) -> "DygraphBackend":
     keywords = options.model_keywords()
     use_device(options.device, options.device_id, num_threads(options.cpu_threads))
     return DygraphBackend(AutoModel.from_pretrained(folder, **keywords))
+
+
+def check_lora_modules(
+    backend: str, modules: Mapping[str, str | Path], lora_path: str | Path | None = None
+) -> None:
+    """Raise `InputError`, before a model is read, where it cannot have these adapters, name -> folder."""
+    if backend != "dygraph":
+        raise InputError(
+            f"--lora_modules: the backend {backend} runs a graph without adapters; give the model folder, or "
+            "export it once for each adapter with --lora_path"
+        )
+    if lora_path is not None:
+        raise InputError(f"--lora_path {lora_path}: all requests would have it; give it to --lora_modules")
+    for folder in modules.values():
+        read_lora_config(folder)
+
+
+def load_lora_modules(backend: Any, modules: Mapping[str, str | Path]) -> None:
+    """Load adapters, name -> folder, from which rows of a `DygraphBackend` choose."""
+    from paddle_glm.peft.lora_rows import LoraRows
+
+    backend.adapters = rows = LoraRows(backend.model)
+    for name, folder in modules.items():
+        rows.load(name, folder)

@@ -31,6 +31,41 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     add_backend_arguments(parser, list(BACKENDS))
 
 
+def add_adapter_arguments(parser: argparse.ArgumentParser) -> None:
+    """LoRA adapters beside the model, each a name to choose."""
+    parser.add_argument(
+        "--lora_modules",
+        nargs="+",
+        type=_lora_module,
+        default=[],
+        metavar="NAME=FOLDER",
+        help="LoRA adapters, ours or PEFT's, each served under its name beside the model",
+    )
+
+
+def _lora_module(text: str) -> tuple[str, str]:
+    name, _, folder = text.partition("=")
+    if not name or not folder:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected NAME=FOLDER")
+    return name, folder
+
+
+def served_name(args: argparse.Namespace) -> str:
+    """The model's name for clients: --served_model_name, or the folder's."""
+    name: str = getattr(args, "served_model_name", None) or args.model_name
+    return name
+
+
+def _lora_modules(args: argparse.Namespace) -> dict[str, str]:
+    """Name -> folder of --lora_modules; raises `InputError` for a name given twice, or the model's own."""
+    modules: dict[str, str] = {}
+    for name, folder in getattr(args, "lora_modules", ()):
+        if name == served_name(args) or name in modules:
+            raise InputError(f"--lora_modules {name}={folder}: the name {name} is taken; give another")
+        modules[name] = folder
+    return modules
+
+
 def _backend_name(text: str) -> str:
     """The name of a backend, also as PaddleNLP's scripts spell it."""
     return {"onnx_runtime": "onnxruntime"}.get(text, text)
@@ -59,14 +94,17 @@ def check_device_flags(args: argparse.Namespace) -> None:
 
 
 def open_engine_from_args(args: argparse.Namespace, folder: str | None = None) -> "Engine":
-    """Open `folder` (default: --model_name_or_path) as the flags of `add_backend_arguments` say.
+    """Open `folder` (default: --model_name_or_path) as the flags of `add_backend_arguments` say, and beside
+    it the adapters of `add_adapter_arguments`.
 
     Raises `InputError` where it cannot be opened, and for flags that the backend does not take.
     """
     from paddle_glm.auto.engine import open_engine
 
     check_device_flags(args)
-    return open_engine(folder or args.model_name_or_path, args.backend, **given_options(args))
+    return open_engine(
+        folder or args.model_name_or_path, args.backend, _lora_modules(args), **given_options(args)
+    )
 
 
 def add_remote_arguments(parser: argparse.ArgumentParser) -> None:

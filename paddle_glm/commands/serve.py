@@ -3,7 +3,13 @@
 import argparse
 import os
 
-from paddle_glm.commands._engine_arguments import add_engine_arguments, open_engine_from_args, require_extra
+from paddle_glm.commands._engine_arguments import (
+    add_adapter_arguments,
+    add_engine_arguments,
+    open_engine_from_args,
+    require_extra,
+    served_name,
+)
 from paddle_glm.commands._model_arguments import positive_int
 from paddle_glm.commands._sampling_arguments import (
     BEAM_SEARCH_FIELDS,
@@ -19,6 +25,7 @@ SERVER_KEY_VARIABLE = "PADDLE_GLM_API_KEY"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_engine_arguments(parser)
+    add_adapter_arguments(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on; 0 for any free one")
     parser.add_argument(
@@ -81,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(f"--prefix_memory {args.prefix_memory}: expected gigabytes, 0 for none")
     sampling_params(args, GenerationParams())  # invalid values are reported before a model is loaded
     key = args.api_key or os.environ.get(SERVER_KEY_VARIABLE) or None
-    name = args.served_model_name or args.model_name
+    name = served_name(args)
     listener = bind(args.host, args.port)  # and so is a port that is taken
     scheduler = Scheduler(
         lambda: open_engine_from_args(args),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from paddle_glm.chat_template import Message
 from paddle_glm.commands._engine_arguments import (
+    add_adapter_arguments,
     add_engine_arguments,
     add_remote_arguments,
     check_local_or_remote,
@@ -30,6 +31,7 @@ STREAMLIT_PORT = 8501  # gradio takes the first free port from 7860
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_engine_arguments(parser)
+    add_adapter_arguments(parser)
     add_remote_arguments(parser)
     parser.add_argument(
         "--ui", default="gradio", choices=("gradio", "streamlit"), help="library that serves the page"
@@ -44,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    check_local_or_remote(args, (add_engine_arguments,))
+    check_local_or_remote(args, (add_engine_arguments, add_adapter_arguments))
     initial_messages: list[Message] = [{"role": "system", "content": args.system}] if args.system else []
     draw = _run_gradio if args.ui == "gradio" else _run_streamlit
     draw(args, initial_messages)

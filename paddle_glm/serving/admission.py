@@ -32,7 +32,9 @@ class Admission:
         while waiting and len(requests) < room:
             if self._can_add_rows and not _similar_lengths([*requests, waiting[0]]):
                 break  # prefilled after the next token
-            if requests and self._store.find(waiting[0].prompt) is not None:
+            if requests and waiting[0].adapter != requests[0].adapter:
+                break  # prompts that are read together have one adapter
+            if requests and self._store.find(waiting[0].prompt, waiting[0].adapter) is not None:
                 break  # its own cache begins with what is stored
             request = waiting.popleft()
             if not request.cancelled:

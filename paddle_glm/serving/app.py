@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -35,6 +36,7 @@ from paddle_glm.serving.openai_response import ChatCompletionBuilder, Completion
 from paddle_glm.serving.openapi import ChatCompletion, Completion, THUDMAnswer, answers, describe, errors
 from paddle_glm.serving.request_handle import CancellingStreamingResponse, RequestHandle, Submit
 from paddle_glm.serving.scheduler import Scheduler
+from paddle_glm.serving.served_models import ModelNotFoundError, ServedModels
 from paddle_glm.serving.streaming import AnswerOptions, submit_prompt
 from paddle_glm.serving.strict_json import StrictJSONRoute, UTF8JSONResponse, dump_json
 from paddle_glm.serving.thudm_protocol import THUDMRequest, thudm_response
@@ -90,16 +92,15 @@ def create_app(
         )
     app.add_middleware(RequestIdMiddleware, on_response=metrics.on_response)
     _add_exception_handlers(app)
-    _add_status_routes(app, scheduler, model_name, metrics)
-    _add_tokenizer_routes(app, scheduler, model_name)
-    _add_generation_routes(app, scheduler, model_name, defaults or scheduler.engine.params)
+    models = ServedModels(model_name, scheduler.engine.backend.adapter_names)
+    _add_status_routes(app, scheduler, models, metrics)
+    _add_tokenizer_routes(app, scheduler, models)
+    _add_generation_routes(app, scheduler, models, defaults or scheduler.engine.params)
     describe(app, asks_key=api_key is not None)
     return app
 
 
-def _add_status_routes(app: FastAPI, scheduler: Scheduler, model_name: str, metrics: Metrics) -> None:
-    model = {"id": model_name, "object": "model", "created": 0, "owned_by": "paddle_glm"}
-
+def _add_status_routes(app: FastAPI, scheduler: Scheduler, models: ServedModels, metrics: Metrics) -> None:
     @app.get("/health")
     @app.get("/ready")
     async def health() -> dict[str, Any]:
@@ -111,26 +112,25 @@ def _add_status_routes(app: FastAPI, scheduler: Scheduler, model_name: str, metr
         return Response(metrics.text(), media_type=CONTENT_TYPE)
 
     @app.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [model]}
+    async def all_models() -> dict[str, Any]:
+        return {"object": "list", "data": models.descriptions()}
 
     @app.get("/v1/models/{name:path}", responses=errors(404))
     async def one_model(name: str) -> dict[str, Any]:
-        _check_model(name, model_name)
-        return model
+        return models.description(name)
 
     @app.post("/v1/embeddings", include_in_schema=False)
     async def embeddings() -> Response:
         raise InputError("this model generates text and has no embeddings of texts")
 
 
-def _add_tokenizer_routes(app: FastAPI, scheduler: Scheduler, model_name: str) -> None:
+def _add_tokenizer_routes(app: FastAPI, scheduler: Scheduler, models: ServedModels) -> None:
     """vLLM's /tokenize and /detokenize."""
     backend, tokenizer = scheduler.engine.backend, scheduler.engine.tokenizer
 
     @app.post("/tokenize", responses=errors(404))
     def tokenize(body: TokenizeRequest) -> dict[str, Any]:
-        _check_model(body.model, model_name)
+        models.name(body.model)
         if (body.prompt is None) == (body.messages is None):
             raise InputError("give prompt, a text, or messages, a conversation")
         if body.prompt is not None:
@@ -142,13 +142,13 @@ def _add_tokenizer_routes(app: FastAPI, scheduler: Scheduler, model_name: str) -
 
     @app.post("/detokenize", responses=errors(404))
     def detokenize(body: DetokenizeRequest) -> dict[str, Any]:
-        _check_model(body.model, model_name)
+        models.name(body.model)
         _check_ids(body.tokens, backend.config.vocab_size)
         return {"prompt": tokenizer.decode(body.tokens)}
 
 
 def _add_generation_routes(
-    app: FastAPI, scheduler: Scheduler, model_name: str, defaults: GenerationParams
+    app: FastAPI, scheduler: Scheduler, models: ServedModels, defaults: GenerationParams
 ) -> None:
     backend, tokenizer = scheduler.engine.backend, scheduler.engine.tokenizer
     template = tokenizer.template
@@ -180,11 +180,12 @@ def _add_generation_routes(
 
     @app.post("/v1/chat/completions", responses=answers(ChatCompletion, streamed=True) | errors(404))
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
-        _check_model(body.model, model_name)
+        adapter = models.adapter(body.model)
         body.check()
         schema = body.answer_schema
         constraint = None if schema is None else partial(constraints.constraint, schema)
         params, options = body.to_params(defaults), body.to_options(body.tool_calls_enabled, constraint)
+        options = replace(options, adapter=adapter)
 
         def prepare() -> list[Submit]:
             prompt = render(template, tokenizer, body.to_messages(template)).input_ids
@@ -195,15 +196,15 @@ def _add_generation_routes(
             ]
 
         builder = ChatCompletionBuilder(
-            model_name, tokenizer, body.choices, tool_calls_enabled=body.tool_calls_enabled
+            models.name(body.model), tokenizer, body.choices, tool_calls_enabled=body.tool_calls_enabled
         )
         return await respond(body, request, await submit(prepare), builder)
 
     @app.post("/v1/completions", responses=answers(Completion, streamed=True) | errors(404))
     async def completions(body: CompletionRequest, request: Request) -> Response:
-        _check_model(body.model, model_name)
+        adapter = models.adapter(body.model)
         body.check()
-        params, options = body.to_params(defaults), body.to_options()
+        params, options = body.to_params(defaults), replace(body.to_options(), adapter=adapter)
         echoed: list[str] = []
 
         def prepare() -> list[Submit]:
@@ -218,7 +219,7 @@ def _add_generation_routes(
                 for one in params
             ]
 
-        builder = CompletionBuilder(model_name, tokenizer, body.choices, echoed=echoed)
+        builder = CompletionBuilder(models.name(body.model), tokenizer, body.choices, echoed=echoed)
         return await respond(body, request, await submit(prepare), builder)
 
     @app.post("/", responses=answers(THUDMAnswer))
@@ -233,11 +234,6 @@ def _add_generation_routes(
         if answers is None:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         return UTF8JSONResponse(thudm_response(template, body, messages, answers[0].result))
-
-
-def _check_model(asked: str | None, model_name: str) -> None:
-    if asked is not None and asked != model_name:
-        raise ModelNotFoundError(f"the model {asked!r} does not exist here: this server has {model_name!r}")
 
 
 def _check_ids(ids: Sequence[int], vocab_size: int) -> None:
@@ -270,10 +266,6 @@ async def _sse_stream(
 
 def _sse(value: dict[str, Any]) -> bytes:
     return f"data: {dump_json(value)}\n\n".encode("utf-8", "backslashreplace")
-
-
-class ModelNotFoundError(Exception):
-    """A request for a model that this server does not have."""
 
 
 def _error_response(error: Exception) -> tuple[int, dict[str, Any]]:

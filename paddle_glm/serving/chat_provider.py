@@ -49,11 +49,12 @@ def local_provider(scheduler: Scheduler, params: GenerationParams, name: str | N
     name: of the model, for the choice among its adapters; None: the family's title.
     """
     title = family_of(scheduler.engine.backend.config).title
-    models = (name or title,)
+    models = (name or title, *scheduler.engine.backend.adapter_names)
 
     def open_session(values: Mapping[str, Any], model: str) -> Session:
         _check_is_known(model, models)
-        return LocalSession(scheduler, params.updated(sampling_values(values)))
+        adapter = None if model == models[0] else model
+        return LocalSession(scheduler, params.updated(sampling_values(values)), adapter)
 
     temperature = params.temperature if params.do_sample else 0.0
     most = params.max_new_tokens or DEFAULT_MAX_NEW_TOKENS

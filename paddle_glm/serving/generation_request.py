@@ -54,12 +54,14 @@ class GenerationRequest:
     """A request with its prompt (token ids), state and listener.
 
     top_logprobs: number of alternatives to each token's log probability; None: no log probabilities.
+    adapter: the LoRA adapter that answers; None: the model alone.
     """
 
     prompt: list[int]
     listener: TokenListener
     state: GenerationState
     top_logprobs: int | None = None
+    adapter: str | None = None
     cancelled: bool = field(default=False, init=False)
     last_event: float = field(default_factory=time.monotonic, init=False)  # its arrival or last token
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 
-from paddle_glm.array_types import FloatArray
+from paddle_glm.array_types import FloatArray, IntArray
 from paddle_glm.backends.kv_cache import KVCacheBackend, PromptReading
 from paddle_glm.generation import ContinuousBatchingBackend, GenerationBackend
 from paddle_glm.generation.session import pad_left
@@ -36,27 +36,39 @@ class PromptReader:
         return 0 if budget is None else int(STORE_SHARE * budget.free)
 
     def start(self, requests: list[GenerationRequest], beside_others: bool) -> tuple[FloatArray | None, int]:
-        """Read the prompts of requests, or begin to.
+        """Read the prompts of requests of one adapter, or begin to.
 
         beside_others: whether rows are running. Returns the logits, float32 [requests, vocab], of rows that
         are now the last ones, or None if the prompts are read by `read`; and how many tokens are not read
         again. On failure the running rows are unchanged.
         """
         batch = pad_left([request.prompt for request in requests], requests[0].state.params.pad_token_id)
-        stored = self.store.find(requests[0].prompt) if len(requests) == 1 else None
+        adapter = requests[0].adapter
+        stored = self.store.find(requests[0].prompt, adapter) if len(requests) == 1 else None
         in_pieces = beside_others and batch[0].shape[1] > self.piece_size.columns(len(requests))
         if self._causal is not None and (in_pieces or stored is not None):
-            self._reading = self._causal.start_reading(*batch, stored)
+            self._reading = self._causal.start_reading(*batch, stored, adapter)
             self.requests = requests
             return None, self._reading.columns_read
         started = time.monotonic()
-        if not beside_others:
-            logits = self._backend.prefill(*batch)
-        else:
-            assert isinstance(self._backend, ContinuousBatchingBackend)
-            logits = self._backend.add_rows(*batch)
+        logits = self._read_whole(batch, adapter, beside_others)
         self.piece_size.on_piece(batch[0].size, time.monotonic() - started)
         return logits, 0
+
+    def _read_whole(
+        self, batch: tuple[IntArray, IntArray], adapter: str | None, beside_others: bool
+    ) -> FloatArray:
+        if adapter is not None:
+            assert isinstance(self._backend, KVCacheBackend)
+            reading = self._backend.start_reading(*batch, None, adapter)
+            logits = self._backend.read(reading, batch[0].shape[1])
+            assert logits is not None
+            self._backend.join(reading, replace=not beside_others)
+            return logits
+        if not beside_others:
+            return self._backend.prefill(*batch)
+        assert isinstance(self._backend, ContinuousBatchingBackend)
+        return self._backend.add_rows(*batch)
 
     def read(self, beside_others: bool) -> FloatArray | None:
         """Read a piece of the prompts, all of them where nobody waits for a token.

@@ -97,10 +97,11 @@ class Scheduler:
         listener: TokenListener,
         processors: Sequence[LogitsProcessor] = (),
         top_logprobs: int | None = None,
+        adapter: str | None = None,
     ) -> GenerationRequest:
         """Queue a prompt; its listener is called from now on.
 
-        processors: of this request's logits; top_logprobs: as for `GenerationRequest`.
+        processors: of this request's logits; top_logprobs, adapter: as for `GenerationRequest`.
 
         Raises `InputError` if the prompt leaves no room for an answer or `params` asks for beam search,
         `QueueFullError` if the queue is full or too slow, `SchedulerClosedError` after `close`.
@@ -110,7 +111,7 @@ class Scheduler:
         last = params.max_total_length(len(prompt), self.engine.backend.max_length)
         ids = np.array([prompt], dtype=np.int64)
         state = GenerationState(ids, np.ones_like(ids), params, last - len(prompt), processors)
-        request = GenerationRequest(list(prompt), listener, state, top_logprobs)
+        request = GenerationRequest(list(prompt), listener, state, top_logprobs, adapter)
         with self._condition:
             if self._closed:
                 raise SchedulerClosedError("the server is shutting down")

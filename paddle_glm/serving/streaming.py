@@ -31,7 +31,8 @@ class AnswerOptions:
 
     stop_strings, hide_tool_calls: as for `StreamDecoder`; presence_penalty, frequency_penalty: as for
     `AnswerPenalty`; logit_bias: as for `LogitBias`; top_logprobs: as for `GenerationRequest`; constraint:
-    makes the last processor of an answer behind a prompt of so many tokens.
+    makes the last processor of an answer behind a prompt of so many tokens; adapter: the LoRA adapter that
+    answers.
     """
 
     stop_strings: Sequence[str] = ()
@@ -41,6 +42,7 @@ class AnswerOptions:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     top_logprobs: int | None = None
     constraint: Callable[[int], LogitsProcessor] | None = None
+    adapter: str | None = None
 
     def processors(self, prompt_length: int) -> list[LogitsProcessor]:
         found: list[LogitsProcessor] = []
@@ -86,6 +88,7 @@ def submit_chat(
     messages: Sequence[Message],
     params: GenerationParams,
     emit: Callable[[StreamEvent], None],
+    adapter: str | None = None,
 ) -> GenerationRequest:
     """Submit a conversation; its events go to `emit`, on the scheduler's thread.
 
@@ -93,7 +96,7 @@ def submit_chat(
     """
     tokenizer = scheduler.engine.tokenizer
     prompt = render(tokenizer.template, tokenizer, messages).input_ids
-    return submit_prompt(scheduler, prompt, params, tokenizer.template, AnswerOptions(), emit)
+    return submit_prompt(scheduler, prompt, params, tokenizer.template, AnswerOptions(adapter=adapter), emit)
 
 
 def submit_prompt(
@@ -122,14 +125,20 @@ def submit_prompt(
     )
     prompt = [*prompt, *begun]
     processors = options.processors(len(prompt))
-    return scheduler.submit(prompt, params, StreamListener(decoder, emit), processors, options.top_logprobs)
+    listener = StreamListener(decoder, emit)
+    return scheduler.submit(prompt, params, listener, processors, options.top_logprobs, options.adapter)
 
 
 class LocalSession:
-    """A `paddle_glm.generation.Session` over a scheduler, concurrent with others."""
+    """A `paddle_glm.generation.Session` over a scheduler, concurrent with others.
 
-    def __init__(self, scheduler: Scheduler, params: GenerationParams | None = None) -> None:
-        self.scheduler = scheduler
+    adapter: the LoRA adapter that answers; None: the model alone.
+    """
+
+    def __init__(
+        self, scheduler: Scheduler, params: GenerationParams | None = None, adapter: str | None = None
+    ) -> None:
+        self.scheduler, self.adapter = scheduler, adapter
         self.params = params or scheduler.engine.params
         self.reply: GenerationOutput | None = None
 
@@ -137,7 +146,7 @@ class LocalSession:
         """See `Session.stream`; closing the iterator early cancels generation."""
         self.reply = None
         events: queue.SimpleQueue[StreamEvent] = queue.SimpleQueue()
-        request = submit_chat(self.scheduler, messages, self.params, events.put)
+        request = submit_chat(self.scheduler, messages, self.params, events.put, self.adapter)
         return self._stream(request, events)
 
     def _stream(self, request: GenerationRequest, events: "queue.SimpleQueue[StreamEvent]") -> Iterator[str]:

@@ -66,9 +66,9 @@ def alone(folder, prompt, params=GREEDY):
     return generate_batch(open_engine(folder).backend, [prompt], params)[0]
 
 
-def ask(scheduler, prompt, params=GREEDY):
+def ask(scheduler, prompt, params=GREEDY, adapter=None):
     collector = Collector()
-    scheduler.submit(prompt, params, collector)
+    scheduler.submit(prompt, params, collector, adapter=adapter)
     return collector
 
 
