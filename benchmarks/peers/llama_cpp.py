@@ -36,13 +36,13 @@ def tensors(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield "output.weight", (shape.vocab, shape.hidden)
 
 
-def write(folder: Path, kind: str, shape: Shape) -> None:
+def write(folder: Path, kind: str, shape: Shape, with_words: bool = False) -> None:
     types = quantized_types(kind, shape)
-    write_gguf(folder / "model.gguf", shape, types.__getitem__)
+    write_gguf(folder / "model.gguf", shape, types.__getitem__, with_words)
 
 
-def write_gguf(path: Path, shape: Shape, type_of: Callable[[str], Any]) -> None:
-    """type_of: gives the `GGMLQuantizationType` of a tensor's name."""
+def write_gguf(path: Path, shape: Shape, type_of: Callable[[str], Any], with_words: bool = False) -> None:
+    """type_of: gives the `GGMLQuantizationType` of a tensor's name. with_words: a text for each token."""
     import gguf
 
     writer = gguf.GGUFWriter(path, "chatglm")
@@ -56,7 +56,10 @@ def write_gguf(path: Path, shape: Shape, type_of: Callable[[str], Any]) -> None:
     writer.add_rope_dimension_count(shape.rotary)
     writer.add_rope_freq_base(10000.0)
     writer.add_vocab_size(shape.vocab)
-    writer.add_tokenizer_model("no_vocab")
+    if with_words:
+        add_words(writer, shape.vocab)
+    else:
+        writer.add_tokenizer_model("no_vocab")
     for name, dims in tensors(shape):
         stored = type_of(name)
         bytes_of_row = gguf.quant_shape_to_byte_shape(dims, stored)
@@ -74,6 +77,22 @@ def write_gguf(path: Path, shape: Shape, type_of: Callable[[str], Any]) -> None:
             tiles[key] = quantized_tile(*key)
         writer.write_tensor_data(np.resize(tiles[key], (dims[0], tiles[key].shape[1])))
     writer.close()
+
+
+def add_words(writer: Any, vocab: int) -> None:
+    """A SentencePiece vocabulary: unknown, begin, end, the 256 bytes, and made-up words."""
+    from gguf import TokenType
+
+    special = [("<unk>", TokenType.UNKNOWN), ("<s>", TokenType.CONTROL), ("</s>", TokenType.CONTROL)]
+    special += [(f"<0x{byte:02X}>", TokenType.BYTE) for byte in range(256)]
+    words = [(f"\u2581word{number}", TokenType.NORMAL) for number in range(vocab - len(special))]
+    texts, types = zip(*special, *words, strict=True)
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(texts)
+    writer.add_token_scores([-float(number) for number in range(vocab)])
+    writer.add_token_types(types)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
 
 
 def quantized_tile(stored: Any, width: int) -> Any:
