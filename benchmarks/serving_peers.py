@@ -4,11 +4,12 @@
     python benchmarks/serving_peers.py --llama_server build/bin/llama-server \
         --llama_python /tmp/peers/llama_cpp/bin/python [--layers 4]
 
-llama-server is built from llama.cpp's sources by its own instructions (GGML_NATIVE=ON). Both servers get the
-same requests of OpenAI's /v1/completions: prompts of token ids and greedy, streamed answers of --new_tokens. A
-server starts, answers rounds of 1, 4, ... clients, and ends before the next starts. Clients ask again as soon
-as they have an answer. --max_batch_size is llama-server's --parallel. Ours is measured with --max_batch_size 1
-too: one request after the other, as the demos of the model's authors answer.
+llama-server is built from llama.cpp's sources by its own instructions (GGML_NATIVE=ON). Both servers get
+the same requests of OpenAI's /v1/completions: prompts of token ids and greedy, streamed answers of
+--new_tokens. A server starts, answers rounds of 1, 4, ... clients, and ends before the next starts.
+Clients ask again as soon as they have an answer. --max_batch_size is llama-server's --parallel. Ours is
+measured with --max_batch_size 1 too: one request after the other, as the demos of the model's authors
+answer.
 """
 
 import argparse
