@@ -107,8 +107,11 @@ def use_device(device: Any = "auto", device_id: int | None = None, cpu_threads: 
 
 
 def num_threads(requested: int = 0) -> int:
-    """Number of CPU threads: `requested`; for 0, OMP_NUM_THREADS or all CPUs of this process."""
-    return requested or int(_OMP_NUM_THREADS or 0) or usable_cpus()
+    """Number of CPU threads: `requested`; for 0, OMP_NUM_THREADS or all CPUs of this process.
+
+    Processes that the launcher started share the CPUs.
+    """
+    return requested or int(_OMP_NUM_THREADS or 0) or max(1, usable_cpus() // local_world_size())
 
 
 def _no_gpu() -> str:

@@ -12,6 +12,7 @@ from paddle_glm.backends.fastdeploy import FastDeployOptions
 from paddle_glm.backends.generation_meta import META_FILE_NAME, GenerationMeta
 from paddle_glm.backends.options import BackendOptions, GraphOptions
 from paddle_glm.errors import InputError
+from paddle_glm.parallel import world_size
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,11 @@ def open_backend(name: str, folder: str | Path, **options: Any) -> Backend:
     entry = BACKENDS[name]
     if entry.format is None and is_exported(path):
         raise InputError(f"{path} is an exported folder: backend {name!r} opens the model it was made from")
+    if entry.format is not None and world_size() > 1:
+        raise InputError(
+            f"{path} runs in one process, but the launcher started {world_size()}: give the model folder "
+            "that it was exported from, or start without paddle.distributed.launch"
+        )
     if entry.format is not None:
         if path.is_dir() and not is_exported(path):
             raise InputError(

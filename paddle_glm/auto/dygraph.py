@@ -68,13 +68,15 @@ class DygraphOptions(BackendOptions):
 
 
 def open_dygraph(folder: Path, options: DygraphOptions) -> "DygraphBackend":
-    """Load the model of a folder; raises `InputError` as `AutoModel.from_pretrained` does."""
+    """Load the model of a folder, or this rank's part of it; raises as `AutoModel.from_pretrained` does."""
     from paddle_glm.auto.model import AutoModel
     from paddle_glm.models.dygraph import DygraphBackend
+    from paddle_glm.parallel import init_parallel
 
     keywords = options.model_keywords()
     use_device(options.device, options.device_id, num_threads(options.cpu_threads))
-    return DygraphBackend(AutoModel.from_pretrained(folder, **keywords))
+    group = init_parallel().tensor
+    return DygraphBackend(AutoModel.from_pretrained(folder, group=group, **keywords))
 
 
 def check_lora_modules(

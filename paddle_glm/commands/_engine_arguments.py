@@ -13,6 +13,7 @@ from paddle_glm.commands._sampling_arguments import explicit_values
 from paddle_glm.errors import InputError
 from paddle_glm.generation.params import GenerationParams
 from paddle_glm.hardware import parse_device
+from paddle_glm.parallel import world_size
 
 if TYPE_CHECKING:
     from paddle_glm.auto.engine import Engine
@@ -124,12 +125,17 @@ def add_remote_arguments(parser: argparse.ArgumentParser) -> None:
 def check_local_or_remote(
     args: argparse.Namespace, add_local: Sequence[Callable[[argparse.ArgumentParser], None]]
 ) -> None:
-    """Raise `InputError` unless exactly one of folder and server is given, and for flags of the other.
+    """Raise `InputError` unless one of folder and server is given, for flags of the other, under a launcher.
 
     add_local: the functions that add the flags about a folder.
     """
     if (args.model_name_or_path is None) == (args.api_base is None):
         raise InputError("give --model_name_or_path FOLDER or --api_base URL (one of them)")
+    if world_size() > 1:
+        raise InputError(
+            f"the launcher started {world_size()} processes, but this command is one: have the launcher "
+            "start tools/api.py, and give this command the server's --api_base URL"
+        )
     idle = argparse.ArgumentParser(add_help=False)
     for add in add_local if args.api_base is not None else (add_remote_arguments,):
         add(idle)

@@ -2,6 +2,8 @@
 
 import argparse
 import os
+from functools import partial
+from typing import TYPE_CHECKING
 
 from paddle_glm.commands._engine_arguments import (
     add_adapter_arguments,
@@ -18,6 +20,12 @@ from paddle_glm.commands._sampling_arguments import (
 )
 from paddle_glm.errors import InputError
 from paddle_glm.generation.params import GenerationParams
+from paddle_glm.serving.ranks import run_on_ranks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from paddle_glm.auto.engine import Engine
 
 HELP = "serve a model over HTTP: OpenAI's API and that of THUDM's api.py"
 SERVER_KEY_VARIABLE = "PADDLE_GLM_API_KEY"
@@ -76,22 +84,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Serve; under the launcher from rank 0, over all ranks."""
+    if args.model_name_or_path is None:
+        raise InputError("give --model_name_or_path FOLDER")
+    if args.prefix_memory is not None and not args.prefix_memory >= 0:
+        raise InputError(f"--prefix_memory {args.prefix_memory}: expected gigabytes, 0 for none")
+    sampling_params(args, GenerationParams())  # invalid values are reported before a model is loaded
+    run_on_ranks(partial(open_engine_from_args, args), partial(_serve, args))
+
+
+def _serve(args: argparse.Namespace, open_engine: "Callable[[], Engine]") -> None:
     with require_extra("serve"):
         from paddle_glm.serving.app import create_app
         from paddle_glm.serving.http_server import serve
     from paddle_glm.serving.address import bind, is_loopback
     from paddle_glm.serving.scheduler import Scheduler
 
-    if args.model_name_or_path is None:
-        raise InputError("give --model_name_or_path FOLDER")
-    if args.prefix_memory is not None and not args.prefix_memory >= 0:
-        raise InputError(f"--prefix_memory {args.prefix_memory}: expected gigabytes, 0 for none")
-    sampling_params(args, GenerationParams())  # invalid values are reported before a model is loaded
     key = args.api_key or os.environ.get(SERVER_KEY_VARIABLE) or None
     name = served_name(args)
-    listener = bind(args.host, args.port)  # and so is a port that is taken
+    listener = bind(args.host, args.port)  # a port that is taken is reported before a model is loaded
     scheduler = Scheduler(
-        lambda: open_engine_from_args(args),
+        open_engine,
         args.max_batch_size,
         args.max_waiting,
         args.prefill_chunk,

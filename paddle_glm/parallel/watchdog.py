@@ -8,6 +8,7 @@ prints the message and ends, since a collective that waits for a lost rank may n
 
 import faulthandler
 import json
+import math
 import os
 import secrets
 import socket
@@ -18,7 +19,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from paddle_glm.errors import InputError
 from paddle_glm.parallel.gloo import own_host
@@ -45,14 +46,16 @@ _started = 0
 class Watchdog:
     """This rank's part: reports its progress, and ends the process when rank 0 says so."""
 
-    def __init__(self, rank: int, hang_seconds: float, address: tuple[str, int], token: str) -> None:
+    def __init__(
+        self, rank: int, hang_seconds: float, address: tuple[str, int], token: str, advice: str
+    ) -> None:
         """hang_seconds: without progress in a training step, or without a word, until a rank counts as lost.
 
-        Raises `OSError` if rank 0 cannot be reached.
+        advice: what to do after a failure, for its message. Raises `OSError` if rank 0 cannot be reached.
         """
-        self.rank, self.hang_seconds = rank, hang_seconds
+        self.rank, self.hang_seconds, self._advice = rank, hang_seconds, advice
         self._ticks, self._ticked, self._limit = 0, time.monotonic(), PATIENCE_SECONDS
-        self._main = threading.get_ident()
+        self._working = threading.get_ident()
         self._leaving = False  # this rank has said why it ends, or that it is done
         self._checks = 0
         self._problems: dict[int, str | None] = {}
@@ -71,9 +74,15 @@ class Watchdog:
         longest_step: seconds of this run's longest training step; None: outside of steps.
         """
         self._ticks, self._ticked = self._ticks + 1, time.monotonic()
+        self._working = threading.get_ident()
         self._limit = PATIENCE_SECONDS
         if longest_step is not None:
             self._limit = max(self.hang_seconds, _SLOWEST_STEP * longest_step)
+
+    def rest(self) -> None:
+        """Report progress; until the next `tick` the rank has nothing to do."""
+        self.tick()
+        self._limit = math.inf
 
     def check_equal(self, values: Mapping[str, str]) -> None:
         """Wait until all ranks have given their {name: value}; raises `InputError` where they differ."""
@@ -100,6 +109,13 @@ class Watchdog:
         self._told.wait(self.hang_seconds)
         # Ending in order may wait for other ranks, which do not come.
         _exit_after(20)
+
+    def end(self, problem: str, error: BaseException | None = None) -> NoReturn:
+        """End this process, from any thread, and all ranks. error: what the problem comes from."""
+        self.fail(error or RuntimeError(problem))
+        if error is not None and not isinstance(error, InputError):
+            traceback.print_exception(error)
+        self._end(problem)
 
     def close(self) -> None:
         """This rank is done: it may end, and the others go on."""
@@ -156,17 +172,14 @@ class Watchdog:
         idle = now - self._ticked
         progress: dict[str, Any] = {"ticks": self._ticks, "idle": idle, "limit": self._limit}
         if idle > self._limit / 2:
-            frame = sys._current_frames().get(self._main)
+            frame = sys._current_frames().get(self._working)
             progress |= {"where": _place(frame), "waits": _waits(frame)}
         return progress
 
-    def _end(self, problem: str) -> None:
+    def _end(self, problem: str) -> NoReturn:
         sys.stdout.flush()
         print(
-            f"paddle-glm: error: {problem}. All ranks end here; the same command goes on from the newest "
-            "checkpoint",
-            file=sys.stderr,
-            flush=True,
+            f"paddle-glm: error: {problem}. All ranks end here; {self._advice}", file=sys.stderr, flush=True
         )
         if self.rank == 0:
             time.sleep(0.5)  # what the monitor has sent arrives
@@ -174,8 +187,13 @@ class Watchdog:
 
 
 @contextmanager
-def watch_ranks(hang_seconds: float) -> Iterator[Watchdog | None]:
-    """Within the block, which all ranks enter and leave, one that fails ends all; None with one process."""
+def watch_ranks(
+    hang_seconds: float, advice: str = "the same command goes on from the newest checkpoint"
+) -> Iterator[Watchdog | None]:
+    """Within the block, which all ranks enter and leave, one that fails ends all; None with one process.
+
+    hang_seconds, advice: as for `Watchdog`.
+    """
     global _started
     if world_size() == 1:
         yield None
@@ -192,7 +210,7 @@ def watch_ranks(hang_seconds: float) -> Iterator[Watchdog | None]:
         monitor = Monitor(world_size(), hang_seconds, token)
         store.set(key, f"{own_host()} {monitor.port} {token}")
     host, port, token = bytes(store.get(key)).decode().split()
-    watchdog = Watchdog(rank, hang_seconds, (host, int(port)), token)
+    watchdog = Watchdog(rank, hang_seconds, (host, int(port)), token, advice)
     try:
         yield watchdog
     except BaseException as error:
