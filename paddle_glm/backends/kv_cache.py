@@ -44,7 +44,8 @@ class CacheLimitError(InsufficientMemoryError):
 class PromptReading:
     """Prompts, int64 [batch, length]: the first `columns_read` columns are in a cache of their own.
 
-    adapter: that all of them are read with, and answered; None: the model alone.
+    adapter: that all of them are read with, and answered; None: the model alone. begin: first columns that
+    they have in common with another row, if the rows' memory can be the same.
     """
 
     input_ids: IntArray
@@ -52,6 +53,7 @@ class PromptReading:
     cache: KVCache
     columns_read: int
     adapter: str | None = None
+    begin: HeldColumns | None = None
 
 
 class RowCache:
@@ -77,6 +79,10 @@ class RowCache:
     def first_columns(self, tokens: int) -> list[Any]:
         """Copies of the prefix and the first tokens' keys and values."""
         return self._columns.first(self._prefix_length + tokens)
+
+    def share(self, tokens: int) -> HeldColumns | None:
+        """What a row that begins with the prefix and the first tokens may have together with this one."""
+        return self._columns.share(self._prefix_length + tokens)
 
     def release(self) -> None:
         self._columns.release()
@@ -156,8 +162,10 @@ class KVCacheBackend(Backend):
         self._cache = self.running_cache(self._cache, attention_mask)
         return logits
 
-    def running_cache(self, cache: KVCache, attention_mask: IntArray) -> KVCache:
-        """The cache in which rows go on that were read in `cache`; int64 [rows, length], 0 for padding."""
+    def running_cache(
+        self, cache: KVCache, attention_mask: IntArray, begin: HeldColumns | None = None
+    ) -> KVCache:
+        """The cache in which rows go on that were read in `cache`; others as in `PromptReading`."""
         return cache
 
     def decode(self, tokens: IntArray) -> FloatArray:
@@ -211,7 +219,7 @@ class KVCacheBackend(Backend):
             return PromptReading(input_ids, attention_mask, self.new_cache(len(input_ids)), 0, adapter)
         count = past.common_length(input_ids[0])
         cache = self.cache_of(past.first_columns(count))
-        return PromptReading(input_ids, attention_mask, cache, count, adapter)
+        return PromptReading(input_ids, attention_mask, cache, count, adapter, past.share(count))
 
     def read(self, reading: PromptReading, tokens: int) -> FloatArray | None:
         """Read up to so many columns more; returns the logits, float32 [batch, vocab], after the last one."""
@@ -231,15 +239,16 @@ class KVCacheBackend(Backend):
         adapters = (reading.adapter,) * len(reading.input_ids)
         if replace:
             self.release()
-            self._cache = self.running_cache(reading.cache, reading.attention_mask)
+            self._cache = self.running_cache(reading.cache, reading.attention_mask, reading.begin)
             self._ids, self._mask = reading.input_ids, reading.attention_mask
-            self._adapters = adapters
+            self._adapters, reading.begin = adapters, None
             return
         width = max(self._ids.shape[1], reading.input_ids.shape[1])
         ids = np.concatenate([_left_pad(self._ids, width), _left_pad(reading.input_ids, width)])
         mask = np.concatenate([_left_pad(self._mask, width), _left_pad(reading.attention_mask, width)])
         self.add_to_cache(reading)
         self._ids, self._mask, self._adapters = ids, mask, self._adapters + adapters
+        reading.begin = None
 
     def add_to_cache(self, reading: PromptReading) -> None:
         """Append the rows that were read to the cache of the current ones."""

@@ -94,6 +94,9 @@ class HeldColumns(Protocol):
     def first(self, columns: int) -> list[Any]:
         """Copies of the first columns, the prefix included, ordered as `KVCache.tensors`."""
 
+    def share(self, columns: int) -> HeldColumns | None:
+        """Of the first columns, the prefix included, what another row may have too; None for nothing."""
+
     def release(self) -> None:
         """Give the memory back; nothing else is called afterwards."""
 
@@ -111,6 +114,9 @@ class RowColumns:
 
     def first(self, columns: int) -> list[Any]:
         return [self._library.concat([tensor[:, :, :columns]], 2) for tensor in self._tensors]
+
+    def share(self, columns: int) -> None:
+        return None
 
     def release(self) -> None:
         self._tensors = []

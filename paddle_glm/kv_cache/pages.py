@@ -6,13 +6,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+from weakref import finalize
 
 import numpy as np
 import paddle
 from paddle import Tensor
 
 from paddle_glm.array_types import Array, IntArray
-from paddle_glm.kv_cache.cache import KeyValue, KVCache
+from paddle_glm.kv_cache.cache import HeldColumns, KeyValue, KVCache
 from paddle_glm.kv_cache.tensors import PADDLE
 from paddle_glm.numpy_interop import step_tensor
 
@@ -45,7 +46,7 @@ class PagePool:
         self.size = pages
         self._references = np.zeros(pages + 1, dtype=np.int64)
         self._free = list(range(pages, 0, -1))
-        self._clear([0])
+        self.clear([0])
 
     @staticmethod
     def page_nbytes(layers: int, heads: int, head_dim: int, width: int) -> int:
@@ -67,21 +68,20 @@ class PagePool:
         return self.page_nbytes(len(self.layers), self.heads, key.shape[3], key.element_size())
 
     def take(self, count: int) -> list[int]:
-        """So many free pages, filled with zeros. Raises `IndexError` where there are fewer."""
+        """So many free pages, which hold anything. Raises `IndexError` where there are fewer."""
         if count > len(self._free):
             raise IndexError(f"{count} pages are needed and {len(self._free)} are free")
         pages = [self._free.pop() for _ in range(count)]
-        self._references[pages] = 1
-        self._clear(pages)
+        self.share(pages)
         return pages
 
     def share(self, pages: Iterable[int]) -> None:
         """Count one owner more of each page."""
-        np.add.at(self._references, list(pages), 1)
+        np.add.at(self._references, np.fromiter(pages, np.int64), 1)
 
     def give_back(self, pages: Sequence[int]) -> None:
         """Count one owner less of each page; those without any are free."""
-        np.add.at(self._references, list(pages), -1)
+        np.add.at(self._references, np.fromiter(pages, np.int64), -1)
         self._free += [page for page in dict.fromkeys(pages) if not self._references[page]]
 
     def owners(self, page: int) -> int:
@@ -97,20 +97,15 @@ class PagePool:
         [page] = self.take(1)
         index = _index([source])
         for tensor in self._tensors:
-            self._write(tensor, [page], paddle.index_select(tensor, index, axis=0))
+            self._write_pages(tensor, [page], paddle.index_select(tensor, index, axis=0))
         return page
 
-    def write(self, pages: Sequence[int], layer: int, key: Tensor, value: Tensor) -> None:
-        """Write a layer's columns, [heads, columns, head_dim], to pages that are zeros."""
-        for tensor, columns in zip(self.layers[layer], (key, value), strict=True):
-            heads, count, size = columns.shape
-            missing = len(pages) * PAGE_TOKENS - count
-            if missing:
-                zeros = paddle.zeros([heads, missing, size], dtype=columns.dtype)
-                columns = paddle.concat([columns, zeros], axis=1)
-            # (heads, columns, head_dim) -> (pages, heads, PAGE_TOKENS, head_dim)
-            paged = columns.reshape([heads, len(pages), PAGE_TOKENS, size]).transpose([1, 0, 2, 3])
-            self._write(tensor, pages, paged.astype(tensor.dtype))
+    def write(self, layer: int, columns: Tensor, key: Tensor, value: Tensor) -> None:
+        """Write a layer's [rows, heads, tokens, head_dim] to `PageStep.columns`."""
+        size = key.shape[3]
+        for tensor, new in zip(self.layers[layer], (key, value), strict=True):
+            # A view: what is written to it is written to the pages.
+            paddle.scatter_(tensor.reshape([-1, size]), columns, new.reshape([-1, size]))
 
     def read(self, pages: Sequence[int], columns: int) -> list[Tensor]:
         """Copies of a row's first columns, as `KVCache.tensors`: [1, heads, columns, head_dim] each."""
@@ -126,16 +121,16 @@ class PagePool:
     def _tensors(self) -> list[Tensor]:
         return [tensor for pair in self.layers for tensor in pair]
 
-    def _clear(self, pages: Sequence[int]) -> None:
-        # What was there may be no number, which masks do not hide: 0 * NaN is NaN.
+    def clear(self, pages: Sequence[int]) -> None:
+        """Fill with zeros: what was there may be no number, which masks do not hide (0 * NaN is NaN)."""
         if pages:
             shape = [len(pages), *self.layers[0][0].shape[1:]]
             zeros = paddle.zeros(shape, dtype=self.layers[0][0].dtype)
             for tensor in self._tensors:
-                self._write(tensor, pages, zeros)
+                self._write_pages(tensor, pages, zeros)
 
     @staticmethod
-    def _write(tensor: Tensor, pages: Sequence[int], values: Tensor) -> None:
+    def _write_pages(tensor: Tensor, pages: Sequence[int], values: Tensor) -> None:
         with paddle.no_grad():
             paddle.scatter_(tensor, _index(pages), values)
 
@@ -250,10 +245,7 @@ class PagedLayer:
 
     def append(self, key: Tensor, value: Tensor) -> None:
         """Write the step's [rows, heads, tokens, head_dim] behind the columns of their rows."""
-        size = key.shape[3]
-        for pages, new in zip(self.pages, (key, value), strict=True):
-            # A view: what is written to it is written to the pages.
-            paddle.scatter_(pages.reshape([-1, size]), self.step.columns, new.reshape([-1, size]))
+        self._cache.pool.write(self._index, self.step.columns, key, value)
 
     def gather(self, group: PageGroup) -> KeyValue:
         """Keys and values of a group, [rows, heads, its columns, head_dim] each, copied."""
@@ -284,11 +276,13 @@ class PagedLayer:
 
 
 class PagedColumns:
-    """What a row holds: its pages, which stay as they are until `release`."""
+    """What a row holds: its pages, which stay as they are until `release`, or until this is deleted."""
 
     def __init__(self, pool: PagePool, pages: Sequence[int], columns: int) -> None:
         self._pool, self._pages, self._columns = pool, list(pages), columns
         pool.share(self._pages)
+        self._give_back = finalize(self, pool.give_back, self._pages)
+        self._give_back.atexit = False
 
     @property
     def nbytes(self) -> int:
@@ -296,13 +290,20 @@ class PagedColumns:
         return len(self._pages) * self._pool.nbytes_per_page
 
     def first(self, columns: int) -> list[Tensor]:
-        """Copies of the first columns, ordered as `KVCache.tensors`."""
-        assert columns <= self._columns and self._pages, (columns, self._columns)
+        assert columns <= self._columns and self._give_back.alive, (columns, self._columns)
         return self._pool.read(self._pages[: pages_of(columns)], columns)
 
+    def share(self, columns: int) -> PagedColumns:
+        """The pages that the first columns fill, for another row that begins with them."""
+        count = columns // PAGE_TOKENS
+        return PagedColumns(self._pool, self._pages[:count], count * PAGE_TOKENS)
+
+    @property
+    def pages(self) -> list[int]:
+        return list(self._pages)
+
     def release(self) -> None:
-        self._pool.give_back(self._pages)
-        self._pages = []
+        self._give_back()
 
 
 class PagedKVCache(KVCache):
@@ -338,8 +339,12 @@ class PagedKVCache(KVCache):
 
     def missing_pages(self, tokens: int) -> int:
         """How many pages `begin_step` takes."""
-        grown = self._pages_to_add(tokens)
+        grown = self._more_pages(tokens)
         return int(grown.sum()) + sum(map(self._copies_last, range(len(self._pages))))
+
+    def share_prefix(self) -> PagedColumns | None:
+        """The pages that the prefix fills, for rows that are added beside others; None for none."""
+        return self.keep_row(0, 0).share(self.prefix_length) if self._pages else None
 
     def begin_step(self, tokens: int) -> None:
         """Make room for so many tokens more in each row, which count as in use.
@@ -352,8 +357,9 @@ class PagedKVCache(KVCache):
             if self._copies_last(row):
                 pages[-1], shared = self.pool.copy(pages[-1]), pages[-1]
                 self.pool.give_back([shared])
-        more = self._pages_to_add(tokens)
+        more = self._more_pages(tokens)
         taken = self.pool.take(int(more.sum()))
+        self.pool.clear(taken)
         for pages, count in zip(self._pages, more, strict=True):
             pages += [taken.pop() for _ in range(count)]
         table = np.zeros((len(self._pages), max(map(len, self._pages))), dtype=np.int64)
@@ -362,7 +368,7 @@ class PagedKVCache(KVCache):
         self.step = PageStep(table, self._lengths, tokens, self.pool.heads)
         self._lengths = self._lengths + tokens
 
-    def _pages_to_add(self, tokens: int) -> IntArray:
+    def _more_pages(self, tokens: int) -> IntArray:
         return _row_pages(self._lengths + tokens) - _row_pages(self._lengths)
 
     def _copies_last(self, row: int) -> bool:
@@ -378,27 +384,51 @@ class PagedKVCache(KVCache):
         for pages in before:
             self.pool.give_back(pages)
 
-    def add_rows(self, other: KVCache, padding: IntArray | None = None) -> None:
-        """Append copies of the rows of another cache, which begin with so much padding, int64 [rows].
+    def add_rows(
+        self, other: KVCache, padding: IntArray | None = None, begin: HeldColumns | None = None
+    ) -> None:
+        """Append copies of the rows of another cache.
 
-        Raises `IndexError`, and changes nothing, where the pages are not free.
+        padding: int64 [rows], columns of each that are left out. begin: first columns of all of them, whose
+        pages are shared. Raises `IndexError`, and changes nothing, where the pages are not free.
         """
-        assert padding is not None
+        padding = np.zeros(len(other[0][0]), np.int64) if padding is None else padding
+        shared = begin.pages if isinstance(begin, PagedColumns) else []
         lengths = other.length - padding
-        taken = self.pool.take(int(_row_pages(lengths).sum()))
-        pages = [[taken.pop() for _ in range(count)] for count in _row_pages(lengths)]
+        taken = self.pool.take(self.pages_to_add(lengths, begin))
+        pages = []
+        for count in _row_pages(lengths):
+            self.pool.share(shared)
+            pages.append([*shared, *(taken.pop() for _ in range(count - len(shared)))])
         try:
-            for row, (own, skipped) in enumerate(zip(pages, padding, strict=True)):
-                tensors = other.row_columns(row, int(skipped), other.own_length)
-                for layer in range(len(self.layers)):
-                    key, value = tensors[2 * layer : 2 * layer + 2]
-                    self.pool.write(own, layer, key[0], value[0])
+            self.pool.clear([own[-1] for own in pages])
+            for row, own in enumerate(pages):
+                self._copy_row(other, row, int(padding[row]), own, len(shared) * PAGE_TOKENS)
         except BaseException:
             for own in pages:
                 self.pool.give_back(own)
             raise
         self._pages += pages
         self._lengths = np.concatenate([self._lengths, lengths])
+
+    def pages_to_add(self, lengths: IntArray, begin: HeldColumns | None = None) -> int:
+        """How many pages `add_rows` takes for rows of so many columns, the prefix included, int64 [rows]."""
+        shared = len(begin.pages) if isinstance(begin, PagedColumns) else 0
+        return int((_row_pages(lengths) - shared).sum())
+
+    def _copy_row(self, other: KVCache, row: int, padding: int, pages: list[int], start: int) -> None:
+        """Copy a row's columns from `start` on to its pages."""
+        tokens = other.length - padding - start
+        step = PageStep(np.array([pages]), np.array([start]), tokens, self.pool.heads)
+        prefix = other.prefix_length
+        for index, pair in enumerate(other):
+            one = [tensor[row : row + 1] for tensor in pair]
+            if start < prefix:
+                parts = [[tensor[:, :, start:prefix], tensor[:, :, prefix + padding :]] for tensor in one]
+                one = [paddle.concat(both, axis=2) for both in parts]
+            else:
+                one = [tensor[:, :, start + padding :] for tensor in one]
+            self.pool.write(index, step.columns, *one)
 
     def drop_columns(self, count: int) -> None:
         """Nothing: rows have no padding."""

@@ -10,7 +10,7 @@ import paddle
 from paddle_glm.array_types import FloatArray, IntArray
 from paddle_glm.backends.kv_cache import CacheLimitError, KVCacheBackend, PromptReading
 from paddle_glm.errors import InputError
-from paddle_glm.kv_cache import KVCache
+from paddle_glm.kv_cache import HeldColumns, KVCache
 from paddle_glm.kv_cache.decode import DecodeLayer
 from paddle_glm.kv_cache.pages import PAGE_TOKENS, PagedKVCache, PagePool, pages_of
 from paddle_glm.load_memory import MemoryBudget
@@ -125,23 +125,29 @@ class DygraphBackend(KVCacheBackend):
             return super().cache_nbytes
         return (self._pool.size - self._pool.free) * self._pool.nbytes_per_page
 
-    def running_cache(self, cache: KVCache, attention_mask: IntArray) -> KVCache:
+    def running_cache(
+        self, cache: KVCache, attention_mask: IntArray, begin: HeldColumns | None = None
+    ) -> KVCache:
         if self._pool is None:
             return cache
         paged = PagedKVCache(self._pool, cache.prefix_length)
-        self._add_pages(paged, cache, attention_mask)
+        self._add_pages(paged, cache, attention_mask, begin)
         return paged
 
     def add_to_cache(self, reading: PromptReading) -> None:
         if isinstance(self._cache, PagedKVCache):
-            self._add_pages(self._cache, reading.cache, reading.attention_mask)
+            self._add_pages(self._cache, reading.cache, reading.attention_mask, reading.begin)
         else:
             super().add_to_cache(reading)
 
-    def _add_pages(self, paged: PagedKVCache, cache: KVCache, attention_mask: IntArray) -> None:
-        lengths = attention_mask.sum(axis=1).tolist()
-        self._check_pages(lengths, self._pages_of(lengths), paged.pool.free)
-        paged.add_rows(cache, attention_mask.argmax(axis=1))
+    def _add_pages(
+        self, paged: PagedKVCache, cache: KVCache, attention_mask: IntArray, begin: HeldColumns | None
+    ) -> None:
+        lengths = attention_mask.sum(axis=1)
+        begin = begin or paged.share_prefix()
+        needed = paged.pages_to_add(cache.prefix_length + lengths, begin)
+        self._check_pages(lengths.tolist(), needed, paged.pool.free)
+        paged.add_rows(cache, attention_mask.argmax(axis=1), begin)
 
     def prepare_decode(self) -> None:
         if not isinstance(self._cache, PagedKVCache):

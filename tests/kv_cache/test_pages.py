@@ -32,6 +32,7 @@ OPERATION = st.one_of(
     st.tuples(st.just("step"), st.lists(st.integers(1, 3), min_size=1, max_size=1)),
     st.tuples(st.just("select"), st.lists(st.integers(0, 9), max_size=5)),
     st.tuples(st.just("keep"), st.lists(st.integers(0, 9), min_size=1, max_size=1)),
+    st.tuples(st.just("continue"), st.lists(st.integers(0, 150), min_size=2, max_size=2)),
     st.tuples(st.just("release"), st.lists(st.integers(0, 9), min_size=1, max_size=1)),
 )
 
@@ -72,7 +73,7 @@ def test_rows_keep_what_they_were_given(operations: list[tuple[str, list[int]]])
     for tensor in (one for pair in pool.layers for one in pair):
         tensor[1:] = float("nan")  # as memory may be that was never written
     cache, rows = PagedKVCache(pool, PREFIX), list[np.ndarray]()
-    kept: list[tuple[np.ndarray, object]] = []
+    kept: list[tuple[np.ndarray, Any]] = []
     for name, numbers_given in operations:
         before, free = [row.copy() for row in rows], pool.free
         try:
@@ -88,6 +89,13 @@ def test_rows_keep_what_they_were_given(operations: list[tuple[str, list[int]]])
             elif name == "keep" and rows:
                 row = numbers_given[0] % len(rows)
                 kept.append((rows[row], cache.keep_row(row, 0)))
+            elif name == "continue" and kept:
+                array, columns = kept[numbers_given[0] % len(kept)]
+                array = np.concatenate([array, random(numbers, 1, numbers_given[1] + 1)[:, 0]], axis=2)
+                begin = columns.share(array.shape[2] - 1)
+                cache.add_rows(dense(array[:, None]), begin=begin)
+                rows.append(array)
+                begin.release()
             elif name == "release" and kept:
                 kept.pop(numbers_given[0] % len(kept))[1].release()
         except IndexError:
@@ -105,8 +113,11 @@ def test_rows_keep_what_they_were_given(operations: list[tuple[str, list[int]]])
         assert cache.length == max((row.shape[2] for row in rows), default=0)
         assert pool.free + cache.own_pages <= pool.size
     cache.release()
-    for _, columns in kept:
+    for _, columns in kept[::2]:
         columns.release()
+        columns.release()
+    columns = None
+    kept.clear()
     assert pool.free == pool.size
 
 
