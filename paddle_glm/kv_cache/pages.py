@@ -295,6 +295,7 @@ class PagedColumns:
 
     def share(self, columns: int) -> PagedColumns:
         """The pages that the first columns fill, for another row that begins with them."""
+        assert columns <= self._columns and self._give_back.alive, (columns, self._columns)
         count = columns // PAGE_TOKENS
         return PagedColumns(self._pool, self._pages[:count], count * PAGE_TOKENS)
 

@@ -70,6 +70,10 @@ def attend(
         keys, values, past = cache.reserve(batch, heads, tokens, head_dim)
         past = operators.append_cache(key, value, keys, values, past)
         return operators.cached_attention(query, keys, values, mask.dense, past, head_dim**-0.5)
+    if isinstance(cache, PagedLayer) and uses_operators():
+        pages, step = cache.pages, cache.step
+        past = operators.paged_append_cache(key, value, *pages, step.table, step.past)
+        return operators.paged_cached_attention(query, *pages, step.table, past, key.shape[3] ** -0.5)
     if isinstance(cache, DecodeLayer) and decodes(query, key, cache, qk_layer_scaling):
         return decode_attention(query, key, value, mask.dense, cache)
     if isinstance(cache, PagedLayer):
@@ -95,6 +99,11 @@ def attend_rotated(
         keys, values, past = cache.reserve(fused.shape[0], kv_heads, fused.shape[1], head_dim)
         query = operators.append_rotary(fused, *rotary, keys, values, past, heads, kv_heads)
         return operators.cached_attention(query, keys, values, mask.dense, past, head_dim**-0.5)
+    if isinstance(cache, PagedLayer) and uses_operators():
+        heads, kv_heads = sizes[0] // head_dim, sizes[1] // head_dim
+        pages, step = cache.pages, cache.step
+        query = operators.paged_append_rotary(fused, *rotary, *pages, step.table, step.past, heads, kv_heads)
+        return operators.paged_cached_attention(query, *pages, step.table, step.past, head_dim**-0.5)
     if training.usable(fused):
         heads, kv_heads = sizes[0] // head_dim, sizes[1] // head_dim
         query, key, value = training.split_rotary(fused, *rotary, heads, kv_heads, head_dim**-0.5)

@@ -17,8 +17,10 @@ from paddle_glm.errors import InputError
 from paddle_glm.kv_cache import KVCache
 from paddle_glm.kv_cache.pages import PAGE_TOKENS, PagedKVCache, PagePool
 from paddle_glm.kv_cache.tensors import BufferLayer
+from paddle_glm.layers import attention
 from paddle_glm.load_memory import InsufficientMemoryError
 from paddle_glm.models.base import CausalLM
+from paddle_glm.models.chatglm2 import modeling
 from paddle_glm.models.dygraph import DygraphBackend
 from paddle_glm.peft.lora import attach_lora
 from paddle_glm.peft.lora_config import LoraConfig
@@ -91,8 +93,8 @@ def test_rows_keep_what_they_were_given(operations: list[tuple[str, list[int]]])
                 kept.append((rows[row], cache.keep_row(row, 0)))
             elif name == "continue" and kept:
                 array, columns = kept[numbers_given[0] % len(kept)]
+                begin = columns.share(array.shape[2])
                 array = np.concatenate([array, random(numbers, 1, numbers_given[1] + 1)[:, 0]], axis=2)
-                begin = columns.share(array.shape[2] - 1)
                 cache.add_rows(dense(array[:, None]), begin=begin)
                 rows.append(array)
                 begin.release()
@@ -193,7 +195,10 @@ def padded(rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([row for row, _ in pairs]), np.array(mask)
 
 
-def test_a_model_computes_the_same_in_pages(model: CausalLM) -> None:
+@pytest.mark.parametrize("operators", [True, False], ids=["native", "plain"])
+def test_a_model_computes_the_same_in_pages(
+    model: CausalLM, operators: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Rows of 1 to 4 pages that come, grow over the edges of pages, and go."""
     prompts = [prompt(model, length) for length in (5, 60, 133, 61, 190)]
     tokens = np.random.RandomState(1).randint(10, 490, (len(prompts), 8)).astype(np.int64)
@@ -203,6 +208,9 @@ def test_a_model_computes_the_same_in_pages(model: CausalLM) -> None:
         logits = [backend.prefill(ids, np.ones_like(ids))]
         alone.append(logits + [backend.decode(tokens[row, place : place + 1]) for place in range(8)])
 
+    if not operators:
+        for module in (attention, modeling):
+            monkeypatch.setattr(module, "uses_operators", lambda: False)
     paged = DygraphBackend(model)
     paged.limit_cache(24 * 2 * 2 * model.config.num_key_value_heads * 64 * 64 * 4)
     running = [[0, 0], [1, 0], [2, 0]]  # row of `prompts`, tokens it has

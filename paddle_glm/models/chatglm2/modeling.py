@@ -14,6 +14,7 @@ from paddle_glm.kernels import operators
 from paddle_glm.kernels.operators import LinearWeight
 from paddle_glm.kernels.usage import uses_operators
 from paddle_glm.kv_cache import LayerCache
+from paddle_glm.kv_cache.pages import PagedLayer
 from paddle_glm.kv_cache.tensors import InPlaceCache
 from paddle_glm.layers.activation import swiglu
 from paddle_glm.layers.attention import attend, attend_rotated, split_qkv_per_head
@@ -96,7 +97,7 @@ class Block(SlicedLayer):
     def forward(
         self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: AttentionMask, cache: LayerCache | None = None
     ) -> Tensor:
-        if isinstance(cache, InPlaceCache) and (weights := self._operator_weights()) is not None:
+        if isinstance(cache, InPlaceCache | PagedLayer) and (weights := self._operator_weights()) is not None:
             return self._forward_operators(x, rotary, mask, cache, weights)
         attn_output = self.self_attention(self.input_layernorm(x), rotary, mask, cache)
         x, normalized = self.post_attention_layernorm.add(x, self._hidden_dropout(attn_output))
@@ -122,18 +123,24 @@ class Block(SlicedLayer):
         x: Tensor,
         rotary: tuple[Tensor, Tensor],
         mask: AttentionMask,
-        cache: InPlaceCache,
+        cache: InPlaceCache | PagedLayer,
         weights: list[LinearWeight],
     ) -> Tensor:
         attention, (qkv, dense, up, down) = self.self_attention, weights
         sizes, head_dim, group = attention.block_sizes, attention.head_dim, attention.group
         assert sizes is not None
         heads, kv_heads, alone = sizes[0] // head_dim, sizes[1] // head_dim, group.degree == 1
-        keys, values, past = cache.reserve(x.shape[0], kv_heads, x.shape[1], head_dim)
         norm, bias = self.input_layernorm.operands, attention.query_key_value.bias
-        attended = operators.attention_block(
-            x, norm, qkv, bias, rotary, (keys, values), mask.dense, past, dense, heads, add_input=alone
-        )
+        if isinstance(cache, PagedLayer):
+            step = cache.step
+            attended = operators.paged_attention_block(
+                x, norm, qkv, bias, rotary, cache.pages, step.table, step.past, dense, heads, add_input=alone
+            )
+        else:
+            keys, values, past = cache.reserve(x.shape[0], kv_heads, x.shape[1], head_dim)
+            attended = operators.attention_block(
+                x, norm, qkv, bias, rotary, (keys, values), mask.dense, past, dense, heads, add_input=alone
+            )
         x = attended if alone else x + reduce_from_group(attended, group)
         y = operators.mlp_block(x, self.post_attention_layernorm.operands, up, down, add_input=alone)
         return y if alone else x + reduce_from_group(y, group)
