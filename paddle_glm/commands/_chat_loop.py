@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paddle_glm.chat_template import Message
-from paddle_glm.errors import InputError
+from paddle_glm.errors import InputError, PromptTooLongError
 from paddle_glm.serving import conversation
 
 if TYPE_CHECKING:
@@ -32,7 +32,9 @@ class ChatLoop:
     def __init__(self, session: "Session", initial_messages: list[Message]) -> None:
         self.session, self.initial_messages = session, initial_messages
         self.messages = list(initial_messages)
+        self._is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
         self._answered = self._shows_speed = False
+        self._speed = ""  # of the last answer
         self._commands: dict[str, Callable[[str], None]] = {
             "help": lambda _: print(_HELP),
             "clear": lambda _: self._clear(),
@@ -43,16 +45,19 @@ class ChatLoop:
         }
 
     def run(self) -> None:
-        """Raises `InputError` for a question that cannot be answered if none has been before it."""
-        for line in read_questions():
+        """Raises `InputError` for a first question that cannot be answered, unless it was typed."""
+        for line in read_questions(self._is_terminal):
             if line in ("stop", ":stop"):
                 return
-            if line == "clear":
-                self._clear()
-            elif line.startswith(":"):
-                self._command(line)
-            else:
-                self._answer(line)
+            try:
+                if line == "clear":
+                    self._clear()
+                elif line.startswith(":"):
+                    self._command(line)
+                else:
+                    self._answer(line)
+            except KeyboardInterrupt:  # stops the answer, not the program
+                print(" ……")
 
     def _command(self, line: str) -> None:
         name, _, argument = line[1:].partition(" ")
@@ -66,34 +71,58 @@ class ChatLoop:
             print(error)
 
     def _answer(self, question: str) -> None:
-        """Print the answer; Ctrl-C stops it and drops its round, and so does an `InputError`."""
-        asked = conversation.with_question(self.messages, question)
+        """Print the answer; one that fails or is stopped by Ctrl-C leaves its round out."""
         print("\nChatGLM：", end="", flush=True)
-        started, characters = time.monotonic(), 0
         try:
-            for piece in self.session.stream(asked):
-                print(piece, end="", flush=True)
-                characters += len(piece)
-        except KeyboardInterrupt:
-            print(" ……")
-            return
-        except InputError as error:  # usually a conversation that is too long
-            if not self._answered:
-                print()
+            self._stream(self.messages, question)
+        except InputError as error:
+            print()
+            rounds = conversation.count_rounds(self.messages)
+            if self._is_terminal and rounds and isinstance(error, PromptTooLongError):
+                print(error)
+                self._offer_to_drop(question)
+            elif self._is_terminal or self._answered:
+                print(f"{error}（输入 :drop 删除最早的一轮，clear 清空对话历史）" if rounds else error)
+            else:
                 raise
-            print(f"{error}（输入 :drop 删除最早的一轮，clear 清空对话历史）")
-            return
+
+    def _stream(self, messages: list[Message], question: str) -> None:
+        """Print the answer in the conversation `messages`, and go on with it."""
+        asked = conversation.with_question(messages, question)
+        started, characters = time.monotonic(), 0
+        for piece in self.session.stream(asked):
+            print(piece, end="", flush=True)
+            characters += len(piece)
         print()
         assert self.session.reply is not None
         self.messages = [*asked, *self.session.reply.messages]
         self._answered = True
+        self._speed = self._describe_speed(time.monotonic() - started, characters)
         if self._shows_speed:
-            self._print_speed(time.monotonic() - started, characters)
+            print(self._speed)
 
-    def _print_speed(self, seconds: float, characters: int) -> None:
+    def _offer_to_drop(self, question: str) -> None:
+        """Ask whether the oldest rounds may go, and answer without as many as need be."""
+        reply = input("删除最早的几轮并回答？/ Forget the oldest rounds and answer? [y/N] ")
+        if reply.strip().lower() not in ("y", "yes", "是"):
+            return
+        print("\nChatGLM：", end="", flush=True)
+        messages = self.messages
+        while conversation.count_rounds(messages):
+            messages = conversation.without_oldest_round(messages)
+            try:
+                self._stream(messages, question)
+            except PromptTooLongError:
+                continue
+            except InputError as error:
+                print(error)
+            return
+        print("问题本身太长，对话未变 / the question alone is too long; the conversation is as before")
+
+    def _describe_speed(self, seconds: float, characters: int) -> str:
         tokens = getattr(self.session.reply, "completion_tokens", None)  # servers do not say
         count, unit = (characters, "字/characters") if tokens is None else (tokens, "tokens")
-        print(f"[{count} {unit}, {seconds:.1f} s, {count / max(seconds, 1e-3):.1f}/s]")
+        return f"[{count} {unit}, {seconds:.1f} s, {count / max(seconds, 1e-3):.1f}/s]"
 
     def _clear(self) -> None:
         self.messages = list(self.initial_messages)
@@ -106,6 +135,8 @@ class ChatLoop:
     def _toggle_speed(self) -> None:
         self._shows_speed = not self._shows_speed
         print("显示速度 / speed is shown" if self._shows_speed else "不显示速度 / speed is hidden")
+        if self._shows_speed and self._speed:
+            print(self._speed)
 
     def _save(self, name: str) -> None:
         path = _path(name)
@@ -117,9 +148,9 @@ class ChatLoop:
         print(f"已读入 / loaded {len(self.messages)} messages")
 
 
-def read_questions() -> Iterator[str]:
+def read_questions(is_terminal: bool) -> Iterator[str]:
     """Questions, stripped, none empty; in a terminal with a history, and of several lines."""
-    read = _terminal_reader() if sys.stdin.isatty() and sys.stdout.isatty() else lambda: input("\n用户：")
+    read = _terminal_reader() if is_terminal else lambda: input("\n用户：")
     while True:
         try:
             question = read().strip()

@@ -74,6 +74,9 @@ def test_commands(terminal, tmp_path):
     terminal.expect(":drop")
     ask(terminal, "你好")
     ask(terminal, "再见")
+    terminal.send(":speed\r:speed\r")  # hidden, and shown with what the last answer took
+    terminal.expect(r"is shown\s+\[\d+ tokens")
+    terminal.expect("用户：")
     assert saved(terminal, tmp_path / "two.json") == ["你好", "再见"]
     terminal.send(":drop\r")
     terminal.expect("1 rounds are left")
@@ -91,13 +94,36 @@ def test_commands(terminal, tmp_path):
         terminal.send(command + "\r")
         terminal.expect(answer)
     terminal.expect("用户：")
-    # Too long: the oldest round makes room.
+    # Alone too long: the conversation stays.
     terminal.send("长" * 2500 + "\r")
     terminal.expect("leaves no room")
+    terminal.expect(r"\[y/N\]")
+    terminal.send("y\r")
+    terminal.expect("alone is too long")
     terminal.expect("用户：")
     assert saved(terminal, tmp_path / "still.json") == ["你好", "再见"]
     terminal.send(CTRL_D)
     terminal.expect(pexpect.EOF)
+
+
+def test_a_conversation_that_became_too_long(terminal, tmp_path):
+    long = [{"role": "user", "content": "长" * 1500}, {"role": "assistant", "content": "好"}]
+    short = [{"role": "user", "content": "短"}, {"role": "assistant", "content": "好"}]
+    (tmp_path / "long.json").write_text(json.dumps({"messages": [*long, *short]}))
+    terminal.send(f":load {tmp_path / 'long.json'}\r")
+    terminal.expect("loaded 4 messages")
+    terminal.expect("用户：")
+    for reply in ("\r", CTRL_C):  # no
+        terminal.send("再见" + "长" * 1000 + "\r")
+        terminal.expect(r"leaves no room.*\[y/N\]")
+        terminal.send(reply)
+        terminal.expect("用户：")
+    terminal.send(UP + "\r")
+    terminal.expect(r"\[y/N\]")
+    terminal.send("y\r")
+    terminal.expect(r"\[\d+ tokens")
+    terminal.expect("用户：")
+    assert saved(terminal, tmp_path / "left.json") == ["短", "再见" + "长" * 1000]
 
 
 SLOW_CHAT = """
