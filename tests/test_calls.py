@@ -50,6 +50,9 @@ class Kept:
     def __del__(self):
         Kept.living -= 1
 
+    def release(self):
+        self.value = -1
+
 
 class Model:
     """Remembers its calls. error: what `note` raises here."""
@@ -109,6 +112,8 @@ def test_all_ranks_make_the_same_calls(monkeypatch):
         assert own.own(3) == 3
         again = own.keep(6)
         assert Kept.living == 4
+        again.release()
+        own.use(again)
         del kept, again
         own.use(own.keep(7))
         own.note()
@@ -117,7 +122,7 @@ def test_all_ranks_make_the_same_calls(monkeypatch):
     assert sent.dtype == np.int64 and (sent == ids).all() and keywords["mask"].dtype == np.bool_
     assert (keywords["mask"] == (ids > 2)).all() and keywords["名"] == "文"
     assert (number, words) == (7, ["a", None])
-    assert rest == own.seen[1:] == [(5, {}), (7, {}), ({},)]
+    assert rest == own.seen[1:] == [(5, {}), (-1, {}), (7, {}), ({},)]
 
 
 def test_a_call_that_fails_everywhere_fails_and_the_next_one_does_not(monkeypatch):

@@ -10,10 +10,12 @@ import secrets
 import socket
 import threading
 import time
+import traceback
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from inspect import getattr_static, isfunction
 from typing import Any, NoReturn
 
@@ -40,10 +42,13 @@ class Connection:
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # routers forget silent connections
         self._socket, self._received = connected, b""
 
-    def send(self, message: Mapping[str, Any], encode: Callable[[Any], Any] | None = None) -> None:
-        """encode: makes values of what JSON does not have."""
+    def send(self, message: Mapping[str, Any]) -> None:
+        self.send_line(json.dumps(message))
+
+    def send_line(self, message: str) -> None:
+        """A message that is JSON already."""
         with suppress(OSError):  # noticed by `receive`
-            self._socket.sendall(json.dumps(message, default=encode).encode() + b"\n")
+            self._socket.sendall(message.encode() + b"\n")
 
     def receive(
         self, decode: Callable[[dict[str, Any]], Any] | None = None, timeout: float | None = None
@@ -97,7 +102,7 @@ class CallLeader:
     """Rank 0's side: announces each call, makes it too, and waits until all ranks have made it.
 
     Arguments may be numbers, strings, None, lists, NumPy arrays, and results of earlier calls, which all
-    ranks keep as long as rank 0 does.
+    ranks keep as long as rank 0 does. A result's `release` is such a call too.
     """
 
     def __init__(self, connections: Sequence[Connection], watchdog: Watchdog) -> None:
@@ -116,31 +121,39 @@ class CallLeader:
         for name in dir(type(target)):
             if not name.startswith("_") and isfunction(getattr_static(type(target), name)):
                 method = getattr(target, name)
-                setattr(target, name, local.get(name) or self._announced(name, method))
+                setattr(target, name, local.get(name) or self._announced(None, name, method))
         self._watchdog.rest()
 
-    def _announced(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    def _announced(self, number: int | None, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        """number: of the call whose result has the method; None: what was announced has it."""
+
         def call(*args: Any, **keywords: Any) -> Any:
             with self._lock:
                 if self._inside:  # part of a call that was announced
                     return method(*args, **keywords)
                 self._inside = True
                 try:
-                    return self._call(name, method, args, keywords)
+                    return self._call(number, name, method, args, keywords)
                 finally:
                     self._inside = False
 
         return call
 
     def _call(
-        self, name: str, method: Callable[..., Any], args: Sequence[Any], keywords: Mapping[str, Any]
+        self,
+        number: int | None,
+        name: str,
+        method: Callable[..., Any],
+        args: Sequence[Any],
+        keywords: Mapping[str, Any],
     ) -> Any:
         self._watchdog.tick()
         dropped = [self._dropped.popleft() for _ in range(len(self._dropped))]
+        message = {"of": number, "call": name, "args": args, "keywords": keywords, "dropped": dropped}
+        line = json.dumps(message, default=self._encode)
         self._calls += 1
-        message = {"call": name, "args": args, "keywords": keywords, "dropped": dropped}
         for connection in self._connections:
-            connection.send(message, self._encode)
+            connection.send_line(line)
         result, error = None, None
         try:
             result = method(*args, **keywords)
@@ -149,6 +162,7 @@ class CallLeader:
         self._compare(name, error)
         self._watchdog.rest()
         if error is not None:
+            traceback.clear_frames(error.__traceback__)  # they hold what the other ranks drop now
             raise error
         if not _is_plain(result):
             self._number(result)
@@ -180,6 +194,9 @@ class CallLeader:
             self._dropped.append(number)
 
         self._numbers[key] = number
+        if hasattr(result, "release"):
+            release = partial(type(result).release, weakref.proxy(result))  # no circle, which lives longer
+            result.release = self._announced(number, "release", release)
         weakref.finalize(result, drop).atexit = False
 
     def _encode(self, value: Any) -> Any:
@@ -211,36 +228,35 @@ def follow_calls(connection: Connection, target: Any, watchdog: Watchdog) -> Non
             return np.array(value["array"], dtype=value["dtype"])
         return results[value["result"]] if "result" in value else value
 
+    number = 0
     watchdog.rest()
-    for number, message in enumerate(_messages(connection, decode, watchdog), 1):
+    while (message := _next_call(connection, decode)) is not None:
+        number += 1
         watchdog.tick()
         for dropped in message["dropped"]:
             del results[dropped]
         error = None
         try:
-            result = getattr(target, message["call"])(*message["args"], **message["keywords"])
-        except Exception as raised:
-            error = raised
-        else:
+            owner = target if message["of"] is None else results[message["of"]]
+            result = getattr(owner, message["call"])(*message["args"], **message["keywords"])
             if not _is_plain(result):
                 results[number] = result
-            del result
-        del message
+        except Exception as raised:
+            error = raised
         connection.send({"error": None if error is None else _text(error)})
         watchdog.rest()
         if error is not None:
             _wait_until_alike(connection, error)
+        message = owner = result = error = None  # results live until rank 0 has dropped them, no longer
 
 
-def _messages(
-    connection: Connection, decode: Callable[[dict[str, Any]], Any], watchdog: Watchdog
-) -> Iterator[dict[str, Any]]:
-    while (message := connection.receive(decode)) is not None:
-        if "end" in message:
-            return
-        yield message
-    time.sleep(_VERDICT_SECONDS)
-    raise CallError("rank 0 has closed its connection")
+def _next_call(connection: Connection, decode: Callable[[dict[str, Any]], Any]) -> Any:
+    """The message of rank 0's next call; None at the end."""
+    message = connection.receive(decode)
+    if message is None:
+        time.sleep(_VERDICT_SECONDS)
+        raise CallError("rank 0 has closed its connection")
+    return None if "end" in message else message
 
 
 def _wait_until_alike(connection: Connection, error: Exception) -> None:
@@ -250,6 +266,7 @@ def _wait_until_alike(connection: Connection, error: Exception) -> None:
         message = None
     if message is None or "alike" not in message:
         raise CallError(f"a call failed, but not on rank 0: {_text(error)}") from error
+    traceback.clear_frames(error.__traceback__)
 
 
 def _is_plain(result: Any) -> bool:

@@ -31,7 +31,7 @@ QUESTIONS = ["你好", "类型#裤*版型#宽松*" * 20, "再见，明天见", "
 
 @pytest.fixture(scope="module")
 def adapters(tiny_checkpoint, tmp_path_factory):
-    """Flags of LoRA adapters and a prefix with random numbers."""
+    """Folders of LoRA adapters and of a prefix, with random numbers."""
     folder = tmp_path_factory.mktemp("adapters")
     lora = attach_lora(AutoModel.from_pretrained(tiny_checkpoint), LoraConfig(rank=4), seed=1)
     random = np.random.default_rng(5)
@@ -42,7 +42,7 @@ def adapters(tiny_checkpoint, tmp_path_factory):
     for name, adapter in (("lora", lora), ("prefix", prefix)):
         (folder / name).mkdir()
         adapter.save(folder / name)
-    return {"lora_path": str(folder / "lora"), "ptuning_checkpoint": str(folder / "prefix")}
+    return str(folder / "lora"), str(folder / "prefix")
 
 
 def asking(text, **fields):
@@ -57,13 +57,17 @@ def answers_alone(folder, **options):
     return [visible_text(session.answer([{"role": "user", "content": text}]).messages) for text in QUESTIONS]
 
 
-def answers_of(address):
-    def ask(text):
-        body = httpx.post(address + PATH, json=asking(text, max_tokens=12), timeout=120).json()
+def answers_of(address, *models):
+    """Each model's answers to all questions, asked at the same time."""
+
+    def ask(asked):
+        text, model = asked
+        body = httpx.post(address + PATH, json=asking(text, max_tokens=12, model=model), timeout=120).json()
         return body["choices"][0]["message"]["content"]
 
     with ThreadPoolExecutor(4) as pool:
-        return list(pool.map(ask, [*QUESTIONS, *QUESTIONS]))
+        answers = list(pool.map(ask, [(text, model) for text in QUESTIONS for model in models]))
+    return [answers[index :: len(models)] for index in range(len(models))]
 
 
 def leave_in_mid_answer(address):
@@ -98,14 +102,19 @@ def ranks_of(launcher):
 
 
 def test_two_ranks_answer_as_one_process(tiny_checkpoint, adapters, tmp_path):
-    options = {**adapters, "quantization_bit": 8}
-    flags = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    expected = answers_alone(tiny_checkpoint, **options)
+    lora, prefix = adapters
+    options = {"quantization_bit": 8, "ptuning_checkpoint": prefix}
+    expected = [
+        answers_alone(tiny_checkpoint, **options),
+        answers_alone(tiny_checkpoint, **options, lora_path=lora),
+    ]
+    flags = ["--quantization_bit", "8", "--ptuning_checkpoint", prefix, "--lora_modules", f"shop={lora}"]
+    models = tiny_checkpoint.name, "shop"
     with serving(tiny_checkpoint, 2, tmp_path, "--prefill_chunk", "16", *flags) as (launcher, address):
         ranks = ranks_of(launcher)
-        assert answers_of(address) == [*expected, *expected]
+        assert answers_of(address, *models) == expected
         leave_in_mid_answer(address)
-        assert answers_of(address) == [*expected, *expected]
+        assert answers_of(address, *models) == expected
         assert "reused_prompt_tokens_total 0\n" not in httpx.get(address + "/metrics").text
         check_stops(launcher, address, ranks)
     assert all("Traceback" not in (tmp_path / f"workerlog.{rank}").read_text() for rank in range(2))
@@ -158,5 +167,5 @@ def test_four_ranks_with_two_groups_of_keys(tiny_rows, tmp_path):
     words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
     with serving(folder, 4, tmp_path / "logs", *words) as (launcher, address):
         ranks = ranks_of(launcher)
-        assert answers_of(address) == [*expected, *expected]
+        assert answers_of(address, folder.name) == [expected]
         check_stops(launcher, address, ranks)
