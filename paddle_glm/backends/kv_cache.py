@@ -120,23 +120,34 @@ class KVCacheBackend(Backend):
         self.check_lengths_fit([min(tokens, self.config.max_sequence_length)] * rows)
 
     def check_lengths_fit(self, lengths: Sequence[int], stored_nbytes: int = 0) -> None:
-        """Raise `InsufficientMemoryError` if rows of so many tokens exceed the free memory or the limit.
+        """Raise `InsufficientMemoryError` if rows of so many tokens exceed the limit, or the free memory.
 
-        stored_nbytes: of the `RowCache`s that are kept. The current rows count as free.
+        lengths: of all rows that would be there. stored_nbytes: of the `RowCache`s that are kept.
         """
         rows, tokens = len(lengths), max(lengths)
+        if self.cache_limit is not None:
+            size = self._rows_nbytes(rows, tokens, self._limited)
+            if size + stored_nbytes > self.cache_limit:
+                raise CacheLimitError(lengths, size, self.cache_limit - stored_nbytes)
+            return
         budget = self.memory_budget()
-        size = cache_bytes(self.config, self.stored_dtype, budget or MemoryBudget("cpu", 0), tokens, rows)
-        if self.cache_limit is not None and size + stored_nbytes > self.cache_limit:
-            raise CacheLimitError(lengths, size, self.cache_limit - stored_nbytes)
         if budget is None:
             return
         check_memory_budget(
             f"the KV cache of {rows} x {tokens} tokens",
-            budget.local_degree * (self.cache_copies * size - self._cache.nbytes),
+            budget.local_degree * (self._rows_nbytes(rows, tokens, budget) - self._cache.nbytes),
             budget,
             lambda: "use a shorter prompt, fewer rows or beams, or a smaller max_new_tokens",
         )
+
+    def _rows_nbytes(self, rows: int, tokens: int, budget: MemoryBudget) -> int:
+        """In this process, during a step."""
+        return self.cache_copies * cache_bytes(self.config, self.stored_dtype, budget, tokens, rows)
+
+    @property
+    def is_paged(self) -> bool:
+        """Whether rows of any length lie beside each other without padding."""
+        return False
 
     @property
     def cache_nbytes(self) -> int:
@@ -148,6 +159,7 @@ class KVCacheBackend(Backend):
 
         Raises `InputError` where a short row would not fit.
         """
+        self._limited = self.memory_budget() or MemoryBudget("gpu", 0)
         self.cache_limit = nbytes
         self.check_lengths_fit([1])
 
@@ -176,7 +188,9 @@ class KVCacheBackend(Backend):
     def prepare_decode(self) -> None:
         """Make room for a token more in each row."""
         rows, length = self._mask.shape
-        if length % CHECK_INTERVAL == 0:
+        if self.cache_limit is not None:
+            self.check_lengths_fit([length + 1] * rows)
+        elif length % CHECK_INTERVAL == 0:
             self.check_cache_fits(rows, length, CHECK_INTERVAL)
 
     def reset(self, batch: int) -> None:

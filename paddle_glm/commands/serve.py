@@ -65,11 +65,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "take 1.5 times as long as a token of theirs, measured while the server runs",
     )
     parser.add_argument(
+        "--cache_memory",
+        type=float,
+        metavar="GB",
+        help="memory for keys and values, in each process (default: half of what is free after loading); "
+        "requests wait, or are computed again, where it is short",
+    )
+    parser.add_argument(
         "--prefix_memory",
         type=float,
         metavar="GB",
-        help="memory for keys and values of ended requests, for prompts that begin with the same tokens "
-        "(default: a quarter of the free memory; 0: none)",
+        help="how much of it ended requests may keep, for prompts that begin with the same tokens "
+        "(default: half; 0: none)",
     )
     parser.add_argument(
         "--max_request_bytes", type=positive_int, default=1 << 20, help="maximum bytes of a request body"
@@ -89,6 +96,8 @@ def run(args: argparse.Namespace) -> None:
         raise InputError("give --model_name_or_path FOLDER")
     if args.prefix_memory is not None and not args.prefix_memory >= 0:
         raise InputError(f"--prefix_memory {args.prefix_memory}: expected gigabytes, 0 for none")
+    if args.cache_memory is not None and not args.cache_memory > 0:
+        raise InputError(f"--cache_memory {args.cache_memory}: expected gigabytes, more than 0")
     sampling_params(args, GenerationParams())  # invalid values are reported before a model is loaded
     run_on_ranks(partial(open_engine_from_args, args), partial(_serve, args))
 
@@ -108,7 +117,7 @@ def _serve(args: argparse.Namespace, open_engine: "Callable[[], Engine]") -> Non
         args.max_batch_size,
         args.max_waiting,
         args.prefill_chunk,
-        None if args.prefix_memory is None else int(args.prefix_memory * 1e9),
+        *(None if size is None else int(size * 1e9) for size in (args.cache_memory, args.prefix_memory)),
     )
     params = sampling_params(args, scheduler.engine.params)
     local = is_loopback(listener)

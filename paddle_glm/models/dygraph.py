@@ -120,6 +120,10 @@ class DygraphBackend(KVCacheBackend):
             raise CacheLimitError(lengths, needed * page, free * page)
 
     @property
+    def is_paged(self) -> bool:
+        return self._pool is not None
+
+    @property
     def cache_nbytes(self) -> int:
         if self._pool is None:
             return super().cache_nbytes

@@ -3,22 +3,24 @@
 from collections import deque
 from collections.abc import Sequence
 
-from paddle_glm.generation import ContinuousBatchingBackend, GenerationBackend, MemoryCheckingBackend
-from paddle_glm.load_memory import CACHE_TOKENS, InsufficientMemoryError
+from paddle_glm.load_memory import InsufficientMemoryError
+from paddle_glm.serving.cache_memory import CacheMemory
 from paddle_glm.serving.generation_request import GenerationRequest
-from paddle_glm.serving.prefix_store import PrefixStore
 
-# Prompts are prefilled together if padding increases their tokens at most by this factor.
+# Prompts are read together if padding increases their tokens at most by this factor,
 MAX_PADDING_RATIO = 1.5
+# and up to so many tokens, padding included: what a step computes is in memory at once.
+MAX_TOKENS_TOGETHER = 2048
+# Tokens of each answer that memory is kept for. Longer ones may lose theirs, and are computed again.
+RESERVED_TOKENS = 256
 
 
 class Admission:
     """Decides which requests start, first come, first served."""
 
-    def __init__(self, backend: GenerationBackend, store: PrefixStore, max_batch_size: int) -> None:
-        """store: gives up its rows where memory is short."""
-        self._backend, self._store, self._max_batch_size = backend, store, max_batch_size
-        self._can_add_rows = isinstance(backend, ContinuousBatchingBackend)
+    def __init__(self, memory: CacheMemory, max_batch_size: int, can_add_rows: bool) -> None:
+        """can_add_rows: whether requests can start while others run."""
+        self._memory, self._max_batch_size, self._can_add_rows = memory, max_batch_size, can_add_rows
         self.memory_full = False  # until a running request ends
 
     def take(
@@ -30,11 +32,11 @@ class Admission:
             room = 0
         requests: list[GenerationRequest] = []
         while waiting and len(requests) < room:
-            if self._can_add_rows and not _similar_lengths([*requests, waiting[0]]):
-                break  # prefilled after the next token
+            if self._can_add_rows and not _are_read_together([*requests, waiting[0]]):
+                break  # read after the next token
             if requests and waiting[0].adapter != requests[0].adapter:
                 break  # prompts that are read together have one adapter
-            if requests and self._store.find(waiting[0].prompt, waiting[0].adapter) is not None:
+            if requests and self._memory.store.find(waiting[0].tokens, waiting[0].adapter) is not None:
                 break  # its own cache begins with what is stored
             request = waiting.popleft()
             if not request.cancelled:
@@ -48,34 +50,23 @@ class Admission:
 
         Raises `InsufficientMemoryError` if a request does not fit while nothing is running.
         """
-        if not isinstance(self._backend, MemoryCheckingBackend):
-            return len(requests)
         self.memory_full = False
-        number = len(requests)
-        while number:
-            together = [*running, *requests[:number]]
-            # All rows are as long as the longest one.
-            length = max(len(request.prompt) + request.state.step for request in together)
+        for number in range(len(requests), 0, -1):
             try:
-                self._backend.check_cache_fits(len(together), length, max(map(_expected_tokens, together)))
-                break
+                self._memory.make_room([*map(_expected_tokens, (*running, *requests[:number]))])
+                return number
             except InsufficientMemoryError:
-                if self._store.drop_oldest():
-                    continue
                 if not running and number == 1:
                     raise
-                number -= 1
                 self.memory_full = True
-        return number
+        return 0
 
 
 def _expected_tokens(request: GenerationRequest) -> int:
-    """The number of further tokens to reserve memory for; see `KVCacheBackend.check_cache_fits`."""
-    left = request.state.max_steps - request.state.step
-    return left if request.state.params.max_new_tokens is not None else min(left, CACHE_TOKENS)
+    return len(request.tokens) + min(request.state.max_steps - request.state.step, RESERVED_TOKENS)
 
 
-def _similar_lengths(requests: Sequence[GenerationRequest]) -> bool:
-    """Whether the prompts are similar enough in length to be prefilled together."""
-    lengths = [len(request.prompt) for request in requests]
-    return max(lengths) * len(lengths) <= MAX_PADDING_RATIO * sum(lengths)
+def _are_read_together(requests: Sequence[GenerationRequest]) -> bool:
+    lengths = [len(request.tokens) for request in requests]
+    padded = max(lengths) * len(lengths)
+    return len(lengths) == 1 or padded <= min(MAX_PADDING_RATIO * sum(lengths), MAX_TOKENS_TOGETHER)

@@ -45,6 +45,9 @@ class SchedulerObserver:
     def on_reused(self, tokens: int) -> None:
         """So many of a prompt's tokens are not read again."""
 
+    def on_preempted(self) -> None:
+        """A running request gave its memory up and waits to be computed again."""
+
     def on_token(self, seconds: float, is_first: bool) -> None:
         """A token was generated, so long after the request's arrival, or after the token before it."""
 
@@ -64,6 +67,10 @@ class GenerationRequest:
     adapter: str | None = None
     cancelled: bool = field(default=False, init=False)
     last_event: float = field(default_factory=time.monotonic, init=False)  # its arrival or last token
+    tokens: list[int] = field(init=False)  # of the prompt and the answer so far
+
+    def __post_init__(self) -> None:
+        self.tokens = list(self.prompt)
 
     def cancel(self) -> None:
         """Stop generation at the next token, or skip the request if it is waiting."""

@@ -25,6 +25,16 @@ class Metrics(SchedulerObserver):
         running.set_function(lambda: scheduler.running)
         waiting = Gauge("paddle_glm_requests_waiting", "Requests in the queue", registry=registry)
         waiting.set_function(lambda: scheduler.waiting)
+        memory = scheduler.memory
+        used = Gauge("paddle_glm_cache_bytes", "Bytes of keys and values", registry=registry)
+        used.set_function(lambda: memory.nbytes)
+        limit = Gauge("paddle_glm_cache_limit_bytes", "What they may take; 0: no limit", registry=registry)
+        limit.set(memory.limit or 0)
+        stored = Gauge("paddle_glm_prefix_cache_bytes", "Those of ended requests", registry=registry)
+        stored.set_function(lambda: memory.store.nbytes)
+        self._preemptions = Counter(
+            "paddle_glm_preemptions", "Requests that were computed again", registry=registry
+        )
         self._responses = Counter(
             "paddle_glm_responses", "HTTP responses by status", ["status"], registry=registry
         )
@@ -54,6 +64,9 @@ class Metrics(SchedulerObserver):
 
     def on_reused(self, tokens: int) -> None:
         self._reused.inc(tokens)
+
+    def on_preempted(self) -> None:
+        self._preemptions.inc()
 
     def on_token(self, seconds: float, is_first: bool) -> None:
         self._generated.inc()

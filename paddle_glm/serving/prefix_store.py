@@ -7,21 +7,19 @@ import numpy as np
 from paddle_glm.backends.kv_cache import RowCache
 
 MIN_TOKENS = 16  # fewer are read again faster than they are found and copied
+MAX_ROWS = 512  # each is compared with each prompt
 
 
 class PrefixStore:
-    """Row caches of at most `max_nbytes` bytes together; the one used least recently leaves first."""
+    """At most `MAX_ROWS` row caches of `max_nbytes` bytes; the one used least recently leaves first."""
 
     def __init__(self, max_nbytes: int) -> None:
         self.max_nbytes = max_nbytes
         self._rows: list[RowCache] = []  # the one used last is at the end
+        self.nbytes = 0  # of all rows
 
     def __len__(self) -> int:
         return len(self._rows)
-
-    @property
-    def nbytes(self) -> int:
-        return sum(row.nbytes for row in self._rows)
 
     def find(self, prompt: Sequence[int], adapter: str | None = None) -> RowCache | None:
         """The adapter's row with most first tokens in common with a prompt, or None below `MIN_TOKENS`."""
@@ -41,18 +39,23 @@ class PrefixStore:
             row.release()
             return
         for one in [one for one in self._rows if _begins_with(row, one)]:
-            self._rows.remove(one)
-            one.release()
+            self._drop(one)
         self._rows.append(row)
-        while self.nbytes > self.max_nbytes:
+        self.nbytes += row.nbytes
+        while self.nbytes > self.max_nbytes or len(self._rows) > MAX_ROWS:
             self.drop_oldest()
 
     def drop_oldest(self) -> bool:
         """Drop the row used least recently; False if there is none."""
         if self._rows:
-            self._rows.pop(0).release()
+            self._drop(self._rows[0])
             return True
         return False
+
+    def _drop(self, row: RowCache) -> None:
+        self._rows.remove(row)
+        self.nbytes -= row.nbytes
+        row.release()
 
 
 def _begins_with(row: RowCache, beginning: RowCache) -> bool:

@@ -4,8 +4,9 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from paddle_glm.backends.kv_cache import KVCacheBackend
 from paddle_glm.parallel import world_size
 
 if TYPE_CHECKING:
@@ -55,7 +56,11 @@ def _led(engine: "Engine", leader: "CallLeader") -> "Engine":
     def own_values(values: "IntArray") -> "IntArray":
         return values
 
-    leader.announce(engine.backend, local={"broadcast": own_values})
+    # The other ranks have the same limit.
+    assert isinstance(engine.backend, KVCacheBackend)
+    local: dict[str, Callable[..., Any]] = {"broadcast": own_values}
+    local["check_lengths_fit"] = engine.backend.check_lengths_fit
+    leader.announce(engine.backend, local)
     return engine
 
 

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from paddle_glm.array_types import Array
-from paddle_glm.errors import InputError
+from paddle_glm.errors import InputError, PromptTooLongError
 from paddle_glm.generation import ContinuousBatchingBackend, GenerationBackend, GenerationParams
 from paddle_glm.generation.logits_processors import LogitsProcessor
 from paddle_glm.generation.loop import GenerationState
 from paddle_glm.generation.sampling import token_logprobs
+from paddle_glm.load_memory import InsufficientMemoryError
 from paddle_glm.serving.admission import Admission
+from paddle_glm.serving.cache_memory import CacheMemory
 from paddle_glm.serving.generation_request import (
     GenerationRequest,
     QueueFullError,
@@ -39,9 +41,11 @@ class Scheduler:
     """Requests join the running batch between two tokens and leave when complete, first come, first served.
 
     At most `max_batch_size` run and `max_waiting` wait. While requests run, longer prompts are read in pieces
-    between their tokens. What ended requests leave in the cache is kept, up to
-    `prefix_memory` bytes, for prompts that begin alike. Backends that are no `ContinuousBatchingBackend`
-    process one batch after another, without either.
+    between their tokens. Keys and values take at most `cache_memory` bytes: requests wait for room, and where
+    running ones need more, the one that began last gives its room up and is computed again later (vLLM's
+    preemption by recomputation, arXiv:2309.06180). What ended requests leave is kept, within `prefix_memory`,
+    for prompts that begin alike. Backends that are no `ContinuousBatchingBackend` process one batch after
+    another.
     """
 
     def __init__(
@@ -50,12 +54,14 @@ class Scheduler:
         max_batch_size: int = 8,
         max_waiting: int = 64,
         prefill_chunk: int | None = None,
+        cache_memory: int | None = None,
         prefix_memory: int | None = None,
     ) -> None:
         """Open the engine on the scheduler's thread, because device and thread count are per thread.
 
-        prefill_chunk: columns of a piece; None for what takes 1.5 decoding steps. prefix_memory: None for a
-        share of the free memory. Raises what `open_engine` raises.
+        prefill_chunk: columns of a piece; None for what takes 1.5 decoding steps. cache_memory: bytes for
+        keys and values in this process; None for half of the free memory. prefix_memory: those of them that
+        rows which ended may take; None for half. Raises what `open_engine` raises.
         """
         if max_batch_size < 1 or max_waiting < 1:
             raise InputError(
@@ -69,7 +75,7 @@ class Scheduler:
         self.max_batch_size, self.max_waiting = max_batch_size, max_waiting
         self._waiting: deque[GenerationRequest] = deque()
         self._running: list[GenerationRequest] = []
-        self._piece_size, self._prefix_memory = PieceSize(prefill_chunk), prefix_memory
+        self._piece_size, self._memory_limits = PieceSize(prefill_chunk), (cache_memory, prefix_memory)
         self._queue_wait = QueueWait()
         self._logits = np.zeros((0, 0), dtype=np.float32)  # of the running requests' next tokens
         self._condition = threading.Condition()
@@ -90,6 +96,11 @@ class Scheduler:
     def waiting(self) -> int:
         return len(self._waiting)
 
+    @property
+    def memory(self) -> CacheMemory:
+        """For keys and values."""
+        return self._memory
+
     def submit(
         self,
         prompt: Sequence[int],
@@ -109,6 +120,13 @@ class Scheduler:
         if params.num_beams > 1:
             raise InputError(f"num_beams {params.num_beams}: the server does not support beam search")
         last = params.max_total_length(len(prompt), self.engine.backend.max_length)
+        most = self._memory.max_tokens or last
+        if len(prompt) >= most:
+            raise PromptTooLongError(
+                f"a prompt of {len(prompt)} tokens leaves no room for an answer: the server has memory for "
+                f"{most} tokens of a request (--cache_memory)"
+            )
+        last = min(last, most)
         ids = np.array([prompt], dtype=np.int64)
         state = GenerationState(ids, np.ones_like(ids), params, last - len(prompt), processors)
         request = GenerationRequest(list(prompt), listener, state, top_logprobs, adapter)
@@ -145,11 +163,13 @@ class Scheduler:
     def _run(self, open_engine: Callable[[], "Engine"], opened: "Future[Engine]") -> None:
         try:
             self._backend: GenerationBackend = (engine := open_engine()).backend
+            self._memory = CacheMemory(self._backend, *self._memory_limits)
         except BaseException as error:
             opened.set_exception(error)
             return
-        self._prompts = PromptReader(self._backend, self._piece_size, self._prefix_memory)
-        self._admission = Admission(self._backend, self._prompts.store, self.max_batch_size)
+        can_add_rows = isinstance(self._backend, ContinuousBatchingBackend)
+        self._admission = Admission(self._memory, self.max_batch_size, can_add_rows)
+        self._prompts = PromptReader(self._backend, self._memory.store)
         opened.set_result(engine)
         while not self._closed:
             if not self._prompts.requests and (requests := self._next_requests()):
@@ -169,7 +189,7 @@ class Scheduler:
             return self._admission.take(self._waiting, self._running)
 
     def _start(self, requests: list[GenerationRequest]) -> None:
-        """Prefill requests that fit into memory together, or begin to; the others return to the queue."""
+        """Begin to read requests that fit into memory together; the others return to the queue."""
         try:
             number = self._admission.number_fitting(requests, self._running)
         except InputError as error:
@@ -181,69 +201,100 @@ class Scheduler:
         if not requests:
             return
         try:
-            logits, reused = self._prompts.start(requests, bool(self._running))
+            reused = self._prompts.start(requests)
         except Exception as error:
-            self._fail(requests, error)  # the running ones continue
+            self._fail(requests, error)
             return
-        if logits is None:
+        if reused and not requests[0].state.step:
             self.observer.on_reused(reused)
-        else:
-            self._join(requests, logits)
 
     def _read(self) -> None:
         """Read a piece of the prompts; their requests run after the last one."""
-        if all(request.cancelled for request in self._prompts.requests):
+        requests, beside = self._prompts.requests, bool(self._running)
+        if all(request.cancelled for request in requests):
             self._prompts.drop()
             return
         try:
-            logits = self._prompts.read(bool(self._running))
+            if not self._prompts.read(self._piece_size if beside else None):
+                return
+            self._memory.make_room([len(request.tokens) + 1 for request in (*self._running, *requests)])
+            logits = self._prompts.join(replace=not beside)
         except Exception as error:
-            self._fail(self._prompts.drop(), error)
+            if beside and isinstance(error, InsufficientMemoryError):
+                self._give_way()
+            else:
+                self._fail(self._prompts.drop(), error)
             return
-        if logits is not None:
-            self._join(self._prompts.drop(), logits)
-
-    def _join(self, requests: list[GenerationRequest], logits: Array) -> None:
-        """Requests whose rows the backend has taken up run from now on."""
-        self._logits = np.concatenate([self._logits, logits]) if self._running else logits
+        self._prompts.drop()
+        self._logits = np.concatenate([self._logits, logits]) if beside else logits
         self._running += requests
         for request in requests:
-            self.observer.on_prompt(len(request.prompt))
+            if not request.state.step:
+                self.observer.on_prompt(len(request.prompt))
 
     def _step(self) -> None:
         """Sample a token for every running request, then run the next step for those that continue."""
-        kept_rows, tokens = [], []
-        for row, request in enumerate(self._running):
-            token = self._next_token(request, self._logits[row : row + 1])
-            if token is not None:
-                kept_rows.append(row)
-                tokens.append(token)
-        dropped = len(kept_rows) < len(self._running)
-        if dropped:
-            self._admission.memory_full = False
-            self._queue_wait.on_ended(
-                len(self._running) - len(kept_rows), time.monotonic(), bool(self._waiting)
-            )
-            self._prompts.keep(sorted(set(range(len(self._running))) - set(kept_rows)))
-        self._running = [self._running[row] for row in kept_rows]
-        if not self._running:
-            return
+        rows = [
+            row
+            for row, request in enumerate(self._running)
+            if self._sample(request, self._logits[row : row + 1])
+        ]
+        ended = sorted(set(range(len(self._running))) - set(rows))
         try:
-            if dropped:
-                self._backend.select(np.array(kept_rows))
-                if isinstance(self._backend, ContinuousBatchingBackend):
-                    self._backend.drop_padding()
-            started = time.monotonic()
-            self._logits = self._backend.decode(np.array(tokens, dtype=np.int64))
-            self._piece_size.on_step(time.monotonic() - started)
+            if ended:
+                self._admission.memory_full = False
+                self._queue_wait.on_ended(len(ended), time.monotonic(), bool(self._waiting))
+                self._memory.keep(ended)
+                self._select(rows)
+            if self._running:
+                self._logits = self._decode()
         except Exception as error:
             requests, self._running = self._running, []
             self._fail(requests, error)
+        if not self._running:
+            self._memory.release()
 
-    def _next_token(self, request: GenerationRequest, logits: Array) -> int | None:
-        """Sample a token and pass it to the listener; return it, or None if the request ends."""
+    def _select(self, rows: Sequence[int]) -> None:
+        """Go on with these rows alone."""
+        self._running = [self._running[row] for row in rows]
+        if self._running:
+            self._backend.select(np.array(rows))
+            if isinstance(self._backend, ContinuousBatchingBackend):
+                self._backend.drop_padding()
+
+    def _decode(self) -> Array:
+        """Compute the running requests' last tokens; where memory is short, without the last."""
+        while True:
+            try:
+                # What is being read may hold keys and values of a stored row.
+                together = (*self._running, *self._prompts.requests)
+                self._memory.make_room([len(request.tokens) for request in together])
+                started = time.monotonic()
+                last = np.array([request.tokens[-1] for request in self._running], dtype=np.int64)
+                logits = self._backend.decode(last)
+                self._piece_size.on_step(time.monotonic() - started)
+                return logits
+            except InsufficientMemoryError:
+                if len(self._running) == 1 and not self._prompts.requests:
+                    raise
+                self._give_way()
+
+    def _give_way(self) -> None:
+        """The requests that began last wait at the head of the queue; all their tokens are read again."""
+        requests = self._prompts.drop()
+        if not requests:
+            requests = [self._running[-1]]
+            self._select(range(len(self._running) - 1))
+        with self._condition:
+            self._waiting.extendleft(reversed(requests))
+        self._admission.memory_full = True
+        for _ in requests:
+            self.observer.on_preempted()
+
+    def _sample(self, request: GenerationRequest, logits: Array) -> bool:
+        """Sample a token and pass it to the listener; whether the request goes on."""
         if request.cancelled:
-            return None
+            return False
         try:
             picked = request.state.sample(logits)
             count = request.top_logprobs
@@ -252,12 +303,13 @@ class Scheduler:
             now = time.monotonic()
             self.observer.on_token(now - request.last_event, is_first=request.state.step == 0)
             request.last_event = now
+            request.tokens.append(int(picked[0]))
             if request.state.advance(picked).size and wanted:
-                return int(picked[0])
+                return True
             request.listener.on_finished()
         except Exception as error:
             self._fail([request], error)
-        return None
+        return False
 
     def _fail(self, requests: Sequence[GenerationRequest], error: Exception) -> None:
         if not isinstance(error, InputError):

@@ -108,31 +108,32 @@ class Collector:
         self.ended.set()
 
 
-def test_a_server_lets_requests_wait_for_memory(backend: KVCacheBackend, leave_tokens) -> None:
+def test_a_server_lets_requests_wait_for_memory(backend: KVCacheBackend) -> None:
     params = greedy(12)
     [alone] = generate_batch(backend, [PROMPT], params)
-    most = []
-    add_rows = backend.add_rows
+    most: list[int] = []
+    decode = backend.decode
 
-    def counted(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        most.append(len(backend._mask) + len(ids))
-        return add_rows(ids, mask)
+    def counted(tokens: np.ndarray) -> np.ndarray:
+        most.append(len(tokens))
+        return decode(tokens)
 
-    backend.add_rows = counted  # type: ignore[method-assign]
-    leave_tokens(2 * (len(PROMPT) + 12))  # two rows at a time
-    scheduler = Scheduler(lambda: Engine(backend, None, GenerationParams()))
+    row = 64 if isinstance(backend, DygraphBackend) else len(PROMPT) + 12  # a page
+    limit = 2 * row * per_token(backend.config) * backend.cache_copies
+    scheduler = Scheduler(
+        lambda: Engine(backend, None, GenerationParams()), cache_memory=limit, prefix_memory=0
+    )
+    backend.decode = counted  # type: ignore[method-assign]
     try:
         listeners = [Collector() for _ in range(5)]
         for listener in listeners:
             scheduler.submit(PROMPT, params, listener)
-        too_long = Collector()
-        scheduler.submit(PROMPT * 6, params, too_long)
-        for listener in (*listeners, too_long):
+        with pytest.raises(InputError, match=f"has memory for {2 * row} tokens of a request"):
+            scheduler.submit(PROMPT * 32, params, Collector())
+        for listener in listeners:
             assert listener.ended.wait(60)
     finally:
         scheduler.close()
-        del backend.add_rows
-    assert [listener.tokens[: len(alone)] for listener in listeners] == [alone] * 5
+    assert [listener.tokens for listener in listeners] == [alone] * 5
     assert all(listener.error is None for listener in listeners)
-    assert max(most, default=0) <= 2
-    assert isinstance(too_long.error, InputError) and "KV cache of 1 x 36" in str(too_long.error)
+    assert max(most) == 2
