@@ -1,6 +1,5 @@
 """HTTP server: OpenAI's protocol and that of THUDM's api.py, over one scheduler."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -40,9 +39,9 @@ from paddle_glm.serving.served_models import ModelNotFoundError, ServedModels
 from paddle_glm.serving.streaming import AnswerOptions, submit_prompt
 from paddle_glm.serving.strict_json import StrictJSONRoute, UTF8JSONResponse, dump_json
 from paddle_glm.serving.thudm_protocol import THUDMRequest, thudm_response
+from paddle_glm.serving.tokenizing import Tokenizing
 from paddle_glm.serving.tool_calls import begun_call_ids
 
-_TOKENIZED_AT_ONCE = 2  # long prompts do not take all processors from the model
 CLIENT_CLOSED_REQUEST = 499  # nginx's status for its log; nobody receives it
 _BODIES: dict[str, type[BaseModel]] = {
     "/": THUDMRequest,
@@ -94,8 +93,9 @@ def create_app(
     _add_exception_handlers(app)
     models = ServedModels(model_name, scheduler.engine.backend.adapter_names)
     _add_status_routes(app, scheduler, models, metrics)
-    _add_tokenizer_routes(app, scheduler, models)
-    _add_generation_routes(app, scheduler, models, defaults or scheduler.engine.params)
+    tokenizing = Tokenizing(scheduler.engine.tokenizer, scheduler.engine.backend.max_length)
+    _add_tokenizer_routes(app, scheduler, models, tokenizing)
+    _add_generation_routes(app, scheduler, models, tokenizing, defaults or scheduler.engine.params)
     describe(app, asks_key=api_key is not None)
     return app
 
@@ -124,37 +124,47 @@ def _add_status_routes(app: FastAPI, scheduler: Scheduler, models: ServedModels,
         raise InputError("this model generates text and has no embeddings of texts")
 
 
-def _add_tokenizer_routes(app: FastAPI, scheduler: Scheduler, models: ServedModels) -> None:
+def _add_tokenizer_routes(
+    app: FastAPI, scheduler: Scheduler, models: ServedModels, tokenizing: Tokenizing
+) -> None:
     """vLLM's /tokenize and /detokenize."""
     backend, tokenizer = scheduler.engine.backend, scheduler.engine.tokenizer
 
     @app.post("/tokenize", responses=errors(404))
-    def tokenize(body: TokenizeRequest) -> dict[str, Any]:
+    async def tokenize(body: TokenizeRequest) -> Response:
         models.name(body.model)
         if (body.prompt is None) == (body.messages is None):
             raise InputError("give prompt, a text, or messages, a conversation")
-        if body.prompt is not None:
-            ids = tokenizer.encode(body.prompt, add_special_tokens=body.add_special_tokens)
-        else:
-            messages = [one for message in body.messages or () for one in message.to_messages()]
-            ids = render(tokenizer.template, tokenizer, messages).input_ids
-        return {"count": len(ids), "max_model_len": backend.max_length, "tokens": ids}
+
+        def answer() -> Response:
+            if body.prompt is not None:
+                ids = tokenizer.encode(body.prompt, add_special_tokens=body.add_special_tokens)
+            else:
+                messages = [one for message in body.messages or () for one in message.to_messages()]
+                ids = render(tokenizer.template, tokenizer, messages).input_ids
+            values = {"count": len(ids), "max_model_len": backend.max_length, "tokens": ids}
+            return UTF8JSONResponse(values)
+
+        return await tokenizing.run(answer)
 
     @app.post("/detokenize", responses=errors(404))
-    def detokenize(body: DetokenizeRequest) -> dict[str, Any]:
+    async def detokenize(body: DetokenizeRequest) -> Response:
         models.name(body.model)
         _check_ids(body.tokens, backend.config.vocab_size)
-        return {"prompt": tokenizer.decode(body.tokens)}
+        return await tokenizing.run(lambda: UTF8JSONResponse({"prompt": tokenizer.decode(body.tokens)}))
 
 
 def _add_generation_routes(
-    app: FastAPI, scheduler: Scheduler, models: ServedModels, defaults: GenerationParams
+    app: FastAPI,
+    scheduler: Scheduler,
+    models: ServedModels,
+    tokenizing: Tokenizing,
+    defaults: GenerationParams,
 ) -> None:
     backend, tokenizer = scheduler.engine.backend, scheduler.engine.tokenizer
     template = tokenizer.template
     ends = with_special_token_ids(defaults, tokenizer, template).eos_token_ids
     constraints = JSONConstraints(tokenizer, backend.config.vocab_size, ends)
-    tokenizing = asyncio.Semaphore(_TOKENIZED_AT_ONCE)
 
     async def submit(prepare: Callable[[], Sequence[Submit]]) -> RequestHandle:
         def bounded() -> Sequence[Submit]:
@@ -165,8 +175,7 @@ def _add_generation_routes(
                 )
             return submits
 
-        async with tokenizing:
-            return await RequestHandle.submit(bounded)
+        return await RequestHandle.submit(bounded, tokenizing)
 
     async def respond(
         body: GenerationBody, request: Request, handle: RequestHandle, builder: ResponseBuilder
@@ -188,7 +197,9 @@ def _add_generation_routes(
         options = replace(options, adapter=adapter)
 
         def prepare() -> list[Submit]:
-            prompt = render(template, tokenizer, body.to_messages(template)).input_ids
+            messages = body.to_messages(template)
+            tokenizing.check(message["content"] for message in messages)
+            prompt = render(template, tokenizer, messages).input_ids
             begun = begun_call_ids(body.called_tool, template, tokenizer) if body.called_tool else []
             return [
                 partial(submit_prompt, scheduler, prompt, one, template, options, begun=begun)
@@ -208,6 +219,7 @@ def _add_generation_routes(
         echoed: list[str] = []
 
         def prepare() -> list[Submit]:
+            tokenizing.check([body.prompt] if isinstance(body.prompt, str) else ())
             prompts = body.prompts(tokenizer)
             for prompt in prompts:
                 _check_ids(prompt, backend.config.vocab_size)
@@ -227,6 +239,7 @@ def _add_generation_routes(
         messages, params = body.to_messages(), body.to_params(scheduler.engine.params)
 
         def prepare() -> list[Submit]:
+            tokenizing.check(message.get("content") for message in messages)
             prompt = render(template, tokenizer, messages).input_ids
             return [partial(submit_prompt, scheduler, prompt, params, template, AnswerOptions())]
 

@@ -5,13 +5,13 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from fastapi import Request
-from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
 from paddle_glm.generation import GenerationOutput
 from paddle_glm.generation.sampling import TokenLogprobs
 from paddle_glm.serving.generation_request import GenerationRequest
 from paddle_glm.serving.streaming import StreamEvent, TextPiece
+from paddle_glm.serving.tokenizing import Tokenizing
 
 Emit = Callable[[StreamEvent], None]
 Submit = Callable[[Emit], GenerationRequest]
@@ -39,8 +39,8 @@ class RequestHandle:
         self._events: asyncio.Queue[tuple[int, StreamEvent]] = asyncio.Queue()
 
     @classmethod
-    async def submit(cls, prepare: Callable[[], Sequence[Submit]]) -> "RequestHandle":
-        """Submit what `prepare` makes, both on another thread: prompts are rendered and tokenized there.
+    async def submit(cls, prepare: Callable[[], Sequence[Submit]], tokenizing: Tokenizing) -> "RequestHandle":
+        """Submit what `prepare` makes, both by `tokenizing`: prompts are rendered and tokenized there.
 
         Raises what they raise, before the first byte of a response; none of the requests goes on then.
         """
@@ -57,7 +57,7 @@ class RequestHandle:
                 handle.requests.append(submit(emitter(index)))
 
         try:
-            await run_in_threadpool(submit_all)
+            await tokenizing.run(submit_all)
         except BaseException:
             handle.cancel()
             raise

@@ -177,6 +177,12 @@ class Tokenizer(ABC):
         """Texts by the pieces that stand for them."""
         return {piece: text for text, piece in self.tokenizer_spec()["spelled"]}
 
+    @cached_property
+    def longest_piece(self) -> int:
+        """Characters of the longest text that is one token."""
+        pieces = self.sp_model.id_to_piece(list(range(self.sp_model.get_piece_size())))
+        return max(map(len, [*pieces, *self._spelled_texts.values()]))
+
     def text_to_ids(self, text: str, encode_special_tokens: bool = False) -> list[int]:
         """Ids of a text, without the special tokens of a prompt."""
         return [self.convert_token_to_id(token) for token in self.tokenize(text, encode_special_tokens)]

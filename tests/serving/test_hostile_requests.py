@@ -122,6 +122,15 @@ def test_what_utf8_does_not_have_comes_back_as_it_was_sent(client):
     assert response.status_code == 200 and response.json()["history"][0] == history[0]
 
 
+def test_prompts_that_cannot_fit_are_not_tokenized(client, tokenizer, monkeypatch):
+    monkeypatch.setattr(type(tokenizer), "text_to_ids", lambda *given, **options: pytest.fail("tokenized"))
+    text = "长" * (512 * tokenizer.longest_piece + 1)
+    bodies = {CHAT: {"messages": [{"role": "user", "content": text}]}, "/": {"prompt": text}}
+    for path, body in {**bodies, "/v1/completions": {"prompt": text}}.items():
+        response = post(client, path, json.dumps(body))
+        assert response.status_code == 400 and "characters leaves no room" in response.text
+
+
 def test_half_a_surrogate_pair_is_named(client):
     response = post(client, CHAT, json.dumps({"messages": [{"role": "user", "content": "a\ud800"}]}))
     assert response.status_code == 400 and r"'\ud800'" in response.json()["error"]["message"]
