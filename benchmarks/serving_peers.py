@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -117,14 +117,16 @@ def write_gguf(folder: Path, args: argparse.Namespace) -> Path:
         "llama_cpp.write(Path(sys.argv[1]), sys.argv[2], Shape(layers=int(sys.argv[3])), with_words=True)"
     )
     command = [args.llama_python, "-c", code, str(folder), args.llama_kind, str(args.layers)]
-    subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    if not (folder / "model.gguf").exists():
+        subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return folder / "model.gguf"
 
 
 def servers(folder: Path, args: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
     """(name, command) of each; their weights are written when they are asked for."""
     shape = Shape(layers=args.layers)
-    dygraph.write(folder, args.kind, shape)
+    if not (folder / "model").exists():
+        dygraph.write(folder, args.kind, shape)
     ours = [sys.executable, "-m", "paddle_glm.main", "serve", "--model_path", str(folder / "model")]
     ours += ["--port", str(args.port), "--cpu_threads", str(args.threads)]
     yield f"paddle-glm {args.kind}", [*ours, "--max_batch_size", str(args.max_batch_size)]
@@ -156,11 +158,13 @@ def main() -> None:
     parser.add_argument("--new_tokens", type=int, default=32)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=60.0, help="for each number of clients")
+    parser.add_argument("--folder", help="keeps the weights for the next run")
     parser.add_argument("--port", type=int, default=8123)
     args = parser.parse_args()
     print(f"{processor()}, {args.threads} threads, {args.layers} layers, answers of {args.new_tokens} tokens")
     print("| server | clients | tokens/s | an answer, s |\n|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as scratch:
+    with nullcontext(args.folder) if args.folder else tempfile.TemporaryDirectory() as scratch:
+        Path(scratch).mkdir(exist_ok=True)
         for name, command in servers(Path(scratch), args):
             with running(command, args.port) as address:
                 load(address, 1, argparse.Namespace(**{**vars(args), "seconds": 1.0}))  # warm-up
