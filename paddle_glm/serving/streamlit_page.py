@@ -5,7 +5,8 @@ What a click changes is in callbacks, which come before the run that draws the c
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -46,27 +47,58 @@ class Failure:
 
 
 @dataclass
+class Asked:
+    """A question being answered: the conversations that end in it, and the answers so far."""
+
+    question: str
+    talks: Talks
+    answers: list[Answer] = field(default_factory=list)
+
+
+@dataclass
 class Visit:
-    """What the page knows of a visitor. An interrupted run can still change it, but not `st.session_state`.
+    """What the page knows of a visitor.
 
     talks: the conversation, or those of two models side by side, with the same questions. asking: what the
-    next run is to answer. draft: text for the input. failure: why the last question has no answer.
-    file_error: why a file was not loaded.
+    next run is to answer. current: what a run is answering now, if anything. draft: text for the input.
+    failure: why the last question has no answer. file_error: why a file was not loaded.
     """
 
     talks: Talks
     asking: str | None = None
+    current: list[Asked] = field(default_factory=list)
     draft: str | None = None
     failure: Failure | None = None
     file_error: str | None = None
 
+    def settle(self) -> None:
+        """End what is being answered: keep the round, unless an answer failed or has not begun.
+
+        A click begins a run while the one that it interrupts still goes on, in another thread: whoever comes
+        first does this.
+        """
+        try:
+            asked = self.current.pop()
+        except IndexError:
+            return
+        errors = [answer.error for answer in asked.answers if answer.error]
+        parts = [answer.kept_messages() for answer in asked.answers]
+        if errors:
+            self.failure = Failure(asked.question, errors[0])
+        if errors or not parts or not all(parts):
+            self.draft = asked.question
+        else:
+            self.talks = [[*talk, *part] for talk, part in zip(asked.talks, parts, strict=True)]
+
     def change(self, change: Callable[[list[Message]], list[Message]]) -> None:
+        self.settle()
         self.talks = [change(talk) for talk in self.talks]
         self.failure = None
 
     def ask(self, question: str) -> None:
+        self.settle()
         self.asking = question if question.strip() else None
-        self.failure = None
+        self.draft = self.failure = None
 
     @property
     def rounds(self) -> int:
@@ -86,18 +118,15 @@ class Visit:
 
     def retry_without_oldest_round(self, question: str) -> None:
         self.change(conversation.without_oldest_round)
-        self.draft = ""
         self.ask(question)
+        self.draft = ""
 
-    def keep(self, question: str, asked: Talks, answers: Sequence[Answer]) -> None:
-        """Add a round, unless an answer failed, or was stopped before it began."""
-        errors = [answer.error for answer in answers if answer.error]
-        if errors:
-            self.failure = Failure(question, errors[0])
-        if errors or not answers or not all(answer.kept_messages() for answer in answers):
-            self.draft = question
-            return
-        self.talks = [[*talk, *answer.kept_messages()] for talk, answer in zip(asked, answers, strict=True)]
+    def load(self, text: bytes, name: str) -> str:
+        """Go on with a saved conversation; return its system prompt. Raises `InputError`."""
+        messages = conversation.from_json(text, name)
+        self.settle()
+        self.talks, self.failure = [messages], None
+        return conversation.system_prompt(messages)
 
 
 def show(provider: ChatProvider, initial_messages: list[Message]) -> None:
@@ -108,15 +137,15 @@ def show(provider: ChatProvider, initial_messages: list[Message]) -> None:
         st.session_state["visit"] = Visit([list(initial_messages)])
         st.session_state["system"] = conversation.system_prompt(initial_messages)
     visit: Visit = st.session_state["visit"]
+    visit.settle()
     if visit.draft is not None:
         st.session_state["input"], visit.draft = visit.draft, None
-    question, visit.asking = visit.asking, None
     st.subheader(provider.title)
     settings = _draw_sidebar(provider, visit)
     _draw_rounds(visit, settings.models)
     st.chat_input("输入内容，回车发送", key="input", on_submit=lambda: visit.ask(st.session_state["input"]))
-    if question is not None:
-        _answer(provider, settings, visit, question)
+    if visit.asking is not None:
+        _answer(provider, settings, visit, visit.asking)
         st.rerun()
     _draw_actions(visit)
 
@@ -204,21 +233,20 @@ def _verbatim(text: str) -> str:
 
 
 def _answer(provider: ChatProvider, settings: Settings, visit: Visit, question: str) -> None:
-    """Draw the answers while they grow, and keep them, also if a click interrupts this."""
+    """Draw the answers while they grow. A click ends this, between two looks at them."""
     _draw_question(question)
     places = _answer_places(settings.models)
     st.button("停止", key="stop")  # any click interrupts; this one changes nothing else
-    asked = [conversation.with_question(talk, question) for talk in visit.talks]
+    asked = Asked(question, [conversation.with_question(talk, question) for talk in visit.talks])
     sessions = [partial(provider.open, settings.values, model) for model in settings.models]
-    answers: list[Answer] = []
-    stream = stream_answers(sessions, asked)
-    try:
+    visit.asking = None
+    visit.current.append(asked)
+    with closing(stream_answers(sessions, asked.talks)) as stream:
         for answers in stream:
+            asked.answers = answers
             for place, answer in zip(places, answers, strict=True):
                 place.markdown(_shown(answer.text) + " ▌")
-    finally:
-        stream.close()
-        visit.keep(question, asked, answers)
+    visit.settle()
 
 
 def _draw_actions(visit: Visit) -> None:
@@ -241,9 +269,6 @@ def _load(visit: Visit) -> None:
     if (file := st.session_state["file"]) is None:
         return
     try:
-        messages = conversation.from_json(file.getvalue(), file.name)
+        st.session_state["system"] = visit.load(file.getvalue(), file.name)
     except InputError as error:
         visit.file_error = str(error)
-        return
-    visit.talks, visit.failure = [messages], None
-    st.session_state["system"] = conversation.system_prompt(messages)

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from paddle_glm.errors import PromptTooLongError
+from paddle_glm.serving.answers import Answer
 from paddle_glm.serving.chat_provider import ChatProvider
 from tests.serving.test_answers import Scripted
 
@@ -92,6 +93,18 @@ def test_the_last_round_is_repeated_edited_and_deleted(start):
     assert not [button for button in page.button if "上一轮" in button.label]
     ask(page, "三")
     assert shown(click(page, "清空对话")) == []
+
+
+@pytest.mark.parametrize(("text", "kept", "draft"), [("好", ["一", "好"], None), ("", [], "一")])
+def test_a_click_in_mid_answer(text, kept, draft):
+    from paddle_glm.serving.streamlit_page import Asked, Visit
+
+    visit = Visit([[]])
+    visit.current.append(Asked("一", [[{"role": "user", "content": "一"}]], [Answer(text)]))
+    visit.settle()
+    visit.settle()  # the run that was interrupted comes later
+    assert [message["content"] for message in visit.talks[0]] == kept
+    assert visit.draft == draft
 
 
 def test_a_system_prompt(start):
