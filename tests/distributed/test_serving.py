@@ -109,13 +109,17 @@ def test_two_ranks_answer_as_one_process(tiny_checkpoint, adapters, tmp_path):
         answers_alone(tiny_checkpoint, **options, lora_path=lora),
     ]
     flags = ["--quantization_bit", "8", "--ptuning_checkpoint", prefix, "--lora_modules", f"shop={lora}"]
+    flags += ["--prefill_chunk", "16", "--cache_memory", "0.0006"]  # less than the answers together leave
     models = tiny_checkpoint.name, "shop"
-    with serving(tiny_checkpoint, 2, tmp_path, "--prefill_chunk", "16", *flags) as (launcher, address):
+    with serving(tiny_checkpoint, 2, tmp_path, *flags) as (launcher, address):
         ranks = ranks_of(launcher)
         assert answers_of(address, *models) == expected
         leave_in_mid_answer(address)
         assert answers_of(address, *models) == expected
-        assert "reused_prompt_tokens_total 0\n" not in httpx.get(address + "/metrics").text
+        [reused] = re.findall(
+            r"\npaddle_glm_prefix_cache_hit_tokens_total (\S+)", httpx.get(address + "/metrics").text
+        )
+        assert float(reused) > 0
         check_stops(launcher, address, ranks)
     assert all("Traceback" not in (tmp_path / f"workerlog.{rank}").read_text() for rank in range(2))
 
