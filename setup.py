@@ -80,6 +80,7 @@ EXTRAS = {
         "nbclient>=0.10",  # the notebooks' test
         "nbformat>=5.10",
         "ipykernel>=6.29",
+        "playwright>=1.50",  # drives the web pages in Chromium
     ],
 }
 

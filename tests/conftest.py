@@ -35,6 +35,7 @@ INTEGRATION = (
     "peft/test_quantized_base.py",
     "quantization/test_loading_memory.py",
     "serving/test_adapters.py",
+    "serving/test_browser_gradio.py",
     "serving/test_chat.py",
     "serving/test_clients.py",
     "serving/test_docs.py",

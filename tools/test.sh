@@ -10,6 +10,12 @@ set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 cd "$root"
+install_chromium() {
+  [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 1
+  echo "[test] apt-get install chromium"
+  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null
+}
+
 selected=()
 if [ "${1:-}" = --fast ]; then
   shift
@@ -17,6 +23,8 @@ if [ "${1:-}" = --fast ]; then
 fi
 bash tools/setup_env.sh cpu,train,onnx,openvino,serve,web,hub,clients,dev
 [ ${#selected[@]} != 0 ] || bash tools/setup_cpp.sh || echo "[test] the tests of cpp_infer are skipped"
+[ ${#selected[@]} != 0 ] || command -v chromium >/dev/null || install_chromium ||
+  echo "[test] the tests of web pages in Chromium are skipped (Debian, Ubuntu, as root: apt-get install chromium)"
 bin="$root/.venv/bin"
 
 step() { echo "[test] $*"; "$@"; }

@@ -47,8 +47,12 @@ def with_system_prompt(messages: Sequence[Message], text: str) -> list[Message]:
 
 
 def with_question(messages: Sequence[Message], question: str) -> list[Message]:
-    """The conversation with one more question, as a session's `stream` takes it."""
-    return [*messages, {"role": "user", "content": question}]
+    """The conversation with one more question, in the place of one that was not answered.
+
+    It is what a session's `stream` takes.
+    """
+    answered = messages[:-1] if messages and messages[-1]["role"] == "user" else messages
+    return [*answered, {"role": "user", "content": question}]
 
 
 def without_rounds(messages: Sequence[Message]) -> list[Message]:

@@ -28,6 +28,7 @@ def test_rounds(head):
     assert conversation.without_last_round(whole) == ([*head, *FIRST], "二")
     assert conversation.without_oldest_round([*head, *FIRST]) == head
     assert conversation.with_question(head, "一") == [*head, {"role": "user", "content": "一"}]
+    assert conversation.with_question([*head, *FIRST[:1]], "一") == [*head, {"role": "user", "content": "一"}]
     assert whole == [*head, *FIRST, *SECOND]
     for without in (conversation.without_oldest_round, conversation.without_last_round):
         with pytest.raises(InputError, match="no round"):

@@ -1,5 +1,6 @@
 """The web pages, for real: gradio through its client, streamlit through its own test runner."""
 
+import re
 import subprocess
 import sys
 import time
@@ -60,7 +61,21 @@ def start_page(*flags: str) -> tuple[subprocess.Popen, int]:
 
 def said(chat) -> list[tuple[str, str]]:
     """What gradio's client gives of a conversation, as (role, text)."""
-    return [(message["role"], "".join(part["text"] for part in message["content"])) for message in chat]
+    texts = ("".join(part["text"] for part in message["content"]) for message in chat)
+    return [
+        (message["role"], re.sub("</?pre.*?>", "", text)) for message, text in zip(chat, texts, strict=True)
+    ]
+
+
+def asking(question: str, max_new_tokens: int = 8) -> dict[str, object]:
+    """Arguments of gradio's endpoint."""
+    return {
+        "question": question,
+        "temperature": 0,
+        "max_new_tokens": max_new_tokens,
+        "system": "",
+        "api_name": "/chat",
+    }
 
 
 def test_gradio_over_a_server(server, conversation):
@@ -69,18 +84,15 @@ def test_gradio_over_a_server(server, conversation):
     process, port = start_page("--api_base", f"{server}/v1")
     try:
         client = Client(f"http://127.0.0.1:{port}", verbose=False)
-        job = client.submit(QUESTIONS[0], 0, 0.8, 8, api_name="/chat")
-        chat, left = job.result()
-        assert (said(chat), left) == (conversation[:2], "")
-        assert len(job.outputs()) > 2  # it streams
-        chat, _ = client.predict(QUESTIONS[1], 0, 0.8, 8, api_name="/chat")
-        assert said(chat) == conversation
-        assert client.predict(api_name="/clear") == []
-        chat, _ = client.predict(QUESTIONS[0], 0, 0.8, 8, api_name="/chat")
-        assert said(chat) == conversation[:2]
+        job = client.submit(**asking(QUESTIONS[0]))
+        assert said(job.result()[0]) == conversation[:2]
+        assert len(job.outputs()) > 1  # it streams
+        assert said(client.predict(**asking(QUESTIONS[1]))[0]) == conversation
+        assert client.predict(api_name="/clear")[0] == []
+        assert said(client.predict(**asking(QUESTIONS[0]))[0]) == conversation[:2]
         other = Client(f"http://127.0.0.1:{port}", verbose=False)
-        chat, _ = other.predict(QUESTIONS[0], 0, 0.8, 8, api_name="/chat")
-        assert said(chat) == conversation[:2]  # a visitor does not see another's
+        # A visitor does not see another's.
+        assert said(other.predict(**asking(QUESTIONS[0]))[0]) == conversation[:2]
     finally:
         process.terminate()
         assert process.wait(timeout=120) == 0
@@ -89,17 +101,14 @@ def test_gradio_over_a_server(server, conversation):
 def test_gradio_over_a_model_here(slow_engine):
     """Stopping ends generation, and an error leaves its round out."""
     from gradio_client import Client
-    from gradio_client.exceptions import AppError
 
-    from paddle_glm.serving.web_gradio import create_page
+    from paddle_glm.serving.web_gradio import create_page, launch
 
     scheduler = Scheduler(slow_engine)
     page = create_page(local_provider(scheduler, GenerationParams(do_sample=False)), [])
-    page.queue()
-    _, address, _ = page.launch(server_port=free_port(), prevent_thread_lock=True, quiet=True, ssr_mode=False)
     try:
-        client = Client(address, verbose=False)
-        job = client.submit("你好", 0, 0.8, 1500, api_name="/chat")
+        client = Client(launch(page, "127.0.0.1", free_port()), verbose=False)
+        job = client.submit(**asking("你好", 1500))
         while len(job.outputs()) < 3:
             time.sleep(0.02)
         assert scheduler.running == 1
@@ -109,10 +118,11 @@ def test_gradio_over_a_model_here(slow_engine):
                 break
             time.sleep(0.01)
         assert scheduler.running == 0
-        with pytest.raises(AppError, match="leaves no room"):
-            client.predict("长" * 3000, 0, 0.8, 4, api_name="/chat")
-        chat, _ = client.predict("  ", 0, 0.8, 4, api_name="/chat")
-        assert not any("长" in text for _, text in said(chat))
+        before = said(client.predict(**asking("  "))[0])
+        assert before[0] == ("user", "你好") and before[1][1]
+        chat, _, box, notice, drop = client.predict(**asking("长" * 3000))
+        assert said(chat) == before and box == "长" * 3000
+        assert "leaves no room" in notice["value"] and drop["visible"]
     finally:
         page.close()
         scheduler.close()

@@ -1,0 +1,146 @@
+"""The gradio page in headless Chromium."""
+
+from contextlib import contextmanager
+
+import pytest
+
+from paddle_glm.generation import GenerationParams
+from paddle_glm.serving import conversation
+from paddle_glm.serving.chat_provider import local_provider
+from paddle_glm.serving.scheduler import Scheduler
+from tests.serving.browser import MODELS, chromium, expect, scripted_provider, visit, wait_until
+
+pytest.importorskip("gradio", reason="gradio is not installed (extra `web`)")
+QUESTION = "类型#上衣*样式#风衣*\n\n<b>x</b> $a_1$ &amp; **粗**"
+ANSWER = """{model} $x^2$ \\(y\\)
+
+```bash
+echo $HOME && cat <file $PATH '\\(a\\)'
+```
+
+![a](http://a.example/b.png) <img src="http://a.example/c.png">
+
+\\[ z \\]
+**fin**"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as opened:
+        yield opened
+
+
+@contextmanager
+def served(provider):
+    """The address of the page over a provider."""
+    from paddle_glm.serving.web_gradio import create_page, launch
+
+    page = create_page(provider, [])
+    try:
+        yield launch(page, "127.0.0.1", None)
+    finally:
+        page.close()
+        provider.close()
+
+
+@pytest.fixture(scope="module")
+def scripted():
+    with served(scripted_provider(ANSWER)) as address:
+        yield address
+
+
+def box(page):
+    return page.get_by_placeholder("输入内容")
+
+
+@contextmanager
+def settled(page):
+    """Wait for the end of what gradio is made to do: its client drops what comes before that."""
+    running = set()
+    for event, note in (
+        ("request", running.add),
+        ("requestfinished", running.discard),
+        ("requestfailed", running.discard),
+    ):
+        page.on(event, lambda request, note=note: "/queue/data" in request.url and note(request))
+    with page.expect_request("**/queue/data*"):
+        yield
+    while running:
+        page.wait_for_timeout(20)
+
+
+def ask(page, question):
+    with settled(page):
+        send(page, question)
+
+
+def send(page, question):
+    box(page).fill(question)
+    box(page).press("Enter")
+
+
+def click(page, name):
+    with settled(page):
+        page.get_by_role("button", name=name, exact=True).first.click()
+
+
+def texts(page, role):
+    return page.get_by_test_id(role).all_inner_texts()
+
+
+def saved(page):
+    """The conversations that the page lets download."""
+    if not page.get_by_label("系统提示").is_visible():
+        page.get_by_text("设置").click()
+    with page.expect_download() as download:
+        click(page, "下载对话")
+    return conversation.from_json(download.value.path().read_text(encoding="utf-8"), "download")
+
+
+def wait_for_answers(page, count):
+    expect(page.locator("[data-testid=bot] strong", has_text="fin")).to_have_count(count, timeout=20_000)
+
+
+def test_conversation(browser, scripted):
+    with visit(browser, scripted) as page:
+        ask(page, QUESTION)
+        wait_for_answers(page, 1)
+        assert texts(page, "user") == [QUESTION] and box(page).input_value() == ""
+        assert page.locator("[data-testid=bot] .katex").count() == 3
+        assert (
+            page.locator("[data-testid=bot] pre").inner_text().strip()
+            == "echo $HOME && cat <file $PATH '\\(a\\)'"
+        )
+        assert page.locator("[data-testid=bot] img").count() == 0
+        ask(page, "再来")
+        wait_for_answers(page, 2)
+        whole = saved(page)
+        assert [message["content"] for message in whole[::2]] == [QUESTION, "再来"]
+        assert whole[1]["content"] == ANSWER.replace("{model}", MODELS[0])
+        click(page, "重新生成")
+        wait_for_answers(page, 2)
+        click(page, "编辑上一轮")
+        wait_for_answers(page, 1)
+        assert box(page).input_value() == "再来"
+        click(page, "清空对话")
+        wait_for_answers(page, 0)
+        page.locator("input[type=file]").set_input_files(
+            {
+                "name": "talk.json",
+                "mimeType": "application/json",
+                "buffer": conversation.to_json(whole).encode(),
+            }
+        )
+        wait_for_answers(page, 2)
+        click(page, "删除上一轮")
+        wait_for_answers(page, 1)
+        page.get_by_label("系统提示").fill("短")
+        ask(page, "好")
+        wait_for_answers(page, 2)
+        kept = saved(page)
+        assert kept == [
+            {"role": "system", "content": "短"},
+            *whole[:2],
+            {"role": "user", "content": "好"},
+            whole[1],
+        ]
