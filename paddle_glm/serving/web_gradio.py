@@ -37,7 +37,8 @@ footer { display: none !important; }
 pre.verbatim { margin: 0; padding: 0; border: 0; background: none; font: inherit; white-space: pre-wrap;
   overflow-wrap: anywhere; }
 .user-row + .message-buttons { display: none !important; }
-.notice { border-left: 4px solid #dc2626; padding: 0.4em 0.8em; overflow-wrap: anywhere; }
+.notice:not(:has(pre)) { display: none; }
+.notice pre.verbatim { color: #dc2626; }
 @media (max-width: 640px) { .gradio-container .main { padding: 8px !important; } }
 """
 SAVE = """(texts) => texts.forEach((text, place) => {
@@ -151,8 +152,8 @@ def outputs(columns: Columns, box: Any = None, notice: str = "", drops: bool = F
         *(chats if len(chats) == 2 else [*chats, gr.skip()]),
         columns,
         gr.skip() if box is None else box,
-        gr.update(value=f"<div role=alert>{html.escape(notice)}</div>", visible=bool(notice)),
-        gr.update(visible=drops),
+        verbatim(notice) if notice else "",
+        gr.update(visible=drops or "hidden"),
     )
 
 
@@ -191,8 +192,8 @@ def create_page(provider: ChatProvider, initial_messages: list[Message]) -> gr.B
             compared = gr.Dropdown([("不对比", ""), *provider.models], value="", label="对比")
         with gr.Row(scale=1, elem_classes="chats"):
             chats = [_chat(True), _chat(False)]
-        notice = gr.HTML(visible=False, elem_classes="notice")
-        drop = gr.Button("删除最早的一轮并重试", visible=False, size="sm")
+        notice = gr.Markdown(elem_classes="notice", latex_delimiters=[])
+        drop = gr.Button("删除最早的一轮并重试", visible="hidden", size="sm")
         with gr.Row():
             box = gr.Textbox(
                 placeholder="输入内容，回车发送",

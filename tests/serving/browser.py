@@ -39,25 +39,24 @@ def chromium() -> Iterator[Any]:
 
 @contextmanager
 def visit(browser: Any, address: str, **context: Any) -> Iterator[Any]:
-    """A page of its own profile; whatever it asks of other hosts, and errors of its scripts, fail the test.
+    """A page of its own profile; what it asks of other hosts fails the test.
 
     context: of playwright's `new_context`, such as `color_scheme` and `viewport`.
     """
     profile = browser.new_context(**context)
-    wrong: list[str] = []
+    foreign: list[str] = []
 
     def check(request: Any) -> None:
         parts = urlsplit(request.url)
         if parts.scheme not in ("data", "blob") and parts.netloc != urlsplit(address).netloc:
-            wrong.append(request.url)
+            foreign.append(request.url)
 
     profile.on("request", check)
     page = profile.new_page()
-    page.on("pageerror", lambda error: wrong.append(str(error)))
     page.goto(address)
     yield page
     profile.close()
-    assert not wrong
+    assert foreign == []
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:

@@ -8,7 +8,7 @@ from paddle_glm.generation import GenerationParams
 from paddle_glm.serving import conversation
 from paddle_glm.serving.chat_provider import local_provider
 from paddle_glm.serving.scheduler import Scheduler
-from tests.serving.browser import MODELS, chromium, expect, scripted_provider, visit, wait_until
+from tests.serving.browser import MODELS, PROMPT_LIMIT, chromium, expect, scripted_provider, visit, wait_until
 
 pytest.importorskip("gradio", reason="gradio is not installed (extra `web`)")
 QUESTION = "类型#上衣*样式#风衣*\n\n<b>x</b> $a_1$ &amp; **粗**"
@@ -81,7 +81,11 @@ def send(page, question):
 
 def click(page, name):
     with settled(page):
-        page.get_by_role("button", name=name, exact=True).first.click()
+        press(page, name)
+
+
+def press(page, name):
+    page.get_by_role("button", name=name, exact=True).click()
 
 
 def texts(page, role):
@@ -144,3 +148,56 @@ def test_conversation(browser, scripted):
             {"role": "user", "content": "好"},
             whole[1],
         ]
+
+
+def test_two_models_and_a_conversation_that_is_too_long(browser, scripted):
+    with visit(browser, scripted) as page:
+        ask(page, "一")
+        with settled(page):
+            page.get_by_label("对比").click()
+            page.get_by_role("option", name=MODELS[1]).click()
+        ask(page, "二")
+        wait_for_answers(page, 4)  # the second model is told what the first one answered
+        assert [text.partition(" ")[0] for text in texts(page, "bot")] == [*MODELS[:1] * 3, MODELS[1]]
+        drop = page.get_by_role("button", name="删除最早的一轮并重试")
+        expect(drop).to_be_hidden()
+        long = "长" * (PROMPT_LIMIT - len(ANSWER) - 20)
+        ask(page, long)
+        expect(page.get_by_text("leaves no room")).to_be_visible()
+        assert texts(page, "user") == ["一", "二"] * 2 and box(page).input_value() == long
+        click(page, "删除最早的一轮并重试")
+        wait_for_answers(page, 4)
+        assert texts(page, "user") == ["二", long] * 2
+        expect(drop).to_be_hidden()
+
+
+def test_stop(browser, slow_engine):
+    scheduler = Scheduler(slow_engine)
+    with served(local_provider(scheduler, GenerationParams(do_sample=False, max_new_tokens=1500))) as address:
+        with visit(browser, address) as page:
+            send(page, "你好")
+            expect(page.get_by_test_id("bot")).not_to_be_empty()
+            assert scheduler.running == 1
+            press(page, "停止")
+            wait_until(lambda: scheduler.running == 0)
+            (kept,) = texts(page, "bot")
+            send(page, "再见")
+            expect(page.get_by_test_id("bot")).to_have_count(2)
+            assert texts(page, "bot")[0] == kept
+            press(page, "清空对话")  # in mid-answer
+            wait_until(lambda: scheduler.running == 0)
+            expect(page.get_by_test_id("user")).to_have_count(0)
+            send(page, "你好")
+            expect(page.get_by_test_id("bot")).not_to_be_empty()
+        wait_until(lambda: scheduler.running == 0)  # the visitor left
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone(browser, scripted, scheme):
+    phone = {"width": 390, "height": 844}
+    with visit(browser, scripted, viewport=phone, is_mobile=True, color_scheme=scheme) as page:
+        ask(page, "长" * 100)
+        wait_for_answers(page, 1)
+        assert page.evaluate("document.documentElement.scrollWidth") <= phone["width"]
+        red = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/[0-9]+/)[0]")
+        assert (int(red) < 100) == (scheme == "dark")
