@@ -61,6 +61,51 @@ def masked_multihead_attention(
     return paddle.to_tensor(out.reshape(batch, -1)), cache_kv
 
 
+def block_multihead_attention(
+    qkv: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    seq_lens_encoder: Tensor,
+    seq_lens_decoder: Tensor,
+    seq_lens_this_time: Tensor,
+    padding_offsets: Tensor,
+    cum_offsets: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    block_tables: Tensor,
+    *,
+    max_enc_len_this_time: Tensor,
+    max_dec_len_this_time: Tensor,
+    max_seq_len: int,
+    block_size: int,
+) -> tuple[Tensor, ...]:
+    """`paddle.incubate.nn.functional.block_multihead_attention` for a token of every row; writes to both."""
+    batch, (_, kv_heads, held, size) = len(qkv), key_cache.shape
+    heads = qkv.shape[1] // size - 2 * kv_heads
+    lengths = seq_lens_decoder.numpy()[:, 0]
+    assert key_cache.is_contiguous() and value_cache.is_contiguous() and held == block_size == 64
+    assert key_cache.dtype == value_cache.dtype == qkv.dtype
+    integers = (seq_lens_encoder, seq_lens_decoder, seq_lens_this_time, cum_offsets, block_tables)
+    assert all(one.dtype == paddle.int32 and len(one) == batch for one in integers)
+    assert not seq_lens_encoder.any() and (seq_lens_this_time == 1).all() and (lengths > 0).all()
+    assert (max_enc_len_this_time.item(), max_dec_len_this_time.item()) == (0, lengths.max())
+    keys, values = cpu_view(key_cache), cpu_view(value_cache)
+    tokens = qkv.numpy().reshape(batch, heads + 2 * kv_heads, size)
+    out = np.empty((batch, heads, size), np.float32)
+    for row, past in enumerate(lengths):
+        token = tokens[row * max_seq_len - cum_offsets.numpy()[row]]
+        pages = block_tables.numpy()[row, : past // block_size + 1]
+        keys[pages[-1], :, past % block_size] = token[heads : heads + kv_heads]
+        values[pages[-1], :, past % block_size] = token[heads + kv_heads :]
+        for head in range(heads):
+            group = head // (heads // kv_heads)
+            key, value = (one[pages, group].reshape(-1, size)[: past + 1] for one in (keys, values))
+            scores = key @ token[head] / np.sqrt(size)
+            weights = np.exp(scores - scores.max())
+            out[row, head] = weights / weights.sum() @ value
+    return paddle.to_tensor(out.reshape(batch, -1)), qkv, key_cache, value_cache
+
+
 def weight_only_linear(
     x: Tensor, weight: Tensor, *, weight_scale: Tensor, weight_dtype: str, arch: int, group_size: int
 ) -> Tensor:
@@ -127,6 +172,8 @@ def use_fused_operators(monkeypatch: pytest.MonkeyPatch) -> Calls:
     monkeypatch.setattr(gpu, "fused_rotary_position_embedding", calls.counted("rotary", rotary))
     decode = calls.counted("decode", masked_multihead_attention)
     monkeypatch.setattr(gpu, "masked_multihead_attention", decode)
+    paged = calls.counted("pages", block_multihead_attention)
+    monkeypatch.setattr(gpu, "block_multihead_attention", paged)
     attention = calls.counted("attention", flashmask_attention)
     monkeypatch.setattr(gpu, "flashmask_attention", attention)
     monkeypatch.setattr(gpu, "weight_only_linear", calls.counted("product", weight_only_linear))

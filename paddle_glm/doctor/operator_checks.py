@@ -19,6 +19,7 @@ from paddle_glm.doctor.recorded import relative_error
 from paddle_glm.doctor.registry import Context, Finding, check
 from paddle_glm.kv_cache import KVCache
 from paddle_glm.kv_cache.decode import DecodeLayer
+from paddle_glm.kv_cache.pages import PagedKVCache, PagePool
 from paddle_glm.layers.activation import swiglu
 from paddle_glm.layers.attention import attend, grouped_query_attention
 from paddle_glm.layers.attention_mask import AttentionMask
@@ -210,6 +211,32 @@ def decoding(dtype: str, limit: float) -> Finding:
     return found
 
 
+def paged_decoding(dtype: str, limit: float) -> Finding:
+    """A token per row in pages, twice, at and over their edges."""
+    found, pasts = Finding(), (250, 63, 1500)
+    pool = PagePool(1, 40, _KV_HEADS, _HEAD_DIM, getattr(paddle, dtype))
+    cache, held = PagedKVCache(pool), []
+    for past in pasts:
+        pair = [_random([1, _KV_HEADS, past, _HEAD_DIM], dtype).detach() for _ in range(2)]
+        cache.add_rows(KVCache([DecodeLayer(pair[0], pair[1])]))
+        held.append(pair)
+    for step in (1, 2):
+        query = _random([len(pasts), _HEADS, 1, _HEAD_DIM], dtype).detach()
+        new = [_random([len(pasts), _KV_HEADS, 1, _HEAD_DIM], dtype).detach() for _ in range(2)]
+        with paddle.no_grad():
+            cache.begin_step(1)
+            mask = AttentionMask(paddle.ones([len(pasts), 1], dtype="int64"), 1).for_cache(cache)
+            ours = attend(query, new[0], new[1], mask, cache.layers[0], SINGLE_PROCESS)
+        for row, past in enumerate(pasts):
+            pairs = zip(held[row], new, strict=True)
+            held[row] = [paddle.concat([one, more[row : row + 1]], axis=2) for one, more in pairs]
+            doubles = [one.astype("float64") for one in (query[row : row + 1], *held[row])]
+            exact = _exact_attention(AttentionMask(paddle.ones([1, past + step], "int64"), 1), *doubles)
+            error = _error(ours[row : row + 1], exact)
+            found.measure(f"{past + step} columns", error, _half_sums(limit, dtype))
+    return found
+
+
 def _half_sums(limit: float, dtype: str) -> float:
     """The limit of operators that add a thread's products in the operands' dtype on GPUs."""
     return limit if dtype == "float32" else 3 * limit
@@ -260,6 +287,7 @@ _FUNCTIONS: dict[str, Callable[[str, float], Finding]] = {
     "rotary embedding": rotary,
     **{f"attention, {kind}": partial(attention, kind) for kind in _MASKS},
     "decoding": decoding,
+    "decoding in pages": paged_decoding,
     "product with int8": partial(quantised_product, 8),
     "product with int4": partial(quantised_product, 4),
 }

@@ -6,12 +6,13 @@ kernels round once, at their end.
 """
 
 from functools import cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 from paddle.incubate.nn.functional import (
+    block_multihead_attention,
     fused_rms_norm,
     fused_rotary_position_embedding,
     masked_multihead_attention,
@@ -22,6 +23,8 @@ from paddle.nn.quant import weight_only_linear
 from paddle_glm.kernels.gpu_packing import TILE
 
 _DECODE_HEAD_DIMS = (32, 64, 96, 128)
+_PAGED_COLUMNS = 15000
+_XQA_FLAG = "FLAGS_use_xqa_optim"
 # Compute capabilities that its matrix products are built for; 9.0 runs the code for 8.0.
 _PRODUCT_CAPABILITIES = (80, 86, 89, 90)
 # Inputs per scale, None for one scale per output -> what Paddle's product calls it.
@@ -134,6 +137,74 @@ def decode_attention(qkv: Tensor, buffer: Tensor, mask: Tensor, columns: Tensor)
     below the mask's columns less one, so capacity is a multiple of 4.
     """
     return masked_multihead_attention(qkv, cache_kv=buffer, src_mask=mask, sequence_lengths=columns)[0]
+
+
+def can_decode_pages(columns: int, head_dim: int, shared_heads: int) -> bool:
+    """Whether `decode_pages` takes rows of up to so many columns, `shared_heads` to a key/value head.
+
+    block_attn.h is built for these sizes of a head; the scores of a row and its pages' numbers must fit into
+    a processor's shared memory, and all GPUs have 64 KB. FLAGS_use_xqa_optim leaves few numbers of heads.
+    """
+    return (
+        head_dim in _DECODE_HEAD_DIMS
+        and columns <= _PAGED_COLUMNS
+        and (shared_heads == 1 or not paddle.get_flags([_XQA_FLAG])[_XQA_FLAG])
+    )
+
+
+class PagedRows(NamedTuple):
+    """Where rows are for `decode_pages`, the same for all layers of a step; see `paged_rows`."""
+
+    no_prompts: Tensor
+    past: Tensor
+    tokens: Tensor
+    offsets: Tensor
+    bounds: Tensor
+    table: Tensor
+    longest_prompt: Tensor
+    longest: Tensor
+
+
+def paged_rows(table: Tensor, past: Tensor, longest: int) -> PagedRows:
+    """table: int64 [batch, pages of a row]; past: int64 [batch], the column of each row to write, at least 1;
+    longest: the largest of them.
+
+    A token of every row and none of a prompt: with max_seq_len 1 all offsets are 0. The kernel reads both
+    largest lengths on the host.
+    """
+    batch = len(past)
+    zeros, ones = paddle.zeros([batch, 1], dtype="int32"), paddle.ones([batch, 1], dtype="int32")
+    offsets, bounds = paddle.zeros([batch], dtype="int32"), paddle.zeros([batch + 1], dtype="int32")
+    no_prompt, largest = (paddle.full([1], one, "int32", device=paddle.CPUPlace()) for one in (0, longest))
+    table, past = table.astype("int32"), past.astype("int32").unsqueeze(1)
+    return PagedRows(zeros, past, ones, offsets, bounds, table, no_prompt, largest)
+
+
+def decode_pages(qkv: Tensor, pages: tuple[Tensor, Tensor], rows: PagedRows) -> Tensor:
+    """`decode_attention` over rows in pages, of which each token sees all columns of its row.
+
+    qkv: [batch, (heads + 2 * kv_heads) * head_dim], as there. pages: keys and values, [pages, kv_heads, 64,
+    head_dim] each, contiguous. Returns [batch, heads * head_dim].
+    phi/kernels/fusion/gpu/block_multi_head_attention_kernel.cu and block_attn.h (block_attention_kernel): a
+    row and head is one block of threads, whatever the other rows.
+    """
+    return block_multihead_attention(
+        qkv,
+        pages[0],
+        pages[1],
+        rows.no_prompts,
+        rows.past,
+        rows.tokens,
+        rows.offsets,
+        rows.offsets,
+        rows.bounds,
+        rows.bounds,
+        rows.table,
+        max_enc_len_this_time=rows.longest_prompt,
+        max_dec_len_this_time=rows.longest,
+        max_seq_len=1,
+        block_size=pages[0].shape[2],
+    )[0]
 
 
 @cache

@@ -168,6 +168,11 @@ class PageStep:
     def past(self) -> Tensor:
         return step_tensor(self._past)
 
+    @property
+    def longest(self) -> int:
+        """The largest of `past`."""
+        return int(self._past.max())
+
     @cached_property
     def columns(self) -> Tensor:
         """Where each key goes in a layer's [pages * heads * PAGE_TOKENS]: int64 [rows * heads * tokens]."""

@@ -17,7 +17,7 @@ from paddle_glm.kv_cache.tensors import InPlaceCache
 from paddle_glm.layers.attention_mask import AttentionMask
 from paddle_glm.layers.attention_weights import attention_weights
 from paddle_glm.layers.blockwise_attention import blockwise_attention
-from paddle_glm.layers.decode import decode_attention, decodes
+from paddle_glm.layers.decode import decode_attention, decode_pages, decodes, decodes_pages
 from paddle_glm.layers.fused_attention import attends_fused, fused_attention
 from paddle_glm.layers.remember import remember_last
 from paddle_glm.layers.rotary import apply_rotary_interleaved
@@ -77,6 +77,8 @@ def attend(
     if isinstance(cache, DecodeLayer) and decodes(query, key, cache, qk_layer_scaling):
         return decode_attention(query, key, value, mask.dense, cache)
     if isinstance(cache, PagedLayer):
+        if decodes_pages(query, key, cache, qk_layer_scaling):
+            return decode_pages(query, key, value, cache)
         return paged_attention(query, key, value, cache, group, qk_layer_scaling)
     if cache is not None:
         key, value = cache.update(key, value)

@@ -6,6 +6,7 @@ from paddle import Tensor
 from paddle_glm.kernels import gpu
 from paddle_glm.kernels.usage import fused
 from paddle_glm.kv_cache.decode import DecodeLayer
+from paddle_glm.kv_cache.pages import PagedLayer, PageStep
 from paddle_glm.layers.remember import remember_last
 
 # Added to a masked score: exp underflows to 0, and float16 holds it.
@@ -26,6 +27,28 @@ def decodes(query: Tensor, key: Tensor, cache: DecodeLayer, qk_layer_scaling: fl
         and (qk_layer_scaling == 1.0 or query.dtype != paddle.float16)
         and gpu.can_decode(query.shape[0], cache.length + 1 + cache.spare(1), query.shape[3])
     )
+
+
+def decodes_pages(query: Tensor, key: Tensor, cache: PagedLayer, qk_layer_scaling: float) -> bool:
+    """As `decodes`, whether `decode_pages` computes this step."""
+    return (
+        query.shape[2] == 1
+        and not paddle.is_grad_enabled()
+        and fused(query, key, *cache.pages)
+        and (qk_layer_scaling == 1.0 or query.dtype != paddle.float16)
+        and gpu.can_decode_pages(cache.step.longest + 1, query.shape[3], query.shape[1] // key.shape[1])
+    )
+
+
+def decode_pages(query: Tensor, key: Tensor, value: Tensor, cache: PagedLayer) -> Tensor:
+    """`decode_attention` over rows in pages."""
+    qkv = paddle.concat([query, key, value], axis=1).flatten(1)
+    return gpu.decode_pages(qkv, cache.pages, _paged_rows(cache.step)).unsqueeze(1)
+
+
+@remember_last
+def _paged_rows(step: PageStep) -> gpu.PagedRows:
+    return gpu.paged_rows(step.table, step.past, step.longest)
 
 
 def decode_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, cache: DecodeLayer) -> Tensor:

@@ -63,6 +63,15 @@ def call_decoding(dtype: str) -> None:
     assert buffer.flatten()[0].item() == 42, "the cache is not written in place"
 
 
+def call_pages(dtype: str) -> None:
+    pages = tuple(paddle.zeros([7, 2, 64, 128], dtype=dtype) for _ in range(2))
+    qkv, table = paddle.zeros([3, 36 * 128], dtype=dtype), paddle.zeros([3, 2], dtype="int64")
+    y = gpu.decode_pages(qkv, pages, gpu.paged_rows(table, paddle.to_tensor([5, 70, 64]), 70))
+    assert y.shape == [3, 32 * 128] and y.dtype == qkv.dtype
+    written = [one.flatten()[0].item() for one in pages]
+    assert written == [70, 5], "pages are not written in place"
+
+
 def call_others(dtype: str) -> None:
     x, table = trained(2, 5, 4, 128, dtype=dtype), paddle.ones([2, 5, 128], dtype=dtype)
     for adjacent in (True, False):
@@ -92,5 +101,6 @@ if __name__ == "__main__":
         call_products(name)
         call_attention(name)
         call_decoding(name)
+        call_pages(name)
         call_others(name)
     print("called")

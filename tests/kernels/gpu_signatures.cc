@@ -35,6 +35,31 @@ void MaskedMultiheadAttention(const Context& context, const DenseTensor&, const 
 }
 
 template <typename T, typename Context>
+void BlockMultiheadAttention(
+    const Context& context, const DenseTensor&, const DenseTensor&, const DenseTensor&,
+    const DenseTensor& prompts, const DenseTensor& lengths, const DenseTensor&, const DenseTensor&,
+    const DenseTensor& offsets, const DenseTensor&, const DenseTensor&, const DenseTensor& table,
+    const optional<DenseTensor>&, const optional<DenseTensor>&, const optional<DenseTensor>& rotary,
+    const optional<DenseTensor>& mask, const optional<DenseTensor>& decode_mask, const optional<DenseTensor>&,
+    const optional<DenseTensor>&, const optional<DenseTensor>&, const optional<DenseTensor>&,
+    const optional<DenseTensor>&, const optional<DenseTensor>& bias, const optional<DenseTensor>&,
+    const optional<DenseTensor>&, const optional<DenseTensor>& longest_prompt,
+    const optional<DenseTensor>& longest, int max_tokens, int block_size, bool, const bool, const int,
+    const float, const float, const float out_scale, const std::string& compute_dtype, const float,
+    DenseTensor* out, DenseTensor*, DenseTensor* keys, DenseTensor* values) {
+    const bool others = rotary || mask || decode_mask || bias || out_scale > 0 || compute_dtype != "default";
+    PADDLE_ENFORCE_EQ(others, false, common::errors::InvalidArgument("other defaults"));
+    PADDLE_ENFORCE_EQ(max_tokens == 1 && block_size == 64 && longest_prompt->template data<int>()[0] == 0,
+                      true, common::errors::InvalidArgument("other sizes"));
+    for (const DenseTensor* one : {&prompts, &lengths, &offsets, &table}) {
+        PADDLE_ENFORCE_EQ(one->dtype(), phi::DataType::INT32, common::errors::InvalidArgument("dtype"));
+    }
+    context.template Alloc<T>(out);
+    const_cast<T*>(keys->data<T>())[0] = static_cast<T>(longest->template data<int>()[0]);
+    const_cast<T*>(values->data<T>())[0] = static_cast<T>(lengths.template data<int>()[0]);
+}
+
+template <typename T, typename Context>
 void FlashMask(const Context& context, const DenseTensor& query, const DenseTensor&, const DenseTensor&,
                const DenseTensor&, const optional<DenseTensor>&, float, bool, bool return_softmax,
                bool is_test, const std::string&, DenseTensor* out, DenseTensor*, DenseTensor* softmax_lse,
@@ -89,6 +114,8 @@ void RmsNormGrad(const Context& context, const DenseTensor&, const optional<Dens
 
 PD_REGISTER_KERNEL(weight_only_linear, CPU, ALL_LAYOUT, WeightOnlyLinear, phi::float16, phi::bfloat16) {}
 PD_REGISTER_KERNEL(masked_multihead_attention, CPU, ALL_LAYOUT, MaskedMultiheadAttention, phi::float16,
+                   phi::bfloat16) {}
+PD_REGISTER_KERNEL(block_multihead_attention, CPU, ALL_LAYOUT, BlockMultiheadAttention, phi::float16,
                    phi::bfloat16) {}
 PD_REGISTER_KERNEL(flashmask_attention, CPU, ALL_LAYOUT, FlashMask, phi::float16, phi::bfloat16) {}
 PD_REGISTER_KERNEL(flashmask_attention_grad, CPU, ALL_LAYOUT, FlashMaskGrad, phi::float16, phi::bfloat16) {}

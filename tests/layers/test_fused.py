@@ -91,9 +91,11 @@ def test_gradients(model, frozen, monkeypatch):
         close(gradient, expected[name], name)
 
 
-def generated(model: CausalLM) -> list[np.ndarray]:
+def generated(model: CausalLM, cache_limit: int | None = None) -> list[np.ndarray]:
     """Logits of a prompt and nine tokens, between which rows change as in beam search and in serving."""
     backend = DygraphBackend(model)
+    if cache_limit is not None:
+        backend.limit_cache(cache_limit)
     found = [backend.prefill(IDS, MASK)]
     for step in range(9):
         if step == 3:
@@ -116,6 +118,19 @@ def test_decoding(model, prefix, monkeypatch):
     for found, other in zip(generated(model), expected, strict=True):
         close(found, other)
     assert calls.counts["decode"] == 2 * 9
+
+
+@pytest.mark.parametrize("prefix", [0, 3])
+def test_decoding_in_pages(model, prefix, monkeypatch):
+    model.eval()
+    if prefix:
+        attach_prefix(model, prefix, projection=False)
+        model.eval()
+    expected = generated(model)
+    calls = use_fused_operators(monkeypatch)
+    for found, other in zip(generated(model, 1 << 22), expected, strict=True):
+        close(found, other)
+    assert calls.counts["pages"] == 2 * 9 and "decode" not in calls.counts
 
 
 def test_what_fused_decoding_leaves_to_others(monkeypatch):
