@@ -60,7 +60,7 @@ class LoraRows:
         self._adapters: dict[str, dict[str, _LowRank]] = {}
         self._several: dict[str, _LowRank] = {}  # the matrices of `_stacked`, by module
         self._stacked: set[str] = set()
-        self._rows: tuple[str | None, ...] = ()
+        self._rows: tuple[str | None, ...] | None = ()  # that the hooks are for; None: some are missing
         self._handles: list[Any] = []
 
     @property
@@ -87,33 +87,35 @@ class LoraRows:
         """Let row i of the next steps have the adapter `rows[i]`; None: the model alone."""
         if self._rows == (rows := tuple(rows)):
             return
+        self._rows = None
         for handle in self._handles:
             handle.remove()
-        self._handles, self._rows = [], rows
+        self._handles = []
         names = [name for name in self._adapters if name in rows]
         masks: dict[Any, Tensor | None] = {}
         for module, matrices in self._matrices(names).items():
             if matrices.ranks not in masks:
-                masks[matrices.ranks] = self._mask(matrices.ranks)
+                masks[matrices.ranks] = self._mask(matrices.ranks, rows)
             hook = _RowsHook(matrices, masks[matrices.ranks])
             self._handles.append(self._layers[module].register_forward_post_hook(hook))
+        self._rows = rows
 
     def _matrices(self, names: Sequence[str]) -> Mapping[str, _LowRank]:
         """By module, the matrices of these adapters, perhaps with those of others."""
         if len(names) < 2:
             return self._adapters[names[0]] if names else {}
         if not self._stacked.issuperset(names):
-            self._stacked, parts = set(names), {}
+            parts = {}
             for module in self._layers:
                 found = [self._adapters[name][module] for name in names if module in self._adapters[name]]
                 if found:
                     parts[module] = _stack(found)
-            self._several = parts
+            self._several, self._stacked = parts, set(names)
         return self._several
 
-    def _mask(self, ranks: tuple[tuple[str, int], ...]) -> Tensor | None:
+    def _mask(self, ranks: tuple[tuple[str, int], ...], rows: Sequence[str | None]) -> Tensor | None:
         names, sizes = zip(*ranks, strict=True)
-        mask = np.array([[row == name for name in names] for row in self._rows], dtype=np.float32)
+        mask = np.array([[row == name for name in names] for row in rows], dtype=np.float32)
         if mask.all():
             return None
         spread = np.repeat(mask, sizes, axis=1)[:, None]

@@ -21,6 +21,7 @@ from paddle_glm.parallel.rng import seed_group
 from paddle_glm.parallel.shutdown import exit_all_ranks
 from paddle_glm.peft.lora import attach_lora, use_lora
 from paddle_glm.peft.lora_config import LoraConfig
+from paddle_glm.peft.lora_rows import LoraRows
 from paddle_glm.peft.prefix import attach_prefix
 
 
@@ -76,11 +77,31 @@ def compare(kind, config, group, folder):
     dist.barrier()
     cut.save(folder)
     dist.barrier()
+    if kind == "lora":
+        out["rows"] = compare_rows(config, group, folder, prompt)
     written = open_safetensors(folder / cut.weights_file)
     out["saved"] = max_difference(
         (written[whole.file_names[name]], value) for name, value in whole.parameters()
     )
     return out
+
+
+def compare_rows(config, group, folder, prompts):
+    """Largest difference of logits from one process's where each row has its own adapter, or none."""
+    found = []
+    for each in (SINGLE_PROCESS, group):
+        backend = DygraphBackend(AutoModel.from_config(config, group=each, seed=7))
+        backend.adapters = rows = LoraRows(backend.model)
+        for name in ("first", "second"):
+            rows.load(name, folder)
+        read = []
+        for place, adapter in enumerate(("first", None, "second")):
+            prompt = prompts[place : place + 1]
+            reading = backend.start_reading(prompt, np.ones_like(prompt), None, adapter)
+            read.append(backend.read(reading, prompt.shape[1]))
+            backend.join(reading, replace=place == 0)
+        found.append([np.concatenate(read), backend.decode(np.array([5, 6, 7]))])
+    return max_difference(zip(*found, strict=True))
 
 
 def compare_switched_adapters(config, group):

@@ -38,7 +38,8 @@ def test_processes_compute_what_one_does(processes: int, tmp_path: Path) -> None
             assert found["saved"] == 0 and found["largest_gradient"] > 1e-5, (rank, case, found)
             for spread in found["dropout"]:
                 assert spread["loss"] < 1e-6 and spread["gradient"] < 1e-6, (rank, case)
-            if case.endswith("lora"):  # several adapters that take turns
+            if case.endswith("lora"):  # several adapters that take turns, or run together
+                assert found["rows"] < LARGEST, (rank, case, found)
                 assert found["switched"] < LARGEST < 1e-3 < found["apart"], (rank, case, found)
 
 

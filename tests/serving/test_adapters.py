@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
+from paddle_glm.auto.dygraph import check_lora_modules
 from paddle_glm.auto.engine import open_engine
 from paddle_glm.errors import InputError
 from paddle_glm.generation import ChatSession, GenerationParams, generate_batch
@@ -137,6 +138,11 @@ def test_a_page_has_them_beside_each_other(scheduler, expected):
     assert found == expected
     with pytest.raises(InputError, match="model 'prose' does not exist: expected one of"):
         provider.open(values, "prose")
+
+
+def test_graphs_have_none():
+    with pytest.raises(InputError, match="the backend onnxruntime runs a graph without adapters"):
+        check_lora_modules("onnxruntime", {"ads": "folder"})
 
 
 @pytest.mark.parametrize(
