@@ -36,6 +36,7 @@ INTEGRATION = (
     "quantization/test_loading_memory.py",
     "serving/test_adapters.py",
     "serving/test_browser_gradio.py",
+    "serving/test_browser_streamlit.py",
     "serving/test_chat.py",
     "serving/test_clients.py",
     "serving/test_docs.py",

@@ -142,6 +142,8 @@ def show(provider: ChatProvider, initial_messages: list[Message]) -> None:
         st.session_state["input"], visit.draft = visit.draft, None
     st.subheader(provider.title)
     settings = _draw_sidebar(provider, visit)
+    if len(settings.models) > 1:
+        st.set_page_config(layout="wide")
     _draw_rounds(visit, settings.models)
     st.chat_input("输入内容，回车发送", key="input", on_submit=lambda: visit.ask(st.session_state["input"]))
     if visit.asking is not None:
