@@ -22,6 +22,7 @@ from paddle_glm.export import export_model
 from paddle_glm.generation import ChatSession, GenerationParams
 from paddle_glm.models import registry
 from paddle_glm.models.base import CausalLM
+from paddle_glm.models.dygraph import DygraphBackend
 from paddle_glm.models.family import get_family
 from paddle_glm.parallel import ProcessGroup
 from paddle_glm.tiny.checkpoint import write_checkpoint
@@ -102,6 +103,19 @@ def test_shards_split_and_merge(folder: Path, model: CausalLM, tmp_path: Path) -
         np.testing.assert_array_equal(array, source.read(name))
     with pytest.raises(InputError, match="PaddleNLP has no class for toy"):
         model.save_pretrained(tmp_path / "nlp", format="pdparams")
+
+
+def test_its_attention_reads_rows_in_pages(model: CausalLM) -> None:
+    """It updates the cache itself, without `layers.attention.attend`."""
+    rows = [np.arange(5, 75)[None], np.arange(30, 37)[None]]
+    alone, paged = [DygraphBackend(model) for _ in rows], DygraphBackend(model)
+    paged.limit_cache(1 << 20)
+    for backend, ids in zip(alone, rows, strict=True):
+        backend.prefill(ids, np.ones_like(ids))
+        (paged.add_rows if backend is alone[1] else paged.prefill)(ids, np.ones_like(ids))
+    for token in range(60, 63):
+        expected = np.concatenate([backend.decode(np.array([token])) for backend in alone])
+        np.testing.assert_allclose(paged.decode(np.array([token] * 2)), expected, atol=1e-6)
 
 
 def test_each_rank_starts_with_its_slice(folder: Path) -> None:
