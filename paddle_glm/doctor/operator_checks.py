@@ -19,7 +19,8 @@ from paddle_glm.doctor.recorded import relative_error
 from paddle_glm.doctor.registry import Context, Finding, check
 from paddle_glm.kv_cache import KVCache
 from paddle_glm.kv_cache.decode import DecodeLayer
-from paddle_glm.kv_cache.pages import PagedKVCache, PagePool
+from paddle_glm.kv_cache.page_pool import PagePool
+from paddle_glm.kv_cache.pages import PagedKVCache
 from paddle_glm.layers.activation import swiglu
 from paddle_glm.layers.attention import attend, grouped_query_attention
 from paddle_glm.layers.attention_mask import AttentionMask

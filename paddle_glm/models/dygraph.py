@@ -12,7 +12,8 @@ from paddle_glm.backends.kv_cache import CacheLimitError, KVCacheBackend, Prompt
 from paddle_glm.errors import InputError
 from paddle_glm.kv_cache import HeldColumns, KVCache
 from paddle_glm.kv_cache.decode import DecodeLayer
-from paddle_glm.kv_cache.pages import PAGE_TOKENS, PagedKVCache, PagePool, pages_of
+from paddle_glm.kv_cache.page_pool import PAGE_TOKENS, PagePool, pages_of
+from paddle_glm.kv_cache.pages import PagedKVCache
 from paddle_glm.load_memory import MemoryBudget
 from paddle_glm.models.past_key_values import PastKeyValues
 from paddle_glm.models.step_model import StepModel

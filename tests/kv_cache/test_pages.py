@@ -15,7 +15,8 @@ from paddle_glm.auto.model import AutoModel
 from paddle_glm.doctor.tiny_models import model_folder, tiny_config
 from paddle_glm.errors import InputError
 from paddle_glm.kv_cache import KVCache
-from paddle_glm.kv_cache.pages import PAGE_TOKENS, PagedKVCache, PagePool
+from paddle_glm.kv_cache.page_pool import PAGE_TOKENS, PagePool
+from paddle_glm.kv_cache.pages import PagedKVCache
 from paddle_glm.kv_cache.tensors import BufferLayer
 from paddle_glm.layers import attention
 from paddle_glm.load_memory import InsufficientMemoryError
