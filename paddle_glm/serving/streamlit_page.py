@@ -21,9 +21,10 @@ from paddle_glm.serving.answers import Answer, error_text, stream_answers
 from paddle_glm.serving.chat_provider import ChatProvider
 
 Talks = list[list[Message]]
-# Streamlit leaves much room above a page; the button that stops an answer stays in sight above the input.
+# Streamlit leaves much room around a page; the button that stops an answer stays in sight above the input.
 STYLE = """<style>
 .stMainBlockContainer { padding-top: 3.5rem; }
+.stMainBlockContainer, [data-testid="stBottomBlockContainer"] { padding-left: 1rem; padding-right: 1rem; }
 .st-key-stop { position: sticky; bottom: 8.5rem; }
 [data-testid="stChatMessage"] [data-testid="stText"] { white-space: pre-wrap; overflow-wrap: anywhere; }
 [data-testid="stMarkdownContainer"] .katex-display { overflow-x: auto; overflow-y: hidden; }

@@ -26,6 +26,7 @@ def run(provider: ChatProvider, initial_messages: list[Message], host: str, port
         "server.headless": "true",
         "server.fileWatcherType": "none",
         "browser.gatherUsageStats": "false",
+        "server.maxUploadSize": 10,  # MB
         "client.toolbarMode": "minimal",
         "client.showErrorLinks": "false",
     }
