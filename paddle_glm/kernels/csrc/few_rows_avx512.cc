@@ -13,7 +13,7 @@ template <int kBits, int kRows>
 void multiply_block(const float* x, int64_t columns, int64_t group_size, const uint8_t* values,
                     const float* scales, float* y, int64_t y_stride) {
     constexpr int kInputs = Line<kBits>::kInputs;
-    constexpr int kParts = kRows <= 2 ? 2 : 1;  // independent sums, to hide the latency of additions
+    constexpr int kParts = 2;  // independent sums, to hide the latency of additions
     __m512 total[kRows][2];
 #pragma GCC unroll 4
     for (int m = 0; m < kRows; m++) total[m][0] = total[m][1] = _mm512_setzero_ps();

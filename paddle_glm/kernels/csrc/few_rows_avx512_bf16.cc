@@ -50,7 +50,7 @@ template <int kBits, int kRows>
 void multiply_block(const uint16_t* x, int64_t columns, int64_t group_size, const uint8_t* values,
                     const float* scales, float* y, int64_t y_stride) {
     constexpr int kInputs = kBits == 4 ? 8 : 4;
-    constexpr int kParts = kRows == 1 ? 4 : kRows == 2 ? 2 : 1;  // independent sums, to hide latency
+    constexpr int kParts = 2;  // independent sums, to hide latency
     constexpr int kPair[4] = {0, kBits == 4 ? 2 : 0, 1, kBits == 4 ? 3 : 1};
     const __m512i even = kBits == 4 ? nibble_table(1, 8) : nibble_table(1, 0);
     const __m512i odd = kBits == 4 ? even : nibble_table(16, 8);

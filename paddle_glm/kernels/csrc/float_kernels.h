@@ -1,9 +1,10 @@
 // Kernels of products in float32 and bfloat16 arithmetic, with quantised and with half precision weights.
 //
-// Up to kFewRows rows of x: weights are converted in registers while they are read, once. More rows: a panel
-// of kPanelWidth outputs is widened into a buffer that stays in the cache, [depth][kPanelWidth], and
-// multiplied by register-blocked kernels. All four products (two kinds of weights, as they are and
-// transposed) share the panels' format and the kernels that multiply.
+// Up to kTiledRows rows of x: weights are converted in registers while they are read, for kFewRows rows at a
+// time; the sums of a row do not depend on the number of rows. More rows: a panel of kPanelWidth outputs is
+// widened into a buffer that stays in the cache, [depth][kPanelWidth], and multiplied by register-blocked
+// kernels. All four products (two kinds of weights, as they are and transposed) share the panels' format and
+// the kernels that multiply.
 #pragma once
 
 #include "half.h"
@@ -15,6 +16,7 @@ constexpr int64_t kPanelWidth = 64;
 constexpr int64_t kPanelDepth =
     512;  // at most; 128 KB of float32, so that a core's second-level cache keeps it
 constexpr int64_t kFewRows = 4;
+constexpr int64_t kTiledRows = 16;
 
 // A part of a weight, at most kPanelWidth by kPanelDepth or the other way round. Rows begin at whole blocks
 // (kBlockRows), columns at multiples of 64.

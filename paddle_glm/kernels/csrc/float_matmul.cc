@@ -15,6 +15,9 @@ namespace {
 // too.
 constexpr int64_t kRowChunk = 256;
 
+// Half precision weight rows that tiles of x take turns with: a multiple of what a kernel takes at once.
+constexpr int64_t kHalfRows = 48;
+
 // The buffers of one thread.
 constexpr int64_t kPanelBytes = kPanelDepth * kPanelWidth * sizeof(float);
 constexpr int64_t kPairBytes = kPanelBytes / 2;
@@ -90,13 +93,23 @@ void multiply(const float* x, int64_t rows, int64_t inner, int64_t outputs, Arit
                        y + m * outputs);
 }
 
+// multiply(first row of x, rows, first weight row, last) for tiles of x, all with some weight rows before the
+// next ones, which then stay in the second-level cache.
+template <class Multiply>
+void by_tiles(int64_t rows, int64_t begin, int64_t end, int64_t step, const Multiply& multiply) {
+    if (rows <= kFewRows) return multiply(0, rows, begin, end);
+    for (; begin < end; begin += step)
+        for (int64_t m = 0; m < rows; m += kFewRows)
+            multiply(m, std::min(kFewRows, rows - m), begin, std::min(begin + step, end));
+}
+
 }  // namespace
 
 void float_matmul(const float* x, int64_t rows, const QuantizedMatrix& weight, Arithmetic arithmetic,
                   float* y) {
     const FloatKernels& table = kernels().floats;
     if (rows == 0) return;
-    if (rows > kFewRows) {
+    if (rows > kTiledRows) {
         const auto widen = [&](int64_t row, int64_t width, int64_t column, int64_t depth, float* panel) {
             table.widen_quantized(weight, {row, column, width, depth}, panel);
         };
@@ -108,26 +121,36 @@ void float_matmul(const float* x, int64_t rows, const QuantizedMatrix& weight, A
     if (packed > 0) {
         const auto* x_rounded = few_rows_rounded(table, x, rows, weight.columns);
         parallel_for(packed, 2, [&](int64_t begin, int64_t end) {
-            table.quantized_few_rows_bfloat16(x_rounded, rows, weight, begin, end, y, weight.rows);
+            by_tiles(rows, begin, end, 1, [&](int64_t m, int64_t count, int64_t first, int64_t last) {
+                table.quantized_few_rows_bfloat16(x_rounded + m * weight.columns, count, weight, first, last,
+                                                  y + m * weight.rows, weight.rows);
+            });
         });
     }
     const int64_t done = packed * kBlockRows;
     parallel_for(weight.rows - done, 2 * kBlockRows, [&](int64_t begin, int64_t end) {
-        table.quantized_few_rows(x, rows, weight, done + begin, done + end, y, weight.rows);
+        by_tiles(rows, done + begin, done + end, kBlockRows,
+                 [&](int64_t m, int64_t count, int64_t first, int64_t last) {
+                     table.quantized_few_rows(x + m * weight.columns, count, weight, first, last,
+                                              y + m * weight.rows, weight.rows);
+                 });
     });
 }
 
 void float_matmul(const float* x, int64_t rows, const HalfMatrix& weight, Arithmetic arithmetic, float* y) {
     const FloatKernels& table = kernels().floats;
     if (rows == 0) return;
-    if (rows > kFewRows) {
+    if (rows > kTiledRows) {
         const auto widen = [&](int64_t row, int64_t width, int64_t column, int64_t depth, float* panel) {
             table.widen_half(weight, {row, column, width, depth}, panel);
         };
         return multiply(x, rows, weight.columns, weight.rows, arithmetic, widen, y);
     }
     parallel_for(weight.rows, 2 * kBlockRows, [&](int64_t begin, int64_t end) {
-        table.half_few_rows(x, rows, weight, begin, end, y, weight.rows);
+        by_tiles(rows, begin, end, kHalfRows, [&](int64_t m, int64_t count, int64_t first, int64_t last) {
+            table.half_few_rows(x + m * weight.columns, count, weight, first, last, y + m * weight.rows,
+                                weight.rows);
+        });
     });
 }
 

@@ -61,10 +61,10 @@ TileConfig config(int64_t rows) {
     return result;
 }
 
-// totals[r] += sums of row r, scaled; sums: int32 [rows, 16].
+// totals[r] += sums of row r, scaled; sums: int32 [rows, 16]. scales: null for 1.
 void add_scaled(const int32_t* sums, int64_t rows, const int32_t* corrections, const float* x_scales,
                 const float* scales, float* totals) {
-    const __m512 scale = _mm512_loadu_ps(scales);
+    const __m512 scale = scales == nullptr ? _mm512_set1_ps(1) : _mm512_loadu_ps(scales);
     for (int64_t r = 0; r < rows; r++, sums += 16, totals += kBlockRows) {
         const __m512i sum = _mm512_add_epi32(_mm512_load_si512(sums), _mm512_set1_epi32(corrections[r]));
         const __m512 product = _mm512_mul_ps(_mm512_set1_ps(x_scales[r]), scale);
@@ -78,6 +78,8 @@ void multiply_rows(const Block& block, const Parts& parts, const float* block_sc
                    const Int8Activations& x, int64_t m, int64_t rows, float* y, int64_t y_stride) {
     alignas(64) int32_t sums[4][kTileRows * 16];
     alignas(64) float totals[kRows * kBlockRows] = {};
+    // Weights with one scale per output are scaled at the end, as in the kernels of few rows.
+    const bool grouped = parts.per_group < parts.count;
     for (int64_t part = 0; part < parts.count; part++) {
         const int64_t at = part * x.rows + m;
         zero_tile<0>();
@@ -105,12 +107,16 @@ void multiply_rows(const Block& block, const Parts& parts, const float* block_sc
         for (int i = 0; i < (TWO ? 4 : 2); i++) {
             const int64_t first = i / 2 * kTileRows, rest = rows - first, half = i % 2 * 16;
             add_scaled(sums[i], rest < kTileRows ? rest : kTileRows, x.corrections + at + first,
-                       x.scales + at + first, scales + half, totals + first * kBlockRows + half);
+                       x.scales + at + first, grouped ? scales + half : nullptr,
+                       totals + first * kBlockRows + half);
         }
     }
     for (int64_t r = 0; r < rows; r++)
-        for (int64_t i = 0; i < kBlockRows; i += 16)
-            _mm512_storeu_ps(y + r * y_stride + i, _mm512_load_ps(totals + r * kBlockRows + i));
+        for (int64_t i = 0; i < kBlockRows; i += 16) {
+            const __m512 scale = grouped ? _mm512_set1_ps(1) : _mm512_loadu_ps(block_scales + i);
+            const __m512 total = _mm512_load_ps(totals + r * kBlockRows + i);
+            _mm512_storeu_ps(y + r * y_stride + i, _mm512_mul_ps(total, scale));
+        }
 }
 
 void matmul_int8(const Int8Activations& x, const QuantizedMatrix& weight, int64_t block_begin,
