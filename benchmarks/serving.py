@@ -8,8 +8,8 @@ file pages included) are printed too. For each number of clients: tokens per sec
 long the first piece of text and a whole answer took (medians). A client asks again as soon as it has its
 answer. Prompts differ in length; answers are greedy and are cut at --new_tokens. --openai: these clients are
 of the package openai. Without a folder a model of random weights is made. Then the first text of a
-conversation's first and second turn, and the time between pieces of text of an answer while another client's
-long prompt is read (--long_prompt, in characters; 0: left out).
+conversation's first and second turn, and the time between pieces of text of answers while another client's
+long prompt is read (--long_prompt, in tokens; 0: left out). What follows -- are flags of `paddle-glm serve`.
 """
 
 import argparse
@@ -49,6 +49,7 @@ def start_server(folder: Path, args: argparse.Namespace) -> tuple[subprocess.Pop
     if args.program is None:
         command = [sys.executable, "-m", "paddle_glm.main", "serve", "--model_path", str(folder)]
         command += ["--max_batch_size", str(args.max_batch_size), "--cpu_threads", str(args.cpu_threads)]
+        command += args.server_flags
     else:
         command = [str(args.program), "--model_dir", str(folder), "--serve"]
         command += ["--num_threads", str(args.cpu_threads)] if args.cpu_threads else []
@@ -148,36 +149,52 @@ def stream(client: OpenAIClient, messages: list[dict[str, str]], new_tokens: int
     return times, text
 
 
-def compare_turns(address: str, length: int, new_tokens: int) -> None:
+def text_of_tokens(client: OpenAIClient, unit: str, tokens: int) -> str:
+    """`unit` again and again, about so many tokens."""
+    request = {"temperature": 0, "max_tokens": 1, "stream_options": {"include_usage": True}}
+
+    def count(text: str) -> int:
+        message = {"role": "user", "content": "?" + text}  # another beginning: nothing of it is read before
+        chunks = list(client.stream_chat({**request, "messages": [message]}))
+        return int(chunks[-1]["usage"]["prompt_tokens"])
+
+    few = count(unit)
+    return unit * max(1, (tokens - few) * 10 // (count(unit * 11) - few))
+
+
+def compare_turns(address: str, tokens: int, new_tokens: int) -> None:
     """Print the time to the first text of two turns of a conversation."""
     client = OpenAIClient(address)
-    messages = [{"role": "user", "content": ("颜色#白色*风格#简约*" * length)[:length]}]
+    messages = [{"role": "user", "content": text_of_tokens(client, "颜色#白色*风格#简约*", tokens)}]
     first, answer = stream(client, messages, new_tokens)
     messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": "材质#棉"}]
     second, _ = stream(client, messages, new_tokens)
     print(f"first text: {first[0]:.3f} s in the first turn, {second[0]:.3f} s in the second")
 
 
-def measure_stall(address: str, length: int) -> None:
-    """Print the times between pieces of an answer while a long prompt arrives."""
+def measure_stall(address: str, tokens: int, running: int) -> None:
+    """Print the times between pieces of text of running answers while a long prompt arrives."""
     client = OpenAIClient(address)
     gaps: list[float] = []
+    prompt = text_of_tokens(client, "材质#棉*款式#宽松*", tokens)
 
-    def answer() -> None:
-        times, _ = stream(OpenAIClient(address), [{"role": "user", "content": "类型#裙"}], 1000)
+    def answer(number: int) -> None:
+        times, _ = stream(OpenAIClient(address), [{"role": "user", "content": "类型#裙" * number}], 1000)
         gaps.extend(later - earlier for earlier, later in pairwise(times))
 
-    thread = threading.Thread(target=answer)
-    thread.start()
+    threads = [threading.Thread(target=answer, args=(number,)) for number in range(1, running + 1)]
+    for thread in threads:
+        thread.start()
     time.sleep(0.5)
-    prompt = ("材质#棉*款式#宽松*" * length)[:length]
     times, _ = stream(client, [{"role": "user", "content": prompt}], 8)
-    thread.join()
+    for thread in threads:
+        thread.join()
     gaps.sort()
     median, worst = statistics.median(gaps), gaps[int(0.99 * len(gaps))]
     print(
-        f"between pieces of text: median {median:.3f} s, p99 {worst:.3f} s, longest {gaps[-1]:.3f} s; "
-        f"the long prompt's first text after {times[0]:.2f} s"
+        f"{running} running answers, between pieces of text: median {median:.3f} s, p99 {worst:.3f} s "
+        f"({worst / median:.1f} x), longest {gaps[-1]:.3f} s; the long prompt's first text after "
+        f"{times[0] if times else float('nan'):.2f} s"
     )
 
 
@@ -191,12 +208,13 @@ def main() -> None:
     parser.add_argument("--openai", action="store_true", help="clients of the package openai")
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--hidden", type=int, default=512)
-    parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 8, 16])
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 8, 16, 64])
     parser.add_argument("--max_batch_size", type=int, default=8)
     parser.add_argument("--cpu_threads", type=int, default=0)
     parser.add_argument("--new_tokens", type=int, default=64)
-    parser.add_argument("--long_prompt", type=int, default=1200, help="characters; 0: skip these figures")
+    parser.add_argument("--long_prompt", type=int, default=1900, help="tokens; 0: skip these figures")
     parser.add_argument("--seconds", type=float, default=15.0, help="for each number of clients")
+    parser.add_argument("server_flags", nargs="*", help="of paddle-glm serve, behind --")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.model_path or make_model(Path(scratch) / "model", args.layers, args.hidden)
@@ -215,7 +233,8 @@ def main() -> None:
                 print(f"| {clients} | {speed:.1f} | {first} | {whole:.2f} |", flush=True)
             if args.long_prompt:
                 compare_turns(address, args.long_prompt, args.new_tokens)
-                measure_stall(address, args.long_prompt)
+                for running in (1, 7):
+                    measure_stall(address, args.long_prompt, running)
             print(f"peak memory {peak_gigabytes(process):.2f} GB")
         finally:
             process.terminate()

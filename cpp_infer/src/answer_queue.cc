@@ -47,8 +47,8 @@ std::shared_ptr<Answer> AnswerQueue::submit(AnswerRequest request) {
     if (closed_) throw OverloadedError(kClosing);
     drop_cancelled();
     if (waiting_.size() >= max_waiting_) {
-        throw OverloadedError(std::to_string(running_) + " requests are running and " +
-                              std::to_string(waiting_.size()) + " are waiting: try again later");
+        throw QueueFullError(std::to_string(running_) + " requests are running and " +
+                             std::to_string(waiting_.size()) + " are waiting: try again later");
     }
     waiting_.push_back(answer);
     changed_.notify_one();

@@ -21,6 +21,12 @@ class OverloadedError : public std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
+// The queue is full.
+class QueueFullError : public OverloadedError {
+  public:
+    using OverloadedError::OverloadedError;
+};
+
 struct AnswerRequest {
     Session::Conversation messages;
     GenerationParams params;

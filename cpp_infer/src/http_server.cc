@@ -34,6 +34,8 @@ ProtocolError to_protocol_error(const std::exception_ptr& error) {
         return known;
     } catch (const InputError& known) {
         return {400, known.what()};
+    } catch (const QueueFullError& known) {
+        return {429, known.what(), "requests", "rate_limit_exceeded"};
     } catch (const OverloadedError& known) {
         return {503, known.what(), "overloaded_error", "overloaded"};
     } catch (...) {
@@ -48,7 +50,7 @@ ProtocolError unauthorized() {
 void refuse(httplib::Response& response, const ProtocolError& error) {
     response.status = error.status;
     if (error.status == 401) response.set_header("WWW-Authenticate", "Bearer");
-    if (error.status == 503) response.set_header("Retry-After", "1");
+    if (error.status == 429 || error.status == 503) response.set_header("Retry-After", "1");
     response.set_content(error.body(), kJson);
 }
 

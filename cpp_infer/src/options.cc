@@ -88,7 +88,7 @@ const std::vector<Flag>& flags() {
          [](Options& options, const std::string& text) { options.server.api_key = first_line(text); }},
         {"--served_model_name", "NAME", "model name for clients (default: the folder's)",
          [](Options& options, const std::string& text) { options.server.served_model_name = text; }},
-        {"--max_waiting", "N", "maximum requests in the queue; more are refused (503) (default: 64)",
+        {"--max_waiting", "N", "maximum requests in the queue; more are refused (429) (default: 64)",
          positive(&ServeOptions::max_waiting, "--max_waiting")},
         {"--max_request_bytes", "N", "maximum bytes of a request body (default: 1048576)",
          positive(&ServeOptions::max_request_bytes, "--max_request_bytes")},

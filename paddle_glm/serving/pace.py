@@ -2,28 +2,36 @@
 
 import math
 import statistics
+from bisect import bisect_right
 from collections import deque
 
 # A piece of a prompt may take as long as so many decoding steps; with the step itself, answers wait for 2.5.
 PIECE_STEPS = 1.5
-MIN_PIECE, MAX_PIECE = 8, 512
+# Where the smallest piece takes longer: as long as that one and a bit, since small pieces waste time.
+PIECE_SLACK = 1.2
+PIECE_TOKENS = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 _RECENT = 32
 # A longer wait in the queue is refused: the package openai gives a request up after ten minutes.
 MAX_WAIT_SECONDS = 600.0
 
 
 class PieceSize:
-    """How many tokens of prompts to read between two tokens of running answers."""
+    """How many tokens of prompts to read between two tokens of running answers.
+
+    The largest of `PIECE_TOKENS` that was fast enough when it was last tried.
+    """
 
     def __init__(self, fixed: int | None = None) -> None:
         """fixed: so many columns of each prompt; None: what takes at most `PIECE_STEPS` decoding steps."""
         self._fixed = fixed
         self._steps: deque[float] = deque(maxlen=_RECENT)
-        self._tokens = MIN_PIECE  # of the next piece
+        self._size = PIECE_TOKENS.index(16)  # of the next piece, as a place there
+        self._seconds: dict[int, float] = {}  # by size
+        self._pieces = 0
 
     def columns(self, rows: int) -> int:
         """Columns of a piece for so many prompts that are read together."""
-        return self._fixed or max(1, self._tokens // rows)
+        return self._fixed or -(-PIECE_TOKENS[self._size] // rows)
 
     def on_step(self, seconds: float) -> None:
         """The running answers' last decoding step took so long."""
@@ -31,12 +39,20 @@ class PieceSize:
 
     def on_piece(self, tokens: int, seconds: float) -> None:
         """So many tokens were read together."""
-        if not self._steps or tokens < MIN_PIECE:
+        if not self._steps or tokens < PIECE_TOKENS[0]:
             return
-        # A piece takes a + b * tokens; repeated, this rule ends where that is the time allowed.
+        self._pieces += 1
+        if self._pieces % (2 * _RECENT) == 0:
+            self._seconds.clear()  # prompts get longer, machines busier
+        size = bisect_right(PIECE_TOKENS, tokens) - 1
+        # A larger piece that took less belongs to other times.
+        self._seconds = {one: time for one, time in self._seconds.items() if one < size or time > seconds}
+        self._seconds[size] = seconds
         allowed = PIECE_STEPS * statistics.median(self._steps)
-        wanted = int(tokens * allowed / max(seconds, 1e-9))
-        self._tokens = min(max(wanted, MIN_PIECE), 2 * self._tokens, MAX_PIECE)
+        allowed = max(allowed, PIECE_SLACK * self._seconds.get(0, 0.0))
+        self._size = max((one for one, time in self._seconds.items() if time <= allowed), default=0)
+        if self._size in self._seconds and self._size + 1 not in self._seconds:
+            self._size = min(self._size + 1, len(PIECE_TOKENS) - 1)
 
 
 class QueueWait:

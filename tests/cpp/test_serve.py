@@ -212,7 +212,7 @@ def test_a_full_queue_refuses_and_a_signal_lets_answers_end(start, folder):  # n
     waiting = server.connect(asking("你好", **GREEDY))
     wait_until(lambda: server.health()["waiting"] == 1)
     refused = server.post(asking("你好"))
-    assert refused.status_code == 503 and refused.headers["retry-after"] == "1"
+    assert refused.status_code == 429 and refused.headers["retry-after"] == "1"
     assert "1 are waiting: try again later" in refused.json()["error"]["message"]
     server.process.send_signal(signal.SIGINT)
     assert len(events(running.getresponse().read().decode())) > 100

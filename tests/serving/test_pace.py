@@ -1,32 +1,43 @@
 """The size of pieces of prompts and the estimated wait, from given times."""
 
+import math
+
 import pytest
 
-from paddle_glm.serving.pace import MAX_PIECE, MAX_WAIT_SECONDS, MIN_PIECE, PIECE_STEPS, PieceSize, QueueWait
+from paddle_glm.serving.pace import MAX_WAIT_SECONDS, PieceSize, QueueWait
 
 
 @pytest.mark.parametrize(
     ("start", "per_token", "expected"),
-    [(0.0, 0.001, 150), (0.05, 0.001, 100), (0.3, 0.001, MIN_PIECE), (0.0, 1e-5, MAX_PIECE)],
+    [(0.0, 0.001, 128), (0.05, 0.001, 96), (0.3, 0.001, 64), (0.0, 0.02, 8), (0.0, 1e-5, 512)],
 )
 def test_a_piece_takes_as_long_as_its_share_of_steps(start, per_token, expected):
     """Pieces that take start + per_token * tokens seconds, beside steps of 0.1 s."""
     size = PieceSize()
-    assert size.columns(1) == MIN_PIECE
     for seconds in (0.1, 0.1, 0.1, 5.0):  # once something else was slow
         size.on_step(seconds)
     found = []
-    for _ in range(12):
-        tokens = size.columns(1)
-        assert not found or tokens <= 2 * found[-1]
-        found.append(tokens)
-        size.on_piece(tokens, start + per_token * tokens)
-    assert found[-1] == pytest.approx(expected, abs=1)
-    assert start + per_token * found[-1] <= PIECE_STEPS * 0.1 or found[-1] == MIN_PIECE
-    assert size.columns(4) == found[-1] // 4
-    before = size.columns(1)
-    size.on_piece(2, 0.2)  # the end of a prompt: too little to tell anything
-    assert size.columns(1) == before
+    for _ in range(40):
+        found.append(size.columns(1))
+        size.on_piece(found[-1], start + per_token * found[-1])
+    assert found[20:] == [expected] * 20
+    # Tried once too large.
+    assert sum(tokens > expected for tokens in found) <= 2
+    assert size.columns(3) == math.ceil(expected / 3)
+    size.on_piece(2, 9.0)  # the end of a prompt: too little to tell anything
+    assert size.columns(1) == expected
+
+
+def test_pieces_follow_what_the_machine_does():
+    size = PieceSize()
+    found = []
+    for step in (0.1, 0.4, 0.02):  # few rows, many, few again
+        for _ in range(300):
+            size.on_step(step)
+            found.append(size.columns(1))
+            size.on_piece(found[-1], 0.001 * found[-1])
+        assert max(found[-60:]) == {0.1: 192, 0.4: 512, 0.02: 32}[step]
+        assert sorted(found[-60:])[30] == {0.1: 128, 0.4: 512, 0.02: 24}[step]
 
 
 def test_a_fixed_size_stays():
