@@ -5,12 +5,17 @@
 
 Loops: `server:ENGINE` (the scheduler, eight requests at once), `chat` (a session in dygraph) and
 `infer:ENGINE` (a session over an exported graph), each in a process of its own over a small random model. The
-first tenth of the tokens is warm-up. Resident memory is sampled a hundred times and the growth is the slope
-of a line through the samples of the other nine tenths. --trace also prints what tracemalloc found, which
-makes Python several times as slow.
+first fifth of the tokens is warm-up. In the rest memory is sampled a hundred times, and the growth is the
+slope of a line through the samples of what malloc has given out (glibc's `malloc_info`; Python's objects are
+of malloc too here) or, elsewhere, of resident memory. With malloc's figures ten thousand tokens show one of
+a few bytes each. --trace also prints what tracemalloc found, which makes Python several times as slow.
 """
 
 import argparse
+import ctypes
+import gc
+import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -43,7 +48,7 @@ LOOPS = [
 ANSWER = 100  # tokens
 AT_ONCE = 8
 SAMPLES = 100
-STORED = 1_000_000  # bytes of ended requests that the server keeps, soon full
+STORED = 100_000  # bytes of ended requests that the server keeps, full in the warm-up
 
 
 def make_models(folder: Path) -> None:
@@ -112,6 +117,23 @@ def run_session(opened: Callable[[], Engine], params: GenerationParams) -> Itera
             yield reply.completion_tokens
 
 
+def allocated_bytes() -> int | None:
+    """Bytes that malloc has given out; None where it is not glibc's."""
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "malloc_info"):
+        return None
+    libc.fopen.restype, libc.fopen.argtypes = ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_char_p]
+    libc.malloc_info.argtypes, libc.fclose.argtypes = [ctypes.c_int, ctypes.c_void_p], [ctypes.c_void_p]
+    with tempfile.NamedTemporaryFile() as file:
+        stream = libc.fopen(file.name.encode(), b"w")
+        libc.malloc_info(0, stream)
+        libc.fclose(stream)
+        totals = Path(file.name).read_text(encoding="ascii").rpartition("</heap>")[2]
+    sizes = dict(re.findall(r'type="(\w+)"[^>]* size="(\d+)"', totals.partition("<aspace")[0]))
+    found = {name: int(size) for name, size in sizes.items() if name != "max"}
+    return found["current"] + found["mmap"] - found["fast"] - found["rest"]
+
+
 def measure(loop: str, folder: Path, tokens: int, trace: bool) -> None:
     kind, _, name = loop.partition(":")
     engine = name or "dygraph"
@@ -124,11 +146,12 @@ def measure(loop: str, folder: Path, tokens: int, trace: bool) -> None:
     answers = (run_server if kind == "server" else run_session)(opened, params)
     process, started = psutil.Process(), time.perf_counter()
     done, traced = 0, None
-    samples: list[tuple[int, int]] = []
+    samples: list[tuple[int, int, int]] = []
     for count in answers:
         done += count
-        if done > tokens / 10 + len(samples) * 0.9 * tokens / SAMPLES:
-            samples.append((done, process.memory_info().rss))
+        if done > tokens / 5 + len(samples) * 0.8 * tokens / SAMPLES:
+            gc.collect()
+            samples.append((done, process.memory_info().rss, allocated_bytes() or process.memory_info().rss))
             if trace and traced is None:
                 tracemalloc.start(8)
                 traced = tracemalloc.take_snapshot()
@@ -139,11 +162,10 @@ def measure(loop: str, folder: Path, tokens: int, trace: bool) -> None:
         for line in tracemalloc.take_snapshot().compare_to(traced, "lineno")[:12]:
             print(line)
     answers.close()  # type: ignore[attr-defined]
-    x, y = np.array(samples, dtype=np.float64).T
-    slope = 1000 * np.polyfit(x, y, 1)[0]
-    print(
-        f"| {loop} | {done} | {speed:.0f} | {y[0] / 1e6:.0f} | {y[-1] / 1e6:.0f} | {slope:.0f} |", flush=True
-    )
+    tokens_at, resident, allocated = np.array(samples, dtype=np.float64).T
+    slope = 1000 * np.polyfit(tokens_at, allocated, 1)[0]
+    megabytes = f"{resident[0] / 1e6:.0f} | {resident[-1] / 1e6:.0f}"
+    print(f"| {loop} | {done} | {speed:.0f} | {megabytes} | {slope:.0f} |", flush=True)
 
 
 def main() -> None:
@@ -160,12 +182,13 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as scratch:
         make_models(Path(scratch))
-        print("| loop | tokens | tokens/s | MB after a tenth | MB at the end | bytes per 1,000 tokens |")
+        print("| loop | tokens | tokens/s | MB after a fifth | MB at the end | bytes per 1,000 tokens |")
         print("|---|---|---|---|---|---|", flush=True)
         for loop in args.loops:
             words = ["--folder", scratch, "--loops", loop, "--tokens", str(args.tokens)]
             words += ["--trace"] if args.trace else []
-            subprocess.run([sys.executable, __file__, *words], check=True)
+            environment = {**os.environ, "PYTHONMALLOC": "malloc"}
+            subprocess.run([sys.executable, __file__, *words], check=True, env=environment)
 
 
 if __name__ == "__main__":

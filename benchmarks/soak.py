@@ -97,6 +97,11 @@ class Server:
         self.process.send_signal(how)
         return self.process.wait(timeout=TIMEOUT)
 
+    def print_tracebacks(self) -> None:
+        log = "".join(self.log)
+        for found in re.findall(r"Traceback.*?\n(?=\S)[^\n]*", log, re.DOTALL):
+            print(found)
+
     def report(self, name: str) -> None:
         """Print what the server holds once nobody asks."""
         end = time.monotonic() + TIMEOUT
@@ -191,7 +196,8 @@ def soak(server: Server, seconds: float, count: int, new_tokens: int) -> None:
     wait(server, seconds / 3)
     print(f"resident memory before SIGTERM: {server.settled_rss:.0f} MB, then {server.rss():.0f} MB")
     status = server.stop(signal.SIGTERM)
-    print(f"SIGTERM: {status}, tracebacks in its log: {'Traceback' in ''.join(server.log)}", flush=True)
+    print(f"SIGTERM: {status}", flush=True)
+    server.print_tracebacks()
     server.start()
     wait(server, seconds / 3)
     clients.stop()
@@ -286,6 +292,7 @@ def main() -> None:
                 soak(server, 60 * args.minutes, args.clients, args.new_tokens)
             measure_flood(server, args.flooders, 300)
             server.report("in the end")
+            server.print_tracebacks()
         finally:
             server.process.kill()
             server.process.wait()
