@@ -4,11 +4,12 @@
     python benchmarks/memory_growth.py --loops server:dygraph chat --trace
 
 Loops: `server:ENGINE` (the scheduler, eight requests at once), `chat` (a session in dygraph) and
-`infer:ENGINE` (a session over an exported graph), each in a process of its own over a small random model. The
-first fifth of the tokens is warm-up. In the rest memory is sampled a hundred times, and the growth is the
-slope of a line through the samples of what malloc has given out (glibc's `malloc_info`; Python's objects are
-of malloc too here) or, elsewhere, of resident memory. With malloc's figures ten thousand tokens show one of
-a few bytes each. --trace also prints what tracemalloc found, which makes Python several times as slow.
+`infer:ENGINE` (a session over an exported graph), each in a process of its own over a small random
+model. The first fifth of the tokens is warm-up. In the rest memory is sampled a hundred times, and the
+growth is the slope of a line through the samples, of the first half and of the second. Sampled is what
+malloc has given out (glibc's `malloc_info`; Python's objects are of malloc too here) or, elsewhere,
+resident memory. With malloc ten thousand tokens are enough to see a leak of a few bytes each. --trace
+also prints what tracemalloc found, which makes Python several times as slow.
 """
 
 import argparse
@@ -163,9 +164,13 @@ def measure(loop: str, folder: Path, tokens: int, trace: bool) -> None:
             print(line)
     answers.close()  # type: ignore[attr-defined]
     tokens_at, resident, allocated = np.array(samples, dtype=np.float64).T
-    slope = 1000 * np.polyfit(tokens_at, allocated, 1)[0]
+    half = len(samples) // 2
+    slopes = [
+        f"{1000 * np.polyfit(tokens_at[part], allocated[part], 1)[0]:.0f}"
+        for part in (slice(0, half), slice(half, None))
+    ]
     megabytes = f"{resident[0] / 1e6:.0f} | {resident[-1] / 1e6:.0f}"
-    print(f"| {loop} | {done} | {speed:.0f} | {megabytes} | {slope:.0f} |", flush=True)
+    print(f"| {loop} | {done} | {speed:.0f} | {megabytes} | {' | '.join(slopes)} |", flush=True)
 
 
 def main() -> None:
@@ -182,8 +187,10 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as scratch:
         make_models(Path(scratch))
-        print("| loop | tokens | tokens/s | MB after a fifth | MB at the end | bytes per 1,000 tokens |")
-        print("|---|---|---|---|---|---|", flush=True)
+        print(
+            "| loop | tokens | tokens/s | MB after a fifth | MB at the end | bytes per 1,000 tokens | later |"
+        )
+        print("|---|---|---|---|---|---|---|", flush=True)
         for loop in args.loops:
             words = ["--folder", scratch, "--loops", loop, "--tokens", str(args.tokens)]
             words += ["--trace"] if args.trace else []

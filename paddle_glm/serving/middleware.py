@@ -1,5 +1,6 @@
 """Origin, authentication and body size limit, checked before a request is read."""
 
+import asyncio
 import hmac
 import ipaddress
 import logging
@@ -40,6 +41,8 @@ class RequestIdMiddleware:
         given = dict(scope["headers"]).get(b"x-request-id", b"")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex.encode()
 
+        started = False
+
         async def send_with_id(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
                 message = {**message, "headers": [*message["headers"], (b"x-request-id", request_id)]}
@@ -51,9 +54,17 @@ class RequestIdMiddleware:
                     message["status"],
                     request_id.decode(),
                 )
+            nonlocal started
+            started = True
             await send(message)
 
-        await self.app(scope, receive, send_with_id)
+        try:
+            await self.app(scope, receive, send_with_id)
+        except asyncio.CancelledError:  # by uvicorn, when the time for answers at shutdown is over
+            if not started:
+                text = "the server is shutting down"
+                body = error_body(text, "overloaded_error", "overloaded")
+                await UTF8JSONResponse(body, 503, {"Retry-After": "1"})(scope, receive, send_with_id)
 
 
 class ContentSecurityMiddleware:

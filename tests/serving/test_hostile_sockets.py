@@ -124,6 +124,7 @@ def test_schemathesis(short_model, tmp_path):
         run += ["--max-examples", "200", "--seed", "1", "--request-timeout", "60", "--continue-on-failure"]
         done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout
+        print(done.stdout[-300:])
         assert int(re.findall(r"(\d+) generated", done.stdout)[-1]) >= 5000
 
 

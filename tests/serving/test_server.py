@@ -343,3 +343,18 @@ def test_shutting_down_lets_answers_end(tiny_checkpoint):
     assert process.returncode == -signal.SIGTERM
     assert "Application shutdown complete" in output
     assert "sesame" not in output
+
+
+def test_answers_that_take_too_long_at_shutdown_are_refused(tiny_checkpoint):
+    process, address = start_server(tiny_checkpoint, "--shutdown_timeout", "1")
+    long = asking("你好", n=8, logit_bias={"2": -100})  # goes on until the model's limit
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(httpx.post, address + PATH, json=long, timeout=120)
+            wait_until(lambda: httpx.get(address + "/health").json()["running"] == 8)
+            process.send_signal(signal.SIGTERM)
+            assert answer.result().status_code == 503
+        assert "shutting down" in answer.result().json()["error"]["message"]
+        assert "Traceback" not in process.communicate(timeout=120)[0]
+    finally:
+        process.kill()
