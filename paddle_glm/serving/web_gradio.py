@@ -39,8 +39,9 @@ pre.verbatim { margin: 0; padding: 0; border: 0; background: none; font: inherit
 .user-row + .message-buttons { display: none !important; }
 .notice:not(:has(pre)) { display: none; }
 .notice pre.verbatim { color: #dc2626; }
-@media (max-width: 640px) { .gradio-container .main { padding: 8px !important; } }
 """
+# As `css` it would not reach the container.
+HEAD = "<style>@media (max-width: 640px) { .gradio-container .app { padding: 8px !important; } }</style>"
 SAVE = """(texts) => texts.forEach((text, place) => {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([text], {type: "application/json"}));
@@ -307,6 +308,7 @@ def launch(page: gr.Blocks, host: str, port: int | None) -> str:
         footer_links=[],
         theme=gr.themes.Default(font=list(FONTS), font_mono=["monospace"]),
         css=CSS,
+        head=HEAD,
         max_file_size=MAX_UPLOAD,
         app_kwargs={"middleware": [Middleware(ContentSecurityMiddleware)]},
         prevent_thread_lock=True,
