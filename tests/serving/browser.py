@@ -19,6 +19,7 @@ playwright = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed: pip install -c constraints.txt playwright"
 )
 expect = playwright.expect  # waits until it is true
+expect.set_options(timeout=30_000)
 MODELS = ("chatglm2-6b", "advert-lora")
 NO_OTHER_HOSTS = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"
 PROMPT_LIMIT = 2000  # characters, for the scripted model

@@ -102,7 +102,7 @@ def saved(page):
 
 
 def wait_for_answers(page, count):
-    expect(page.locator("[data-testid=bot] strong", has_text="fin")).to_have_count(count, timeout=20_000)
+    expect(page.locator("[data-testid=bot] strong", has_text="fin")).to_have_count(count)
 
 
 def test_conversation(browser, scripted):
