@@ -17,7 +17,7 @@ _ERRORS = {
     404: "The model does not exist",
     413: "The body is larger than the server's limit",
     415: "The Content-Type is not application/json",
-    429: "The queue is full",
+    429: "The queue is full, or too slow",
     503: "The server is shutting down",
 }
 _ERROR_SCHEMA = {"$ref": "#/components/schemas/Error"}

@@ -18,6 +18,7 @@ from paddle_glm.serving.generation_request import SchedulerObserver
 from paddle_glm.serving.scheduler import Scheduler
 from paddle_glm.tiny.checkpoint import write_checkpoint
 from tests.generation.numpy_model import NumpyBackend
+from tests.serving.collector import Collector
 
 BLOCK = 4  # tokens; a token takes a byte
 
@@ -88,26 +89,6 @@ class Kept:
 
     def release(self):
         self.backend.kept -= self.nbytes
-
-
-class Collector:
-    def __init__(self):
-        self.tokens, self.error, self.ended = [], None, threading.Event()
-
-    def on_token(self, token, logprobs):
-        self.tokens.append(token)
-        return True
-
-    def on_finished(self):
-        self.ended.set()
-
-    def on_failed(self, error):
-        self.error = error
-        self.ended.set()
-
-    def answer(self):
-        assert self.ended.wait(60) and self.error is None, self.error
-        return self.tokens
 
 
 class Observer(SchedulerObserver):

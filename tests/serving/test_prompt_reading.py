@@ -1,6 +1,5 @@
 """Prompts that are read in pieces beside running requests, and beginnings that are not read again."""
 
-import threading
 from itertools import pairwise
 
 import numpy as np
@@ -13,30 +12,10 @@ from paddle_glm.kv_cache import NUMPY, RowColumns
 from paddle_glm.serving.generation_request import SchedulerObserver
 from paddle_glm.serving.prefix_store import MIN_TOKENS, PrefixStore
 from paddle_glm.serving.scheduler import Scheduler
+from tests.serving.collector import Collector
 
 LONG = [5 + index * 7 % 90 for index in range(150)]
 GREEDY = GenerationParams(do_sample=False, max_new_tokens=24)
-
-
-class Collector:
-    def __init__(self):
-        self.tokens, self.error, self.ended, self.started = [], None, threading.Event(), threading.Event()
-
-    def on_token(self, token, logprobs):
-        self.tokens.append(token)
-        self.started.set()
-        return True
-
-    def on_finished(self):
-        self.ended.set()
-
-    def on_failed(self, error):
-        self.error = error
-        self.ended.set()
-
-    def answer(self):
-        assert self.ended.wait(60) and self.error is None, self.error
-        return self.tokens
 
 
 class Recorder(SchedulerObserver):

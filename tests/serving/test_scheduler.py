@@ -13,31 +13,9 @@ from paddle_glm.serving.generation_request import QueueFullError, SchedulerClose
 from paddle_glm.serving.scheduler import Scheduler
 from paddle_glm.serving.streaming import LocalSession
 from tests.generation.numpy_model import NumpyBackend
+from tests.serving.collector import Collector
 
 PROMPTS = [[5, 6, 7, 8, 9], [10, 11], [30], [5, 6], [40, 41, 42, 43, 44, 45, 46], [7]]
-
-
-class Collector:
-    """A listener that keeps what it hears."""
-
-    def __init__(self, most=None):
-        self.tokens, self.error, self.ended = [], None, threading.Event()
-        self.most = most
-
-    def on_token(self, token, logprobs):
-        self.tokens.append(token)
-        return self.most is None or len(self.tokens) < self.most
-
-    def on_finished(self):
-        self.ended.set()
-
-    def on_failed(self, error):
-        self.error = error
-        self.ended.set()
-
-    def wait(self):
-        assert self.ended.wait(30)
-        return self.tokens
 
 
 @pytest.fixture(params=["continuous", "batch after batch"])
