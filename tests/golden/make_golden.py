@@ -6,6 +6,7 @@ The files here are replayed by `ctest` (cpp_infer/tests/golden_test.cc) and by t
 """
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Iterable
@@ -299,14 +300,22 @@ def loops(ways: tuple[dict[str, Any], ...], stops: tuple[int, ...], limit: int) 
     return {"kind": "loop", **shared, "cases": cases}
 
 
+def cut(answer: str, size: int) -> list[str]:
+    """Pieces of so many characters; a special token is one piece, as it is one token."""
+    found = []
+    for part in re.split(r"(<\|\w+\|>)", answer):
+        length = len(part) if part.startswith("<|") else size
+        found += [part[start : start + length] for start in range(0, len(part), length)]
+    return found
+
+
 def responses() -> dict[str, Any]:
     cases = []
     for template in (CHATGLM, CHATGLM2, CHATGLM3):
         for answer in ANSWERS:
             for size in (1, 3):
                 stream = StreamingResponseParser(template)
-                cut = [answer[start : start + size] for start in range(0, len(answer), size)]
-                pieces = [[piece, stream.push(piece)] for piece in cut]
+                pieces = [[piece, stream.push(piece)] for piece in cut(answer, size)]
                 rest = stream.finish()
                 found = {"pieces": pieces, "rest": rest, "messages": stream.messages()}
                 cases.append({"template": template.to_dict(), **found})
