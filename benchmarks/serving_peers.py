@@ -75,7 +75,9 @@ def load(address: str, clients: int, args: argparse.Namespace) -> tuple[float, f
 
     def run(number: int) -> None:
         rng = random.Random(number)
-        with httpx.Client(base_url=address, timeout=FIRST_REQUEST_SECONDS) as client:
+        # llama.cpp's server ends kept connections after some requests.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        with httpx.Client(base_url=address, timeout=FIRST_REQUEST_SECONDS, limits=limits) as client:
             while time.perf_counter() < end:
                 length = rng.randint(args.prompt // 2, args.prompt)
                 ask(client, rng.choices(WORDS, k=length), args.new_tokens, found[number])
