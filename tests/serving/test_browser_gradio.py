@@ -187,6 +187,7 @@ def test_stop(browser, slow_engine):
             press(page, "清空对话")  # in mid-answer
             wait_until(lambda: scheduler.running == 0)
             expect(page.get_by_test_id("user")).to_have_count(0)
+        with visit(browser, address) as page:
             send(page, "你好")
             expect(page.get_by_test_id("bot")).not_to_be_empty()
         wait_until(lambda: scheduler.running == 0)  # the visitor left
