@@ -108,29 +108,19 @@ def generated(model: CausalLM, cache_limit: int | None = None) -> list[np.ndarra
 
 
 @pytest.mark.parametrize("prefix", [0, 3])
-def test_decoding(model, prefix, monkeypatch):
+@pytest.mark.parametrize(
+    ("cache_limit", "operator", "other"), [(None, "decode", "pages"), (1 << 22, "pages", "decode")]
+)
+def test_decoding(model, prefix, cache_limit, operator, other, monkeypatch):
     model.eval()
     if prefix:
         attach_prefix(model, prefix, projection=False)
         model.eval()
     expected = generated(model)
     calls = use_fused_operators(monkeypatch)
-    for found, other in zip(generated(model), expected, strict=True):
-        close(found, other)
-    assert calls.counts["decode"] == 2 * 9
-
-
-@pytest.mark.parametrize("prefix", [0, 3])
-def test_decoding_in_pages(model, prefix, monkeypatch):
-    model.eval()
-    if prefix:
-        attach_prefix(model, prefix, projection=False)
-        model.eval()
-    expected = generated(model)
-    calls = use_fused_operators(monkeypatch)
-    for found, other in zip(generated(model, 1 << 22), expected, strict=True):
-        close(found, other)
-    assert calls.counts["pages"] == 2 * 9 and "decode" not in calls.counts
+    for found, plain in zip(generated(model, cache_limit), expected, strict=True):
+        close(found, plain)
+    assert calls.counts[operator] == 2 * 9 and other not in calls.counts
 
 
 def test_what_fused_decoding_leaves_to_others(monkeypatch):
