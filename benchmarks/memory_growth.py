@@ -35,8 +35,8 @@ sys.path.insert(0, str(ROOT))
 
 from paddle_glm.auto.engine import Engine, open_engine  # noqa: E402
 from paddle_glm.generation import ChatSession, GenerationOutput, GenerationParams  # noqa: E402
-from paddle_glm.serving.scheduler import Scheduler  # noqa: E402
-from paddle_glm.serving.streaming import submit_chat  # noqa: E402
+from paddle_glm.serving.batching.scheduler import Scheduler  # noqa: E402
+from paddle_glm.serving.batching.streaming import submit_chat  # noqa: E402
 from paddle_glm.tiny.checkpoint import write_checkpoint  # noqa: E402
 from paddle_glm.tiny.grammar import make_rows  # noqa: E402
 

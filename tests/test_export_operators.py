@@ -22,7 +22,7 @@ from paddle_glm.main import main
 from paddle_glm.models.dygraph import DygraphBackend
 from paddle_glm.numpy_interop import to_numpy
 from paddle_glm.peft.prefix import attach_prefix
-from paddle_glm.serving.scheduler import Scheduler
+from paddle_glm.serving.batching.scheduler import Scheduler
 from paddle_glm.tiny.checkpoint import write_checkpoint
 from tests.kv_cache.test_memory import Collector
 

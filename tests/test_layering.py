@@ -41,7 +41,11 @@ FLOORS = (
     ("auto",),
     ("export", "evaluation"),
     ("training",),
-    ("serving", "tiny", "doctor"),
+    ("serving.batching", "serving.conversation", "tiny", "doctor"),
+    ("serving.protocol",),
+    ("serving.http", "serving.client"),
+    ("serving.pages",),
+    ("serving",),
     ("commands",),
     ("main",),
 )

@@ -1,4 +1,4 @@
-// Reading of requests: `ChatRequest` of paddle_glm/serving/openai_request.py.
+// Reading of requests: `ChatRequest` of paddle_glm/serving/protocol/openai_request.py.
 
 #include <algorithm>
 

@@ -20,7 +20,7 @@ from paddle_glm.commands._sampling_arguments import (
 )
 from paddle_glm.errors import InputError
 from paddle_glm.generation.params import GenerationParams
-from paddle_glm.serving.ranks import run_on_ranks
+from paddle_glm.serving.batching.ranks import run_on_ranks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,10 +104,10 @@ def run(args: argparse.Namespace) -> None:
 
 def _serve(args: argparse.Namespace, open_engine: "Callable[[], Engine]") -> None:
     with require_extra("serve"):
-        from paddle_glm.serving.app import create_app
-        from paddle_glm.serving.http_server import serve
-    from paddle_glm.serving.address import bind, is_loopback
-    from paddle_glm.serving.scheduler import Scheduler
+        from paddle_glm.serving.http.app import create_app
+        from paddle_glm.serving.http.http_server import serve
+    from paddle_glm.serving.batching.scheduler import Scheduler
+    from paddle_glm.serving.http.address import bind, is_loopback
 
     key = args.api_key or os.environ.get(SERVER_KEY_VARIABLE) or None
     name = served_name(args)

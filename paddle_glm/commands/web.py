@@ -23,7 +23,7 @@ from paddle_glm.commands._sampling_arguments import (
 from paddle_glm.generation.params import GenerationParams
 
 if TYPE_CHECKING:
-    from paddle_glm.serving.chat_provider import ChatProvider
+    from paddle_glm.serving.pages.chat_provider import ChatProvider
 
 HELP = "chat in the browser with a model folder, an exported folder or a server (--api_base)"
 STREAMLIT_PORT = 8501  # gradio takes the first free port from 7860
@@ -54,8 +54,8 @@ def run(args: argparse.Namespace) -> None:
 
 def _run_gradio(args: argparse.Namespace, initial_messages: list[Message]) -> None:
     with require_extra("web"):
-        from paddle_glm.serving import web_gradio
-    from paddle_glm.serving.address import bind
+        from paddle_glm.serving.pages import web_gradio
+    from paddle_glm.serving.http.address import bind
 
     bind(args.host, args.port or 0).close()  # a port in use is reported before a model is loaded
     with closing(open_provider(args)) as provider:
@@ -64,8 +64,8 @@ def _run_gradio(args: argparse.Namespace, initial_messages: list[Message]) -> No
 
 def _run_streamlit(args: argparse.Namespace, initial_messages: list[Message]) -> None:
     with require_extra("web"):
-        from paddle_glm.serving import web_streamlit
-    from paddle_glm.serving.address import bind
+        from paddle_glm.serving.pages import web_streamlit
+    from paddle_glm.serving.http.address import bind
 
     if web_streamlit.is_running():  # `streamlit run tools/web_demo2.py -- FLAGS`, at every click
         web_streamlit.show_cached_page(lambda: open_provider(args), str(args), initial_messages)
@@ -79,8 +79,8 @@ def _run_streamlit(args: argparse.Namespace, initial_messages: list[Message]) ->
 def open_provider(args: argparse.Namespace) -> "ChatProvider":
     """The model or the server that the flags select; raises `InputError` if it cannot be opened."""
     with require_extra("serve"):
-        from paddle_glm.serving.chat_provider import local_provider, remote_provider
-    from paddle_glm.serving.scheduler import Scheduler
+        from paddle_glm.serving.pages.chat_provider import local_provider, remote_provider
+    from paddle_glm.serving.batching.scheduler import Scheduler
 
     params = sampling_params(args, GenerationParams())  # invalid values are reported first
     if args.api_base is not None:

@@ -12,7 +12,7 @@ import httpx
 
 from paddle_glm.chat_template import Message
 from paddle_glm.errors import InputError, PromptTooLongError
-from paddle_glm.serving.openai_errors import TOO_LONG_CODE
+from paddle_glm.serving.protocol.openai_errors import TOO_LONG_CODE
 
 CONNECT_TIMEOUT_SECONDS = 10.0
 _MAX_SHOWN_CHARACTERS = 200  # of a server's message, in an error

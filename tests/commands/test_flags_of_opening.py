@@ -12,7 +12,7 @@ import pytest
 from paddle_glm.auto.model import AutoModel
 from paddle_glm.main import main
 from paddle_glm.peft.prefix import attach_prefix
-from paddle_glm.serving.address import bind
+from paddle_glm.serving.http.address import bind
 from tests.paths import ROOT
 
 # ptuning/web_demo.sh of THUDM/ChatGLM2-6B, and ChatGLM-6B's flag; the length is the small prefix's.

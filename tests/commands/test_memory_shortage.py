@@ -13,7 +13,7 @@ from paddle_glm.kernels.library import kernel_library
 from paddle_glm.load_memory import MemoryBudget, needed_bytes, upcast_bytes
 from paddle_glm.main import main
 from paddle_glm.models.family import family_of
-from paddle_glm.serving.scheduler import Scheduler
+from paddle_glm.serving.batching.scheduler import Scheduler
 from paddle_glm.tiny.checkpoint import write_checkpoint
 from paddle_glm.tiny.grammar import Row
 

@@ -18,7 +18,7 @@ from paddle_glm.export import export_model
 from paddle_glm.generation import GenerationParams, generate_batch
 from paddle_glm.load_memory import CACHE_TOKENS, SKIP_VARIABLE
 from paddle_glm.models.dygraph import DygraphBackend
-from paddle_glm.serving.scheduler import Scheduler
+from paddle_glm.serving.batching.scheduler import Scheduler
 
 PROMPT = [5, 6, 7, 8]
 

@@ -12,8 +12,8 @@ import pytest
 
 from paddle_glm.chat_template import Message
 from paddle_glm.errors import PromptTooLongError
-from paddle_glm.serving.answers import Answer
-from paddle_glm.serving.chat_provider import ChatProvider
+from paddle_glm.serving.pages.answers import Answer
+from paddle_glm.serving.pages.chat_provider import ChatProvider
 
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed: pip install -c constraints.txt playwright"

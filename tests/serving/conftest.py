@@ -15,9 +15,9 @@ import uvicorn
 from paddle_glm.auto.engine import Engine
 from paddle_glm.generation import GenerationParams
 from paddle_glm.models.chatglm2.tokenizer import ChatGLM2Tokenizer
-from paddle_glm.serving.address import bind, server_url
-from paddle_glm.serving.app import create_app
-from paddle_glm.serving.scheduler import Scheduler
+from paddle_glm.serving.batching.scheduler import Scheduler
+from paddle_glm.serving.http.address import bind, server_url
+from paddle_glm.serving.http.app import create_app
 from tests.generation.numpy_model import NumpyBackend
 from tests.paths import ROOT
 from tests.tiny_sentencepiece import write_tiny_model

@@ -11,9 +11,9 @@ from paddle_glm.auto.engine import open_engine
 from paddle_glm.errors import InputError
 from paddle_glm.generation import ChatSession, GenerationParams, generate_batch
 from paddle_glm.main import main
-from paddle_glm.serving.chat_provider import local_provider
+from paddle_glm.serving.batching.scheduler import Scheduler
 from paddle_glm.serving.client import OpenAIClient, choose_models
-from paddle_glm.serving.scheduler import Scheduler
+from paddle_glm.serving.pages.chat_provider import local_provider
 from tests.peft.test_lora import peft_folder, random_pair
 from tests.serving.conftest import GREEDY, start_server
 from tests.serving.test_prompt_reading import LONG, Recorder, ask

@@ -5,8 +5,8 @@ import threading
 import pytest
 
 from paddle_glm.errors import InputError
-from paddle_glm.serving.answer_markdown import to_markdown
-from paddle_glm.serving.answers import Answer, error_text, stream_answers
+from paddle_glm.serving.pages.answer_markdown import to_markdown
+from paddle_glm.serving.pages.answers import Answer, error_text, stream_answers
 
 
 class Scripted:

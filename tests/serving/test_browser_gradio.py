@@ -6,8 +6,8 @@ import pytest
 
 from paddle_glm.generation import GenerationParams
 from paddle_glm.serving import conversation
-from paddle_glm.serving.chat_provider import local_provider
-from paddle_glm.serving.scheduler import Scheduler
+from paddle_glm.serving.batching.scheduler import Scheduler
+from paddle_glm.serving.pages.chat_provider import local_provider
 from tests.serving.browser import MODELS, PROMPT_LIMIT, chromium, expect, scripted_provider, visit, wait_until
 
 pytest.importorskip("gradio", reason="gradio is not installed (extra `web`)")
@@ -33,7 +33,7 @@ def browser():
 @contextmanager
 def served(provider):
     """The address of the page over a provider."""
-    from paddle_glm.serving.web_gradio import create_page, launch
+    from paddle_glm.serving.pages.web_gradio import create_page, launch
 
     page = create_page(provider, [])
     try:

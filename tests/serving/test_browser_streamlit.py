@@ -28,7 +28,7 @@ echo $HOME && cat <file $PATH '\\(a\\)'
 SERVER = """
 import itertools, sys
 from dataclasses import replace
-from paddle_glm.serving.web_streamlit import run
+from paddle_glm.serving.pages.web_streamlit import run
 from tests.serving.browser import ScriptedSession, scripted_provider
 
 answer, port = sys.argv[1:]

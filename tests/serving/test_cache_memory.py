@@ -13,9 +13,9 @@ from paddle_glm.backends.kv_cache import CacheLimitError, KVCacheBackend, RowCac
 from paddle_glm.errors import InputError, PromptTooLongError
 from paddle_glm.generation import GenerationParams, generate_batch
 from paddle_glm.kv_cache import NUMPY, KVCache
-from paddle_glm.serving import admission
-from paddle_glm.serving.generation_request import SchedulerObserver
-from paddle_glm.serving.scheduler import Scheduler
+from paddle_glm.serving.batching import admission
+from paddle_glm.serving.batching.generation_request import SchedulerObserver
+from paddle_glm.serving.batching.scheduler import Scheduler
 from paddle_glm.tiny.checkpoint import write_checkpoint
 from tests.generation.numpy_model import NumpyBackend
 from tests.serving.collector import Collector

@@ -7,7 +7,6 @@ import pytest
 
 from paddle_glm.errors import InputError, PromptTooLongError
 from paddle_glm.generation import GenerationParams
-from paddle_glm.serving.chat_provider import remote_provider
 from paddle_glm.serving.client import (
     OpenAIClient,
     RemoteSession,
@@ -16,6 +15,7 @@ from paddle_glm.serving.client import (
     choose_models,
     request_fields,
 )
+from paddle_glm.serving.pages.chat_provider import remote_provider
 from tests.serving.scripted_server import scripted_server
 
 MESSAGES = [{"role": "user", "content": "你好", "metadata": ""}]

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from paddle_glm.auto.engine import Engine
 from paddle_glm.generation import GenerationParams
-from paddle_glm.serving.app import create_app
-from paddle_glm.serving.openai_request import ChatRequest
-from paddle_glm.serving.scheduler import Scheduler
+from paddle_glm.serving.batching.scheduler import Scheduler
+from paddle_glm.serving.http.app import create_app
+from paddle_glm.serving.protocol.openai_request import ChatRequest
 from tests.generation.numpy_model import NumpyBackend
 
 CHAT = "/v1/chat/completions"

@@ -8,8 +8,8 @@ from fastapi.testclient import TestClient
 
 from paddle_glm.auto.engine import Engine
 from paddle_glm.generation import GenerationParams
-from paddle_glm.serving.app import create_app
-from paddle_glm.serving.scheduler import Scheduler
+from paddle_glm.serving.batching.scheduler import Scheduler
+from paddle_glm.serving.http.app import create_app
 from tests.generation.numpy_model import NumpyBackend
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from paddle_glm.serving.pace import MAX_WAIT_SECONDS, PieceSize, QueueWait
+from paddle_glm.serving.batching.pace import MAX_WAIT_SECONDS, PieceSize, QueueWait
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from paddle_glm.auto.engine import open_engine
 from paddle_glm.backends.kv_cache import RowCache
 from paddle_glm.generation import GenerationParams, generate_batch
 from paddle_glm.kv_cache import NUMPY, RowColumns
-from paddle_glm.serving.generation_request import SchedulerObserver
-from paddle_glm.serving.prefix_store import MIN_TOKENS, PrefixStore
-from paddle_glm.serving.scheduler import Scheduler
+from paddle_glm.serving.batching.generation_request import SchedulerObserver
+from paddle_glm.serving.batching.prefix_store import MIN_TOKENS, PrefixStore
+from paddle_glm.serving.batching.scheduler import Scheduler
 from tests.serving.collector import Collector
 
 LONG = [5 + index * 7 % 90 for index in range(150)]

@@ -9,9 +9,9 @@ import pytest
 from paddle_glm.auto.engine import Engine, open_engine
 from paddle_glm.errors import InputError
 from paddle_glm.generation import ChatSession, GenerationParams, generate_batch
-from paddle_glm.serving.generation_request import QueueFullError, SchedulerClosedError
-from paddle_glm.serving.scheduler import Scheduler
-from paddle_glm.serving.streaming import LocalSession
+from paddle_glm.serving.batching.generation_request import QueueFullError, SchedulerClosedError
+from paddle_glm.serving.batching.scheduler import Scheduler
+from paddle_glm.serving.batching.streaming import LocalSession
 from tests.generation.numpy_model import NumpyBackend
 from tests.serving.collector import Collector
 

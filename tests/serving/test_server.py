@@ -15,7 +15,7 @@ from paddle_glm.auto.engine import open_engine
 from paddle_glm.generation import ChatSession, GenerationParams
 from paddle_glm.generation.response_parser import visible_text
 from paddle_glm.main import main
-from paddle_glm.serving.address import bind
+from paddle_glm.serving.http.address import bind
 from tests.serving.conftest import GREEDY, start_server
 
 PATH = "/v1/chat/completions"

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from paddle_glm.errors import PromptTooLongError
-from paddle_glm.serving.answers import Answer
-from paddle_glm.serving.chat_provider import ChatProvider
+from paddle_glm.serving.pages.answers import Answer
+from paddle_glm.serving.pages.chat_provider import ChatProvider
 from tests.serving.test_answers import Scripted
 
 testing = pytest.importorskip("streamlit.testing.v1", reason="streamlit is not installed (extra `web`)")
@@ -35,7 +35,7 @@ class Models:
 
 
 def draw(provider, system):
-    from paddle_glm.serving.streamlit_page import show
+    from paddle_glm.serving.pages.streamlit_page import show
 
     show(provider, [{"role": "system", "content": system}] if system else [])
 
@@ -97,7 +97,7 @@ def test_the_last_round_is_repeated_edited_and_deleted(start):
 
 @pytest.mark.parametrize(("text", "kept", "draft"), [("好", ["一", "好"], None), ("", [], "一")])
 def test_a_click_in_mid_answer(text, kept, draft):
-    from paddle_glm.serving.streamlit_page import Asked, Visit
+    from paddle_glm.serving.pages.streamlit_page import Asked, Visit
 
     visit = Visit([[]])
     visit.current.append(Asked("一", [[{"role": "user", "content": "一"}]], [Answer(text)]))

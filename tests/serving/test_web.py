@@ -12,9 +12,9 @@ import pytest
 from paddle_glm.auto.engine import open_engine
 from paddle_glm.generation import ChatSession, GenerationParams
 from paddle_glm.main import main
-from paddle_glm.serving.address import bind
-from paddle_glm.serving.chat_provider import local_provider
-from paddle_glm.serving.scheduler import Scheduler
+from paddle_glm.serving.batching.scheduler import Scheduler
+from paddle_glm.serving.http.address import bind
+from paddle_glm.serving.pages.chat_provider import local_provider
 from tests.paths import ROOT
 
 pytest.importorskip("gradio", reason="gradio is not installed (extra `web`)")
@@ -102,7 +102,7 @@ def test_gradio_over_a_model_here(slow_engine):
     """Stopping ends generation, and an error leaves its round out."""
     from gradio_client import Client
 
-    from paddle_glm.serving.web_gradio import create_page, launch
+    from paddle_glm.serving.pages.web_gradio import create_page, launch
 
     scheduler = Scheduler(slow_engine)
     page = create_page(local_provider(scheduler, GenerationParams(do_sample=False)), [])

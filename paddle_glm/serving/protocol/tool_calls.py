@@ -8,7 +8,7 @@ from typing import Any, Literal
 from paddle_glm.chat_template import ChatTemplate, Message, RoleTemplate
 from paddle_glm.errors import InputError
 from paddle_glm.generation.response_parser import parse_tool_call
-from paddle_glm.serving.strict_json import LenientModel, StrictModel
+from paddle_glm.serving.protocol.strict_json import LenientModel, StrictModel
 from paddle_glm.tokenizers.base import Tokenizer
 
 # System prompt before the tool declarations, as in training (THUDM's openai_api.py of ChatGLM3).

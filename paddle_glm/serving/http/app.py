@@ -19,28 +19,43 @@ from paddle_glm.chat_template import render
 from paddle_glm.errors import InputError, PromptTooLongError
 from paddle_glm.generation import GenerationOutput, GenerationParams
 from paddle_glm.generation.session import with_special_token_ids
-from paddle_glm.serving.constrained import JSONConstraints
-from paddle_glm.serving.generation_request import QueueFullError, SchedulerClosedError
-from paddle_glm.serving.metrics import CONTENT_TYPE, Metrics
-from paddle_glm.serving.middleware import AuthAndBodySizeMiddleware, OriginMiddleware, RequestIdMiddleware
-from paddle_glm.serving.openai_errors import TOO_LONG_CODE, error_body, validation_message
-from paddle_glm.serving.openai_request import (
+from paddle_glm.serving.batching.constrained import JSONConstraints
+from paddle_glm.serving.batching.generation_request import QueueFullError, SchedulerClosedError
+from paddle_glm.serving.batching.request_handle import CancellingStreamingResponse, RequestHandle, Submit
+from paddle_glm.serving.batching.scheduler import Scheduler
+from paddle_glm.serving.batching.streaming import AnswerOptions, submit_prompt
+from paddle_glm.serving.batching.tokenizing import Tokenizing
+from paddle_glm.serving.http.metrics import CONTENT_TYPE, Metrics
+from paddle_glm.serving.http.middleware import (
+    AuthAndBodySizeMiddleware,
+    OriginMiddleware,
+    RequestIdMiddleware,
+)
+from paddle_glm.serving.http.openapi import (
+    ChatCompletion,
+    Completion,
+    THUDMAnswer,
+    answers,
+    describe,
+    errors,
+)
+from paddle_glm.serving.http.served_models import ModelNotFoundError, ServedModels
+from paddle_glm.serving.protocol.openai_errors import TOO_LONG_CODE, error_body, validation_message
+from paddle_glm.serving.protocol.openai_request import (
     ChatRequest,
     CompletionRequest,
     DetokenizeRequest,
     GenerationBody,
     TokenizeRequest,
 )
-from paddle_glm.serving.openai_response import ChatCompletionBuilder, CompletionBuilder, ResponseBuilder
-from paddle_glm.serving.openapi import ChatCompletion, Completion, THUDMAnswer, answers, describe, errors
-from paddle_glm.serving.request_handle import CancellingStreamingResponse, RequestHandle, Submit
-from paddle_glm.serving.scheduler import Scheduler
-from paddle_glm.serving.served_models import ModelNotFoundError, ServedModels
-from paddle_glm.serving.streaming import AnswerOptions, submit_prompt
-from paddle_glm.serving.strict_json import StrictJSONRoute, UTF8JSONResponse, dump_json
-from paddle_glm.serving.thudm_protocol import THUDMRequest, thudm_response
-from paddle_glm.serving.tokenizing import Tokenizing
-from paddle_glm.serving.tool_calls import begun_call_ids
+from paddle_glm.serving.protocol.openai_response import (
+    ChatCompletionBuilder,
+    CompletionBuilder,
+    ResponseBuilder,
+)
+from paddle_glm.serving.protocol.strict_json import StrictJSONRoute, UTF8JSONResponse, dump_json
+from paddle_glm.serving.protocol.thudm_protocol import THUDMRequest, thudm_response
+from paddle_glm.serving.protocol.tool_calls import begun_call_ids
 
 CLIENT_CLOSED_REQUEST = 499  # nginx's status for its log; nobody receives it
 _BODIES: dict[str, type[BaseModel]] = {

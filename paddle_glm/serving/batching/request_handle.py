@@ -9,9 +9,9 @@ from fastapi.responses import StreamingResponse
 
 from paddle_glm.generation import GenerationOutput
 from paddle_glm.generation.sampling import TokenLogprobs
-from paddle_glm.serving.generation_request import GenerationRequest
-from paddle_glm.serving.streaming import StreamEvent, TextPiece
-from paddle_glm.serving.tokenizing import Tokenizing
+from paddle_glm.serving.batching.generation_request import GenerationRequest
+from paddle_glm.serving.batching.streaming import StreamEvent, TextPiece
+from paddle_glm.serving.batching.tokenizing import Tokenizing
 
 Emit = Callable[[StreamEvent], None]
 Submit = Callable[[Emit], GenerationRequest]

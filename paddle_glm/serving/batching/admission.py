@@ -4,8 +4,8 @@ from collections import deque
 from collections.abc import Sequence
 
 from paddle_glm.load_memory import InsufficientMemoryError
-from paddle_glm.serving.cache_memory import CacheMemory
-from paddle_glm.serving.generation_request import GenerationRequest
+from paddle_glm.serving.batching.cache_memory import CacheMemory
+from paddle_glm.serving.batching.generation_request import GenerationRequest
 
 # Prompts are read together if padding increases their tokens at most by this factor,
 MAX_PADDING_RATIO = 1.5

@@ -19,17 +19,17 @@ from paddle_glm.generation.logits_processors import LogitsProcessor
 from paddle_glm.generation.loop import GenerationState
 from paddle_glm.generation.sampling import token_logprobs
 from paddle_glm.load_memory import InsufficientMemoryError
-from paddle_glm.serving.admission import Admission
-from paddle_glm.serving.cache_memory import CacheMemory
-from paddle_glm.serving.generation_request import (
+from paddle_glm.serving.batching.admission import Admission
+from paddle_glm.serving.batching.cache_memory import CacheMemory
+from paddle_glm.serving.batching.generation_request import (
     GenerationRequest,
     QueueFullError,
     SchedulerClosedError,
     SchedulerObserver,
     TokenListener,
 )
-from paddle_glm.serving.pace import MAX_WAIT_SECONDS, PieceSize, QueueWait
-from paddle_glm.serving.prompt_reader import PromptReader
+from paddle_glm.serving.batching.pace import MAX_WAIT_SECONDS, PieceSize, QueueWait
+from paddle_glm.serving.batching.prompt_reader import PromptReader
 
 if TYPE_CHECKING:
     from paddle_glm.auto.engine import Engine

@@ -16,9 +16,9 @@ from paddle_glm.chat_template import Message
 from paddle_glm.errors import InputError, PromptTooLongError
 from paddle_glm.generation.response_parser import visible_text
 from paddle_glm.serving import conversation
-from paddle_glm.serving.answer_markdown import to_markdown
-from paddle_glm.serving.answers import Answer, error_text, stream_answers
-from paddle_glm.serving.chat_provider import ChatProvider
+from paddle_glm.serving.pages.answer_markdown import to_markdown
+from paddle_glm.serving.pages.answers import Answer, error_text, stream_answers
+from paddle_glm.serving.pages.chat_provider import ChatProvider
 
 Talks = list[list[Message]]
 # Streamlit leaves much room around a page; the button that stops an answer stays in sight above the input.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from paddle_glm.chat_template import Message
 from paddle_glm.errors import InputError, PromptTooLongError
 from paddle_glm.generation import Session
-from paddle_glm.serving.generation_request import QueueFullError, SchedulerClosedError
+from paddle_glm.serving.batching.generation_request import QueueFullError, SchedulerClosedError
 
 INTERVAL_SECONDS = 0.1  # between two looks at the answers
 ANSWER_ERRORS = (InputError, QueueFullError, SchedulerClosedError)  # what their text explains

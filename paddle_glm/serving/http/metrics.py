@@ -9,8 +9,8 @@ from prometheus_client import (
     generate_latest,
 )
 
-from paddle_glm.serving.generation_request import SchedulerObserver
-from paddle_glm.serving.scheduler import Scheduler
+from paddle_glm.serving.batching.generation_request import SchedulerObserver
+from paddle_glm.serving.batching.scheduler import Scheduler
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)

@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequen
 from typing import Any
 from urllib.parse import urlsplit
 
-from paddle_glm.serving.openai_errors import error_body
-from paddle_glm.serving.strict_json import UTF8JSONResponse
+from paddle_glm.serving.protocol.openai_errors import error_body
+from paddle_glm.serving.protocol.strict_json import UTF8JSONResponse
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]

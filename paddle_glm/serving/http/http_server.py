@@ -5,7 +5,7 @@ from typing import Any
 
 import uvicorn
 
-from paddle_glm.serving.address import is_loopback, server_url
+from paddle_glm.serving.http.address import is_loopback, server_url
 
 
 def serve(app: Any, bound: socket.socket, name: str, without_api_key: bool, shutdown_seconds: int) -> None:

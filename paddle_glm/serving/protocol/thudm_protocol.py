@@ -8,8 +8,8 @@ from pydantic import ConfigDict
 from paddle_glm.chat_template import ChatTemplate, Message, messages_from_history
 from paddle_glm.generation import GenerationOutput, GenerationParams
 from paddle_glm.generation.response_parser import chat_result
-from paddle_glm.serving.request_sampling import sampling_values
-from paddle_glm.serving.strict_json import LenientModel, example, limited
+from paddle_glm.serving.batching.request_sampling import sampling_values
+from paddle_glm.serving.protocol.strict_json import LenientModel, example, limited
 
 
 class THUDMRequest(LenientModel):

@@ -7,10 +7,10 @@ from typing import Any
 from paddle_glm.errors import InputError
 from paddle_glm.generation import GenerationParams, Session
 from paddle_glm.models.family import family_of
+from paddle_glm.serving.batching.request_sampling import sampling_values
+from paddle_glm.serving.batching.scheduler import Scheduler
+from paddle_glm.serving.batching.streaming import LocalSession
 from paddle_glm.serving.client import RemoteSession, request_fields
-from paddle_glm.serving.request_sampling import sampling_values
-from paddle_glm.serving.scheduler import Scheduler
-from paddle_glm.serving.streaming import LocalSession
 
 DEFAULT_MAX_NEW_TOKENS = 1024
 SLIDER_MAX_NEW_TOKENS, SLIDER_MAX_TEMPERATURE = 8192, 2.0  # unless the initial value is larger

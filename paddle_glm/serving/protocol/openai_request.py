@@ -11,10 +11,16 @@ from paddle_glm.errors import InputError
 from paddle_glm.generation import GenerationParams
 from paddle_glm.generation.logits_processors import LogitsProcessor
 from paddle_glm.generation.params import MIN_DIVISOR
-from paddle_glm.serving.request_sampling import sampling_values
-from paddle_glm.serving.streaming import AnswerOptions
-from paddle_glm.serving.strict_json import LenientModel, StrictModel, example, limited
-from paddle_glm.serving.tool_calls import TOOL_RESULT_ROLE, NamedTool, Tool, ToolCall, add_tool_declarations
+from paddle_glm.serving.batching.request_sampling import sampling_values
+from paddle_glm.serving.batching.streaming import AnswerOptions
+from paddle_glm.serving.protocol.strict_json import LenientModel, StrictModel, example, limited
+from paddle_glm.serving.protocol.tool_calls import (
+    TOOL_RESULT_ROLE,
+    NamedTool,
+    Tool,
+    ToolCall,
+    add_tool_declarations,
+)
 from paddle_glm.tokenizers.base import Tokenizer
 
 MAX_STOP_STRINGS = 16

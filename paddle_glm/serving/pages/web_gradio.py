@@ -17,10 +17,10 @@ from fastapi.middleware import Middleware
 from paddle_glm.chat_template import Message
 from paddle_glm.errors import InputError, PromptTooLongError
 from paddle_glm.serving import conversation
-from paddle_glm.serving.answer_markdown import Formulas, to_markdown
-from paddle_glm.serving.answers import error_text, stream_answers
-from paddle_glm.serving.chat_provider import ChatProvider
-from paddle_glm.serving.middleware import ContentSecurityMiddleware
+from paddle_glm.serving.http.middleware import ContentSecurityMiddleware
+from paddle_glm.serving.pages.answer_markdown import Formulas, to_markdown
+from paddle_glm.serving.pages.answers import error_text, stream_answers
+from paddle_glm.serving.pages.chat_provider import ChatProvider
 
 Columns = list[list[Message]]
 """The conversation with each model: one, or two side by side."""

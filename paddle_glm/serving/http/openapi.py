@@ -5,8 +5,8 @@ from typing import Any, Literal
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from paddle_glm.serving.middleware import UNAUTHENTICATED_PATHS
-from paddle_glm.serving.tool_calls import ToolCall
+from paddle_glm.serving.http.middleware import UNAUTHENTICATED_PATHS
+from paddle_glm.serving.protocol.tool_calls import ToolCall
 
 Responses = dict[int | str, dict[str, Any]]
 

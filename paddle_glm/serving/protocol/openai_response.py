@@ -10,9 +10,9 @@ from typing import Any
 from paddle_glm.generation import GenerationOutput
 from paddle_glm.generation.response_parser import visible_text
 from paddle_glm.generation.sampling import TokenLogprobs
-from paddle_glm.serving.request_handle import Answer
-from paddle_glm.serving.streaming import TextPiece
-from paddle_glm.serving.tool_calls import extract_tool_calls
+from paddle_glm.serving.batching.request_handle import Answer
+from paddle_glm.serving.batching.streaming import TextPiece
+from paddle_glm.serving.protocol.tool_calls import extract_tool_calls
 from paddle_glm.tokenizers.base import Tokenizer
 
 

@@ -7,8 +7,8 @@ import streamlit as st
 
 from paddle_glm.chat_template import Message
 from paddle_glm.errors import InputError
-from paddle_glm.serving.chat_provider import ChatProvider
-from paddle_glm.serving.streamlit_page import show
+from paddle_glm.serving.pages.chat_provider import ChatProvider
+from paddle_glm.serving.pages.streamlit_page import show
 
 SCRIPT = Path(__file__).with_name("streamlit_script.py")
 _page_arguments: tuple[ChatProvider, list[Message]] | None = None

@@ -6,7 +6,7 @@ from paddle_glm.backends.kv_cache import KVCacheBackend
 from paddle_glm.errors import InputError
 from paddle_glm.generation import GenerationBackend
 from paddle_glm.load_memory import InsufficientMemoryError, format_bytes
-from paddle_glm.serving.prefix_store import PrefixStore
+from paddle_glm.serving.batching.prefix_store import PrefixStore
 
 # Of the memory that is free once the model is loaded; prompts that are being read are beside it.
 CACHE_SHARE = 0.5

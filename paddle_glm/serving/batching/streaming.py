@@ -9,8 +9,8 @@ from paddle_glm.generation import GenerationOutput, GenerationParams, StreamDeco
 from paddle_glm.generation.logits_processors import AnswerPenalty, LogitBias, LogitsProcessor
 from paddle_glm.generation.sampling import TokenLogprobs
 from paddle_glm.generation.session import with_special_token_ids
-from paddle_glm.serving.generation_request import GenerationRequest
-from paddle_glm.serving.scheduler import Scheduler
+from paddle_glm.serving.batching.generation_request import GenerationRequest
+from paddle_glm.serving.batching.scheduler import Scheduler
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from paddle_glm.array_types import FloatArray
 from paddle_glm.backends.kv_cache import KVCacheBackend, PromptReading
 from paddle_glm.generation import GenerationBackend
 from paddle_glm.generation.session import pad_left
-from paddle_glm.serving.generation_request import GenerationRequest
-from paddle_glm.serving.pace import PieceSize
-from paddle_glm.serving.prefix_store import PrefixStore
+from paddle_glm.serving.batching.generation_request import GenerationRequest
+from paddle_glm.serving.batching.pace import PieceSize
+from paddle_glm.serving.batching.prefix_store import PrefixStore
 
 
 class PromptReader:

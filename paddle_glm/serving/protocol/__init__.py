@@ -1,0 +1,1 @@
+"""What requests and answers look like: OpenAI's protocol and THUDM's."""
