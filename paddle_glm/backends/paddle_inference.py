@@ -23,7 +23,7 @@ from paddle_glm.numpy_interop import step_tensor
 _INITIAL_GPU_POOL_MB = 256  # the pool's first size; it grows
 # A thread of Paddle's frees tensors of a step, so many GB at a time; waking it for each of them takes longer
 # than small operators do.
-_FREED_AT_ONCE_GB = 1 / 64
+FREED_AT_ONCE_GB = 1 / 64
 
 
 class PaddleInferenceBackend(ExportedBackend):
@@ -45,7 +45,7 @@ class PaddleInferenceBackend(ExportedBackend):
         # With operators, buffers and those they replace; else the graph's inputs, outputs and their clones.
         self.cache_copies = 2 if self.meta.operators else 3
         config = _inference_config(folder, self.meta, device, options)
-        paddle.set_flags({"FLAGS_eager_delete_tensor_gb": _FREED_AT_ONCE_GB})
+        paddle.set_flags({"FLAGS_eager_delete_tensor_gb": FREED_AT_ONCE_GB})
         if self.meta.upcasts_weights(self.config):
             # Constant folding would add upcast copies of all weights at loading: 2 to 8 times their memory.
             config.delete_pass("constant_folding_pass")

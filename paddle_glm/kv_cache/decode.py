@@ -7,6 +7,7 @@ from paddle import Tensor
 
 from paddle_glm.array_types import IntArray
 from paddle_glm.kv_cache.tensors import BufferLayer
+from paddle_glm.numpy_interop import step_tensor
 
 _VECTOR_BYTES = 16
 
@@ -64,7 +65,7 @@ class DecodeLayer(BufferLayer):
         if self._buffer is None:
             super().select(rows)
         else:
-            self._buffer = paddle.index_select(self._buffer, paddle.to_tensor(rows), axis=1)
+            self._buffer = paddle.index_select(self._buffer, step_tensor(rows), axis=1)
 
 
 def _vectors(keys: Tensor) -> Tensor:

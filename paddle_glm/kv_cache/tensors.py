@@ -11,12 +11,13 @@ from paddle import Tensor
 
 from paddle_glm.array_types import Array, IntArray
 from paddle_glm.kv_cache.arrays import ArrayLibrary
+from paddle_glm.numpy_interop import step_tensor
 
 BLOCK = 128  # columns by which a buffer grows: one copy of it every so many tokens
 
 
 def _take(tensor: Tensor, rows: IntArray) -> Tensor:
-    return paddle.index_select(tensor, paddle.to_tensor(rows), axis=0)
+    return paddle.index_select(tensor, step_tensor(rows), axis=0)
 
 
 def _concat(tensors: Sequence[Tensor], axis: int) -> Tensor:
@@ -32,7 +33,7 @@ def _nbytes(tensor: Tensor) -> int:
 
 
 def _asarray(array: Array, dtype: str) -> Tensor:
-    return paddle.to_tensor(array).astype(getattr(paddle, dtype))
+    return step_tensor(array).astype(getattr(paddle, dtype))
 
 
 PADDLE = ArrayLibrary(_take, _concat, _zeros, _nbytes, _asarray)

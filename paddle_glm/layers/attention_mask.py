@@ -13,7 +13,7 @@ from paddle import Tensor
 from paddle_glm.array_types import Array
 from paddle_glm.kv_cache import KVCache
 from paddle_glm.kv_cache.pages import PagedKVCache, PageStep
-from paddle_glm.numpy_interop import to_numpy
+from paddle_glm.numpy_interop import step_tensor, to_numpy
 
 # Added to a masked score before the float32 softmax, where exp underflows to exactly 0.
 MASK_VALUE = -1e9
@@ -142,7 +142,7 @@ class AttentionMask:
         begins, ends, _ = (one[row, first:end] for one in self._host_rows)
         query = np.arange(start, stop, dtype=np.int32)[:, None]
         hidden = (query < begins) | (query >= ends)
-        return paddle.to_tensor(hidden[None, None] * np.float32(MASK_VALUE))
+        return step_tensor(hidden[None, None] * np.float32(MASK_VALUE))
 
     @cached_property
     def _host_rows(self) -> tuple[Array, Array, Array]:

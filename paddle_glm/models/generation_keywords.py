@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import paddle
 
 from paddle_glm.array_types import Array
 from paddle_glm.errors import InputError
 from paddle_glm.generation import GenerationParams
 from paddle_glm.generation.logits_processors import LogitsProcessor
+from paddle_glm.numpy_interop import step_tensor
 
 # Name -> the neutral value that is accepted.
 _ACCEPTED_VALUES: dict[str, Any] = {"use_cache": True, "num_return_sequences": 1, "output_scores": False,
@@ -71,7 +71,7 @@ def wrap_logits_processors(given: Any) -> list[LogitsProcessor]:
 
 def _wrap_processor(processor: Any) -> LogitsProcessor:
     def process(ids: Array, scores: Array) -> Array:
-        given = paddle.to_tensor(scores.astype(np.float32))
-        return np.asarray(processor(paddle.to_tensor(ids), given))
+        given = step_tensor(scores.astype(np.float32))
+        return np.asarray(processor(step_tensor(ids), given))
 
     return process

@@ -18,6 +18,7 @@ from paddle_glm.generation.response_parser import History, chat_result, extended
 from paddle_glm.models.dygraph import DygraphBackend
 from paddle_glm.models.generation_keywords import params_from_kwargs, wrap_logits_processors
 from paddle_glm.models.past_key_values import PastKeyValues, check_past_key_values
+from paddle_glm.numpy_interop import step_tensor
 from paddle_glm.tokenizers import Tokenizer
 
 
@@ -58,7 +59,7 @@ class GenerationMixin:
         columns = generate_steps(
             DygraphBackend(self), ids, mask, resolved_params, wrap_logits_processors(logits_processor)
         )
-        return paddle.to_tensor(np.concatenate([ids, np.stack(list(columns), axis=1)], axis=1))
+        return step_tensor(np.concatenate([ids, np.stack(list(columns), axis=1)], axis=1))
 
     def _check_positions(self: Any, ids: Array, mask: Array, positions: Array) -> None:
         expected = self.family.positions(self.config, ids, mask)

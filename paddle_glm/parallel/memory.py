@@ -12,7 +12,7 @@ from paddle_glm.parallel.group import ProcessGroup
 def memory_budget(group: ProcessGroup) -> MemoryBudget:
     """Free memory of Paddle's current device: the minimum over the ranks of the group."""
     device = paddle.get_device()
-    free = paddle.to_tensor([free_memory(device)], dtype="int64")
+    free = paddle.full([1], free_memory(device), dtype="int64")
     if group.handle is not None:
         free = all_reduce(free, group, paddle.distributed.ReduceOp.MIN)
     local_degree = local_world_size() if device == "cpu" else 1
