@@ -24,7 +24,7 @@ from paddle_glm.doctor.random_models import random_model
 from paddle_glm.models.dygraph import DygraphBackend
 from paddle_glm.peft.lora import attach_lora, use_lora
 from paddle_glm.peft.lora_config import LoraConfig
-from paddle_glm.peft.lora_rows import LoraRows
+from paddle_glm.peft.row_adapters import NamedAdapters
 
 ADAPTERS = 8
 PROMPT = 64
@@ -52,9 +52,9 @@ def open_backend(args: argparse.Namespace, folder: Path) -> DygraphBackend:
         attach_lora(model, LoraConfig(rank=args.rank), name=str(number)).save(folder / str(number))
     use_lora(model, None)
     backend = DygraphBackend(model)
-    backend.adapters = rows = LoraRows(model)
+    backend.adapters = adapters = NamedAdapters(model)
     for number in range(ADAPTERS):
-        rows.load(str(number), folder / str(number))
+        adapters.load(str(number), folder / str(number))
     return backend
 
 

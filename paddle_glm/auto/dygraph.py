@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paddle_glm.backends.options import BackendOptions, option
-from paddle_glm.config import DTYPES
+from paddle_glm.config import DTYPES, ModelConfig
 from paddle_glm.errors import InputError
 from paddle_glm.hardware import num_threads, use_device
 from paddle_glm.models.registry import family_names
-from paddle_glm.peft.lora_config import read_lora_config
 from paddle_glm.quantization import BITS
 
 if TYPE_CHECKING:
@@ -79,25 +78,32 @@ def open_dygraph(folder: Path, options: DygraphOptions) -> "DygraphBackend":
     return DygraphBackend(AutoModel.from_pretrained(folder, group=group, **keywords))
 
 
-def check_lora_modules(
-    backend: str, modules: Mapping[str, str | Path], lora_path: str | Path | None = None
+def check_adapters(
+    backend: str,
+    folder: Path,
+    adapters: Mapping[str, str | Path],
+    lora_path: str | Path | None = None,
+    family: str | None = None,
 ) -> None:
     """Raise `InputError`, before a model is read, where it cannot have these adapters, name -> folder."""
     if backend != "dygraph":
         raise InputError(
-            f"--lora_modules: the backend {backend} runs a graph without adapters; give the model folder, or "
-            "export it once for each adapter with --lora_path"
+            f"--adapters: the backend {backend} runs a graph without adapters; give the model folder, or "
+            "export it once for each adapter with --lora_path or --ptuning_checkpoint"
         )
     if lora_path is not None:
-        raise InputError(f"--lora_path {lora_path}: all requests would have it; give it to --lora_modules")
-    for folder in modules.values():
-        read_lora_config(folder)
+        raise InputError(f"--lora_path {lora_path}: all requests would have it; give it to --adapters")
+    from paddle_glm.peft.row_adapters import check_adapter_folder
+
+    config = ModelConfig.from_pretrained(folder, family)
+    for one in adapters.values():
+        check_adapter_folder(one, config)
 
 
-def load_lora_modules(backend: Any, modules: Mapping[str, str | Path]) -> None:
+def load_adapters(backend: Any, adapters: Mapping[str, str | Path]) -> None:
     """Load adapters, name -> folder, from which rows of a `DygraphBackend` choose."""
-    from paddle_glm.peft.lora_rows import LoraRows
+    from paddle_glm.peft.row_adapters import NamedAdapters
 
-    backend.adapters = rows = LoraRows(backend.model)
-    for name, folder in modules.items():
-        rows.load(name, folder)
+    backend.adapters = named = NamedAdapters(backend.model)
+    for name, folder in adapters.items():
+        named.load(name, folder)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from paddle_glm.auto.backend import backends_for, is_exported, make_options, open_backend
-from paddle_glm.auto.dygraph import check_lora_modules, load_lora_modules
+from paddle_glm.auto.dygraph import check_adapters, load_adapters
 from paddle_glm.auto.tokenizer import AutoTokenizer
 from paddle_glm.backends.base import Backend
 from paddle_glm.backends.generation_defaults import default_generation_params
@@ -30,14 +30,14 @@ class Engine:
 def open_engine(
     folder: str | Path,
     backend: str | None = None,
-    lora_modules: Mapping[str, str | Path] | None = None,
+    adapters: Mapping[str, str | Path] | None = None,
     **options: Any,
 ) -> Engine:
     """Open an exported folder with an inference engine, or a model folder with dygraph.
 
     folder: also FOLDER/PREFIX, where PREFIX is the name of the graph in an exported FOLDER.
     backend: a name in `BACKENDS`; None takes the first that reads what the folder holds.
-    lora_modules: name -> folder of LoRA adapters, ours or PEFT's, that rows of a batch choose from.
+    adapters: name -> folder of a LoRA adapter or of a prefix (P-Tuning v2), that rows of a batch choose from.
     options: those of the backend, such as device="cpu", cpu_threads=4.
     Raises `InputError` for a folder that is missing, damaged or not for this backend, and for options that
     the backend does not take, before any weights are read.
@@ -51,17 +51,17 @@ def open_engine(
     meta = GenerationMeta.read(path, prefix) if is_exported(path) else None
     name = backend or backends_for(None if meta is None else meta.format)[0]
     make_options(name, **options)
-    if lora_modules:
-        check_lora_modules(name, lora_modules, options.get("lora_path"))
     family = options.get("family")
+    if adapters:
+        check_adapters(name, path, adapters, options.get("lora_path"), family)
     if meta is None:
         params = default_generation_params(ModelConfig.from_pretrained(path, family))
     else:
         params = meta.params()
     tokenizer = AutoTokenizer.from_pretrained(path, family)
     opened = open_backend(name, path, **options)
-    if lora_modules:
-        load_lora_modules(opened, lora_modules)
+    if adapters:
+        load_adapters(opened, adapters)
     return Engine(opened, tokenizer, params)
 
 

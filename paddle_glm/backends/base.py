@@ -25,7 +25,7 @@ class Backend(ABC):
 
     @property
     def adapter_names(self) -> tuple[str, ...]:
-        """LoRA adapters that rows may have."""
+        """Adapters that rows may have."""
         return ()
 
     @property

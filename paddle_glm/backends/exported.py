@@ -63,7 +63,11 @@ class ExportedBackend(KVCacheBackend):
         self.stored_dtype = self.meta.stored_dtype
         self._device = "gpu"  # until it is known
 
-    def new_cache(self, batch: int) -> KVCache:
+    @property
+    def prefix_lengths(self) -> dict[str | None, int]:
+        return {None: len(self.prefix_mask)}
+
+    def new_cache(self, batch: int, adapter: str | None = None) -> KVCache:
         rows = np.zeros(batch, dtype=np.int64)
         tensors = [
             self.library.take(self.library.asarray(array, one.dtype), rows)
@@ -100,8 +104,8 @@ class ExportedBackend(KVCacheBackend):
         seen = self.meta.first_cache is not None
         return np.full(self.prefix_cache[0].shape[2], int(seen), dtype=np.int64)
 
-    def cache_of(self, tensors: Sequence[Any]) -> KVCache:
-        return KVCache.of(tensors, self.library, self.prefix_cache[0].shape[2])
+    def cache_of(self, tensors: Sequence[Any], adapter: str | None = None) -> KVCache:
+        return KVCache.of(tensors, self.library, len(self.prefix_mask))
 
     @contextmanager
     def monitored_loading(self, folder: Path, device: str) -> Iterator[None]:

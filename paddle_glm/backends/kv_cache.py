@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,9 +103,14 @@ class KVCacheBackend(Backend):
         self._adapters: tuple[str | None, ...] = ()  # of the rows
         self.cache_limit: int | None = None  # bytes, see `limit_cache`
 
+    @property
     @abstractmethod
-    def new_cache(self, batch: int) -> KVCache:
-        """A new cache for `batch` rows: empty, or with the prefix."""
+    def prefix_lengths(self) -> Mapping[str | None, int]:
+        """Columns in front of a row's tokens, by the row's adapter; None: the model alone."""
+
+    @abstractmethod
+    def new_cache(self, batch: int, adapter: str | None = None) -> KVCache:
+        """A new cache for `batch` rows of an adapter: empty, or with the prefix."""
 
     @abstractmethod
     def memory_budget(self) -> MemoryBudget | None:
@@ -117,12 +122,14 @@ class KVCacheBackend(Backend):
         new_tokens: None means `CACHE_TOKENS`, for which loading the model checked the memory.
         """
         tokens = prompt_tokens + (CACHE_TOKENS if new_tokens is None else new_tokens)
-        self.check_lengths_fit([min(tokens, self.config.max_sequence_length)] * rows)
+        tokens = min(tokens, self.config.max_sequence_length)
+        self.check_lengths_fit([self.prefix_lengths[None] + tokens] * rows)
 
     def check_lengths_fit(self, lengths: Sequence[int], stored_nbytes: int = 0) -> None:
-        """Raise `InsufficientMemoryError` if rows of so many tokens exceed the limit, or the free memory.
+        """Raise `InsufficientMemoryError` if rows of so many columns exceed the limit, or the free memory.
 
-        lengths: of all rows that would be there. stored_nbytes: of the `RowCache`s that are kept.
+        lengths: of all rows that would be there, prefixes included. stored_nbytes: of the `RowCache`s that
+        are kept.
         """
         rows, tokens = len(lengths), max(lengths)
         if self.cache_limit is not None:
@@ -189,7 +196,7 @@ class KVCacheBackend(Backend):
         """Make room for a token more in each row."""
         rows, length = self._mask.shape
         if self.cache_limit is not None:
-            self.check_lengths_fit([length + 1] * rows)
+            self.check_lengths_fit([self._cache.prefix_length + length + 1] * rows)
         elif length % CHECK_INTERVAL == 0:
             self.check_cache_fits(rows, length, CHECK_INTERVAL)
 
@@ -202,8 +209,8 @@ class KVCacheBackend(Backend):
         self._adapters = tuple(self._adapters[row] for row in rows)
 
     @abstractmethod
-    def cache_of(self, tensors: Sequence[Any]) -> KVCache:
-        """A cache that begins with these keys and values, ordered as `KVCache.tensors`."""
+    def cache_of(self, tensors: Sequence[Any], adapter: str | None = None) -> KVCache:
+        """A cache that begins with these keys and values of an adapter, ordered as `KVCache.tensors`."""
 
     def add_rows(self, input_ids: IntArray, attention_mask: IntArray) -> FloatArray:
         """Prefill rows and append them to the current ones; returns their logits, float32 [new rows, vocab].
@@ -230,9 +237,10 @@ class KVCacheBackend(Backend):
         """
         self.check_ids(input_ids)
         if past is None:
-            return PromptReading(input_ids, attention_mask, self.new_cache(len(input_ids)), 0, adapter)
+            cache = self.new_cache(len(input_ids), adapter)
+            return PromptReading(input_ids, attention_mask, cache, 0, adapter)
         count = past.common_length(input_ids[0])
-        cache = self.cache_of(past.first_columns(count))
+        cache = self.cache_of(past.first_columns(count), adapter)
         return PromptReading(input_ids, attention_mask, cache, count, adapter, past.share(count))
 
     def read(self, reading: PromptReading, tokens: int) -> FloatArray | None:
@@ -271,8 +279,8 @@ class KVCacheBackend(Backend):
     def row_cache(self, row: int) -> RowCache:
         """What a current row leaves for later prompts that begin with its tokens."""
         padding = int(self._mask[row].argmax())
-        columns, prefix = self._cache.keep_row(row, padding), self._cache.prefix_length
-        return RowCache(self._ids[row, padding:], columns, prefix, self._adapters[row])
+        columns, adapter = self._cache.keep_row(row, padding), self._adapters[row]
+        return RowCache(self._ids[row, padding:], columns, self.prefix_lengths[adapter], adapter)
 
     def drop_padding(self) -> None:
         """Drop leading columns that are padding in every row."""

@@ -73,7 +73,7 @@ class PaddleInferenceBackend(ExportedBackend):
         # The predictor's outputs share its memory, which the next step overwrites.
         return logits.numpy(), [tensor.clone() for tensor in present]
 
-    def cache_of(self, tensors: Sequence[paddle.Tensor]) -> KVCache:
+    def cache_of(self, tensors: Sequence[paddle.Tensor], adapter: str | None = None) -> KVCache:
         if not self.meta.operators:
             return super().cache_of(tensors)
         pairs = zip(tensors[::2], tensors[1::2], strict=True)

@@ -33,18 +33,20 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_adapter_arguments(parser: argparse.ArgumentParser) -> None:
-    """LoRA adapters beside the model, each a name to choose."""
+    """Adapters beside the model, each a name to choose."""
     parser.add_argument(
+        "--adapters",
         "--lora_modules",
         nargs="+",
-        type=_lora_module,
+        type=_named_folder,
         default=[],
         metavar="NAME=FOLDER",
-        help="LoRA adapters, ours or PEFT's, each served under its name beside the model",
+        help="LoRA adapters, ours or PEFT's, and prefixes (P-Tuning v2), ours or THUDM's, each served under "
+        "its name beside the model",
     )
 
 
-def _lora_module(text: str) -> tuple[str, str]:
+def _named_folder(text: str) -> tuple[str, str]:
     name, _, folder = text.partition("=")
     if not name or not folder:
         raise argparse.ArgumentTypeError(f"{text!r}: expected NAME=FOLDER")
@@ -57,14 +59,14 @@ def served_name(args: argparse.Namespace) -> str:
     return name
 
 
-def _lora_modules(args: argparse.Namespace) -> dict[str, str]:
-    """Name -> folder of --lora_modules; raises `InputError` for a name given twice, or the model's own."""
-    modules: dict[str, str] = {}
-    for name, folder in getattr(args, "lora_modules", ()):
-        if name == served_name(args) or name in modules:
-            raise InputError(f"--lora_modules {name}={folder}: the name {name} is taken; give another")
-        modules[name] = folder
-    return modules
+def _adapters(args: argparse.Namespace) -> dict[str, str]:
+    """Name -> folder of --adapters; raises `InputError` for a name given twice, or the model's own."""
+    adapters: dict[str, str] = {}
+    for name, folder in getattr(args, "adapters", ()):
+        if name == served_name(args) or name in adapters:
+            raise InputError(f"--adapters {name}={folder}: the name {name} is taken; give another")
+        adapters[name] = folder
+    return adapters
 
 
 def _backend_name(text: str) -> str:
@@ -104,7 +106,7 @@ def open_engine_from_args(args: argparse.Namespace, folder: str | None = None) -
 
     check_device_flags(args)
     return open_engine(
-        folder or args.model_name_or_path, args.backend, _lora_modules(args), **given_options(args)
+        folder or args.model_name_or_path, args.backend, _adapters(args), **given_options(args)
     )
 
 

@@ -184,11 +184,16 @@ class KVCache(Sequence[KeyValue]):
             layer.select(rows)
 
     def add_rows(self, other: KVCache) -> None:
-        """Append the rows of another cache with the same prefix length.
+        """Append the rows of another cache with the same prefix length; raises `ValueError` for another.
 
         Rows of the shorter cache get zeros between their prefix and their own columns. Where it fails (out of
         memory), the cache is as before.
         """
+        if other.prefix_length != self.prefix_length:
+            raise ValueError(
+                f"rows with a prefix of {other.prefix_length} columns beside such of {self.prefix_length}: "
+                "they need a cache in pages (limit_cache)"
+            )
         rows, before, length = len(self[0][0]), self.length, max(self.length, other.length)
         changed: list[LayerCache] = []
         try:

@@ -197,14 +197,14 @@ class PagedColumns:
 
 
 class PagedKVCache(KVCache):
-    """Rows of different lengths in the pages of a pool, without padding.
+    """Rows of different lengths in the pages of a pool, without padding, each with a prefix of any length.
 
     A step begins with `begin_step`; then attention of each layer appends and reads. A page with several
     owners is not written to: the row gets a copy.
     """
 
-    def __init__(self, pool: PagePool, prefix_length: int = 0) -> None:
-        super().__init__([PagedLayer(self, index) for index in range(len(pool.layers))], prefix_length)
+    def __init__(self, pool: PagePool) -> None:
+        super().__init__([PagedLayer(self, index) for index in range(len(pool.layers))])
         self.pool = pool
         self.step: PageStep | None = None
         self._pages: list[list[int]] = []
@@ -231,10 +231,6 @@ class PagedKVCache(KVCache):
         """How many pages `begin_step` takes."""
         grown = self._more_pages(tokens)
         return int(grown.sum()) + sum(map(self._copies_last, range(len(self._pages))))
-
-    def share_prefix(self) -> PagedColumns | None:
-        """The pages that the prefix fills, for rows that are added beside others; None for none."""
-        return self.keep_row(0, 0).share(self.prefix_length) if self._pages else None
 
     def begin_step(self, tokens: int) -> None:
         """Make room for so many tokens more in each row, which count as in use.

@@ -275,12 +275,14 @@ class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):
             )
         return -tokens % self.group.degree
 
-    def new_cache(self, batch: int) -> KVCache:
-        """A cache for `forward_with_cache`, written in place: empty, or with the prefix in each row."""
-        if self.prefix_cache is None:
+    def new_cache(self, batch: int, prefix: PrefixCache | None = None) -> KVCache:
+        """A cache for `forward_with_cache`, written in place: empty, or with a prefix in each row.
+
+        prefix: in place of the model's own.
+        """
+        if (prefix := prefix or self.prefix_cache) is None:
             return KVCache([DecodeLayer() for _ in self.blocks()])
-        pairs = self.prefix_cache.key_values(batch)
-        return KVCache([DecodeLayer(*pair) for pair in pairs], self.prefix_cache.length)
+        return KVCache([DecodeLayer(*pair) for pair in prefix.key_values(batch)], prefix.length)
 
     def forward_with_cache(
         self, input_ids: Tensor, position_ids: Tensor, attention_mask: Tensor, cache: KVCache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import paddle
@@ -13,7 +13,8 @@ from paddle_glm.errors import InputError
 from paddle_glm.kv_cache import HeldColumns, KVCache
 from paddle_glm.kv_cache.decode import DecodeLayer
 from paddle_glm.kv_cache.page_pool import PAGE_TOKENS, PagePool, pages_of
-from paddle_glm.kv_cache.pages import PagedKVCache
+from paddle_glm.kv_cache.pages import PagedColumns, PagedKVCache
+from paddle_glm.kv_cache.tensors import PrefixCache
 from paddle_glm.load_memory import MemoryBudget
 from paddle_glm.models.past_key_values import PastKeyValues
 from paddle_glm.models.step_model import StepModel
@@ -24,10 +25,12 @@ from paddle_glm.precision import compute_dtype
 
 
 class RowAdapters(Protocol):
-    """LoRA adapters that rows choose from (`paddle_glm.peft.lora_rows.LoraRows`)."""
+    """Adapters that rows choose from (`paddle_glm.peft.row_adapters.NamedAdapters`)."""
 
     @property
     def names(self) -> tuple[str, ...]: ...
+
+    def prefix(self, name: str) -> PrefixCache | None: ...
 
     def use(self, rows: Sequence[str | None]) -> None: ...
 
@@ -49,6 +52,16 @@ class DygraphBackend(KVCacheBackend):
     @property
     def adapter_names(self) -> tuple[str, ...]:
         return () if self.adapters is None else self.adapters.names
+
+    @property
+    def prefix_lengths(self) -> dict[str | None, int]:
+        prefixes = {name: self._prefix(name) for name in (None, *self.adapter_names)}
+        return {name: 0 if prefix is None else prefix.length for name, prefix in prefixes.items()}
+
+    def _prefix(self, adapter: str | None) -> PrefixCache | None:
+        """That rows of an adapter have; None: the model alone."""
+        own = None if adapter is None or self.adapters is None else self.adapters.prefix(adapter)
+        return own or self.model.prefix_cache
 
     @property
     def is_leader(self) -> bool:
@@ -80,14 +93,13 @@ class DygraphBackend(KVCacheBackend):
         return memory_budget(self.model.group)
 
     @paddle.no_grad()
-    def new_cache(self, batch: int) -> KVCache:
+    def new_cache(self, batch: int, adapter: str | None = None) -> KVCache:
         self._check_mode()
-        return self.model.new_cache(batch)
+        return self.model.new_cache(batch, self._prefix(adapter))
 
-    def cache_of(self, tensors: Sequence[Any]) -> KVCache:
+    def cache_of(self, tensors: Sequence[Any], adapter: str | None = None) -> KVCache:
         pairs = zip(tensors[::2], tensors[1::2], strict=True)
-        prefix = self.model.prefix_cache
-        return KVCache([DecodeLayer(*pair) for pair in pairs], 0 if prefix is None else prefix.length)
+        return KVCache([DecodeLayer(*pair) for pair in pairs], self.prefix_lengths[adapter])
 
     def limit_cache(self, nbytes: int) -> None:
         config = self.config
@@ -107,12 +119,7 @@ class DygraphBackend(KVCacheBackend):
             super().check_lengths_fit(lengths, stored_nbytes)
             return
         left = self._pool.size - stored_nbytes // self._pool.nbytes_per_page
-        self._check_pages(lengths, self._pages_of(lengths), left)
-
-    def _pages_of(self, lengths: Iterable[int]) -> int:
-        """How many pages rows of so many tokens take, the prefix included."""
-        prefix = 0 if self.model.prefix_cache is None else self.model.prefix_cache.length
-        return sum(pages_of(prefix + length) for length in lengths)
+        self._check_pages(lengths, sum(map(pages_of, lengths)), left)
 
     def _check_pages(self, lengths: Sequence[int], needed: int, free: int) -> None:
         assert self._pool is not None
@@ -135,22 +142,28 @@ class DygraphBackend(KVCacheBackend):
     ) -> KVCache:
         if self._pool is None:
             return cache
-        paged = PagedKVCache(self._pool, cache.prefix_length)
+        paged = PagedKVCache(self._pool)
         self._add_pages(paged, cache, attention_mask, begin)
         return paged
 
     def add_to_cache(self, reading: PromptReading) -> None:
         if isinstance(self._cache, PagedKVCache):
-            self._add_pages(self._cache, reading.cache, reading.attention_mask, reading.begin)
+            begin = reading.begin or self._shared_prefix(self._cache, reading.adapter)
+            self._add_pages(self._cache, reading.cache, reading.attention_mask, begin)
         else:
             super().add_to_cache(reading)
+
+    def _shared_prefix(self, cache: PagedKVCache, adapter: str | None) -> PagedColumns | None:
+        """The pages that a prefix fills, of a running row that has it too; None where there is none."""
+        prefix = self._prefix(adapter)
+        rows = [row for row, other in enumerate(self._adapters) if self._prefix(other) is prefix]
+        return None if prefix is None or not rows else cache.keep_row(rows[0], 0).share(prefix.length)
 
     def _add_pages(
         self, paged: PagedKVCache, cache: KVCache, attention_mask: IntArray, begin: HeldColumns | None
     ) -> None:
-        lengths = attention_mask.sum(axis=1)
-        begin = begin or paged.share_prefix()
-        needed = paged.pages_to_add(cache.prefix_length + lengths, begin)
+        lengths = cache.prefix_length + attention_mask.sum(axis=1)
+        needed = paged.pages_to_add(lengths, begin)
         self._check_pages(lengths.tolist(), needed, paged.pool.free)
         paged.add_rows(cache, attention_mask.argmax(axis=1), begin)
 

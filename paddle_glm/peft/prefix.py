@@ -156,14 +156,44 @@ def attach_prefix_encoder(model: CausalLM, dropout: float = PREFIX_DROPOUT) -> N
 def load_prefix(model: CausalLM, folder: str | Path) -> Adapter:
     """Attach the prefix in a folder: ours, or a THUDM checkpoint that contains it, alone or with the model.
 
+    Raises what `read_fitting_prefix` does, and `InputError` if the model has a prefix of another length or
+    projection.
+    """
+    config, arrays = read_fitting_prefix(folder, model.config)
+    assert config.pre_seq_len is not None
+    adapter = attach_prefix(model, config.pre_seq_len, config.prefix_projection)
+    adapter.load_arrays(arrays)
+    return adapter
+
+
+@paddle.no_grad()
+def open_prefix(model: CausalLM, folder: str | Path) -> PrefixCache:
+    """Keys and values of the prefix in a folder, as for `load_prefix`; the model's own stays as it is."""
+    config, arrays = read_fitting_prefix(folder, model.config)
+    encoder = PrefixEncoder(config, model.group, model.weight_dtype, dropout=0.0)
+    encoder.load_state_dict({name.removeprefix(f"{PREFIX_ENCODER}."): one for name, one in arrays.items()})
+    computed = [(key.contiguous(), value.contiguous()) for key, value in encoder(1)]
+
+    def key_values(batch: int) -> tuple[tuple[Tensor, Tensor], ...]:
+        shape = [batch, -1, -1, -1]
+        return tuple((key.expand(shape), value.expand(shape)) for key, value in computed)
+
+    assert config.pre_seq_len is not None
+    return PrefixCache(config.pre_seq_len, key_values)
+
+
+def read_fitting_prefix(folder: str | Path, config: ModelConfig) -> tuple[ModelConfig, dict[str, Array]]:
+    """A model's configuration with the prefix in a folder, and the prefix's tensors by hub name.
+
     Raises `InputError` if the folder has no prefix, or one of a model with other sizes.
     """
     arrays = read_prefix(Path(folder))
-    embedding = f"{PREFIX_ENCODER}.embedding.weight"
-    if embedding not in arrays or arrays[embedding].ndim != 2:
+    embedding = arrays.get(f"{PREFIX_ENCODER}.embedding.weight")
+    if embedding is None or embedding.ndim != 2:
         raise _no_prefix_error(folder)
-    adapter = attach_prefix(model, len(arrays[embedding]), f"{PREFIX_ENCODER}.trans.0.weight" in arrays)
-    expected = {name: spec.shape for name, spec in adapter.specs.items()}
+    projection = f"{PREFIX_ENCODER}.trans.0.weight" in arrays
+    config = replace(config, pre_seq_len=len(embedding), prefix_projection=projection)
+    expected = {name: spec.shape for name, spec in _prefix_specs(config).items()}
     actual = {name: array.shape for name, array in arrays.items()}
     if actual != expected:
         differences = ", ".join(
@@ -171,11 +201,8 @@ def load_prefix(model: CausalLM, folder: str | Path) -> Adapter:
             for name in sorted(actual.keys() | expected.keys())
             if actual.get(name) != expected.get(name)
         )
-        raise InputError(
-            f"{folder}: the prefix does not fit the model ({model.config.family}): {differences}"
-        )
-    adapter.load_arrays(arrays)
-    return adapter
+        raise InputError(f"{folder}: the prefix does not fit the model ({config.family}): {differences}")
+    return config, arrays
 
 
 def read_prefix(folder: Path) -> dict[str, Array]:

@@ -31,18 +31,21 @@ QUESTIONS = ["你好", "类型#裤*版型#宽松*" * 20, "再见，明天见", "
 
 @pytest.fixture(scope="module")
 def adapters(tiny_checkpoint, tmp_path_factory):
-    """Folders of LoRA adapters and of a prefix, with random numbers."""
+    """Folders of LoRA adapters and of two prefixes, with random numbers."""
     folder = tmp_path_factory.mktemp("adapters")
     lora = attach_lora(AutoModel.from_pretrained(tiny_checkpoint), LoraConfig(rank=4), seed=1)
     random = np.random.default_rng(5)
     lora.load_arrays(
         {lora.file_names[name]: random.normal(0, 0.1, spec.shape) for name, spec in lora.specs.items()}
     )
-    prefix = attach_prefix(AutoModel.from_pretrained(tiny_checkpoint), 3, projection=True, seed=1)
-    for name, adapter in (("lora", lora), ("prefix", prefix)):
+    found = {"lora": lora}
+    for length in (3, 66):
+        model = AutoModel.from_pretrained(tiny_checkpoint)
+        found[str(length)] = attach_prefix(model, length, projection=length == 3, seed=1)
+    for name, adapter in found.items():
         (folder / name).mkdir()
         adapter.save(folder / name)
-    return str(folder / "lora"), str(folder / "prefix")
+    return [str(folder / name) for name in found]
 
 
 def asking(text, **fields):
@@ -102,15 +105,17 @@ def ranks_of(launcher):
 
 
 def test_two_ranks_answer_as_one_process(tiny_checkpoint, adapters, tmp_path):
-    lora, prefix = adapters
+    lora, prefix, other = adapters
     options = {"quantization_bit": 8, "ptuning_checkpoint": prefix}
     expected = [
         answers_alone(tiny_checkpoint, **options),
         answers_alone(tiny_checkpoint, **options, lora_path=lora),
+        answers_alone(tiny_checkpoint, quantization_bit=8, ptuning_checkpoint=other),
     ]
-    flags = ["--quantization_bit", "8", "--ptuning_checkpoint", prefix, "--lora_modules", f"shop={lora}"]
+    flags = ["--quantization_bit", "8", "--ptuning_checkpoint", prefix]
+    flags += ["--adapters", f"shop={lora}", f"ads={other}"]
     flags += ["--prefill_chunk", "16", "--cache_memory", "0.0006"]  # less than the answers together leave
-    models = tiny_checkpoint.name, "shop"
+    models = tiny_checkpoint.name, "shop", "ads"
     with serving(tiny_checkpoint, 2, tmp_path, *flags) as (launcher, address):
         ranks = ranks_of(launcher)
         assert answers_of(address, *models) == expected

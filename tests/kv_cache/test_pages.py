@@ -75,7 +75,7 @@ def test_rows_keep_what_they_were_given(operations: list[tuple[str, list[int]]])
     numbers, pool = np.random.default_rng(0), PagePool(LAYERS, 24, HEADS, SIZE, paddle.float32)
     for tensor in (one for pair in pool.layers for one in pair):
         tensor[1:] = float("nan")  # as memory may be that was never written
-    cache, rows = PagedKVCache(pool, PREFIX), list[np.ndarray]()
+    cache, rows = PagedKVCache(pool), list[np.ndarray]()
     kept: list[tuple[np.ndarray, Any]] = []
     for name, numbers_given in operations:
         before, free = [row.copy() for row in rows], pool.free
@@ -126,7 +126,7 @@ def test_rows_keep_what_they_were_given(operations: list[tuple[str, list[int]]])
 
 def test_a_full_pool_leaves_all_rows_as_they_are() -> None:
     numbers, pool = np.random.default_rng(0), PagePool(LAYERS, 2, HEADS, SIZE, paddle.float32)
-    cache, rows = PagedKVCache(pool, PREFIX), list[np.ndarray]()
+    cache, rows = PagedKVCache(pool), list[np.ndarray]()
     add(cache, rows, [PAGE_TOKENS - PREFIX, 5], numbers)
     for _ in range(2):
         assert cache.missing_pages(1) == 1

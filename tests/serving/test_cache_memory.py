@@ -41,10 +41,14 @@ class PooledBackend(KVCacheBackend):
     def memory_budget(self):
         return None
 
-    def new_cache(self, batch):
+    @property
+    def prefix_lengths(self):
+        return {None: 0}
+
+    def new_cache(self, batch, adapter=None):
         return KVCache.of([np.zeros((batch, 1, 0, 8))] * 2, NUMPY)
 
-    def cache_of(self, tensors):
+    def cache_of(self, tensors, adapter=None):
         return KVCache.of(tensors, NUMPY)
 
     def run(self, inputs):

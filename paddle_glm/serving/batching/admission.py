@@ -53,7 +53,7 @@ class Admission:
         self.memory_full = False
         for number in range(len(requests), 0, -1):
             try:
-                self._memory.make_room([*map(_expected_tokens, (*running, *requests[:number]))])
+                self._memory.make_room([*map(_expected_columns, (*running, *requests[:number]))])
                 return number
             except InsufficientMemoryError:
                 if not running and number == 1:
@@ -62,8 +62,8 @@ class Admission:
         return 0
 
 
-def _expected_tokens(request: GenerationRequest) -> int:
-    return len(request.tokens) + min(request.state.max_steps - request.state.step, RESERVED_TOKENS)
+def _expected_columns(request: GenerationRequest) -> int:
+    return request.columns + min(request.state.max_steps - request.state.step, RESERVED_TOKENS)
 
 
 def _are_read_together(requests: Sequence[GenerationRequest]) -> bool:

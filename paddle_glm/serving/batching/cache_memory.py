@@ -48,8 +48,12 @@ class CacheMemory:
             return 0
         return self._backend.cache_nbytes + (0 if self._backend.is_paged else self.store.nbytes)
 
+    def prefix_length(self, adapter: str | None) -> int:
+        """Columns that a row of an adapter takes besides its tokens."""
+        return 0 if self._backend is None else self._backend.prefix_lengths[adapter]
+
     def make_room(self, lengths: Sequence[int]) -> None:
-        """Make room for rows of so many tokens, the running ones included.
+        """Make room for rows of so many columns, the running ones included.
 
         Raises `InsufficientMemoryError` where they do not fit even without the stored rows.
         """
@@ -88,13 +92,17 @@ def _limit(backend: KVCacheBackend, nbytes: int | None) -> int | None:
 
 
 def _longest_row(backend: KVCacheBackend) -> int:
-    """Tokens of the longest row that fits. Raises `InsufficientMemoryError` where a short one does not."""
+    """Tokens of the longest row that fits with any prefix.
+
+    Raises `InsufficientMemoryError` where a short one does not.
+    """
     low, high = 2, backend.config.max_sequence_length
-    backend.check_lengths_fit([low])
+    prefix = max(backend.prefix_lengths.values())
+    backend.check_lengths_fit([prefix + low])
     while low < high:
         middle = (low + high + 1) // 2
         try:
-            backend.check_lengths_fit([middle])
+            backend.check_lengths_fit([prefix + middle])
             low = middle
         except InsufficientMemoryError:
             high = middle - 1

@@ -57,7 +57,7 @@ class GenerationRequest:
     """A request with its prompt (token ids), state and listener.
 
     top_logprobs: number of alternatives to each token's log probability; None: no log probabilities.
-    adapter: the LoRA adapter that answers; None: the model alone.
+    adapter: that answers; None: the model alone. prefix_length: columns of the cache before the tokens.
     """
 
     prompt: list[int]
@@ -65,12 +65,18 @@ class GenerationRequest:
     state: GenerationState
     top_logprobs: int | None = None
     adapter: str | None = None
+    prefix_length: int = 0
     cancelled: bool = field(default=False, init=False)
     last_event: float = field(default_factory=time.monotonic, init=False)  # its arrival or last token
     tokens: list[int] = field(init=False)  # of the prompt and the answer so far
 
     def __post_init__(self) -> None:
         self.tokens = list(self.prompt)
+
+    @property
+    def columns(self) -> int:
+        """Of the cache, that the tokens so far take."""
+        return self.prefix_length + len(self.tokens)
 
     def cancel(self) -> None:
         """Stop generation at the next token, or skip the request if it is waiting."""

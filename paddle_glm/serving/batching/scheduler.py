@@ -129,7 +129,8 @@ class Scheduler:
         last = min(last, most)
         ids = np.array([prompt], dtype=np.int64)
         state = GenerationState(ids, np.ones_like(ids), params, last - len(prompt), processors)
-        request = GenerationRequest(list(prompt), listener, state, top_logprobs, adapter)
+        prefix_length = self._memory.prefix_length(adapter)
+        request = GenerationRequest(list(prompt), listener, state, top_logprobs, adapter, prefix_length)
         with self._condition:
             if self._closed:
                 raise SchedulerClosedError("the server is shutting down")
@@ -217,7 +218,7 @@ class Scheduler:
         try:
             if not self._prompts.read(self._piece_size if beside else None):
                 return
-            self._memory.make_room([len(request.tokens) + 1 for request in (*self._running, *requests)])
+            self._memory.make_room([request.columns + 1 for request in (*self._running, *requests)])
             logits = self._prompts.join(replace=not beside)
         except Exception as error:
             if beside and isinstance(error, InsufficientMemoryError):
@@ -268,7 +269,7 @@ class Scheduler:
             try:
                 # What is being read may hold keys and values of a stored row.
                 together = (*self._running, *self._prompts.requests)
-                self._memory.make_room([len(request.tokens) for request in together])
+                self._memory.make_room([request.columns for request in together])
                 started = time.monotonic()
                 last = np.array([request.tokens[-1] for request in self._running], dtype=np.int64)
                 logits = self._backend.decode(last)

@@ -132,7 +132,7 @@ def submit_prompt(
 class LocalSession:
     """A `paddle_glm.generation.Session` over a scheduler, concurrent with others.
 
-    adapter: the LoRA adapter that answers; None: the model alone.
+    adapter: that answers; None: the model alone.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The names that requests may give: the model's, and those of its LoRA adapters."""
+"""The names that requests may give: the model's, and those of its adapters."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ class ModelNotFoundError(Exception):
 
 @dataclass(frozen=True)
 class ServedModels:
-    """base: the model's name, for requests that give none. adapters: names of its LoRA adapters."""
+    """base: the model's name, for requests that give none. adapters: names of its adapters."""
 
     base: str
     adapters: Sequence[str] = ()
