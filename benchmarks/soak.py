@@ -8,11 +8,8 @@ streams and whole answers, in conversations of several turns; a third of them le
 third of the time the server is killed (SIGKILL) and started again; after two thirds it gets a SIGTERM while
 all clients wait for answers, which it has to complete, and is started again.
 
-Then four streams are measured alone, and again while --flooders clients send prompts of 1 MB without a pause:
-those are refused, and the streams should not notice.
-
-Printed: requests and what became of them, tokens per second, times between pieces of text, and in the end the
-slots in use, cache bytes, and resident memory, which is first looked at 15 seconds after a start.
+Printed: requests and what became of them, tokens per second, and in the end the slots in use, cache bytes,
+and resident memory, which is first looked at 15 seconds after a start.
 """
 
 import argparse
@@ -22,16 +19,13 @@ import random
 import re
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPException
-from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -209,77 +203,14 @@ def soak(server: Server, seconds: float, count: int, new_tokens: int) -> None:
         print(f"  {outcome}: {number}")
 
 
-@contextlib.contextmanager
-def flood(server: Server, count: int, statuses: Counter[int]) -> Iterator[None]:
-    """So many clients that send prompts of 1 MB, one after the other."""
-    prompts = ["字" * 340_000, "the quick brown fox " * 50_000, "".join(map(chr, range(0x4E00, 0x9FA5))) * 16]
-    stopping = threading.Event()
-
-    def run(number: int) -> None:
-        message = {"role": "user", "content": prompts[number % len(prompts)]}
-        body = json.dumps({"messages": [message]}, ensure_ascii=False).encode()
-        while not stopping.is_set():
-            connection = HTTPConnection("127.0.0.1", server.port, timeout=TIMEOUT)
-            with contextlib.closing(connection):
-                connection.request("POST", PATH, body, {"Content-Type": "application/json"})
-                statuses[connection.getresponse().status] += 1
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    yield
-    stopping.set()
-    for thread in threads:
-        thread.join()
-
-
-def stream_gaps(server: Server, streams: int, tokens: int) -> list[float]:
-    """Seconds between pieces of text of streams that run together, sorted."""
-    gaps: list[float] = []
-
-    def run(number: int) -> None:
-        body = {"messages": [{"role": "user", "content": f"类型#裙{number}"}], "stream": True}
-        connection = HTTPConnection("127.0.0.1", server.port, timeout=TIMEOUT)
-        with contextlib.closing(connection):
-            text = json.dumps({**body, "max_tokens": tokens, "seed": number})
-            connection.request("POST", PATH, text, {"Content-Type": "application/json"})
-            times = [time.perf_counter() for line in connection.getresponse() if re.match(b"data: {", line)]
-        gaps.extend(later - earlier for earlier, later in pairwise(times))
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(streams)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sorted(gaps)
-
-
-def print_gaps(name: str, gaps: list[float]) -> None:
-    milliseconds = [1e3 * gap for gap in (statistics.median(gaps), gaps[int(0.99 * len(gaps))], gaps[-1])]
-    print("{}: median {:.0f} ms, p99 {:.0f} ms, longest {:.0f} ms".format(name, *milliseconds), flush=True)
-
-
-def measure_flood(server: Server, flooders: int, tokens: int) -> None:
-    stream_gaps(server, 4, tokens)
-    print_gaps("between tokens of four streams, alone", stream_gaps(server, 4, tokens))
-    statuses: Counter[int] = Counter()
-    with flood(server, flooders, statuses):
-        time.sleep(1)
-        before, started = statuses.total(), time.monotonic()
-        gaps = stream_gaps(server, 4, tokens)
-        rate = (statuses.total() - before) / (time.monotonic() - started)
-    print_gaps(f"beside {rate:.0f} prompts of 1 MB a second, answered with {dict(statuses)}", gaps)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model_path", type=Path, help="a model or exported folder")
-    parser.add_argument("--minutes", type=float, default=10.0, help="0: the flood alone")
+    parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--new_tokens", type=int, default=64, help="of an answer, at most")
-    parser.add_argument("--flooders", type=int, default=2)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("flags", nargs="*", help="of the server, behind --")
@@ -288,10 +219,7 @@ def main() -> None:
         folder = args.model_path or make_model(Path(scratch) / "model", args.layers, args.hidden)
         server = Server(folder, args.flags)
         try:
-            if args.minutes:
-                soak(server, 60 * args.minutes, args.clients, args.new_tokens)
-            measure_flood(server, args.flooders, 300)
-            server.report("in the end")
+            soak(server, 60 * args.minutes, args.clients, args.new_tokens)
             server.print_tracebacks()
         finally:
             server.process.kill()

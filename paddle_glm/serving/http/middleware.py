@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequen
 from typing import Any
 from urllib.parse import urlsplit
 
+from paddle_glm.serving.http.body_pace import BodyPace
 from paddle_glm.serving.protocol.openai_errors import error_body
 from paddle_glm.serving.protocol.strict_json import UTF8JSONResponse
 
@@ -140,6 +141,7 @@ class AuthAndBodySizeMiddleware:
 
     def __init__(self, app: Any, api_key: str | None, max_body_bytes: int) -> None:
         self.app, self.max_body_bytes = app, max_body_bytes
+        self._pace = BodyPace()
         self._key = api_key.encode() if api_key is not None else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -182,8 +184,10 @@ class AuthAndBodySizeMiddleware:
         while more:
             message = await receive()
             messages.append(message)
-            size += len(message.get("body", b""))
+            new = len(message.get("body", b""))
+            size += new
             more = message.get("more_body", False)
             if size > self.max_body_bytes:
                 return None
+            await self._pace.wait(new, size)
         return messages
