@@ -1,10 +1,10 @@
-"""Time of a decoding step whose rows have LoRA adapters, against the model alone (or with merged weights).
+"""Time of a decoding step whose rows have adapters, against the model alone (or with merged weights).
 
     python benchmarks/adapters.py [--layers 4 --hidden 4096 --bits 4 --rows 8 --rank 8 --threads 2]
 
-Layers of ChatGLM2-6B's shapes by default, random weights, adapters of all linear layers. The cases take
-turns; time is that of the processors, of all threads. "alternating": between two steps a prompt of one token
-is read without an adapter, so that the hooks come and go.
+Layers of ChatGLM2-6B's shapes by default, random weights, LoRA adapters of all linear layers, and prefixes of
+128 tokens. The cases take turns; time is that of the processors, of all threads. "alternating": between two
+steps a prompt of one token is read without an adapter, so that the hooks come and go.
 """
 
 import argparse
@@ -24,10 +24,11 @@ from paddle_glm.doctor.random_models import random_model
 from paddle_glm.models.dygraph import DygraphBackend
 from paddle_glm.peft.lora import attach_lora, use_lora
 from paddle_glm.peft.lora_config import LoraConfig
+from paddle_glm.peft.prefix import attach_prefix
 from paddle_glm.peft.row_adapters import NamedAdapters
 
 ADAPTERS = 8
-PROMPT = 64
+PROMPT, PREFIX = 64, 128
 
 
 def open_backend(args: argparse.Namespace, folder: Path) -> DygraphBackend:
@@ -51,10 +52,15 @@ def open_backend(args: argparse.Namespace, folder: Path) -> DygraphBackend:
         (folder / str(number)).mkdir()
         attach_lora(model, LoraConfig(rank=args.rank), name=str(number)).save(folder / str(number))
     use_lora(model, None)
+    (folder / "prefix").mkdir()
+    attach_prefix(random_model(config, model.dtype), PREFIX, projection=False).save(folder / "prefix")
     backend = DygraphBackend(model)
+    backend.limit_cache(1 << 30)
     backend.adapters = adapters = NamedAdapters(model)
     for number in range(ADAPTERS):
         adapters.load(str(number), folder / str(number))
+    for number in range(ADAPTERS):
+        adapters.load(f"prefix {number}", folder / "prefix")
     return backend
 
 
@@ -106,6 +112,7 @@ def main() -> None:
     for number in (2, 4, ADAPTERS):
         cases[f"{number} adapters"] = [str(row % number) for row in range(args.rows)]
     cases["4 adapters, alternating"] = cases["4 adapters"]
+    cases[f"{ADAPTERS} prefixes"] = [f"prefix {row % ADAPTERS}" for row in range(args.rows)]
     times: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(args.rounds):
         for name, adapters in cases.items():
