@@ -9,8 +9,8 @@ from paddle import Tensor, _C_ops
 class LinearWeight(NamedTuple):
     """A weight [out, in] that the operators multiply by.
 
-    values: int8 [out, in * bits / 8] in kernel order with scale float32 [out] or [out, groups]; or float16 or
-    bfloat16 [out, in] with neither scale nor bits.
+    values: int8 [out, in * bits / 8] in kernel order with scale float32 [out] or [out, groups]; or float16,
+    bfloat16 or float32 [out, in] with neither scale nor bits.
     """
 
     values: Tensor
@@ -38,16 +38,16 @@ def quantized_embedding(ids: Tensor, values: Tensor, scale: Tensor, bits: int) -
     return _call("quantized_embedding", ids, values, scale, bits)
 
 
-def half_linear(x: Tensor, weight: Tensor, arithmetic: str = "auto") -> Tensor:
-    """x float32 [..., in] @ weight float16 or bfloat16 [out, in].T -> float32 [..., out].
+def float_linear(x: Tensor, weight: Tensor, arithmetic: str = "auto") -> Tensor:
+    """x float32 [..., in] @ weight float16, bfloat16 or float32 [out, in].T -> float32 [..., out].
 
-    arithmetic: see csrc/float_matmul.h.
+    Up to 16 rows of x each have the bits that they have alone. arithmetic: see csrc/float_matmul.h.
     """
     return _call("half_linear", x, weight, arithmetic)
 
 
-def half_linear_transposed(grad: Tensor, weight: Tensor, arithmetic: str = "auto") -> Tensor:
-    """grad float32 [..., out] @ weight float16 or bfloat16 [out, in] -> float32 [..., in]."""
+def float_linear_transposed(grad: Tensor, weight: Tensor, arithmetic: str = "auto") -> Tensor:
+    """grad float32 [..., out] @ weight float16, bfloat16 or float32 [out, in] -> float32 [..., in]."""
     return _call("half_linear_transposed", grad, weight, arithmetic)
 
 

@@ -10,6 +10,8 @@ from paddle import Tensor
 from paddle_glm.kernels.library import kernel_library
 
 _HALF = (paddle.float16, paddle.bfloat16)
+# With more rows of x MKL is as fast (docs/performance.md).
+_FLOAT32_ROWS = 64
 
 
 class _Mode:
@@ -45,6 +47,14 @@ def uses_operators() -> bool:
     if recomputed_block:
         return False
     return not paddle.is_grad_enabled() and paddle.get_device() == "cpu" and kernel_library() is not None
+
+
+def multiplies_float32(x: Tensor) -> bool:
+    """Whether the native product with a float32 weight is for x [..., in], where `uses_operators`.
+
+    It is for few rows in dygraph; Paddle's is for more, and in graphs, which know no number of rows.
+    """
+    return paddle.in_dynamic_mode() and x.dtype == paddle.float32 and x.size <= _FLOAT32_ROWS * x.shape[-1]
 
 
 def fused(*tensors: Tensor) -> bool:

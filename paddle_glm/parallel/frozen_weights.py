@@ -30,7 +30,7 @@ def frozen_linear(x: Tensor, weight: Tensor) -> Tensor:
 def linear_transposed(grad: Tensor, weight: Tensor) -> Tensor:
     """grad [..., out] @ weight [out, in] -> [..., in], in the dtype of grad; without gradients."""
     if _has_operator(grad, weight):
-        return operators.half_linear_transposed(grad, weight, TRAINING_ARITHMETIC)
+        return operators.float_linear_transposed(grad, weight, TRAINING_ARITHMETIC)
     product: Tensor = paddle.matmul(grad, weight.astype(grad.dtype))
     return product
 
@@ -51,7 +51,7 @@ class _FrozenLinear(Function):
         ctx.save_for_backward(weight)
         ctx.dtype = x.dtype
         if _has_operator(x, weight):
-            return operators.half_linear(x, weight, TRAINING_ARITHMETIC)
+            return operators.float_linear(x, weight, TRAINING_ARITHMETIC)
         product: Tensor = paddle.matmul(x, weight.astype(x.dtype), transpose_y=True)
         return product
 

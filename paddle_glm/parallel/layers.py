@@ -16,7 +16,7 @@ from paddle import Tensor, nn
 
 from paddle_glm.kernels import operators
 from paddle_glm.kernels.packing import has_kernel_order
-from paddle_glm.kernels.usage import fused, uses_operators
+from paddle_glm.kernels.usage import fused, multiplies_float32, uses_operators
 from paddle_glm.numpy_interop import tensor_nbytes
 from paddle_glm.parallel.collectives import (
     copy_to_group,
@@ -113,8 +113,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, training: bool
     """
     if input_grad_only(weight, x):
         y = frozen_linear(x, weight)
-    elif weight.dtype != x.dtype and uses_operators():
-        y = operators.half_linear(x, weight, TRAINING_ARITHMETIC if training else "auto")
+    elif (weight.dtype != x.dtype or multiplies_float32(x)) and uses_operators():
+        y = operators.float_linear(x, weight, TRAINING_ARITHMETIC if training else "auto")
     elif weight.dtype != x.dtype and paddle.in_dynamic_mode() and not paddle.is_grad_enabled():
         y = upcast_linear(x, weight)
     else:
@@ -248,10 +248,11 @@ class ParallelWeight(SlicedLayer):
         )
         return weight if weight is not None and weight.dtype == x.dtype else None
 
-    def linear_weight(self) -> operators.LinearWeight | None:
-        """This rank's shard for the native operators; None where they do not multiply by it."""
+    def linear_weight(self, x: Tensor) -> operators.LinearWeight | None:
+        """This rank's shard for the native operators; None where they do not multiply x [..., in] by it."""
         if not self.bits:
-            return operators.LinearWeight(self.weight) if self.weight_format.dtype != "float32" else None
+            multiplied = self.weight_format.dtype != "float32" or multiplies_float32(x)
+            return operators.LinearWeight(self.weight) if multiplied else None
         if (packed := self.packed_weight()) is not None:
             return packed.linear_weight
         if self._traced_in_kernel_order():

@@ -28,7 +28,7 @@ def random(*shape: int) -> Tensor:
 
 def weight(kind: str, rows: int, columns: int) -> LinearWeight:
     values = random(rows, columns)
-    if kind in ("float16", "bfloat16"):
+    if "float" in kind:
         return LinearWeight(values.astype(kind))
     bits = int(kind.removeprefix("int"))
     packed, scale = quantize(values.numpy(), bits, 16 if bits == 4 else None)
@@ -38,12 +38,12 @@ def weight(kind: str, rows: int, columns: int) -> LinearWeight:
 
 def multiplied(x: Tensor, by: LinearWeight) -> Tensor:
     if by.scale is None:
-        return operators.half_linear(x, by.values)
+        return operators.float_linear(x, by.values)
     return operators.quantized_linear(x, by.values, by.scale, by.bits)
 
 
 @pytest.mark.parametrize(
-    "kinds", [("int4", "int4"), ("int8", "int8"), ("float16", "int4"), ("bfloat16",) * 2]
+    "kinds", [("int4", "int4"), ("int8", "int8"), ("float16", "int4"), ("bfloat16",) * 2, ("float32",) * 2]
 )
 @pytest.mark.parametrize("batch, tokens", [(1, 1), (2, 3), (2, 150)])
 @pytest.mark.parametrize("bias", [None, "float32", "float16"])

@@ -16,13 +16,13 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("arithmetic", ["int8", "bfloat16", "float32"])
-@pytest.mark.parametrize("kind", ["int4", "int8", "float16", "bfloat16"])
+@pytest.mark.parametrize("kind", ["int4", "int8", "float16", "bfloat16", "float32"])
 def test_a_row_alone_has_the_same_bits(kind: str, arithmetic: str) -> None:
     x, by = random(16, 1040), weight(kind, 150, 1040)  # more than a partial sum, and than whole blocks
 
     def product(x: paddle.Tensor) -> np.ndarray:
         if by.scale is None:
-            return operators.half_linear(x, by.values, arithmetic).numpy()
+            return operators.float_linear(x, by.values, arithmetic).numpy()
         return operators.quantized_linear(x, by.values, by.scale, by.bits, arithmetic).numpy()
 
     alone = np.concatenate([product(x[row : row + 1]) for row in range(16)])

@@ -1,9 +1,9 @@
-// Quantised and half precision weights to float32, with AVX2. For files of that instruction set only.
+// Weights of any kind to float32, with AVX2. For files of that instruction set only.
 #pragma once
 
 #include <immintrin.h>
 
-#include "half.h"
+#include "float_types.h"
 #include "layout.h"
 
 namespace paddle_glm {
@@ -36,21 +36,25 @@ struct Line {
     }
 };
 
-// 8 half precision numbers.
-template <HalfType kType>
-inline __m256 load_half(const uint16_t* values) {
-    const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(values));
-    if (kType == HalfType::kFloat16) return _mm256_cvtph_ps(bits);
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+// 8 numbers.
+template <FloatType kType>
+inline __m256 load_floats(const Number<kType>* values) {
+    if constexpr (kType == FloatType::kFloat32) {
+        return _mm256_loadu_ps(values);
+    } else {
+        const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(values));
+        if (kType == FloatType::kFloat16) return _mm256_cvtph_ps(bits);
+        return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+    }
 }
 
 // The first `count` of 8, which alone are read; the others are zero.
-template <HalfType kType>
-inline __m256 load_first(const uint16_t* values, int64_t count) {
-    if (count >= 8) return load_half<kType>(values);
-    uint16_t some[8] = {};
+template <FloatType kType>
+inline __m256 load_first(const Number<kType>* values, int64_t count) {
+    if (count >= 8) return load_floats<kType>(values);
+    Number<kType> some[8] = {};
     for (int64_t i = 0; i < count; i++) some[i] = values[i];
-    return load_half<kType>(some);
+    return load_floats<kType>(some);
 }
 
 // 8 vectors of 8 numbers as a matrix, transposed.

@@ -1,9 +1,9 @@
-// Quantised and half precision weights to float32, with AVX-512. For files of that instruction set only.
+// Weights of any kind to float32, with AVX-512. For files of that instruction set only.
 #pragma once
 
 #include <immintrin.h>
 
-#include "half.h"
+#include "float_types.h"
 #include "layout.h"
 
 namespace paddle_glm {
@@ -35,18 +35,22 @@ struct Line {
     }
 };
 
-// 16 half precision numbers; those that the mask leaves out are zero and not read.
-template <HalfType kType>
-inline __m512 load_half(const uint16_t* values, __mmask16 mask) {
-    const __m256i bits = _mm256_maskz_loadu_epi16(mask, values);
-    if (kType == HalfType::kFloat16) return _mm512_cvtph_ps(bits);
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+// 16 numbers; those that the mask leaves out are zero and not read.
+template <FloatType kType>
+inline __m512 load_floats(const Number<kType>* values, __mmask16 mask) {
+    if constexpr (kType == FloatType::kFloat32) {
+        return _mm512_maskz_loadu_ps(mask, values);
+    } else {
+        const __m256i bits = _mm256_maskz_loadu_epi16(mask, values);
+        if (kType == FloatType::kFloat16) return _mm512_cvtph_ps(bits);
+        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+    }
 }
 
 // The first `count` of 16, which alone are read; the others are zero.
-template <HalfType kType>
-inline __m512 load_first(const uint16_t* values, int64_t count) {
-    return load_half<kType>(values, count >= 16 ? 0xFFFF : count <= 0 ? 0 : (1 << count) - 1);
+template <FloatType kType>
+inline __m512 load_first(const Number<kType>* values, int64_t count) {
+    return load_floats<kType>(values, count >= 16 ? 0xFFFF : count <= 0 ? 0 : (1 << count) - 1);
 }
 
 // 16 vectors of 16 numbers as a matrix, transposed.

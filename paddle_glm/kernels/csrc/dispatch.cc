@@ -28,7 +28,7 @@ std::array<KernelTable, kLevels> make_tables() {
         }
         if (level >= static_cast<int>(Isa::kAvx512)) {
             fill_few_rows_avx512(table);
-            fill_half_few_rows_avx512(table);
+            fill_float_few_rows_avx512(table);
             fill_widen_avx512(table);
             fill_float_multiply_avx512(table);
             fill_int8_avx512(table);

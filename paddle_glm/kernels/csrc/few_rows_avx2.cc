@@ -1,4 +1,4 @@
-// One row to a few in float32 arithmetic, with quantised and with half precision weights.
+// One row to a few in float32 arithmetic, with weights of any kind.
 #include "decode_avx2.h"
 #include "kernels.h"
 
@@ -90,9 +90,9 @@ void few_rows(const float* x, const QuantizedMatrix& weight, int64_t row_begin, 
     multiply_tail(x, kRows, weight, n, row_end, y, y_stride);
 }
 
-// y[m][n..n + kWeights) for rows of half precision weights from w on.
-template <HalfType kType, int kWeights, int kRows>
-void multiply_half(const float* x, const uint16_t* w, int64_t columns, float* y, int64_t y_stride) {
+// y[m][n..n + kWeights) for rows of floating point weights from w on.
+template <FloatType kType, int kWeights, int kRows>
+void multiply_floats(const float* x, const Number<kType>* w, int64_t columns, float* y, int64_t y_stride) {
     __m256 sums[kWeights][kRows];
 #pragma GCC unroll 4
     for (int n = 0; n < kWeights; n++)
@@ -105,7 +105,7 @@ void multiply_half(const float* x, const uint16_t* w, int64_t columns, float* y,
         for (int m = 0; m < kRows; m++) inputs[m] = _mm256_loadu_ps(x + m * columns + k);
 #pragma GCC unroll 4
         for (int n = 0; n < kWeights; n++) {
-            const __m256 weights = load_half<kType>(w + n * columns + k);
+            const __m256 weights = load_floats<kType>(w + n * columns + k);
 #pragma GCC unroll 4
             for (int m = 0; m < kRows; m++) sums[n][m] = _mm256_fmadd_ps(weights, inputs[m], sums[n][m]);
         }
@@ -119,15 +119,15 @@ void multiply_half(const float* x, const uint16_t* w, int64_t columns, float* y,
         }
 }
 
-template <HalfType kType, int kRows>
-void few_rows(const float* x, const HalfMatrix& weight, int64_t row_begin, int64_t row_end, float* y,
+template <FloatType kType, int kRows>
+void few_rows(const float* x, const FloatMatrix& weight, int64_t row_begin, int64_t row_end, float* y,
               int64_t y_stride) {
     constexpr int kWeights = kRows <= 2 ? 4 : 2;
     int64_t n = row_begin;
     for (; n + kWeights <= row_end; n += kWeights)
-        multiply_half<kType, kWeights, kRows>(x, weight.row(n), weight.columns, y + n, y_stride);
+        multiply_floats<kType, kWeights, kRows>(x, weight.row<kType>(n), weight.columns, y + n, y_stride);
     for (; n < row_end; n++)
-        multiply_half<kType, 1, kRows>(x, weight.row(n), weight.columns, y + n, y_stride);
+        multiply_floats<kType, 1, kRows>(x, weight.row<kType>(n), weight.columns, y + n, y_stride);
 }
 
 template <class Matrix>
@@ -136,9 +136,9 @@ using FewRows = void (*)(const float*, const Matrix&, int64_t, int64_t, float*, 
 template <int kBits>
 constexpr FewRows<QuantizedMatrix> kQuantized[] = {few_rows<kBits, 1>, few_rows<kBits, 2>, few_rows<kBits, 3>,
                                                    few_rows<kBits, 4>};
-template <HalfType kType>
-constexpr FewRows<HalfMatrix> kHalf[] = {few_rows<kType, 1>, few_rows<kType, 2>, few_rows<kType, 3>,
-                                         few_rows<kType, 4>};
+template <FloatType kType>
+constexpr FewRows<FloatMatrix> kFloat[] = {few_rows<kType, 1>, few_rows<kType, 2>, few_rows<kType, 3>,
+                                           few_rows<kType, 4>};
 static_assert(kFewRows == 4, "a function per number of rows");
 
 void quantized_few_rows(const float* x, int64_t rows, const QuantizedMatrix& weight, int64_t row_begin,
@@ -146,18 +146,17 @@ void quantized_few_rows(const float* x, int64_t rows, const QuantizedMatrix& wei
     (weight.bits == 4 ? kQuantized<4> : kQuantized<8>)[rows - 1](x, weight, row_begin, row_end, y, y_stride);
 }
 
-void half_few_rows(const float* x, int64_t rows, const HalfMatrix& weight, int64_t row_begin, int64_t row_end,
-                   float* y, int64_t y_stride) {
-    constexpr auto kFloat16 = HalfType::kFloat16, kBfloat16 = HalfType::kBfloat16;
-    (weight.type == kFloat16 ? kHalf<kFloat16> : kHalf<kBfloat16>)[rows - 1](x, weight, row_begin, row_end, y,
-                                                                             y_stride);
+void float_few_rows(const float* x, int64_t rows, const FloatMatrix& weight, int64_t row_begin,
+                    int64_t row_end, float* y, int64_t y_stride) {
+    with_type(weight.type,
+              [&](auto type) { kFloat<type.value>[rows - 1](x, weight, row_begin, row_end, y, y_stride); });
 }
 
 }  // namespace
 
 void fill_few_rows_avx2(KernelTable& table) {
     table.floats.quantized_few_rows = quantized_few_rows;
-    table.floats.half_few_rows = half_few_rows;
+    table.floats.float_few_rows = float_few_rows;
 }
 
 }  // namespace paddle_glm

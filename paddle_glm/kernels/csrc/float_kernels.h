@@ -7,7 +7,7 @@
 // the kernels that multiply.
 #pragma once
 
-#include "half.h"
+#include "float_types.h"
 #include "layout.h"
 
 namespace paddle_glm {
@@ -30,16 +30,16 @@ struct FloatKernels {
     // Sums are float32, weights and x are not rounded.
     void (*quantized_few_rows)(const float* x, int64_t rows, const QuantizedMatrix& weight, int64_t row_begin,
                                int64_t row_end, float* y, int64_t y_stride);
-    void (*half_few_rows)(const float* x, int64_t rows, const HalfMatrix& weight, int64_t row_begin,
-                          int64_t row_end, float* y, int64_t y_stride);
+    void (*float_few_rows)(const float* x, int64_t rows, const FloatMatrix& weight, int64_t row_begin,
+                           int64_t row_end, float* y, int64_t y_stride);
 
     // panel[c][r] = weight[tile.row + r][tile.column + c], zero for tile.rows <= r < kPanelWidth.
     void (*widen_quantized)(const QuantizedMatrix& weight, const WeightTile& tile, float* panel);
-    void (*widen_half)(const HalfMatrix& weight, const WeightTile& tile, float* panel);
+    void (*widen_float)(const FloatMatrix& weight, const WeightTile& tile, float* panel);
 
     // panel[r][c] = weight[tile.row + r][tile.column + c], zero for tile.columns <= c < kPanelWidth.
     void (*widen_quantized_transposed)(const QuantizedMatrix& weight, const WeightTile& tile, float* panel);
-    void (*widen_half_transposed)(const HalfMatrix& weight, const WeightTile& tile, float* panel);
+    void (*widen_float_transposed)(const FloatMatrix& weight, const WeightTile& tile, float* panel);
 
     // y (+)= x panel. x: float32 [rows, x_stride]; panel: float32 [depth, kPanelWidth], 64-byte aligned; y:
     // float32 [rows, y_stride], of which kPanelWidth columns are written, or added to with `add`.

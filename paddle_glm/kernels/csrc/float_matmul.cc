@@ -15,8 +15,8 @@ namespace {
 // too.
 constexpr int64_t kRowChunk = 256;
 
-// Half precision weight rows that tiles of x take turns with: a multiple of what a kernel takes at once.
-constexpr int64_t kHalfRows = 48;
+// Weight rows that tiles of x take turns with: a multiple of what a kernel takes at once.
+constexpr int64_t kWeightRows = 48;
 
 // The buffers of one thread.
 constexpr int64_t kPanelBytes = kPanelDepth * kPanelWidth * sizeof(float);
@@ -137,19 +137,19 @@ void float_matmul(const float* x, int64_t rows, const QuantizedMatrix& weight, A
     });
 }
 
-void float_matmul(const float* x, int64_t rows, const HalfMatrix& weight, Arithmetic arithmetic, float* y) {
+void float_matmul(const float* x, int64_t rows, const FloatMatrix& weight, Arithmetic arithmetic, float* y) {
     const FloatKernels& table = kernels().floats;
     if (rows == 0) return;
     if (rows > kTiledRows) {
         const auto widen = [&](int64_t row, int64_t width, int64_t column, int64_t depth, float* panel) {
-            table.widen_half(weight, {row, column, width, depth}, panel);
+            table.widen_float(weight, {row, column, width, depth}, panel);
         };
         return multiply(x, rows, weight.columns, weight.rows, arithmetic, widen, y);
     }
     parallel_for(weight.rows, 2 * kBlockRows, [&](int64_t begin, int64_t end) {
-        by_tiles(rows, begin, end, kHalfRows, [&](int64_t m, int64_t count, int64_t first, int64_t last) {
-            table.half_few_rows(x + m * weight.columns, count, weight, first, last, y + m * weight.rows,
-                                weight.rows);
+        by_tiles(rows, begin, end, kWeightRows, [&](int64_t m, int64_t count, int64_t first, int64_t last) {
+            table.float_few_rows(x + m * weight.columns, count, weight, first, last, y + m * weight.rows,
+                                 weight.rows);
         });
     });
 }
@@ -163,20 +163,20 @@ void float_matmul_transposed(const float* dy, int64_t rows, const QuantizedMatri
     multiply(dy, rows, weight.rows, weight.columns, arithmetic, widen, dx);
 }
 
-void float_matmul_transposed(const float* dy, int64_t rows, const HalfMatrix& weight, Arithmetic arithmetic,
+void float_matmul_transposed(const float* dy, int64_t rows, const FloatMatrix& weight, Arithmetic arithmetic,
                              float* dx) {
     const FloatKernels& table = kernels().floats;
     const auto widen = [&](int64_t column, int64_t width, int64_t row, int64_t depth, float* panel) {
-        table.widen_half_transposed(weight, {row, column, depth, width}, panel);
+        table.widen_float_transposed(weight, {row, column, depth, width}, panel);
     };
     multiply(dy, rows, weight.rows, weight.columns, arithmetic, widen, dx);
 }
 
-Arithmetic parse_half_arithmetic(const char* name, HalfType type) {
+Arithmetic parse_float_arithmetic(const char* name, FloatType type) {
     const char* set = std::getenv("PADDLE_GLM_ARITHMETIC");
     const bool unset = set == nullptr || *set == 0 || std::strcmp(set, "auto") == 0;
     if (std::strcmp(name, "auto") == 0 && unset)
-        return type == HalfType::kBfloat16 ? Arithmetic::kBfloat16 : Arithmetic::kFloat32;
+        return type == FloatType::kBfloat16 ? Arithmetic::kBfloat16 : Arithmetic::kFloat32;
     const Arithmetic asked = parse_arithmetic(name);
     return asked == Arithmetic::kInt8 ? Arithmetic::kBfloat16 : asked;
 }

@@ -53,10 +53,12 @@ auto reader(const QuantizedMatrix& weight) {
     };
 }
 
-auto reader(const HalfMatrix& weight) {
+auto reader(const FloatMatrix& weight) {
     return [&weight](int64_t row, int64_t column, int64_t count, float* out) {
-        const uint16_t* values = weight.row(row) + column;
-        for (int64_t i = 0; i < count; i++) out[i] = to_float(values[i], weight.type);
+        with_type(weight.type, [&](auto type) {
+            const auto* values = weight.row<type.value>(row) + column;
+            for (int64_t i = 0; i < count; i++) out[i] = to_float(values[i], type);
+        });
     };
 }
 
@@ -95,11 +97,11 @@ void multiply_panel(const float* x, int64_t x_stride, int64_t rows, const float*
 void fill_float_portable(KernelTable& kernels) {
     FloatKernels& table = kernels.floats;
     table.quantized_few_rows = few_rows_of<QuantizedMatrix>;
-    table.half_few_rows = few_rows_of<HalfMatrix>;
+    table.float_few_rows = few_rows_of<FloatMatrix>;
     table.widen_quantized = widen_of<QuantizedMatrix>;
-    table.widen_half = widen_of<HalfMatrix>;
+    table.widen_float = widen_of<FloatMatrix>;
     table.widen_quantized_transposed = widen_transposed_of<QuantizedMatrix>;
-    table.widen_half_transposed = widen_transposed_of<HalfMatrix>;
+    table.widen_float_transposed = widen_transposed_of<FloatMatrix>;
     table.multiply_panel = multiply_panel;
 }
 

@@ -20,12 +20,12 @@ void rms_norm(const float* x, const float* residual, const float* weight, int64_
     });
 }
 
-const float* widen(const uint16_t* weight, HalfType type, int64_t size) {
+const float* widen(const uint16_t* weight, FloatType type, int64_t size) {
     // As a matrix of kPanelWidth columns, and its last row.
     constexpr int64_t kStep = kPanelWidth * kPanelDepth;
     const int64_t bytes = (size + kPanelWidth) * sizeof(float);
     float* out = reinterpret_cast<float*>(scratch(Scratch::kActivations, bytes));
-    const auto convert = kernels().floats.widen_half_transposed;
+    const auto convert = kernels().floats.widen_float_transposed;
     const int64_t whole = size - size % kPanelWidth;
     for (int64_t i = 0; i < whole; i += kStep) {
         const int64_t rows = std::min(kStep, whole - i) / kPanelWidth;

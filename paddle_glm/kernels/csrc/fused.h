@@ -2,7 +2,7 @@
 // attention.h. Activations are float32, row-major; functions are parallel over rows or heads.
 #pragma once
 
-#include "half.h"
+#include "float_types.h"
 #include "kernels.h"
 
 namespace paddle_glm {
@@ -13,7 +13,7 @@ void rms_norm(const float* x, const float* residual, const float* weight, int64_
               float epsilon, float* sum, float* y);
 
 // A norm's half precision weight as float32 [size], in memory of this thread that the next operator reuses.
-const float* widen(const uint16_t* weight, HalfType type, int64_t size);
+const float* widen(const uint16_t* weight, FloatType type, int64_t size);
 
 // y += what is added, for rows of `size`: a vector [size], or [rows, size].
 void add_vector(const float* vector, int64_t rows, int64_t size, float* y);

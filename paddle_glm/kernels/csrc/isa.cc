@@ -87,7 +87,8 @@ Isa from_environment() {
     if (name == nullptr || *name == 0) return best();
     if (parse_isa(name, &level) && supports(level)) return level;
     Isa fallback = best();
-    std::fprintf(stderr, "warning: PADDLE_GLM_ISA=%s: using %s; this processor has", name, isa_name(fallback));
+    std::fprintf(stderr, "warning: PADDLE_GLM_ISA=%s: using %s; this processor has", name,
+                 isa_name(fallback));
     for (int i = 0; i < kCount; i++)
         if (supports(static_cast<Isa>(i))) std::fprintf(stderr, " %s", kNames[i]);
     std::fprintf(stderr, "\n");

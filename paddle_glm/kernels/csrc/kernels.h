@@ -54,7 +54,7 @@ const KernelTable& kernels();
 // In the order of dispatch.cc: what comes later overrides.
 void fill_float_portable(KernelTable& table);
 void fill_few_rows_avx512(KernelTable& table);
-void fill_half_few_rows_avx512(KernelTable& table);
+void fill_float_few_rows_avx512(KernelTable& table);
 void fill_widen_avx512(KernelTable& table);
 void fill_float_multiply_avx512(KernelTable& table);
 void fill_few_rows_avx512_bf16(KernelTable& table);

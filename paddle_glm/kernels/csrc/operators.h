@@ -26,8 +26,8 @@ class Linear {
     Linear(const Tensor& weight, const paddle::optional<Tensor>& scale, int bits,
            const std::string& arithmetic);
 
-    int64_t inputs() const { return quantized_ ? quantized_matrix_.columns : half_matrix_.columns; }
-    int64_t outputs() const { return quantized_ ? quantized_matrix_.rows : half_matrix_.rows; }
+    int64_t inputs() const { return quantized_ ? quantized_matrix_.columns : float_matrix_.columns; }
+    int64_t outputs() const { return quantized_ ? quantized_matrix_.rows : float_matrix_.rows; }
 
     // y = x weight^T. x: float32 [rows, inputs]; y: float32 [rows, outputs].
     void multiply(const float* x, int64_t rows, float* y) const;
@@ -35,7 +35,7 @@ class Linear {
   private:
     bool quantized_;
     QuantizedMatrix quantized_matrix_{};
-    HalfMatrix half_matrix_{};
+    FloatMatrix float_matrix_{};
     Arithmetic arithmetic_;
 };
 

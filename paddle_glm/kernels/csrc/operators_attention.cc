@@ -15,7 +15,7 @@ const float* float32_vector(const Tensor& vector, int64_t size, const char* name
     const bool half = vector.dtype() == DataType::FLOAT16;
     PD_CHECK(half || vector.dtype() == DataType::BFLOAT16, name, " must be float32, float16 or bfloat16");
     const auto* values = static_cast<const uint16_t*>(vector.data());
-    return widen(values, half ? HalfType::kFloat16 : HalfType::kBfloat16, size);
+    return widen(values, half ? FloatType::kFloat16 : FloatType::kBfloat16, size);
 }
 
 namespace {

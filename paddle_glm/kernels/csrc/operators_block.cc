@@ -138,8 +138,8 @@ std::vector<DataType> mlp_block_type(DataType x, DataType, DataType, const Optio
 }  // namespace
 }  // namespace paddle_glm
 
-// attention(norm(x)), x added: weights with a scale are quantised in kernel order, others half precision.
-// Writes to KeyBuffer and ValueBuffer.
+// attention(norm(x)), x added: weights with a scale are quantised in kernel order, others floating point
+// numbers. Writes to KeyBuffer and ValueBuffer.
 PD_BUILD_OP(paddle_glm_attention_block)
     .Inputs({"X", "Norm", "QkvWeight", paddle::Optional("QkvScale"), paddle::Optional("QkvBias"), "Cos",
              "Sin", "KeyBuffer", "ValueBuffer", "Mask", "Past", "DenseWeight",

@@ -1,4 +1,5 @@
-// Paddle operators of products with quantised weights in kernel order and with half precision weights.
+// Paddle operators of products with quantised weights in kernel order and with weights of floating point
+// numbers. `half_linear` has the name of the weights that it began with: exported graphs have it.
 #include "operators.h"
 
 namespace paddle_glm {
@@ -26,23 +27,25 @@ QuantizedMatrix quantized_matrix(const Tensor& values, const Tensor& scale, int 
     return weight;
 }
 
-// weight: float16 or bfloat16 [rows, columns].
-HalfMatrix half_matrix(const Tensor& weight) {
+// weight: float16, bfloat16 or float32 [rows, columns].
+FloatMatrix float_matrix(const Tensor& weight) {
     const DataType dtype = weight.dtype();
-    PD_CHECK(dtype == DataType::FLOAT16 || dtype == DataType::BFLOAT16, "weight of dtype ", dtype,
-             ": expected float16 or bfloat16");
+    PD_CHECK(dtype == DataType::FLOAT16 || dtype == DataType::BFLOAT16 || dtype == DataType::FLOAT32,
+             "weight of dtype ", dtype, ": expected float16, bfloat16 or float32");
     PD_CHECK(weight.shape().size() == 2, "weight of ", weight.shape().size(),
              " dimensions: expected [out, in]");
-    HalfMatrix matrix;
-    matrix.values = static_cast<const uint16_t*>(weight.data());
+    FloatMatrix matrix;
+    matrix.values = weight.data();
     matrix.rows = weight.shape()[0];
     matrix.columns = weight.shape()[1];
-    matrix.type = dtype == DataType::FLOAT16 ? HalfType::kFloat16 : HalfType::kBfloat16;
+    matrix.type = dtype == DataType::FLOAT16    ? FloatType::kFloat16
+                  : dtype == DataType::BFLOAT16 ? FloatType::kBfloat16
+                                                : FloatType::kFloat32;
     return matrix;
 }
 
-Arithmetic half_arithmetic_named(const std::string& name, HalfType type) {
-    return parsed(name, [&](const char* text) { return parse_half_arithmetic(text, type); });
+Arithmetic float_arithmetic_named(const std::string& name, FloatType type) {
+    return parsed(name, [&](const char* text) { return parse_float_arithmetic(text, type); });
 }
 
 Shape with_last(Shape shape, int64_t last) {
@@ -73,16 +76,16 @@ Linear::Linear(const Tensor& weight, const paddle::optional<Tensor>& scale, int 
     if (quantized_)
         quantized_matrix_ = quantized_matrix(weight, *scale, bits);
     else
-        half_matrix_ = half_matrix(weight);
+        float_matrix_ = float_matrix(weight);
     arithmetic_ =
-        quantized_ ? arithmetic_named(arithmetic) : half_arithmetic_named(arithmetic, half_matrix_.type);
+        quantized_ ? arithmetic_named(arithmetic) : float_arithmetic_named(arithmetic, float_matrix_.type);
 }
 
 void Linear::multiply(const float* x, int64_t rows, float* y) const {
     if (quantized_)
         quantized_matmul(x, rows, quantized_matrix_, arithmetic_, y);
     else
-        float_matmul(x, rows, half_matrix_, arithmetic_, y);
+        float_matmul(x, rows, float_matrix_, arithmetic_, y);
 }
 
 namespace {
@@ -140,10 +143,10 @@ std::vector<Shape> half_linear_shape(const Shape& x, const Shape& weight, const 
 
 std::vector<Tensor> half_linear_transposed(const Tensor& dy, const Tensor& weight,
                                            const std::string& arithmetic) {
-    const HalfMatrix matrix = half_matrix(weight);
+    const FloatMatrix matrix = float_matrix(weight);
     const int64_t rows = count_rows(dy, matrix.rows);
     Tensor dx = paddle::empty(with_last(dy.shape(), matrix.columns), DataType::FLOAT32, dy.place());
-    float_matmul_transposed(dy.data<float>(), rows, matrix, half_arithmetic_named(arithmetic, matrix.type),
+    float_matmul_transposed(dy.data<float>(), rows, matrix, float_arithmetic_named(arithmetic, matrix.type),
                             dx.data<float>());
     return {dx};
 }

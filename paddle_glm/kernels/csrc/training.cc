@@ -154,8 +154,8 @@ void softmax_statistics(const float* logits, const int64_t* labels, int64_t rows
     });
 }
 
-void cross_entropy_grad(const float* logits, const int64_t* labels, const float* logsumexp, const float* scale,
-                        int64_t rows, int64_t size, int64_t first, float* dlogits) {
+void cross_entropy_grad(const float* logits, const int64_t* labels, const float* logsumexp,
+                        const float* scale, int64_t rows, int64_t size, int64_t first, float* dlogits) {
     const TrainingKernels& kernels = training_kernels();
     parallel_for(rows, rows_per_range(size), [&](int64_t begin, int64_t end) {
         for (int64_t row = begin; row < end; row++) {
@@ -177,7 +177,8 @@ double squared_norm(const float* x, int64_t size) {
     std::vector<double> parts(ranges);
     parallel_for(ranges, 1, [&](int64_t begin, int64_t end) {
         for (int64_t range = begin; range < end; range++)
-            parts[range] = kernels.sum_of_squares(x + range * kGrain, std::min(kGrain, size - range * kGrain));
+            parts[range] =
+                kernels.sum_of_squares(x + range * kGrain, std::min(kGrain, size - range * kGrain));
     });
     double sum = 0;
     for (const double part : parts) sum += part;
@@ -188,7 +189,8 @@ void adamw_step(const AdamW& step, const float* gradient, int64_t size, float* p
                 float* moment2) {
     const TrainingKernels& kernels = training_kernels();
     parallel_for(size, kGrain, [&](int64_t begin, int64_t end) {
-        kernels.adamw(step, gradient + begin, end - begin, parameter + begin, moment1 + begin, moment2 + begin);
+        kernels.adamw(step, gradient + begin, end - begin, parameter + begin, moment1 + begin,
+                      moment2 + begin);
     });
 }
 

@@ -71,8 +71,8 @@ struct Projection {
     int64_t width() const { return (heads + 2 * kv_heads) * head_dim; }
 };
 
-// qkv: [batch, tokens, width] -> query [batch, heads, tokens, head_dim], scaled and rotated; key, rotated, and
-// value: [batch, kv_heads, tokens, head_dim]. cos, sin: [batch, tokens, half].
+// qkv: [batch, tokens, width] -> query [batch, heads, tokens, head_dim], scaled and rotated; key, rotated,
+// and value: [batch, kv_heads, tokens, head_dim]. cos, sin: [batch, tokens, half].
 void split_rotary(const Projection& sizes, const float* qkv, const float* cos, const float* sin, float* query,
                   float* key, float* value);
 void split_rotary_grad(const Projection& sizes, const float* dquery, const float* dkey, const float* dvalue,
@@ -83,13 +83,13 @@ void masked_softmax(const float* scores, const float* mask, int64_t batch, int64
                     int64_t total, bool mask_per_row, float* y);
 void masked_softmax_grad(const float* y, const float* dy, int64_t rows, int64_t size, float* dx);
 
-// Of each row of logits [rows, size], a shard of the vocabulary that starts at id `first`: its maximum, the sum
-// of exp(logit - maximum), and the label's logit, 0 if the label is in another shard.
+// Of each row of logits [rows, size], a shard of the vocabulary that starts at id `first`: its maximum, the
+// sum of exp(logit - maximum), and the label's logit, 0 if the label is in another shard.
 void softmax_statistics(const float* logits, const int64_t* labels, int64_t rows, int64_t size, int64_t first,
                         float* maximum, float* sum, float* target);
 // dlogits = (exp(logits - logsumexp) - [label]) * scale; logsumexp, scale: [rows].
-void cross_entropy_grad(const float* logits, const int64_t* labels, const float* logsumexp, const float* scale,
-                        int64_t rows, int64_t size, int64_t first, float* dlogits);
+void cross_entropy_grad(const float* logits, const int64_t* labels, const float* logsumexp,
+                        const float* scale, int64_t rows, int64_t size, int64_t first, float* dlogits);
 
 double squared_norm(const float* x, int64_t size);
 void adamw_step(const AdamW& step, const float* gradient, int64_t size, float* parameter, float* moment1,

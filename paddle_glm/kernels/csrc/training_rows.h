@@ -168,8 +168,8 @@ void adamw(const AdamW& step, const float* gradient, int64_t size, float* parame
 }  // namespace
 
 const TrainingKernels PADDLE_GLM_TRAINING = {
-    rms_norm, rms_norm_grad, swiglu,      swiglu_grad,         softmax,
-    softmax_grad, rotate,    rotate_back, sum_of_exponentials, scaled_exponentials,
+    rms_norm,       rms_norm_grad, swiglu,      swiglu_grad,         softmax,
+    softmax_grad,   rotate,        rotate_back, sum_of_exponentials, scaled_exponentials,
     sum_of_squares, adamw};
 
 }  // namespace paddle_glm

@@ -117,12 +117,12 @@ void widen_quantized_transposed(const QuantizedMatrix& weight, const WeightTile&
                panel + packed * kPanelWidth, kPanelWidth, 1);
 }
 
-template <HalfType kType>
-void widen(const HalfMatrix& weight, const WeightTile& tile, float* panel) {
+template <FloatType kType>
+void widen(const FloatMatrix& weight, const WeightTile& tile, float* panel) {
     for (int64_t r = 0; r < kPanelWidth; r += kLanes)
         for (int64_t c = 0; c < tile.columns; c += kLanes) {
             const int64_t left = tile.columns - c, rows = tile.rows - r;
-            const uint16_t* values = weight.row(tile.row + r) + tile.column + c;
+            const auto* values = weight.row<kType>(tile.row + r) + tile.column + c;
             Vector v[kLanes] = {};
 #pragma GCC unroll 16
             for (int i = 0; i < kLanes; i++)
@@ -134,31 +134,29 @@ void widen(const HalfMatrix& weight, const WeightTile& tile, float* panel) {
         }
 }
 
-template <HalfType kType>
-void widen_transposed(const HalfMatrix& weight, const WeightTile& tile, float* panel) {
+template <FloatType kType>
+void widen_transposed(const FloatMatrix& weight, const WeightTile& tile, float* panel) {
     for (int64_t r = 0; r < tile.rows; r++, panel += kPanelWidth) {
-        const uint16_t* values = weight.row(tile.row + r) + tile.column;
+        const auto* values = weight.row<kType>(tile.row + r) + tile.column;
 #pragma GCC unroll 4
         for (int64_t c = 0; c < kPanelWidth; c += kLanes)
             store(panel + c, load_first<kType>(values + c, tile.columns - c));
     }
 }
 
-void widen_half(const HalfMatrix& weight, const WeightTile& tile, float* panel) {
-    constexpr auto kFloat16 = HalfType::kFloat16, kBfloat16 = HalfType::kBfloat16;
-    (weight.type == kFloat16 ? widen<kFloat16> : widen<kBfloat16>)(weight, tile, panel);
+void widen_float(const FloatMatrix& weight, const WeightTile& tile, float* panel) {
+    with_type(weight.type, [&](auto type) { widen<type.value>(weight, tile, panel); });
 }
 
-void widen_half_transposed(const HalfMatrix& weight, const WeightTile& tile, float* panel) {
-    constexpr auto kFloat16 = HalfType::kFloat16, kBfloat16 = HalfType::kBfloat16;
-    (weight.type == kFloat16 ? widen_transposed<kFloat16> : widen_transposed<kBfloat16>)(weight, tile, panel);
+void widen_float_transposed(const FloatMatrix& weight, const WeightTile& tile, float* panel) {
+    with_type(weight.type, [&](auto type) { widen_transposed<type.value>(weight, tile, panel); });
 }
 
 void fill_widen(FloatKernels& floats) {
     floats.widen_quantized = widen_quantized;
     floats.widen_quantized_transposed = widen_quantized_transposed;
-    floats.widen_half = widen_half;
-    floats.widen_half_transposed = widen_half_transposed;
+    floats.widen_float = widen_float;
+    floats.widen_float_transposed = widen_float_transposed;
 }
 
 }  // namespace

@@ -97,13 +97,15 @@ class Block(SlicedLayer):
     def forward(
         self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: AttentionMask, cache: LayerCache | None = None
     ) -> Tensor:
-        if isinstance(cache, InPlaceCache | PagedLayer) and (weights := self._operator_weights()) is not None:
-            return self._forward_operators(x, rotary, mask, cache, weights)
+        if isinstance(cache, InPlaceCache | PagedLayer):
+            weights = self._operator_weights(x)
+            if weights is not None:
+                return self._forward_operators(x, rotary, mask, cache, weights)
         attn_output = self.self_attention(self.input_layernorm(x), rotary, mask, cache)
         x, normalized = self.post_attention_layernorm.add(x, self._hidden_dropout(attn_output))
         return x + self._hidden_dropout(self.mlp(normalized))
 
-    def _operator_weights(self) -> list[LinearWeight] | None:
+    def _operator_weights(self, x: Tensor) -> list[LinearWeight] | None:
         """The weights of qkv, dense, h_to_4h and 4h_to_h for operators of half a block; None: layer by layer.
 
         Operators do not call sublayers, so they are not for blocks of which any has a hook (LoRA).
@@ -115,7 +117,7 @@ class Block(SlicedLayer):
         called = (self.input_layernorm, attention, self.post_attention_layernorm, mlp, *linears)
         if attention.block_sizes is None or any(layer.has_hooks for layer in called):
             return None
-        weights = [weight for linear in linears if (weight := linear.linear_weight()) is not None]
+        weights = [weight for linear in linears if (weight := linear.linear_weight(x)) is not None]
         return weights if len(weights) == len(linears) else None
 
     def _forward_operators(

@@ -75,7 +75,7 @@ int64_t checks_failed();
 
 // The suites; each runs with the instruction set that is chosen.
 void test_quantized();
-void test_half();
+void test_floats();
 void test_fused();
 void test_training();
 

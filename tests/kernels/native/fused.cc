@@ -235,7 +235,7 @@ void check_widen(int64_t size, Random& random) {
     set_case("widen [%lld]", static_cast<long long>(size));
     Buffer<uint16_t> weight(size);
     for (int64_t i = 0; i < size; i++) weight[i] = static_cast<uint16_t>(random.bits());
-    for (auto type : {paddle_glm::HalfType::kFloat16, paddle_glm::HalfType::kBfloat16}) {
+    for (auto type : {paddle_glm::FloatType::kFloat16, paddle_glm::FloatType::kBfloat16}) {
         const float* wide = paddle_glm::widen(weight.data(), type, size);
         for (int64_t i = 0; i < size; i++)
             check_close(wide[i], paddle_glm::to_float(weight[i], type), 0, "weight", 0, i);

@@ -55,7 +55,7 @@ int main() {
         if (!paddle_glm::set_isa(isa)) continue;
         const int64_t before = checks_done();
         test_quantized();
-        test_half();
+        test_floats();
         test_fused();
         test_training();
         std::printf("%s: %lld checks\n", paddle_glm::isa_name(isa),

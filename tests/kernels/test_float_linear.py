@@ -1,4 +1,4 @@
-"""Products with float16 and bfloat16 weights, against float64, with every instruction set."""
+"""Products with float16, bfloat16 and float32 weights, against float64, with every instruction set."""
 
 import numpy as np
 import paddle
@@ -19,8 +19,8 @@ pytestmark = [
 FLOAT32_ERROR, BFLOAT16_ERROR = 1e-6, 2**-7
 
 
-def half(weight: FloatArray, dtype: str) -> tuple[Tensor, FloatArray]:
-    """A weight in half precision, and the float64 array of its values."""
+def stored(weight: FloatArray, dtype: str) -> tuple[Tensor, FloatArray]:
+    """A weight of that dtype, and the float64 array of its values."""
     rounded = paddle.to_tensor(weight.astype(np.float32)).astype(dtype)
     return rounded, rounded.astype("float32").numpy().astype(np.float64)
 
@@ -32,7 +32,7 @@ def relative_error(y: FloatArray, x: FloatArray, matrix: FloatArray) -> float:
     return float(np.nan_to_num(errors).max(initial=0.0))
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 @pytest.mark.parametrize(("arithmetic", "limit"), [("float32", FLOAT32_ERROR), ("bfloat16", BFLOAT16_ERROR)])
 @given(
     rows=st.integers(0, 20),
@@ -44,25 +44,25 @@ def test_shapes(
     dtype: str, arithmetic: str, limit: float, rows: int, out_features: int, in_features: int, seed: int
 ) -> None:
     random = np.random.default_rng(seed)
-    weight, exact = half(random.standard_normal((out_features, in_features)), dtype)
+    weight, exact = stored(random.standard_normal((out_features, in_features)), dtype)
     x = random.standard_normal((rows, in_features)).astype(np.float32)
-    y = operators.half_linear(paddle.to_tensor(x), weight, arithmetic).numpy()
+    y = operators.float_linear(paddle.to_tensor(x), weight, arithmetic).numpy()
     assert y.shape == (rows, out_features) and relative_error(y, x, exact.T) < limit
     grad = random.standard_normal((rows, out_features)).astype(np.float32)
-    dx = operators.half_linear_transposed(paddle.to_tensor(grad), weight, arithmetic).numpy()
+    dx = operators.float_linear_transposed(paddle.to_tensor(grad), weight, arithmetic).numpy()
     assert dx.shape == (rows, in_features) and relative_error(dx, grad, exact) < limit
 
 
 @pytest.mark.parametrize("rows", [1, 3, 300])
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_deep_sums(dtype: str, rows: int) -> None:
     random = np.random.default_rng(rows)
-    weight, exact = half(random.standard_normal((70, 1500)), dtype)
+    weight, exact = stored(random.standard_normal((70, 1500)), dtype)
     x = random.standard_normal((rows, 1500)).astype(np.float32)
-    y = operators.half_linear(paddle.to_tensor(x), weight, "float32").numpy()
+    y = operators.float_linear(paddle.to_tensor(x), weight, "float32").numpy()
     assert relative_error(y, x, exact.T) < FLOAT32_ERROR
-    tall, exact = half(random.standard_normal((1500, 70)), dtype)
-    dx = operators.half_linear_transposed(paddle.to_tensor(x), tall, "float32").numpy()
+    tall, exact = stored(random.standard_normal((1500, 70)), dtype)
+    dx = operators.float_linear_transposed(paddle.to_tensor(x), tall, "float32").numpy()
     assert relative_error(dx, x, exact) < FLOAT32_ERROR
 
 
@@ -71,24 +71,24 @@ def test_every_float16_value(rows: int) -> None:
     """Subnormal and extreme numbers, zeros of both signs, infinities and NaNs pass through unchanged."""
     values = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
     weight = paddle.to_tensor(values.reshape(-1, 1))
-    y = operators.half_linear(paddle.ones([rows, 1]), weight, "float32").numpy()
+    y = operators.float_linear(paddle.ones([rows, 1]), weight, "float32").numpy()
     np.testing.assert_array_equal(y, np.broadcast_to(values.astype(np.float32), y.shape))
 
 
 @pytest.mark.parametrize("rows", [1, 7])
 def test_extreme_bfloat16_values(rows: int) -> None:
     values = np.array([0, 1e-38, -3e38, np.inf, -np.inf, np.nan, 1.5, -0.0], np.float32)
-    weight, exact = half(np.resize(values, (130, 1)), "bfloat16")
-    y = operators.half_linear(paddle.ones([rows, 1]), weight, "float32").numpy()
+    weight, exact = stored(np.resize(values, (130, 1)), "bfloat16")
+    y = operators.float_linear(paddle.ones([rows, 1]), weight, "float32").numpy()
     np.testing.assert_array_equal(y, np.broadcast_to(exact.T, y.shape).astype(np.float32))
 
 
 @pytest.mark.parametrize("rows", [1, 7])
 def test_one_nan_stays_in_its_row(rows: int) -> None:
-    weight, _ = half(np.ones((100, 50)), "float16")
+    weight, _ = stored(np.ones((100, 50)), "float16")
     x = np.ones((rows, 50), np.float32)
     x[0, 3] = np.nan
-    y = operators.half_linear(paddle.to_tensor(x), weight, "float32").numpy()
+    y = operators.float_linear(paddle.to_tensor(x), weight, "float32").numpy()
     assert np.isnan(y[0]).all() and (y[1:] == 50).all()
 
 
@@ -96,17 +96,17 @@ def test_auto_follows_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     """float16 weights are rounded to bfloat16 only where less than float32 is asked for."""
     random = np.random.default_rng(0)
     x = paddle.to_tensor(random.standard_normal((9, 64)).astype(np.float32))
-    weight, _ = half(random.standard_normal((70, 64)), "float16")
-    exact = operators.half_linear(x, weight, "float32").numpy()
-    rounded = operators.half_linear(x, weight, "bfloat16").numpy()
+    weight, _ = stored(random.standard_normal((70, 64)), "float16")
+    exact = operators.float_linear(x, weight, "float32").numpy()
+    rounded = operators.float_linear(x, weight, "bfloat16").numpy()
     for variable, expected in (("", exact), ("auto", exact), ("float32", exact), ("int8", rounded)):
         monkeypatch.setenv("PADDLE_GLM_ARITHMETIC", variable)
-        np.testing.assert_array_equal(operators.half_linear(x, weight).numpy(), expected)
+        np.testing.assert_array_equal(operators.float_linear(x, weight).numpy(), expected)
 
 
 def test_wrong_shapes_are_refused() -> None:
-    weight, _ = half(np.ones((10, 8)), "float16")
+    weight, _ = stored(np.ones((10, 8)), "float16")
     with pytest.raises(OSError, match="input of width 10: expected 8"):
-        operators.half_linear(paddle.ones([2, 10]), weight)
-    with pytest.raises(OSError, match="expected float16 or bfloat16"):
-        operators.half_linear(paddle.ones([2, 8]), paddle.ones([10, 8]))
+        operators.float_linear(paddle.ones([2, 10]), weight)
+    with pytest.raises(OSError, match="expected float16, bfloat16 or float32"):
+        operators.float_linear(paddle.ones([2, 8]), paddle.ones([10, 8], "int8"))
