@@ -22,7 +22,7 @@ FAMILIES = {
 # The originals themselves are 7.0e-6 away from the same computation in float64.
 LOGITS, CHUNKED, GRADIENTS = 1e-5, 1.2e-5, 5e-6
 # Hidden states reach 29, where float32 numbers are 1.9e-6 apart: differences relative to the largest.
-RELATIVE = 2e-6
+RELATIVE = 3e-6
 
 
 @pytest.fixture(params=FAMILIES)
