@@ -89,10 +89,7 @@ class RowCache:
 
 
 class KVCacheBackend(Backend):
-    """Owns one cache, which a subclass creates and its steps update.
-
-    Implements `paddle_glm.generation.backend_protocol.ContinuousBatchingBackend`.
-    """
+    """Owns one cache, which a subclass creates and its steps update; rows come and go between steps."""
 
     stored_dtype: str  # of the weights
     cache_copies: int = 1  # in memory during a step
@@ -150,6 +147,12 @@ class KVCacheBackend(Backend):
     def _rows_nbytes(self, rows: int, tokens: int, budget: MemoryBudget) -> int:
         """In this process, during a step."""
         return self.cache_copies * cache_bytes(self.config, self.stored_dtype, budget, tokens, rows)
+
+    def reading_nbytes(self, rows: int, columns: int) -> int:
+        """Bytes of the cache that prompts are read in, prefix included; 0 where `check_lengths_fit` counts
+        them among the rows.
+        """
+        return 0
 
     @property
     def is_paged(self) -> bool:
@@ -211,17 +214,6 @@ class KVCacheBackend(Backend):
     @abstractmethod
     def cache_of(self, tensors: Sequence[Any], adapter: str | None = None) -> KVCache:
         """A cache that begins with these keys and values of an adapter, ordered as `KVCache.tensors`."""
-
-    def add_rows(self, input_ids: IntArray, attention_mask: IntArray) -> FloatArray:
-        """Prefill rows and append them to the current ones; returns their logits, float32 [new rows, vocab].
-
-        Shorter rows are left-padded. On failure the current rows are unchanged.
-        """
-        reading = self.start_reading(input_ids, attention_mask)
-        logits = self.read(reading, input_ids.shape[1])
-        assert logits is not None
-        self.join(reading)
-        return logits
 
     def start_reading(
         self,

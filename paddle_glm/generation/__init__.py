@@ -1,7 +1,6 @@
 """Token ids in, token ids or text out, over any backend; numpy only, and nothing of models."""
 
 from paddle_glm.generation.backend_protocol import (
-    ContinuousBatchingBackend,
     GenerationBackend,
     MemoryCheckingBackend,
 )
@@ -18,7 +17,6 @@ from paddle_glm.generation.session import (
 
 __all__ = [
     "ChatSession",
-    "ContinuousBatchingBackend",
     "GenerationBackend",
     "GenerationOutput",
     "GenerationParams",

@@ -34,17 +34,3 @@ class MemoryCheckingBackend(GenerationBackend, Protocol):
 
         prompt_tokens, new_tokens: per row; None for an unspecified number of new tokens.
         """
-
-
-@runtime_checkable
-class ContinuousBatchingBackend(GenerationBackend, Protocol):
-    """A backend whose rows can be added and dropped between steps."""
-
-    def add_rows(self, input_ids: IntArray, attention_mask: IntArray) -> FloatArray:
-        """Prefill rows and append them to the current ones; returns their logits, float32 [new rows, vocab].
-
-        On failure the current rows are unchanged.
-        """
-
-    def drop_padding(self) -> None:
-        """Drop leading columns that are padding in every row."""

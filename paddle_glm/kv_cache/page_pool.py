@@ -54,6 +54,11 @@ class PagePool:
         return len(self._free)
 
     @property
+    def shared(self) -> int:
+        """How many pages more there would be if none had several owners."""
+        return int(self._references.sum()) - (self.size - self.free)
+
+    @property
     def heads(self) -> int:
         return int(self.layers[0][0].shape[1])
 

@@ -14,7 +14,7 @@ from paddle_glm.kv_cache import HeldColumns, KVCache
 from paddle_glm.kv_cache.decode import DecodeLayer
 from paddle_glm.kv_cache.page_pool import PAGE_TOKENS, PagePool, pages_of
 from paddle_glm.kv_cache.pages import PagedColumns, PagedKVCache
-from paddle_glm.kv_cache.tensors import PrefixCache
+from paddle_glm.kv_cache.tensors import BLOCK, PrefixCache
 from paddle_glm.load_memory import MemoryBudget
 from paddle_glm.models.past_key_values import PastKeyValues
 from paddle_glm.models.step_model import StepModel
@@ -102,24 +102,42 @@ class DygraphBackend(KVCacheBackend):
         return KVCache([DecodeLayer(*pair) for pair in pairs], self.prefix_lengths[adapter])
 
     def limit_cache(self, nbytes: int) -> None:
-        config = self.config
-        heads = max(1, config.num_key_value_heads // self.model.group.degree)
-        dtype = compute_dtype(getattr(paddle, self.stored_dtype))
-        width = paddle.empty([0], dtype=dtype).element_size()
-        page = PagePool.page_nbytes(config.num_layers, heads, config.head_dim, width)
+        page = PAGE_TOKENS * self._column_nbytes
         if nbytes < page:
             raise InputError(
                 f"a KV cache of {nbytes} bytes: expected {page} or more, for {PAGE_TOKENS} tokens"
             )
         self.cache_limit = nbytes
-        self._pool = PagePool(config.num_layers, nbytes // page, heads, config.head_dim, dtype)
+        config = self.config
+        self._pool = PagePool(
+            config.num_layers, nbytes // page, self._local_heads, config.head_dim, self._cache_dtype
+        )
+
+    @property
+    def _local_heads(self) -> int:
+        return max(1, self.config.num_key_value_heads // self.model.group.degree)
+
+    @property
+    def _cache_dtype(self) -> paddle.dtype:
+        return compute_dtype(getattr(paddle, self.stored_dtype))
+
+    @property
+    def _column_nbytes(self) -> int:
+        """Bytes of a token's keys and values in all layers."""
+        width = paddle.empty([0], dtype=self._cache_dtype).element_size()
+        return 2 * self.config.num_layers * self._local_heads * self.config.head_dim * width
+
+    def reading_nbytes(self, rows: int, columns: int) -> int:
+        columns += -columns % BLOCK  # where the last piece is one token
+        return rows * columns * self._column_nbytes
 
     def check_lengths_fit(self, lengths: Sequence[int], stored_nbytes: int = 0) -> None:
         if self._pool is None:
             super().check_lengths_fit(lengths, stored_nbytes)
             return
         left = self._pool.size - stored_nbytes // self._pool.nbytes_per_page
-        self._check_pages(lengths, sum(map(pages_of, lengths)), left)
+        # Both counts have pages that a row shares with others.
+        self._check_pages(lengths, sum(map(pages_of, lengths)), left + self._pool.shared)
 
     def _check_pages(self, lengths: Sequence[int], needed: int, free: int) -> None:
         assert self._pool is not None

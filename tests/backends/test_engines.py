@@ -17,13 +17,14 @@ from paddle_glm.auto.tokenizer import AutoTokenizer
 from paddle_glm.backends import Backend
 from paddle_glm.backends import fastdeploy as fastdeploy_backend
 from paddle_glm.backends.generation_meta import META_FILE_NAME
+from paddle_glm.backends.kv_cache import KVCacheBackend
 from paddle_glm.config import ModelConfig
 from paddle_glm.export import export_model
 from paddle_glm.generation import GenerationParams, generate_batch
-from paddle_glm.generation.backend_protocol import ContinuousBatchingBackend
 from paddle_glm.models.dygraph import DygraphBackend
 from tests.backends.conftest import Case
 from tests.paths import ROOT
+from tests.reading import add_rows
 
 ENGINES = backends_for("onnx")
 OPTIONS = {"cpu_threads": 1}
@@ -58,13 +59,13 @@ def test_logits_are_those_of_the_model(engine: Backend, case: Case) -> None:
 
 def test_rows_join_and_leave(engine: Backend, case: Case) -> None:
     """A row's logits do not depend on those that come and go beside it."""
-    assert isinstance(engine, ContinuousBatchingBackend)
+    assert isinstance(engine, KVCacheBackend)
     long, short = (np.array([row]) for row in (case.prompts[2], case.prompts[1]))
     alone = case.paddle
     expected = [alone.prefill(short, np.ones_like(short)), alone.decode(np.array([30]))]
     engine.prefill(long, np.ones_like(long))
     engine.decode(np.array([20]))
-    joined = engine.add_rows(short, np.ones_like(short))
+    joined = add_rows(engine, short, np.ones_like(short))
     both = engine.decode(np.array([21, 30]))
     engine.select(np.array([1]))
     engine.drop_padding()

@@ -26,6 +26,7 @@ from paddle_glm.models.dygraph import DygraphBackend
 from paddle_glm.peft.lora import attach_lora
 from paddle_glm.peft.lora_config import LoraConfig
 from paddle_glm.peft.prefix import attach_prefix
+from tests.reading import add_rows
 
 LAYERS, HEADS, SIZE, PREFIX = 2, 2, 4, 3
 
@@ -229,7 +230,7 @@ def test_a_model_computes_the_same_in_pages(
     check(paged.prefill(*padded([prompts[row] for row, _ in running])), running)
     for _ in range(3):
         decode()
-    check(paged.add_rows(*padded(prompts[3:])), [[3, 0], [4, 0]])
+    check(add_rows(paged, *padded(prompts[3:])), [[3, 0], [4, 0]])
     running += [[3, 0], [4, 0]]
     for _ in range(3):
         decode()
@@ -266,10 +267,10 @@ def test_the_limit_is_kept(tmp_path: Path) -> None:
     with pytest.raises(InsufficientMemoryError):
         backend.prefill(*padded([long, long, short]))
     backend.prefill(long, np.ones_like(long))
-    backend.add_rows(short, np.ones_like(short))
+    add_rows(backend, short, np.ones_like(short))
     assert backend.cache_nbytes == 3 * page
     with pytest.raises(InsufficientMemoryError):
-        backend.add_rows(long, np.ones_like(long))
+        add_rows(backend, long, np.ones_like(long))
     backend.check_lengths_fit([250])  # the running rows count as free
     backend.decode(np.array([5, 6]))
     mask = backend._mask.copy()

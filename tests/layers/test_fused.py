@@ -15,6 +15,7 @@ from paddle_glm.models.base import CausalLM
 from paddle_glm.models.dygraph import DygraphBackend
 from paddle_glm.peft.prefix import attach_prefix
 from tests.fused_operators import use_fused_operators
+from tests.reading import add_rows
 
 SMALL = {"num_layers": 2, "hidden_size": 128, "num_attention_heads": 4, "head_dim": 32, "vocab_size": 100}
 CONFIGS = {
@@ -101,7 +102,7 @@ def generated(model: CausalLM, cache_limit: int | None = None) -> list[np.ndarra
         if step == 3:
             backend.select(np.array([1, 0, 1]))
         if step == 6:
-            found.append(backend.add_rows(IDS[:1], MASK[:1]))
+            found.append(add_rows(backend, IDS[:1], MASK[:1]))
         rows = 2 if step < 3 else 3 if step < 6 else 4
         found.append(backend.decode(np.arange(rows) + step + 4))
     return found

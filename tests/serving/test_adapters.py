@@ -143,7 +143,7 @@ def test_a_prompt_begins_as_one_of_its_own_adapter(scheduler, tiny_checkpoint, f
         beside.answer()
 
 
-@pytest.mark.parametrize("scheduler", [8], indirect=True)
+@pytest.mark.parametrize("scheduler", [12], indirect=True)
 def test_rows_that_gave_way_go_on_as_before(scheduler, tiny_checkpoint, folders, monkeypatch):
     """Rows of all adapters begin, but there is no memory for all of their answers."""
     monkeypatch.setattr(admission, "RESERVED_TOKENS", 4)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from paddle_glm.serving.batching.pace import MAX_WAIT_SECONDS, PieceSize, QueueWait
+from paddle_glm.serving.batching.pace import MAX_WAIT_SECONDS, IdlePieceSize, PieceSize, QueueWait
 
 
 @pytest.mark.parametrize(
@@ -40,9 +40,41 @@ def test_pieces_follow_what_the_machine_does():
         assert sorted(found[-60:])[30] == {0.1: 128, 0.4: 512, 0.02: 24}[step]
 
 
-def test_a_fixed_size_stays():
-    size = PieceSize(48)
-    size.on_step(0.1)
+@pytest.mark.parametrize(
+    ("start", "per_token", "expected"),
+    [
+        (0.0, 0.001, 512),  # 0.51 s
+        (0.0, 0.07, 32),  # int4 of a 6B: small pieces cost no more
+        (9.0, 0.14, 1024),  # reading the weights: 512 tokens would take 6 % more
+        (0.5, 0.01, 512),  # 5.6 s, where 256 tokens each would take 9 % more
+        (0.01, 1e-5, 65536),  # 0.67 s
+    ],
+)
+def test_an_idle_piece_takes_a_second_or_wastes_no_time(start, per_token, expected):
+    size, found = IdlePieceSize(), []
+    for _ in range(200):
+        found.append(size.columns(1))
+        size.on_piece(found[-1], start + per_token * found[-1])
+        size.on_piece(40, start + per_token * 40)  # another prompt
+    assert sorted(found)[100] == expected
+    # Other sizes are tried once in a while.
+    assert sum(tokens != expected for tokens in found) < 20
+    assert size.columns(3) == -(-size.columns(1) // 3)
+
+
+def test_idle_pieces_follow_what_the_machine_does():
+    size = IdlePieceSize()
+    for per_token, expected in ((0.001, 512), (0.01, 64), (0.0005, 1024)):
+        for _ in range(100):
+            size.on_piece(size.columns(1), per_token * size.columns(1))
+        assert size.columns(1) == expected
+
+
+@pytest.mark.parametrize("kind", [PieceSize, IdlePieceSize])
+def test_a_fixed_size_stays(kind):
+    size = kind(48)
+    if kind is PieceSize:
+        size.on_step(0.1)
     size.on_piece(48, 100.0)
     assert size.columns(1) == size.columns(3) == 48
 

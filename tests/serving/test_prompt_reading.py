@@ -1,5 +1,7 @@
 """Prompts that are read in pieces beside running requests, and beginnings that are not read again."""
 
+import threading
+import time
 from itertools import pairwise
 
 import numpy as np
@@ -63,6 +65,14 @@ def steps_of(scheduler):
     return steps
 
 
+def wait_until(condition):
+    for _ in range(1000):
+        if condition():
+            return
+        time.sleep(0.005)
+    raise AssertionError("it did not happen")
+
+
 def test_a_long_prompt_does_not_stop_running_answers(make, tiny_checkpoint):
     scheduler = make(prefill_chunk=16, prefix_memory=0)
     steps = steps_of(scheduler)
@@ -78,6 +88,48 @@ def test_a_long_prompt_does_not_stop_running_answers(make, tiny_checkpoint):
     assert max(steps[place][1] for place in pieces[1:]) <= 16
     # A token of the running ones between two pieces.
     assert all(later - earlier == 2 for earlier, later in pairwise(pieces[1:10]))
+
+
+def held_run(scheduler):
+    """Steps as `steps_of`; each waits for the semaphore."""
+    gate, run = threading.Semaphore(0), scheduler.engine.backend.run
+
+    def held(inputs):
+        assert gate.acquire(timeout=60)
+        return run(inputs)
+
+    scheduler.engine.backend.run = held
+    return steps_of(scheduler), gate
+
+
+def test_a_short_prompt_overtakes_a_long_one(make, tiny_checkpoint):
+    """With nothing running: it is read between two pieces, and its answer comes between the others."""
+    scheduler = make(prefill_chunk=16, prefix_memory=0)
+    steps, gate = held_run(scheduler)
+    long = ask(scheduler, LONG)
+    wait_until(lambda: len(steps) == 1)
+    short, third = ask(scheduler, [7, 8, 9, 10]), ask(scheduler, [*LONG[:60], 9])
+    gate.release(10_000)
+    assert short.answer() == alone(tiny_checkpoint, [7, 8, 9, 10])
+    assert third.answer() == alone(tiny_checkpoint, [*LONG[:60], 9])
+    assert long.answer() == alone(tiny_checkpoint, LONG)
+    assert steps[:3] == [(1, 16), (1, 4), (1, 1)]
+
+
+def test_a_long_prompt_gets_every_other_piece(make, tiny_checkpoint):
+    """However many shorter ones come."""
+    scheduler = make(prefill_chunk=8, prefix_memory=0, max_batch_size=64)
+    steps, gate = held_run(scheduler)
+    long = ask(scheduler, LONG)
+    wait_until(lambda: len(steps) == 1)
+    others = [ask(scheduler, LONG[: 9 + place]) for place in range(0, 60, 2)]
+    gate.release(10_000)
+    assert long.answer() == alone(tiny_checkpoint, LONG)
+    for place, other in enumerate(others):
+        assert len(other.answer()) == 24, place
+    # The long prompt's last piece has 6 tokens; by then, about as many pieces were of others.
+    last = max(place for place, step in enumerate(steps) if step == (1, 6))
+    assert sum(tokens > 1 for _, tokens in steps[:last]) <= 2 * (len(LONG) // 8 + 1)
 
 
 def test_requests_that_leave_while_they_are_read(make, tiny_checkpoint):

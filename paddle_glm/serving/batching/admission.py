@@ -21,14 +21,17 @@ class Admission:
     def __init__(self, memory: CacheMemory, max_batch_size: int, can_add_rows: bool) -> None:
         """can_add_rows: whether requests can start while others run."""
         self._memory, self._max_batch_size, self._can_add_rows = memory, max_batch_size, can_add_rows
-        self.memory_full = False  # until a running request ends
+        self.memory_full = False  # until a request ends or was read
 
     def take(
-        self, waiting: deque[GenerationRequest], running: Sequence[GenerationRequest]
+        self, waiting: deque[GenerationRequest], started: Sequence[GenerationRequest]
     ) -> list[GenerationRequest]:
-        """Remove the requests to start together from those that wait, without regard to memory."""
-        room = self._max_batch_size - len(running)
-        if running and (self.memory_full or not self._can_add_rows):
+        """Remove the requests to start together from those that wait, without regard to memory.
+
+        started: those that run or are being read.
+        """
+        room = self._max_batch_size - len(started)
+        if started and (self.memory_full or not self._can_add_rows):
             room = 0
         requests: list[GenerationRequest] = []
         while waiting and len(requests) < room:
@@ -36,27 +39,38 @@ class Admission:
                 break  # read after the next token
             if requests and waiting[0].adapter != requests[0].adapter:
                 break  # prompts that are read together have one adapter
-            if requests and self._memory.store.find(waiting[0].tokens, waiting[0].adapter) is not None:
+            if requests and any(map(self._begins_as_stored, (requests[0], waiting[0]))):
                 break  # its own cache begins with what is stored
             request = waiting.popleft()
             if not request.cancelled:
                 requests.append(request)
         return requests
 
-    def number_fitting(
-        self, requests: Sequence[GenerationRequest], running: Sequence[GenerationRequest]
-    ) -> int:
-        """How many of the first requests have a KV cache that fits into memory beside the running ones.
+    def _begins_as_stored(self, request: GenerationRequest) -> bool:
+        return self._memory.store.find(request.tokens, request.adapter) is not None
 
-        Raises `InsufficientMemoryError` if a request does not fit while nothing is running.
+    def number_fitting(
+        self,
+        requests: Sequence[GenerationRequest],
+        started: Sequence[GenerationRequest],
+        readings: Sequence[tuple[int, int]],
+    ) -> int:
+        """How many of the first requests have keys and values that fit into memory beside the others.
+
+        started: those that run or are being read. readings: rows and columns of the latter. Raises
+        `InsufficientMemoryError` if a request does not fit alone.
         """
         self.memory_full = False
         for number in range(len(requests), 0, -1):
+            starting = requests[:number]
+            columns = max(request.columns for request in starting)
             try:
-                self._memory.make_room([*map(_expected_columns, (*running, *requests[:number]))])
+                self._memory.check_readings([*readings, (number, columns)])
+                with self._memory.beginning_held(starting):
+                    self._memory.make_room([*map(_expected_columns, (*started, *starting))])
                 return number
             except InsufficientMemoryError:
-                if not running and number == 1:
+                if not started and number == 1:
                     raise
                 self.memory_full = True
         return 0

@@ -10,6 +10,11 @@ PIECE_STEPS = 1.5
 # Where the smallest piece takes longer: as long as that one and a bit, since small pieces waste time.
 PIECE_SLACK = 1.2
 PIECE_TOKENS = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+# A piece while nothing runs, so that who comes meanwhile waits no longer,
+IDLE_SECONDS = 1.0
+# but for pieces that take so much more time for a token than those twice as large.
+IDLE_WASTE = 1.05
+IDLE_TOKENS = 32  # the smallest; others are twice as large as the one before
 _RECENT = 32
 # A longer wait in the queue is refused: the package openai gives a request up after ten minutes.
 MAX_WAIT_SECONDS = 600.0
@@ -53,6 +58,46 @@ class PieceSize:
         self._size = max((one for one, time in self._seconds.items() if time <= allowed), default=0)
         if self._size in self._seconds and self._size + 1 not in self._seconds:
             self._size = min(self._size + 1, len(PIECE_TOKENS) - 1)
+
+
+class IdlePieceSize:
+    """How many tokens of prompts to read at once while nothing runs.
+
+    As many as take `IDLE_SECONDS`, or more where smaller pieces would waste time.
+    """
+
+    def __init__(self, fixed: int | None = None) -> None:
+        """fixed: as for `PieceSize`."""
+        self._fixed = fixed
+        self._size = 3  # of the next piece: IDLE_TOKENS doubled so many times
+        self._seconds: dict[int, float] = {}  # of IDLE_TOKENS, as read in a piece of this size
+        self._pieces = 0
+
+    def columns(self, rows: int) -> int:
+        """Columns of a piece for so many prompts that are read together."""
+        return self._fixed or -(-(IDLE_TOKENS << self._size) // rows)
+
+    def on_piece(self, tokens: int, seconds: float) -> None:
+        """So many tokens were read together."""
+        measured = (tokens // IDLE_TOKENS).bit_length() - 1
+        if measured < max(0, self._size - 1):
+            return  # short prompts and ends of prompts tell little
+        self._pieces += 1
+        if self._pieces % (2 * _RECENT) == 0:
+            self._seconds.clear()
+        self._seconds[measured] = seconds * IDLE_TOKENS / tokens
+        times = {size: each * (1 << size) for size, each in sorted(self._seconds.items())}
+        # A larger piece that took less belongs to other times.
+        for size in [size for size in times if size > measured and times[size] < times[measured]]:
+            del self._seconds[size], times[size]
+        size = max((one for one, time in times.items() if time <= IDLE_SECONDS), default=min(times))
+        while self._seconds.get(size + 1, math.inf) * IDLE_WASTE < self._seconds[size]:
+            size += 1
+        if times[size] > IDLE_SECONDS and size and size - 1 not in times:
+            size -= 1
+        elif size + 1 not in times:
+            size += 1
+        self._size = size
 
 
 class QueueWait:

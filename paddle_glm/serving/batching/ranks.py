@@ -60,6 +60,7 @@ def _led(engine: "Engine", leader: "CallLeader") -> "Engine":
     assert isinstance(engine.backend, KVCacheBackend)
     local: dict[str, Callable[..., Any]] = {"broadcast": own_values}
     local["check_lengths_fit"] = engine.backend.check_lengths_fit
+    local["reading_nbytes"] = engine.backend.reading_nbytes
     leader.announce(engine.backend, local)
     return engine
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from paddle_glm.array_types import Array
+from paddle_glm.backends.kv_cache import KVCacheBackend
 from paddle_glm.errors import InputError, PromptTooLongError
-from paddle_glm.generation import ContinuousBatchingBackend, GenerationBackend, GenerationParams
+from paddle_glm.generation import GenerationBackend, GenerationParams
 from paddle_glm.generation.logits_processors import LogitsProcessor
 from paddle_glm.generation.loop import GenerationState
 from paddle_glm.generation.sampling import token_logprobs
@@ -28,8 +29,8 @@ from paddle_glm.serving.batching.generation_request import (
     SchedulerObserver,
     TokenListener,
 )
-from paddle_glm.serving.batching.pace import MAX_WAIT_SECONDS, PieceSize, QueueWait
-from paddle_glm.serving.batching.prompt_reader import PromptReader
+from paddle_glm.serving.batching.pace import MAX_WAIT_SECONDS, IdlePieceSize, PieceSize, QueueWait
+from paddle_glm.serving.batching.prompt_reader import PromptGroup, PromptReader
 
 if TYPE_CHECKING:
     from paddle_glm.auto.engine import Engine
@@ -44,8 +45,7 @@ class Scheduler:
     between their tokens. Keys and values take at most `cache_memory` bytes: requests wait for room, and where
     running ones need more, the one that began last gives its room up and is computed again later (vLLM's
     preemption by recomputation, arXiv:2309.06180). What ended requests leave is kept, within `prefix_memory`,
-    for prompts that begin alike. Backends that are no `ContinuousBatchingBackend` process one batch after
-    another.
+    for prompts that begin alike. Backends that are no `KVCacheBackend` process one batch after another.
     """
 
     def __init__(
@@ -59,7 +59,8 @@ class Scheduler:
     ) -> None:
         """Open the engine on the scheduler's thread, because device and thread count are per thread.
 
-        prefill_chunk: columns of a piece; None for what takes 1.5 decoding steps. cache_memory: bytes for
+        prefill_chunk: columns of a piece; None for what takes 1.5 decoding steps, or a second while nothing
+        runs. cache_memory: bytes for
         keys and values in this process; None for half of the free memory. prefix_memory: those of them that
         rows which ended may take; None for half. Raises what `open_engine` raises.
         """
@@ -75,7 +76,8 @@ class Scheduler:
         self.max_batch_size, self.max_waiting = max_batch_size, max_waiting
         self._waiting: deque[GenerationRequest] = deque()
         self._running: list[GenerationRequest] = []
-        self._piece_size, self._memory_limits = PieceSize(prefill_chunk), (cache_memory, prefix_memory)
+        self._piece_size, self._idle_piece_size = PieceSize(prefill_chunk), IdlePieceSize(prefill_chunk)
+        self._memory_limits = cache_memory, prefix_memory
         self._queue_wait = QueueWait()
         self._logits = np.zeros((0, 0), dtype=np.float32)  # of the running requests' next tokens
         self._condition = threading.Condition()
@@ -100,6 +102,11 @@ class Scheduler:
     def memory(self) -> CacheMemory:
         """For keys and values."""
         return self._memory
+
+    @property
+    def cache_nbytes(self) -> int:
+        """Bytes of all keys and values now."""
+        return self._memory.nbytes + self._prompts.nbytes
 
     def submit(
         self,
@@ -168,31 +175,36 @@ class Scheduler:
         except BaseException as error:
             opened.set_exception(error)
             return
-        can_add_rows = isinstance(self._backend, ContinuousBatchingBackend)
+        can_add_rows = isinstance(self._backend, KVCacheBackend)
         self._admission = Admission(self._memory, self.max_batch_size, can_add_rows)
         self._prompts = PromptReader(self._backend, self._memory.store)
         opened.set_result(engine)
         while not self._closed:
-            if not self._prompts.requests and (requests := self._next_requests()):
+            if requests := self._next_requests():
                 self._start(requests)
-            if self._prompts.requests:
+            if self._prompts.groups:
                 self._read()
             if self._running:
                 self._step()
-        for request in [*self._running, *self._prompts.requests, *self._waiting]:
+        for request in [*self._started, *self._waiting]:
             request.listener.on_failed(SchedulerClosedError("the server is shutting down"))
+
+    @property
+    def _started(self) -> list[GenerationRequest]:
+        """Those that run, and those that are being read."""
+        return self._running + self._prompts.requests
 
     def _next_requests(self) -> list[GenerationRequest]:
         """The requests to start now; blocks while there is nothing to do."""
         with self._condition:
-            while not (self._closed or self._running or self._waiting):
+            while not (self._closed or self._started or self._waiting):
                 self._condition.wait()
-            return self._admission.take(self._waiting, self._running)
+            return self._admission.take(self._waiting, self._started)
 
     def _start(self, requests: list[GenerationRequest]) -> None:
         """Begin to read requests that fit into memory together; the others return to the queue."""
         try:
-            number = self._admission.number_fitting(requests, self._running)
+            number = self._admission.number_fitting(requests, self._started, self._prompts.shapes)
         except InputError as error:
             self._fail([requests.pop(0)], error)
             number = 0
@@ -210,28 +222,35 @@ class Scheduler:
             self.observer.on_reused(reused)
 
     def _read(self) -> None:
-        """Read a piece of the prompts; their requests run after the last one."""
-        requests, beside = self._prompts.requests, bool(self._running)
-        if all(request.cancelled for request in requests):
-            self._prompts.drop()
+        """Read a piece of a prompt, which runs after the last one."""
+        for group in list(self._prompts.groups):
+            if all(request.cancelled for request in group.requests):
+                self._drop(group)
+        if not self._prompts.groups:
             return
+        group, beside = self._prompts.next(), bool(self._running)
         try:
-            if not self._prompts.read(self._piece_size if beside else None):
+            if not self._prompts.read(group, self._piece_size if beside else self._idle_piece_size):
                 return
-            self._memory.make_room([request.columns + 1 for request in (*self._running, *requests)])
-            logits = self._prompts.join(replace=not beside)
+            self._memory.make_room([request.columns + 1 for request in self._started])
+            logits = self._prompts.join(group, replace=not beside)
         except Exception as error:
-            if beside and isinstance(error, InsufficientMemoryError):
+            if isinstance(error, InsufficientMemoryError) and len(self._started) > len(group.requests):
                 self._give_way()
             else:
-                self._fail(self._prompts.drop(), error)
+                self._drop(group)
+                self._fail(group.requests, error)
             return
-        self._prompts.drop()
+        self._admission.memory_full = False
         self._logits = np.concatenate([self._logits, logits]) if beside else logits
-        self._running += requests
-        for request in requests:
+        self._running += group.requests
+        for request in group.requests:
             if not request.state.step:
                 self.observer.on_prompt(len(request.prompt))
+
+    def _drop(self, group: PromptGroup) -> None:
+        self._prompts.drop(group)
+        self._admission.memory_full = False
 
     def _step(self) -> None:
         """Sample a token for every running request, then run the next step for those that continue."""
@@ -260,7 +279,7 @@ class Scheduler:
         self._running = [self._running[row] for row in rows]
         if self._running:
             self._backend.select(np.array(rows))
-            if isinstance(self._backend, ContinuousBatchingBackend):
+            if isinstance(self._backend, KVCacheBackend):
                 self._backend.drop_padding()
 
     def _decode(self) -> Array:
@@ -268,22 +287,23 @@ class Scheduler:
         while True:
             try:
                 # What is being read may hold keys and values of a stored row.
-                together = (*self._running, *self._prompts.requests)
-                self._memory.make_room([request.columns for request in together])
+                self._memory.make_room([request.columns for request in self._started])
                 started = time.monotonic()
                 last = np.array([request.tokens[-1] for request in self._running], dtype=np.int64)
                 logits = self._backend.decode(last)
                 self._piece_size.on_step(time.monotonic() - started)
                 return logits
             except InsufficientMemoryError:
-                if len(self._running) == 1 and not self._prompts.requests:
+                if len(self._started) == 1:
                     raise
                 self._give_way()
 
     def _give_way(self) -> None:
         """The requests that began last wait at the head of the queue; all their tokens are read again."""
-        requests = self._prompts.drop()
-        if not requests:
+        if self._prompts.groups:
+            requests = (group := self._prompts.groups[-1]).requests
+            self._prompts.drop(group)
+        else:
             requests = [self._running[-1]]
             self._select(range(len(self._running) - 1))
         with self._condition:

@@ -27,7 +27,7 @@ class Metrics(SchedulerObserver):
         waiting.set_function(lambda: scheduler.waiting)
         memory = scheduler.memory
         used = Gauge("paddle_glm_cache_bytes", "Bytes of keys and values", registry=registry)
-        used.set_function(lambda: memory.nbytes)
+        used.set_function(lambda: scheduler.cache_nbytes)
         limit = Gauge("paddle_glm_cache_limit_bytes", "What they may take; 0: no limit", registry=registry)
         limit.set(memory.limit or 0)
         stored = Gauge("paddle_glm_prefix_cache_bytes", "Those of ended requests", registry=registry)
