@@ -1,4 +1,4 @@
-"""Time of a decoding step whose rows have adapters, against the model alone (or with merged weights).
+"""Time of a decoding step whose rows have adapters, against the model alone and with merged weights.
 
     python benchmarks/adapters.py [--layers 4 --hidden 4096 --bits 4 --rows 8 --rank 8 --threads 2]
 
@@ -21,8 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from paddle_glm.config import ModelConfig
 from paddle_glm.doctor.random_models import random_model
+from paddle_glm.models.base import CausalLM
 from paddle_glm.models.dygraph import DygraphBackend
-from paddle_glm.peft.lora import attach_lora, use_lora
+from paddle_glm.peft.lora import attach_lora, merge_and_unload, use_lora
 from paddle_glm.peft.lora_config import LoraConfig
 from paddle_glm.peft.prefix import attach_prefix
 from paddle_glm.peft.row_adapters import NamedAdapters
@@ -31,7 +32,7 @@ ADAPTERS = 8
 PROMPT, PREFIX = 64, 128
 
 
-def open_backend(args: argparse.Namespace, folder: Path) -> DygraphBackend:
+def make_model(args: argparse.Namespace) -> CausalLM:
     heads = args.hidden // 128
     config = ModelConfig(
         family="chatglm2",
@@ -47,20 +48,37 @@ def open_backend(args: argparse.Namespace, folder: Path) -> DygraphBackend:
         quantization_bit=args.bits,
         quantization_group_size=128 if args.bits == 4 else None,
     )
-    model = random_model(config, "bfloat16" if args.bfloat16 else "float32")
+    return random_model(config, "bfloat16" if args.bfloat16 else "float32")
+
+
+def open_merged(args: argparse.Namespace) -> DygraphBackend:
+    model = make_model(args)
+    if not args.bits:
+        attach_lora(model, LoraConfig(rank=args.rank))
+        merge_and_unload(model)
+    return open_paged(model)
+
+
+def open_backend(args: argparse.Namespace, folder: Path) -> DygraphBackend:
+    model = make_model(args)
     for number in range(ADAPTERS):
         (folder / str(number)).mkdir()
         attach_lora(model, LoraConfig(rank=args.rank), name=str(number)).save(folder / str(number))
     use_lora(model, None)
     (folder / "prefix").mkdir()
-    attach_prefix(random_model(config, model.dtype), PREFIX, projection=False).save(folder / "prefix")
-    backend = DygraphBackend(model)
-    backend.limit_cache(1 << 30)
+    attach_prefix(make_model(args), PREFIX, projection=False).save(folder / "prefix")
+    backend = open_paged(model)
     backend.adapters = adapters = NamedAdapters(model)
     for number in range(ADAPTERS):
         adapters.load(str(number), folder / str(number))
     for number in range(ADAPTERS):
         adapters.load(f"prefix {number}", folder / "prefix")
+    return backend
+
+
+def open_paged(model: CausalLM) -> DygraphBackend:
+    backend = DygraphBackend(model)
+    backend.limit_cache(1 << 30)
     return backend
 
 
@@ -104,8 +122,10 @@ def main() -> None:
     paddle.base.core.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as folder:
         backend = open_backend(args, Path(folder))
+    merged = open_merged(args)
     cases: dict[str, list[str | None]] = {
         "the model alone": [None] * args.rows,
+        "merged": [None] * args.rows,
         "half of the rows with 1": [None if row % 2 else "0" for row in range(args.rows)],
         "1 adapter": ["0"] * args.rows,
     }
@@ -116,7 +136,8 @@ def main() -> None:
     times: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(args.rounds):
         for name, adapters in cases.items():
-            times[name].append(step_seconds(backend, adapters, name.endswith("alternating"), args.steps))
+            tested = merged if name == "merged" else backend
+            times[name].append(step_seconds(tested, adapters, name.endswith("alternating"), args.steps))
     alone = min(times["the model alone"])
     for name, seconds in times.items():
         print(f"{name:28} {1e3 * min(seconds):8.2f} ms of processors a step  {min(seconds) / alone:5.2f}x")

@@ -2,14 +2,16 @@
 
     python benchmarks/serving.py [--model_path FOLDER] [--layers 8 --hidden 512] [--clients 1 4 8 16]
     python benchmarks/serving.py --model_path EXPORTED --program cpp_infer/build/paddle_glm_infer --clients 1
+    python benchmarks/serving.py --ranks 2 --cpu_threads 1
 
-The second measures `paddle_glm_infer --serve`. Seconds until the server listens and its peak memory (mapped
-file pages included) are printed too. For each number of clients: tokens per second of all together, and how
-long the first piece of text and a whole answer took (medians). A client asks again as soon as it has its
-answer. Prompts differ in length; answers are greedy and are cut at --new_tokens. --openai: these clients are
-of the package openai. Without a folder a model of random weights is made. Then the first text of a
-conversation's first and second turn, and the time between pieces of text of answers while another client's
-long prompt is read (--long_prompt, in tokens; 0: left out). What follows -- are flags of `paddle-glm serve`.
+The second measures `paddle_glm_infer --serve`, the third two tensor-parallel processes of a thread each. The
+seconds until the server listens and its peak memory (of all processes, mapped files included) are printed.
+For each number of clients: tokens per second of all together, and how long the first piece of text and a
+whole answer took (medians). A client asks again as soon as it has its answer. Prompts differ in length;
+answers are greedy and are cut at --new_tokens. --openai: these clients are of the package openai. Without a
+folder a model of random weights is made. Then the first text of a conversation's first and second turn, and
+the time between pieces of text of answers while another client's long prompt is read (--long_prompt, in
+tokens; 0: left out). What follows -- are flags of `paddle-glm serve`.
 """
 
 import argparse
@@ -25,9 +27,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from paddle_glm.serving.client import OpenAIClient
 from paddle_glm.tiny.checkpoint import write_checkpoint
 from paddle_glm.tiny.grammar import make_rows
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def make_model(folder: Path, layers: int, hidden: int) -> Path:
@@ -44,10 +50,14 @@ def make_model(folder: Path, layers: int, hidden: int) -> Path:
     return folder
 
 
-def start_server(folder: Path, args: argparse.Namespace) -> tuple[subprocess.Popen[str], str]:
-    """The server's process and address, once it listens."""
+def start_server(folder: Path, args: argparse.Namespace, logs: str) -> tuple[subprocess.Popen[str], str]:
+    """The server's process, or its launcher's, and its address, once it listens. logs: a folder."""
     if args.program is None:
-        command = [sys.executable, "-m", "paddle_glm.main", "serve", "--model_path", str(folder)]
+        command = [sys.executable, "-m", "paddle_glm.main", "serve"]
+        if args.ranks > 1:
+            command = [sys.executable, "-m", "paddle.distributed.launch", "--log_dir", logs]
+            command += ["--nproc_per_node", str(args.ranks), str(ROOT / "tools" / "api.py")]
+        command += ["--model_path", str(folder)]
         command += ["--max_batch_size", str(args.max_batch_size), "--cpu_threads", str(args.cpu_threads)]
         command += args.server_flags
     else:
@@ -58,17 +68,20 @@ def start_server(folder: Path, args: argparse.Namespace) -> tuple[subprocess.Pop
         [*command, "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
     assert process.stdout is not None
-    line = process.stdout.readline()
-    found = re.search(r"http\S+/v1", line)
-    if found is None:
-        raise SystemExit(f"the server did not start: {line}")
-    threading.Thread(target=process.stdout.read, daemon=True).start()
-    return process, found[0]
+    said = []
+    for line in process.stdout:
+        if found := re.search(r"http\S+/v1", line):
+            threading.Thread(target=process.stdout.read, daemon=True).start()
+            return process, found[0]
+        said.append(line)
+    raise SystemExit(f"the server did not start: {''.join(said)}")
 
 
 def peak_gigabytes(process: "subprocess.Popen[str]") -> float:
-    status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
-    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1e6
+    """Of the process and those that it started, together."""
+    family = [process.pid, *(child.pid for child in psutil.Process(process.pid).children(recursive=True))]
+    statuses = [Path(f"/proc/{pid}/status").read_text(encoding="ascii") for pid in family]
+    return sum(int(found[1]) for text in statuses if (found := re.search(r"VmHWM:\s*(\d+)", text))) / 1e6
 
 
 class OpenAIPackage:
@@ -210,7 +223,8 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 8, 16, 64])
     parser.add_argument("--max_batch_size", type=int, default=8)
-    parser.add_argument("--cpu_threads", type=int, default=0)
+    parser.add_argument("--cpu_threads", type=int, default=0, help="of each process; 0: its share of them")
+    parser.add_argument("--ranks", type=int, default=1, help="tensor-parallel processes")
     parser.add_argument("--new_tokens", type=int, default=64)
     parser.add_argument("--long_prompt", type=int, default=1900, help="tokens; 0: skip these figures")
     parser.add_argument("--seconds", type=float, default=15.0, help="for each number of clients")
@@ -219,7 +233,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.model_path or make_model(Path(scratch) / "model", args.layers, args.hidden)
         started = time.perf_counter()
-        process, address = start_server(folder, args)
+        process, address = start_server(folder, args, scratch)
         try:
             print(f"listens after {time.perf_counter() - started:.1f} s")
             LoadGenerator(address, args).run(1, 1.0)  # warm-up

@@ -18,6 +18,35 @@ class LinearWeight(NamedTuple):
     bits: int = 0
 
 
+class CacheBuffers(NamedTuple):
+    """A layer's cache of padded rows, of which each has the same columns.
+
+    keys, values: float32 [batch, kv heads, capacity, head_dim], contiguous, written in place.
+    mask: additive, float32 [batch or 1, 1, tokens, at least past + tokens].
+    past: int64 [1], columns in use before this call's tokens, on the CPU.
+    """
+
+    keys: Tensor
+    values: Tensor
+    mask: Tensor
+    past: Tensor
+
+
+class CachePages(NamedTuple):
+    """A layer's cache in pages of 64 columns: token i of row r sees the columns 0..past[r] + i.
+
+    keys, values: float32 [pages, kv heads, 64, head_dim], contiguous, written in place.
+    table: int64 [batch, pages of a row], on the CPU: columns i * 64 and on of row r are those of page
+        table[r, i]. What is behind a row's last column is not read.
+    past: int64 [batch], each row's columns in use before this call's tokens, on the CPU.
+    """
+
+    keys: Tensor
+    values: Tensor
+    table: Tensor
+    past: Tensor
+
+
 def quantized_linear(x: Tensor, values: Tensor, scale: Tensor, bits: int, arithmetic: str = "auto") -> Tensor:
     """x float32 [..., in] @ weight in kernel order [out, in].T -> float32 [..., out].
 
@@ -129,9 +158,7 @@ def attention_block(
     qkv: LinearWeight,
     qkv_bias: Tensor | None,
     rotary: tuple[Tensor, Tensor],
-    buffers: tuple[Tensor, Tensor],
-    mask: Tensor,
-    past: Tensor,
+    cache: CacheBuffers | CachePages,
     dense: LinearWeight,
     num_heads: int,
     add_input: bool,
@@ -140,103 +167,38 @@ def attention_block(
     """`rms_norm`, product, `append_rotary`, `cached_attention` with 1 / sqrt(head_dim), product; x is added.
 
     x: float32 [batch, tokens, hidden], the shape of the result. norm: weight and epsilon. qkv_bias: of any
-    float dtype. Both weights have the same bits, or none. rotary, buffers, mask, past: see there.
-    add_input: whether x is added. Raises `ValueError` for buffers that are not contiguous.
+    float dtype. Both weights have the same bits, or none. rotary: cos and sin, see there.
+    add_input: whether x is added. Raises `ValueError` for a cache that is not contiguous.
     """
-    return _attention_block(
-        "attention_block",
-        x,
-        norm,
-        qkv,
-        qkv_bias,
-        rotary,
-        buffers,
-        mask,
-        past,
-        dense,
-        num_heads,
-        add_input,
-        arithmetic,
+    _check_contiguous(cache.keys, cache.values)
+    weight, epsilon = norm
+    scale = cache.keys.shape[3] ** -0.5
+    return _call(
+        "paged_attention_block" if isinstance(cache, CachePages) else "attention_block",
+        *(x, weight, qkv.values, qkv.scale, qkv_bias, *rotary, *cache, dense.values, dense.scale),
+        *(epsilon, qkv.bits or dense.bits, num_heads, scale, add_input, arithmetic),
     )
 
 
 def paged_append_rotary(
-    qkv: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    key_pages: Tensor,
-    value_pages: Tensor,
-    table: Tensor,
-    past: Tensor,
-    num_heads: int,
-    num_kv_heads: int,
+    qkv: Tensor, cos: Tensor, sin: Tensor, pages: CachePages, num_heads: int, num_kv_heads: int
 ) -> Tensor:
-    """`append_rotary` to a cache in pages.
-
-    key_pages, value_pages: float32 [pages, num_kv_heads, 64, head_dim], contiguous.
-    table: int64 [batch, pages of a row], on the CPU: columns i * 64 and on of row r are those of page
-        table[r, i]. What is behind a row's last column is not read.
-    past: int64 [batch], the first column of each row to write, on the CPU.
-    """
-    _check_contiguous(key_pages, value_pages)
-    pages = key_pages, value_pages, table, past
+    """`append_rotary` to a cache in pages."""
+    _check_contiguous(pages.keys, pages.values)
     return _call("paged_append_rotary", qkv, cos, sin, *pages, num_heads, num_kv_heads)
 
 
-def paged_append_cache(
-    key: Tensor, value: Tensor, key_pages: Tensor, value_pages: Tensor, table: Tensor, past: Tensor
-) -> Tensor:
-    """`append_cache` to a cache in pages, see `paged_append_rotary`."""
-    _check_contiguous(key_pages, value_pages)
-    return _call("paged_append_cache", key, value, key_pages, value_pages, table, past)
+def paged_append_cache(key: Tensor, value: Tensor, pages: CachePages) -> Tensor:
+    """`append_cache` to a cache in pages."""
+    _check_contiguous(pages.keys, pages.values)
+    return _call("paged_append_cache", key, value, *pages)
 
 
 def paged_cached_attention(
-    query: Tensor,
-    key_pages: Tensor,
-    value_pages: Tensor,
-    table: Tensor,
-    past: Tensor,
-    scale: float,
-    arithmetic: str = "auto",
+    query: Tensor, pages: CachePages, scale: float, arithmetic: str = "auto"
 ) -> Tensor:
-    """`cached_attention` over a cache in pages, see `paged_append_rotary`: token i of row r sees its columns
-    0..past[r] + i. A row's result does not depend on the other rows.
-    """
-    pages = key_pages, value_pages, table, past
+    """`cached_attention` over a cache in pages. A row's result does not depend on the other rows."""
     return _call("paged_cached_attention", query, *pages, scale, arithmetic)
-
-
-def paged_attention_block(
-    x: Tensor,
-    norm: tuple[Tensor, float],
-    qkv: LinearWeight,
-    qkv_bias: Tensor | None,
-    rotary: tuple[Tensor, Tensor],
-    pages: tuple[Tensor, Tensor],
-    table: Tensor,
-    past: Tensor,
-    dense: LinearWeight,
-    num_heads: int,
-    add_input: bool,
-    arithmetic: str = "auto",
-) -> Tensor:
-    """`attention_block` over a cache in pages, see `paged_append_rotary`."""
-    return _attention_block(
-        "paged_attention_block",
-        x,
-        norm,
-        qkv,
-        qkv_bias,
-        rotary,
-        pages,
-        table,
-        past,
-        dense,
-        num_heads,
-        add_input,
-        arithmetic,
-    )
 
 
 def mlp_block(
@@ -253,32 +215,6 @@ def mlp_block(
         "mlp_block",
         *(x, weight, up.values, up.scale, down.values, down.scale),
         *(epsilon, up.bits or down.bits, add_input, arithmetic),
-    )
-
-
-def _attention_block(
-    name: str,
-    x: Tensor,
-    norm: tuple[Tensor, float],
-    qkv: LinearWeight,
-    qkv_bias: Tensor | None,
-    rotary: tuple[Tensor, Tensor],
-    buffers: tuple[Tensor, Tensor],
-    mask_or_table: Tensor,
-    past: Tensor,
-    dense: LinearWeight,
-    num_heads: int,
-    add_input: bool,
-    arithmetic: str,
-) -> Tensor:
-    _check_contiguous(*buffers)
-    weight, epsilon = norm
-    scale = buffers[0].shape[3] ** -0.5
-    return _call(
-        name,
-        *(x, weight, qkv.values, qkv.scale, qkv_bias, *rotary, *buffers, mask_or_table, past),
-        *(dense.values, dense.scale),
-        *(epsilon, qkv.bits or dense.bits, num_heads, scale, add_input, arithmetic),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import paddle
@@ -14,15 +15,12 @@ from paddle_glm.numpy_interop import step_tensor
 PAGE_TOKENS = 64  # columns of a page: what the native kernels take at once (csrc/attention.h)
 
 
-def pages_of(columns: int) -> int:
-    """How many pages so many columns take."""
+Columns = TypeVar("Columns", int, IntArray)
+
+
+def pages_of(columns: Columns) -> Columns:
+    """How many pages so many columns take, of one row or of each of several."""
     return -(-columns // PAGE_TOKENS)
-
-
-def row_pages(columns: IntArray) -> IntArray:
-    """`pages_of` for each of several rows."""
-    pages: IntArray = -(-columns // PAGE_TOKENS)
-    return pages
 
 
 class PagePool:

@@ -14,7 +14,7 @@ from paddle import Tensor
 
 from paddle_glm.array_types import IntArray
 from paddle_glm.kv_cache.cache import HeldColumns, KeyValue, KVCache
-from paddle_glm.kv_cache.page_pool import PAGE_TOKENS, PagePool, pages_of, row_pages
+from paddle_glm.kv_cache.page_pool import PAGE_TOKENS, PagePool, pages_of
 from paddle_glm.kv_cache.tensors import PADDLE
 from paddle_glm.numpy_interop import step_tensor
 
@@ -81,7 +81,7 @@ class PageStep:
 
     @cached_property
     def _group_rows(self) -> list[tuple[IntArray, int]]:
-        held = row_pages(self._past + self.tokens)
+        held = pages_of(self._past + self.tokens)
         taken = 2 ** np.ceil(np.log2(held)).astype(np.int64)
         return [(np.flatnonzero(taken == pages), int(pages)) for pages in np.unique(taken)]
 
@@ -216,6 +216,11 @@ class PagedKVCache(KVCache):
         return int(self._lengths.max(initial=0))
 
     @property
+    def lengths(self) -> IntArray:
+        """Columns in use of each row, the prefix included: int64 [rows]."""
+        return self._lengths
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the pages that would be free without these rows."""
         return self.own_pages * self.pool.nbytes_per_page
@@ -255,7 +260,7 @@ class PagedKVCache(KVCache):
         self._lengths = self._lengths + tokens
 
     def _more_pages(self, tokens: int) -> IntArray:
-        return row_pages(self._lengths + tokens) - row_pages(self._lengths)
+        return pages_of(self._lengths + tokens) - pages_of(self._lengths)
 
     def _copies_last(self, row: int) -> bool:
         partly = self._lengths[row] % PAGE_TOKENS != 0
@@ -283,7 +288,7 @@ class PagedKVCache(KVCache):
         lengths = other.length - padding
         taken = self.pool.take(self.pages_to_add(lengths, begin))
         pages = []
-        for count in row_pages(lengths):
+        for count in pages_of(lengths):
             self.pool.share(shared)
             pages.append([*shared, *(taken.pop() for _ in range(count - len(shared)))])
         try:
@@ -300,7 +305,7 @@ class PagedKVCache(KVCache):
     def pages_to_add(self, lengths: IntArray, begin: HeldColumns | None = None) -> int:
         """How many pages `add_rows` takes for rows of so many columns, the prefix included, int64 [rows]."""
         shared = len(begin.pages) if isinstance(begin, PagedColumns) else 0
-        return int((row_pages(lengths) - shared).sum())
+        return int((pages_of(lengths) - shared).sum())
 
     def _copy_row(self, other: KVCache, row: int, padding: int, pages: list[int], start: int) -> None:
         """Copy a row's columns from `start` on to its pages."""

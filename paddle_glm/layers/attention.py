@@ -9,6 +9,7 @@ import paddle.nn.functional as F
 from paddle import Tensor
 
 from paddle_glm.kernels import operators, training
+from paddle_glm.kernels.operators import CachePages
 from paddle_glm.kernels.usage import uses_operators
 from paddle_glm.kv_cache import LayerCache
 from paddle_glm.kv_cache.decode import DecodeLayer
@@ -71,9 +72,9 @@ def attend(
         past = operators.append_cache(key, value, keys, values, past)
         return operators.cached_attention(query, keys, values, mask.dense, past, head_dim**-0.5)
     if isinstance(cache, PagedLayer) and uses_operators():
-        pages, step = cache.pages, cache.step
-        past = operators.paged_append_cache(key, value, *pages, step.table, step.past)
-        return operators.paged_cached_attention(query, *pages, step.table, past, key.shape[3] ** -0.5)
+        pages = CachePages(*cache.pages, cache.step.table, cache.step.past)
+        operators.paged_append_cache(key, value, pages)
+        return operators.paged_cached_attention(query, pages, key.shape[3] ** -0.5)
     if isinstance(cache, DecodeLayer) and decodes(query, key, cache, qk_layer_scaling):
         return decode_attention(query, key, value, mask.dense, cache)
     if isinstance(cache, PagedLayer):
@@ -103,9 +104,9 @@ def attend_rotated(
         return operators.cached_attention(query, keys, values, mask.dense, past, head_dim**-0.5)
     if isinstance(cache, PagedLayer) and uses_operators():
         heads, kv_heads = sizes[0] // head_dim, sizes[1] // head_dim
-        pages, step = cache.pages, cache.step
-        query = operators.paged_append_rotary(fused, *rotary, *pages, step.table, step.past, heads, kv_heads)
-        return operators.paged_cached_attention(query, *pages, step.table, step.past, head_dim**-0.5)
+        pages = CachePages(*cache.pages, cache.step.table, cache.step.past)
+        query = operators.paged_append_rotary(fused, *rotary, pages, heads, kv_heads)
+        return operators.paged_cached_attention(query, pages, head_dim**-0.5)
     if training.usable(fused):
         heads, kv_heads = sizes[0] // head_dim, sizes[1] // head_dim
         query, key, value = training.split_rotary(fused, *rotary, heads, kv_heads, head_dim**-0.5)

@@ -189,9 +189,9 @@ class DygraphBackend(KVCacheBackend):
         if not isinstance(self._cache, PagedKVCache):
             super().prepare_decode()
             return
-        lengths = self._mask.sum(axis=1).tolist()
-        self._check_pages(lengths, self._cache.missing_pages(1), self._cache.pool.free)
-        self._cache.begin_step(1)
+        cache = self._cache
+        self._check_pages(cache.lengths.tolist(), cache.missing_pages(1), cache.pool.free)
+        cache.begin_step(1)
 
     def run(self, inputs: dict[str, IntArray]) -> FloatArray:
         if self.adapters is not None:

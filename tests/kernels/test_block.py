@@ -9,7 +9,7 @@ from paddle_glm.auto.model import AutoModel
 from paddle_glm.generation import GenerationParams, generate_batch
 from paddle_glm.kernels import operators
 from paddle_glm.kernels.library import kernel_library
-from paddle_glm.kernels.operators import LinearWeight
+from paddle_glm.kernels.operators import CacheBuffers, LinearWeight
 from paddle_glm.kernels.packing import pack
 from paddle_glm.models.dygraph import DygraphBackend
 from paddle_glm.quantization import quantize
@@ -63,7 +63,7 @@ def test_blocks(kinds: tuple[str, str], batch: int, tokens: int, bias: str | Non
     query = operators.append_rotary(fused, *rotary, *copies, past, HEADS, KV_HEADS)
     attended = operators.cached_attention(query, *copies, mask, past, HEAD_DIM**-0.5)
     expected = multiplied(attended, dense)
-    arguments = (x, (norm, NORM), qkv, added, rotary, (buffers[0], buffers[1]), mask, past, dense, HEADS)
+    arguments = (x, (norm, NORM), qkv, added, rotary, CacheBuffers(*buffers, mask, past), dense, HEADS)
     alone = operators.attention_block(*arguments, add_input=False)
     assert (alone.numpy() == expected.numpy()).all()
     assert all((a.numpy() == b.numpy()).all() for a, b in zip(buffers, copies, strict=True))

@@ -1,7 +1,6 @@
 """Operators of a cache in pages, against those of a dense cache and float64."""
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 import paddle
@@ -11,6 +10,7 @@ from paddle import Tensor
 from paddle_glm.array_types import Array
 from paddle_glm.kernels import operators
 from paddle_glm.kernels.library import kernel_library
+from paddle_glm.kernels.operators import CacheBuffers, CachePages
 from tests.kernels.test_attention import TOLERANCE, attention_float64, causal, random
 from tests.kernels.test_block import weight
 
@@ -22,16 +22,9 @@ PAGE = 64
 LENGTHS = (0, 63, 64, 700, 1, 130)  # columns of each row before the step: ragged, at and around ends of pages
 
 
-class Pages(NamedTuple):
-    key: Tensor
-    value: Tensor
-    table: Tensor
-    past: Tensor
-
-
 def make_pages(
     lengths: tuple[int, ...], tokens: int, kv_heads: int, head_dim: int, seed: int = 0
-) -> tuple[Pages, list[tuple[Array, Array]]]:
+) -> tuple[CachePages, list[tuple[Array, Array]]]:
     """Pages in a random order with random columns, NaN where nothing is in use, and each row's columns in use
     as [kv heads, columns, head_dim]."""
     counts = [-(-(length + tokens) // PAGE) for length in lengths]
@@ -47,14 +40,14 @@ def make_pages(
             pool[table[row, :count]] = one.reshape(kv_heads, count, PAGE, head_dim).swapaxes(0, 1)
             rows.append(one[:, : length + tokens])
         dense.append((rows[0], rows[1]))
-    return Pages(*map(paddle.to_tensor, (*pools, table, np.array(lengths, np.int64)))), dense
+    return CachePages(*map(paddle.to_tensor, (*pools, table, np.array(lengths, np.int64)))), dense
 
 
-def row_columns(pages: Pages, row: int, tokens: int) -> list[Array]:
+def row_columns(pages: CachePages, row: int, tokens: int) -> list[Array]:
     """A row's keys and values, [kv heads, columns, head_dim], those of the step included."""
     table, found = pages.table.numpy()[row], []
     columns = int(pages.past[row]) + tokens
-    for pool in (pages.key.numpy(), pages.value.numpy()):
+    for pool in (pages.keys.numpy(), pages.values.numpy()):
         one = pool[table[: -(-columns // PAGE)]].swapaxes(0, 1)
         found.append(one.reshape(one.shape[0], -1, one.shape[3])[:, :columns])
     return found
@@ -66,10 +59,10 @@ def row_columns(pages: Pages, row: int, tokens: int) -> list[Array]:
 def test_against_float64(heads: int, kv_heads: int, tokens: int, head_dim: int) -> None:
     pages, dense = make_pages(LENGTHS, tokens, kv_heads, head_dim)
     key, value = (random(len(LENGTHS), kv_heads, tokens, head_dim, seed=seed) for seed in (8, 9))
-    operators.paged_append_cache(key, value, *pages)
+    operators.paged_append_cache(key, value, pages)
     query = random(len(LENGTHS), heads, tokens, head_dim, seed=7)
-    output = operators.paged_cached_attention(query, *pages, 1 / math.sqrt(head_dim), "float32").numpy()
-    rounded = operators.paged_cached_attention(query, *pages, 1 / math.sqrt(head_dim), "int8").numpy()
+    output = operators.paged_cached_attention(query, pages, 1 / math.sqrt(head_dim), "float32").numpy()
+    rounded = operators.paged_cached_attention(query, pages, 1 / math.sqrt(head_dim), "int8").numpy()
     for row, (length, before) in enumerate(zip(LENGTHS, dense, strict=True)):
         for old, new, found in zip(before, (key, value), row_columns(pages, row, tokens), strict=True):
             old[:, length:] = new.numpy()[row]
@@ -87,12 +80,12 @@ def test_against_float64(heads: int, kv_heads: int, tokens: int, head_dim: int) 
 def test_a_row_alone_has_the_same_bits(tokens: int, arithmetic: str) -> None:
     pages, _ = make_pages(LENGTHS, tokens, 2, 32)
     key, value = random(6, 2, tokens, 32), random(6, 2, tokens, 32, seed=1)
-    operators.paged_append_cache(key, value, *pages)
+    operators.paged_append_cache(key, value, pages)
     query = random(6, 8, tokens, 32, seed=2)
-    together = operators.paged_cached_attention(query, *pages, 0.2, arithmetic).numpy()
+    together = operators.paged_cached_attention(query, pages, 0.2, arithmetic).numpy()
     for row in range(6):
         alone = pages._replace(table=pages.table[row : row + 1], past=pages.past[row : row + 1])
-        output = operators.paged_cached_attention(query[row : row + 1], *alone, 0.2, arithmetic).numpy()
+        output = operators.paged_cached_attention(query[row : row + 1], alone, 0.2, arithmetic).numpy()
         np.testing.assert_array_equal(output[0], together[row])
 
 
@@ -109,16 +102,14 @@ def test_block_and_rotary_as_on_a_dense_cache(kind: str, tokens: int) -> None:
     mask = paddle.to_tensor(causal(tokens, past))
     x, norm, bias, column = random(batch, tokens, 96), random(96), random(channels), paddle.to_tensor([past])
     for add_input in (True, False):
-        expected = operators.attention_block(
-            x, (norm, 1e-5), qkv, bias, rotary, tuple(buffers), mask, column, out, heads, add_input
-        )
-        output = operators.paged_attention_block(
-            x, (norm, 1e-5), qkv, bias, rotary, pages[:2], *pages[2:], out, heads, add_input
+        expected, output = (
+            operators.attention_block(x, (norm, 1e-5), qkv, bias, rotary, cache, out, heads, add_input)
+            for cache in (CacheBuffers(*buffers, mask, column), pages)
         )
         np.testing.assert_array_equal(output.numpy(), expected.numpy())
     fused = random(batch, tokens, channels)
     expected = operators.append_rotary(fused, *rotary, *buffers, column, heads, kv_heads)
-    query = operators.paged_append_rotary(fused, *rotary, *pages, heads, kv_heads)
+    query = operators.paged_append_rotary(fused, *rotary, pages, heads, kv_heads)
     np.testing.assert_array_equal(query.numpy(), expected.numpy())
     for row in range(batch):
         for found, buffer in zip(row_columns(pages, row, tokens), buffers, strict=True):
@@ -131,7 +122,7 @@ def test_wrong_operands_are_refused() -> None:
 
     def refused(match: str, **changed: Tensor) -> None:
         with pytest.raises(Exception, match=match):
-            operators.paged_append_cache(new, new, *pages._replace(**changed))
+            operators.paged_append_cache(new, new, pages._replace(**changed))
 
     refused("row 0 has 192 columns: no room for 1 after 192", past=paddle.to_tensor([192, 3]))
     refused("row 1 has 192 columns: no room for 1 after -1", past=paddle.to_tensor([70, -1]))
@@ -140,9 +131,9 @@ def test_wrong_operands_are_refused() -> None:
     refused("table must be int64", table=pages.table.astype("int32"))
     refused(
         "pages of 32 columns: expected 64",
-        key=pages.key[:, :, :32].clone(),
-        value=pages.value[:, :, :32].clone(),
+        keys=pages.keys[:, :, :32].clone(),
+        values=pages.values[:, :, :32].clone(),
     )
-    refused("must be contiguous", key=pages.key.transpose([0, 1, 3, 2]))
+    refused("must be contiguous", keys=pages.keys.transpose([0, 1, 3, 2]))
     with pytest.raises(Exception, match="key must have 4 axes, not 3"):
-        operators.paged_append_cache(new[0], new[0], *pages)
+        operators.paged_append_cache(new[0], new[0], pages)

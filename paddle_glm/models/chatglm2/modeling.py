@@ -11,7 +11,7 @@ from paddle import Tensor, nn
 from paddle_glm.array_types import Array
 from paddle_glm.config import ModelConfig
 from paddle_glm.kernels import operators
-from paddle_glm.kernels.operators import LinearWeight
+from paddle_glm.kernels.operators import CacheBuffers, CachePages, LinearWeight
 from paddle_glm.kernels.usage import uses_operators
 from paddle_glm.kv_cache import LayerCache
 from paddle_glm.kv_cache.pages import PagedLayer
@@ -133,16 +133,15 @@ class Block(SlicedLayer):
         assert sizes is not None
         heads, kv_heads, alone = sizes[0] // head_dim, sizes[1] // head_dim, group.degree == 1
         norm, bias = self.input_layernorm.operands, attention.query_key_value.bias
+        columns: CacheBuffers | CachePages
         if isinstance(cache, PagedLayer):
-            step = cache.step
-            attended = operators.paged_attention_block(
-                x, norm, qkv, bias, rotary, cache.pages, step.table, step.past, dense, heads, add_input=alone
-            )
+            columns = CachePages(*cache.pages, cache.step.table, cache.step.past)
         else:
             keys, values, past = cache.reserve(x.shape[0], kv_heads, x.shape[1], head_dim)
-            attended = operators.attention_block(
-                x, norm, qkv, bias, rotary, (keys, values), mask.dense, past, dense, heads, add_input=alone
-            )
+            columns = CacheBuffers(keys, values, mask.dense, past)
+        attended = operators.attention_block(
+            x, norm, qkv, bias, rotary, columns, dense, heads, add_input=alone
+        )
         x = attended if alone else x + reduce_from_group(attended, group)
         y = operators.mlp_block(x, self.post_attention_layernorm.operands, up, down, add_input=alone)
         return y if alone else x + reduce_from_group(y, group)
