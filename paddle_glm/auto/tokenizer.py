@@ -12,7 +12,8 @@ from paddle_glm.hub import resolve_model_folder
 from paddle_glm.models.family import get_family
 from paddle_glm.models.registry import family_names
 from paddle_glm.pretrained_kwargs import supported_kwargs
-from paddle_glm.tokenizers.base import Tokenizer, read_config
+from paddle_glm.tokenizers.base import Tokenizer
+from paddle_glm.tokenizers.files import read_config
 from paddle_glm.tokenizers.tokenizer_config_keys import check_tokenizer_config
 
 

@@ -1,7 +1,7 @@
 """`CausalLM`, the base class of all families: forward, loading, saving, quantising."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from paddle_glm.layers.recompute import (
     recomputed_attention,
     run_recomputed,
 )
+from paddle_glm.models.causal_lm_output import CausalLMOutput
 from paddle_glm.models.device_mixin import DeviceMixin
 from paddle_glm.models.dtype_mixin import DtypeMixin
 from paddle_glm.models.family import family_of
@@ -47,30 +48,6 @@ from paddle_glm.precision import autocast_disabled
 from paddle_glm.quantization import quantization_of
 
 KeyValue = tuple[Tensor, Tensor]
-
-
-@dataclass
-class CausalLMOutput:
-    """Output of `CausalLM.forward`.
-
-    logits: float32 [batch, tokens, vocab]; None where they were not asked for, and in training with labels
-        and tensor parallelism, where each rank keeps its shard of the vocabulary.
-    loss: float32 scalar, the mean over labels other than -100.
-    past_key_values: a cache whose item of a layer is its (key, value), each [batch, local key/value heads,
-        length, head_dim].
-    hidden_states: the embeddings, then every block's output: [batch, tokens, hidden].
-    """
-
-    logits: Tensor | None
-    loss: Tensor | None = None
-    past_key_values: KVCache | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-
-    def without_last(self, tokens: int) -> "CausalLMOutput":
-        """Without the last so many tokens, which were padding."""
-        hidden = None if self.hidden_states is None else tuple(one[:, :-tokens] for one in self.hidden_states)
-        logits = None if self.logits is None else self.logits[:, :-tokens]
-        return replace(self, logits=logits, hidden_states=hidden)
 
 
 class CausalLM(GenerationMixin, DtypeMixin, DeviceMixin, nn.Layer):

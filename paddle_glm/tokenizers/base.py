@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from sentencepiece import SentencePieceProcessor
 
 from paddle_glm.chat_template import ChatTemplate, Message, RoundTemplate, render
 from paddle_glm.config import FAMILY_KEY, ModelConfig
@@ -23,10 +22,8 @@ from paddle_glm.errors import InputError
 from paddle_glm.key_rules import Rules
 from paddle_glm.models.family import family_of
 from paddle_glm.tokenizers.encoding import BatchEncoding, as_tensors, padded_length, truncate
+from paddle_glm.tokenizers.files import CONFIG_FILE, load_sentencepiece, read_config
 from paddle_glm.tokenizers.sentencepiece_settings import SentencePieceSettings
-
-CONFIG_FILE = "tokenizer_config.json"
-
 
 _BYTE_PIECE = re.compile("<0x([0-9A-F]{2})>")  # of a character that has no piece
 
@@ -343,37 +340,6 @@ class Tokenizer(ABC):
         values = {**self.hub_config, **self.config, FAMILY_KEY: self.family}
         text = json.dumps(values, ensure_ascii=False, indent=2)
         (target / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
-
-
-def load_sentencepiece(path: Path) -> SentencePieceProcessor:
-    """Load a SentencePiece model; raises `InputError` for a missing, truncated or different file."""
-    if not path.is_file():
-        raise InputError(
-            f"{path} not found: a ChatGLM folder holds {path.name} beside its weights; copy it there"
-        )
-    if path.stat().st_size < 1024 and path.read_bytes().startswith(b"version https://git-lfs"):
-        raise InputError(f"{path} is a Git LFS pointer, not the model: run `git lfs pull` in that folder")
-    try:
-        return SentencePieceProcessor(model_file=str(path))
-    except (RuntimeError, OSError) as error:
-        raise InputError(
-            f"{path} ({path.stat().st_size} bytes) is not a whole SentencePiece model ({error}): "
-            "download it again"
-        ) from error
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """The contents of `tokenizer_config.json`, {} if there is none."""
-    path = folder / CONFIG_FILE
-    if not path.is_file():
-        return {}
-    try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON ({error}): mend it or download it again") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{path} holds a {type(values).__name__}, expected an object")
-    return values
 
 
 def check_text(text: Any) -> None:

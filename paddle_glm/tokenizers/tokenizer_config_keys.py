@@ -12,7 +12,8 @@ from typing import Any
 
 from paddle_glm.errors import InputError
 from paddle_glm.key_rules import Ignored, Restricted, Rule, read_fields
-from paddle_glm.tokenizers.base import CONFIG_FILE, Tokenizer
+from paddle_glm.tokenizers.base import Tokenizer
+from paddle_glm.tokenizers.files import CONFIG_FILE
 
 COMMON_RULES: dict[str, Rule] = {
     "padding_side": Ignored("prompts are always padded on the left"),

@@ -58,6 +58,15 @@ class TrainerArguments(TrainingArguments):
         """
         return parameter_dtype(self) if self.do_train or self.fp16 or self.bf16 else "auto"
 
+    def saves_at(self, step: int, max_steps: int, steps_per_epoch: int) -> bool:
+        """Whether a run saves a checkpoint at a step, by the rules of the Trainer's callbacks."""
+        if step > max_steps:
+            return False
+        if self.save_strategy == IntervalStrategy.EPOCH:
+            return step % steps_per_epoch == 0 or step == max_steps
+        every = self.save_steps if self.save_strategy == IntervalStrategy.STEPS else 0
+        return every > 0 and step % every == 0
+
     @property
     def dataset_rank(self) -> int:
         """Which share of the rows this process reads: tensor-parallel processes read the same."""

@@ -16,7 +16,7 @@ import paddle
 from paddle import Tensor
 from paddlenlp.trainer import Trainer
 from paddlenlp.trainer.trainer_callback import TrainerControl, TrainerState
-from paddlenlp.trainer.trainer_utils import EvalLoopOutput, IntervalStrategy, TrainOutput
+from paddlenlp.trainer.trainer_utils import EvalLoopOutput, TrainOutput
 from paddlenlp.utils.log import logger
 
 from paddle_glm.chat_template import IGNORE_INDEX
@@ -146,7 +146,7 @@ class FinetuneTrainer(Trainer):
     ) -> Any:
         steps_per_epoch = max(length // args.gradient_accumulation_steps, 1)
         self.run_folder.check_checkpoint_paths(
-            lambda step: self._will_save_at(step, max_steps, steps_per_epoch)
+            lambda step: self._skip_global_steps < step and args.saves_at(step, max_steps, steps_per_epoch)
         )
         checkpointing.barrier()
         if paddle.distributed.get_rank() == 0:
@@ -161,15 +161,6 @@ class FinetuneTrainer(Trainer):
             self.is_in_train = False
             return TrainOutput(self.state.global_step, 0.0, {})
         return super()._inner_training_loop(args, model, train, length, max_steps, *rest)
-
-    def _will_save_at(self, step: int, max_steps: int, steps_per_epoch: int) -> bool:
-        """Whether this run saves a checkpoint at a step, by the rules of the Trainer's callbacks."""
-        if not self._skip_global_steps < step <= max_steps:
-            return False
-        if self.args.save_strategy == IntervalStrategy.EPOCH:
-            return step % steps_per_epoch == 0 or step == max_steps
-        every = self.args.save_steps if self.args.save_strategy == IntervalStrategy.STEPS else 0
-        return every > 0 and step % every == 0
 
     def training_step(self, model: CausalLM, inputs: Batch, step_control: int = 0) -> Tensor:
         """Forward and backward of one batch; returns its loss / accumulation steps, a detached scalar.

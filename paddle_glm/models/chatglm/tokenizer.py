@@ -14,7 +14,8 @@ from paddle_glm.errors import InputError
 from paddle_glm.key_rules import TOKEN_ID, Ignored, Mapped, Restricted, Rules
 from paddle_glm.models.chatglm import FAMILY
 from paddle_glm.models.chatglm.template import CHATGLM
-from paddle_glm.tokenizers.base import Tokenizer, check_text, read_config
+from paddle_glm.tokenizers.base import Tokenizer, check_text
+from paddle_glm.tokenizers.files import read_config
 from paddle_glm.tokenizers.sentencepiece_settings import SentencePieceSettings
 from paddle_glm.tokenizers.tokenizer_config_keys import COMMON_RULES
 
