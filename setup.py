@@ -66,7 +66,7 @@ EXTRAS = {
     ],
     # Clients that the server is tested with.
     "clients": ["openai>=1.40", "langchain-openai>=0.3", "llama-index-llms-openai-like>=0.3"],
-    "web": ["gradio>=4.44", "streamlit>=1.55"],
+    "web": ["gradio>=4.44", "streamlit>=1.65"],
     "dev": [
         "pytest>=8",
         "pytest-xdist>=3.6",

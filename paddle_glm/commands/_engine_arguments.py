@@ -124,6 +124,16 @@ def add_remote_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_origin_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--allow_origin",
+        nargs="+",
+        default=[],
+        metavar="ORIGIN",
+        help="web pages of these origins may use the server, e.g. http://localhost:3000; * for all",
+    )
+
+
 def check_local_or_remote(
     args: argparse.Namespace, add_local: Sequence[Callable[[argparse.ArgumentParser], None]]
 ) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from paddle_glm.commands._engine_arguments import (
     add_adapter_arguments,
     add_engine_arguments,
+    add_origin_argument,
     open_engine_from_args,
     require_extra,
     served_name,
@@ -39,13 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--api_key", help=f"key that clients must send; {SERVER_KEY_VARIABLE} keeps it out of process lists"
     )
-    parser.add_argument(
-        "--allow_origin",
-        nargs="+",
-        default=[],
-        metavar="ORIGIN",
-        help="web pages of these origins may use the server, e.g. http://localhost:3000; * for all",
-    )
+    add_origin_argument(parser)
     parser.add_argument("--served_model_name", help="model name for clients (default: the folder's)")
     parser.add_argument(
         "--max_batch_size", type=positive_int, default=8, help="maximum requests generated in one batch"

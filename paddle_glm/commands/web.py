@@ -8,6 +8,7 @@ from paddle_glm.chat_template import Message
 from paddle_glm.commands._engine_arguments import (
     add_adapter_arguments,
     add_engine_arguments,
+    add_origin_argument,
     add_remote_arguments,
     check_local_or_remote,
     open_engine_from_args,
@@ -23,6 +24,8 @@ from paddle_glm.commands._sampling_arguments import (
 from paddle_glm.generation.params import GenerationParams
 
 if TYPE_CHECKING:
+    from starlette.middleware import Middleware
+
     from paddle_glm.serving.pages.chat_provider import ChatProvider
 
 HELP = "chat in the browser with a model folder, an exported folder or a server (--api_base)"
@@ -38,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all")
     parser.add_argument("--port", type=int, help="port to listen on (default: 7860 gradio, 8501 streamlit)")
+    add_origin_argument(parser)
     parser.add_argument(
         "--max_batch_size", type=positive_int, default=4, help="maximum answers generated in one batch"
     )
@@ -55,25 +59,33 @@ def run(args: argparse.Namespace) -> None:
 def _run_gradio(args: argparse.Namespace, initial_messages: list[Message]) -> None:
     with require_extra("web"):
         from paddle_glm.serving.pages import web_gradio
-    from paddle_glm.serving.http.address import bind
-
-    bind(args.host, args.port or 0).close()  # a port in use is reported before a model is loaded
+    access = _access(args, args.port or 0)
     with closing(open_provider(args)) as provider:
-        web_gradio.run(provider, initial_messages, args.host, args.port, args.max_batch_size)
+        web_gradio.run(provider, initial_messages, args.host, args.port, access)
 
 
 def _run_streamlit(args: argparse.Namespace, initial_messages: list[Message]) -> None:
     with require_extra("web"):
         from paddle_glm.serving.pages import web_streamlit
-    from paddle_glm.serving.http.address import bind
 
     if web_streamlit.is_running():  # `streamlit run tools/web_demo2.py -- FLAGS`, at every click
         web_streamlit.show_cached_page(lambda: open_provider(args), str(args), initial_messages)
         return
     port = STREAMLIT_PORT if args.port is None else args.port
-    bind(args.host, port).close()
+    access = _access(args, port)
     with closing(open_provider(args)) as provider:
-        web_streamlit.run(provider, initial_messages, args.host, port)
+        web_streamlit.run(provider, initial_messages, args.host, port, access)
+
+
+def _access(args: argparse.Namespace, port: int) -> "Middleware":
+    """What refuses pages of other origins. A port in use is an `InputError` before a model is loaded."""
+    from starlette.middleware import Middleware
+
+    from paddle_glm.serving.http.address import bind, is_loopback
+    from paddle_glm.serving.http.middleware import OriginMiddleware
+
+    with closing(bind(args.host, port)) as bound:
+        return Middleware(OriginMiddleware, allowed=args.allow_origin, local=is_loopback(bound))
 
 
 def open_provider(args: argparse.Namespace) -> "ChatProvider":

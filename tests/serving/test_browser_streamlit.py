@@ -28,6 +28,8 @@ echo $HOME && cat <file $PATH '\\(a\\)'
 SERVER = """
 import itertools, sys
 from dataclasses import replace
+from starlette.middleware import Middleware
+from paddle_glm.serving.http.middleware import OriginMiddleware
 from paddle_glm.serving.pages.web_streamlit import run
 from tests.serving.browser import ScriptedSession, scripted_provider
 
@@ -37,7 +39,8 @@ numbers = itertools.count(1)
 def open_session(values, model):
     return ScriptedSession(answer.replace("{model}", model).replace("{number}", str(next(numbers))))
 
-run(replace(scripted_provider(""), open=open_session), [], "127.0.0.1", int(port))
+access = Middleware(OriginMiddleware, allowed=[], local=True)
+run(replace(scripted_provider(""), open=open_session), [], "127.0.0.1", int(port), access)
 """
 
 

@@ -1,6 +1,7 @@
 """The page of streamlit, through its own test runner, over scripted sessions."""
 
 import json
+import threading
 
 import pytest
 
@@ -99,12 +100,52 @@ def test_the_last_round_is_repeated_edited_and_deleted(start):
 def test_a_click_in_mid_answer(text, kept, draft):
     from paddle_glm.serving.pages.streamlit_page import Asked, Visit
 
-    visit = Visit([[]])
-    visit.current.append(Asked("一", [[{"role": "user", "content": "一"}]], [Answer(text)]))
+    visit = Visit([[]], current=Asked("一", [[{"role": "user", "content": "一"}]], [Answer(text)]))
     visit.settle()
     visit.settle()  # the run that was interrupted comes later
     assert [message["content"] for message in visit.talks[0]] == kept
     assert visit.draft == draft
+
+
+class SlowlyKept(Answer):
+    """An answer whose end takes until `go`."""
+
+    begun, go = threading.Event(), threading.Event()
+
+    def kept_messages(self):
+        self.begun.set()
+        assert self.go.wait(timeout=20)
+        return super().kept_messages()
+
+
+def test_a_conversation_cleared_while_its_answer_ends_stays_empty():
+    from paddle_glm.serving import conversation
+    from paddle_glm.serving.pages.streamlit_page import Asked, Visit
+
+    visit = Visit([[]], current=Asked("一", [[{"role": "user", "content": "一"}]], [SlowlyKept("好")]))
+    ends = threading.Thread(target=visit.settle)
+    ends.start()
+    assert SlowlyKept.begun.wait(timeout=20)
+    clears = threading.Thread(target=visit.change, args=(conversation.without_rounds,))
+    clears.start()
+    clears.join(0.2)  # time for what must not happen
+    SlowlyKept.go.set()
+    ends.join(20)
+    clears.join(20)
+    assert visit.talks == [[]]
+
+
+def test_a_question_is_taken_up_once_and_not_after_a_click_that_clears():
+    from paddle_glm.serving import conversation
+    from paddle_glm.serving.pages.streamlit_page import Visit
+
+    visit = Visit([[]])
+    visit.ask("一")
+    assert visit.begin().talks == [[{"role": "user", "content": "一"}]]
+    assert visit.begin() is None
+    visit.ask("二")
+    visit.change(conversation.without_rounds)
+    assert visit.begin() is None and visit.talks == [[]]
 
 
 def test_a_system_prompt(start):

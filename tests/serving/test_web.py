@@ -98,6 +98,34 @@ def test_gradio_over_a_server(server, conversation):
         assert process.wait(timeout=120) == 0
 
 
+FOREIGN = ({"Host": "evil.example"}, {"Origin": "http://evil.example"}, {"Origin": "null"})
+
+
+def test_gradio_refuses_pages_of_other_origins(slow_engine):
+    from starlette.middleware import Middleware
+
+    from paddle_glm.serving.http.middleware import OriginMiddleware
+    from paddle_glm.serving.pages.web_gradio import create_page, launch
+
+    scheduler = Scheduler(slow_engine)
+    page = create_page(local_provider(scheduler, GenerationParams()), [])
+    access = Middleware(OriginMiddleware, allowed=["http://friend.example"], local=True)
+    try:
+        address = launch(page, "127.0.0.1", free_port(), access).rstrip("/")
+        body = {"data": [None, " ", "", "", "", 0, 1, 1], "fn_index": 0, "session_hash": "a"}
+        for headers in FOREIGN:
+            assert httpx.get(address, headers=headers).status_code == 403
+            joined = httpx.post(f"{address}/gradio_api/queue/join", json=body, headers=headers)
+            assert joined.status_code == 403
+        for headers in ({}, {"Origin": address}, {"Origin": "http://friend.example"}):
+            assert httpx.get(address, headers=headers).status_code == 200
+            joined = httpx.post(f"{address}/gradio_api/queue/join", json=body, headers=headers)
+            assert joined.status_code == 200
+    finally:
+        page.close()
+        scheduler.close()
+
+
 def test_gradio_over_a_model_here(slow_engine):
     """Stopping ends generation, and an error leaves its round out."""
     from gradio_client import Client
@@ -162,7 +190,20 @@ def test_streamlit_shows_what_is_wrong(monkeypatch, tmp_path):
 def test_streamlit_as_a_process(server):
     process, port = start_page("--ui", "streamlit", "--api_base", f"{server}/v1")
     try:
-        assert httpx.get(f"http://127.0.0.1:{port}/_stcore/health").text == "ok"
+        address = f"http://127.0.0.1:{port}"
+        assert httpx.get(f"{address}/_stcore/health").text == "ok"
+        upgrade = {
+            "Connection": "Upgrade",
+            "Upgrade": "websocket",
+            "Sec-WebSocket-Version": "13",
+            "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+        }
+        for headers in (*FOREIGN, {"Origin": "http://localhost:3000"}):
+            assert httpx.get(address, headers=headers).status_code == 403
+            refused = httpx.get(f"{address}/_stcore/stream", headers={**upgrade, **headers})
+            assert refused.status_code == 403
+        with httpx.stream("GET", f"{address}/_stcore/stream", headers={**upgrade, "Origin": address}) as own:
+            assert own.status_code == 101
     finally:
         process.terminate()
         process.wait(timeout=120)

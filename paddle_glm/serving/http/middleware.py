@@ -87,7 +87,8 @@ class ContentSecurityMiddleware:
 
 
 class OriginMiddleware:
-    """ASGI middleware: reject what a page of another origin sends from the user's browser (403).
+    """ASGI middleware: reject what a page of another origin sends from the user's browser (403), by
+    websocket too.
 
     allowed: origins as browsers send them, "http://localhost:3000"; "*" allows all. local: the server listens
     on this machine only: another name in the URL was made to resolve to it (DNS rebinding).
@@ -98,9 +99,12 @@ class OriginMiddleware:
         self.allowed_hosts = {urlsplit(origin).hostname for origin in allowed}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refused = self._refused(dict(scope["headers"])) if scope["type"] == "http" else None
+        refused = None if scope["type"] == "lifespan" else self._refused(dict(scope["headers"]))
         if refused is None:
             await self.app(scope, receive, send)
+            return
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})  # before it is accepted: a 403
             return
         text = f"{refused} is not served: start the server with --allow_origin ORIGIN"
         body = error_body(text, "invalid_request_error", "origin_not_allowed")

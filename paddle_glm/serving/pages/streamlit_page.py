@@ -4,6 +4,7 @@ What a click changes is in callbacks, which come before the run that draws the c
 """
 
 import re
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -62,44 +63,64 @@ class Visit:
 
     talks: the conversation, or those of two models side by side, with the same questions. asking: what the
     next run is to answer. current: what a run is answering now, if anything. draft: text for the input.
-    failure: why the last question has no answer. file_error: why a file was not loaded.
+    failure: why the last question has no answer. file_error: why a file was not loaded. A click begins a run
+    while the one that it interrupts still goes on, in another thread: `lock` is held for every change.
     """
 
     talks: Talks
     asking: str | None = None
-    current: list[Asked] = field(default_factory=list)
+    current: Asked | None = None
     draft: str | None = None
     failure: Failure | None = None
     file_error: str | None = None
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def begin(self) -> Asked | None:
+        """Take up the question that waits, unless another run or a change of the conversation did."""
+        with self.lock:
+            if self.asking is not None:
+                question, self.asking = self.asking, None
+                self.current = Asked(
+                    question, [conversation.with_question(talk, question) for talk in self.talks]
+                )
+                return self.current
+        return None
 
     def settle(self) -> None:
         """End what is being answered: keep the round, unless an answer failed or has not begun.
 
-        A click begins a run while the one that it interrupts still goes on, in another thread: whoever comes
-        first does this.
+        The run that answers and the one that interrupts it do this: whoever comes first.
         """
-        try:
-            asked = self.current.pop()
-        except IndexError:
-            return
-        errors = [answer.error for answer in asked.answers if answer.error]
-        parts = [answer.kept_messages() for answer in asked.answers]
-        if errors:
-            self.failure = Failure(asked.question, errors[0])
-        if errors or not parts or not all(parts):
-            self.draft = asked.question
-        else:
-            self.talks = [[*talk, *part] for talk, part in zip(asked.talks, parts, strict=True)]
+        with self.lock:
+            asked, self.current = self.current, None
+            if asked is None:
+                return
+            errors = [answer.error for answer in asked.answers if answer.error]
+            parts = [answer.kept_messages() for answer in asked.answers]
+            if errors:
+                self.failure = Failure(asked.question, errors[0])
+            if errors or not parts or not all(parts):
+                self.draft = asked.question
+            else:
+                self.talks = [[*talk, *part] for talk, part in zip(asked.talks, parts, strict=True)]
 
     def change(self, change: Callable[[list[Message]], list[Message]]) -> None:
-        self.settle()
-        self.talks = [change(talk) for talk in self.talks]
-        self.failure = None
+        with self.lock:
+            self.settle()
+            self.talks = [change(talk) for talk in self.talks]
+            self.asking = self.failure = None
+
+    def arrange(self, count: int, system: str) -> None:
+        """Conversations for so many models, with a system prompt; a second goes on from the first's."""
+        with self.lock:
+            talks = [*self.talks, self.talks[0]][:count]
+            self.talks = [conversation.with_system_prompt(talk, system) for talk in talks]
 
     def ask(self, question: str) -> None:
-        self.settle()
-        self.asking = question if question.strip() else None
-        self.draft = self.failure = None
+        with self.lock:
+            self.settle()
+            self.asking = question if question.strip() else None
+            self.draft = self.failure = None
 
     @property
     def rounds(self) -> int:
@@ -125,8 +146,10 @@ class Visit:
     def load(self, text: bytes, name: str) -> str:
         """Go on with a saved conversation; return its system prompt. Raises `InputError`."""
         messages = conversation.from_json(text, name)
-        self.settle()
-        self.talks, self.failure = [messages], None
+        with self.lock:
+            self.settle()
+            self.talks = [messages]
+            self.asking = self.failure = None
         return conversation.system_prompt(messages)
 
 
@@ -162,9 +185,7 @@ def _draw_sidebar(provider: ChatProvider, visit: Visit) -> Settings:
             second = st.selectbox("对比", others, index=None, placeholder="不对比")
             models += [second] if second else []
         system = st.text_area("系统提示", key="system", height=80)
-        # A second model goes on from the first's conversation.
-        talks = [*visit.talks, visit.talks[0]][: len(models)]
-        visit.talks = [conversation.with_system_prompt(talk, system.strip()) for talk in talks]
+        visit.arrange(len(models), system.strip())
         _draw_conversation_buttons(visit, models)
         values = {
             "temperature": st.slider(
@@ -240,10 +261,9 @@ def _answer(provider: ChatProvider, settings: Settings, visit: Visit, question: 
     _draw_question(question)
     places = _answer_places(settings.models)
     st.button("停止", key="stop")  # any click interrupts; this one changes nothing else
-    asked = Asked(question, [conversation.with_question(talk, question) for talk in visit.talks])
     sessions = [partial(provider.open, settings.values, model) for model in settings.models]
-    visit.asking = None
-    visit.current.append(asked)
+    if (asked := visit.begin()) is None:
+        return
     with closing(stream_answers(sessions, asked.talks)) as stream:
         for answers in stream:
             asked.answers = answers
