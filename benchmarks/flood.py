@@ -16,7 +16,6 @@ import socket
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -30,8 +29,13 @@ import psutil
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.serving import make_model  # noqa: E402
-from benchmarks.soak import PATH, TIMEOUT, Server  # noqa: E402
+from benchmarks.soak import (  # noqa: E402
+    PATH,
+    TIMEOUT,
+    Server,
+    add_server_arguments,
+    running_server,
+)
 
 STREAMS = 4
 PROMPTS = ("字" * 340_000, "the quick brown fox " * 50_000, "".join(map(chr, range(0x4E00, 0x9FA5))) * 16)
@@ -155,27 +159,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model_path", type=Path, help="a model or exported folder")
+    add_server_arguments(parser)
     parser.add_argument("--rates", type=float, nargs="*", default=[10, 50, 0], help="prompts a second")
     parser.add_argument("--flooders", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=300, help="of each stream")
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--flood", nargs=3, help=argparse.SUPPRESS)
-    parser.add_argument("flags", nargs="*", help="of the server, behind --")
     args = parser.parse_args()
     if args.flood:
         run_flooders(int(args.flood[0]), int(args.flood[1]), float(args.flood[2]))
         return
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = args.model_path or make_model(Path(scratch) / "model", args.layers, args.hidden)
-        server = Server(folder, args.flags)
-        try:
-            measure(server, args.flooders, args.rates, args.tokens)
-            server.print_tracebacks()
-        finally:
-            server.process.kill()
-            server.process.wait()
+    with running_server(args) as server:
+        measure(server, args.flooders, args.rates, args.tokens)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
@@ -108,6 +109,26 @@ class Server:
             f"{self.settled_rss:.0f} MB after {SETTLED:.0f} s, {self.rss():.0f} MB at the end",
             flush=True,
         )
+
+
+def add_server_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model_path", type=Path, help="a model or exported folder")
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--hidden", type=int, default=256)
+    parser.add_argument("flags", nargs="*", help="of the server, behind --")
+
+
+@contextlib.contextmanager
+def running_server(args: argparse.Namespace) -> Iterator[Server]:
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = args.model_path or make_model(Path(scratch) / "model", args.layers, args.hidden)
+        server = Server(folder, args.flags)
+        try:
+            yield server
+            server.print_tracebacks()
+        finally:
+            server.process.kill()
+            server.process.wait()
 
 
 class Clients:
@@ -207,23 +228,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model_path", type=Path, help="a model or exported folder")
+    add_server_arguments(parser)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--new_tokens", type=int, default=64, help="of an answer, at most")
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--hidden", type=int, default=256)
-    parser.add_argument("flags", nargs="*", help="of the server, behind --")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = args.model_path or make_model(Path(scratch) / "model", args.layers, args.hidden)
-        server = Server(folder, args.flags)
-        try:
-            soak(server, 60 * args.minutes, args.clients, args.new_tokens)
-            server.print_tracebacks()
-        finally:
-            server.process.kill()
-            server.process.wait()
+    with running_server(args) as server:
+        soak(server, 60 * args.minutes, args.clients, args.new_tokens)
 
 
 if __name__ == "__main__":
