@@ -9,9 +9,10 @@ seconds until the server listens and its peak memory (of all processes, mapped f
 For each number of clients: tokens per second of all together, and how long the first piece of text and a
 whole answer took (medians). A client asks again as soon as it has its answer. Prompts differ in length;
 answers are greedy and are cut at --new_tokens. --openai: these clients are of the package openai. Without a
-folder a model of random weights is made. Then the first text of a conversation's first and second turn, and
-the time between pieces of text of answers while another client's long prompt is read (--long_prompt, in
-tokens; 0: left out). What follows -- are flags of `paddle-glm serve`.
+folder a model of random weights is made. Then the first text of a conversation's first and second turn, of a
+short prompt that comes while a long one is read, and the time between pieces of text of answers while another
+client's long prompt is read (--long_prompt, in tokens; 0: left out). What follows -- are flags of
+`paddle-glm serve`.
 """
 
 import argparse
@@ -175,6 +176,27 @@ def text_of_tokens(client: OpenAIClient, unit: str, tokens: int) -> str:
     return unit * max(1, (tokens - few) * 10 // (count(unit * 11) - few))
 
 
+def measure_overtaking(address: str, tokens: int) -> None:
+    """Print the time to the first text of a short prompt that comes while a long one is read, alone."""
+    client, others = OpenAIClient(address), []
+
+    def first_text(prompt: str, client: OpenAIClient = client) -> float:
+        times, _ = stream(client, [{"role": "user", "content": prompt}], 16)
+        return times[0] if times else float("nan")
+
+    alone = first_text(text_of_tokens(client, "图案#条纹*裙长#中长裙*", tokens))
+    prompt = text_of_tokens(client, "风格#清新*领型#圆领*", tokens)
+    thread = threading.Thread(target=lambda: others.append(first_text(prompt, OpenAIClient(address))))
+    thread.start()
+    time.sleep(alone / 3)
+    short = first_text("类型#裤")
+    thread.join()
+    print(
+        f"first text of a short prompt that comes {alone / 3:.2f} s after a long one: {short:.3f} s; of the "
+        f"long one alone {alone:.2f} s, with the short one {others[0]:.2f} s"
+    )
+
+
 def compare_turns(address: str, tokens: int, new_tokens: int) -> None:
     """Print the time to the first text of two turns of a conversation."""
     client = OpenAIClient(address)
@@ -247,6 +269,7 @@ def main() -> None:
                 print(f"| {clients} | {speed:.1f} | {first} | {whole:.2f} |", flush=True)
             if args.long_prompt:
                 compare_turns(address, args.long_prompt, args.new_tokens)
+                measure_overtaking(address, args.long_prompt)
                 for running in (1, 7):
                     measure_stall(address, args.long_prompt, running)
             print(f"peak memory {peak_gigabytes(process):.2f} GB")

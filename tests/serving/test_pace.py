@@ -62,6 +62,17 @@ def test_an_idle_piece_takes_a_second_or_wastes_no_time(start, per_token, expect
     assert size.columns(3) == -(-size.columns(1) // 3)
 
 
+def test_prompts_may_end_before_a_piece_does():
+    size, found = IdlePieceSize(), []
+    for _ in range(60):
+        left = 1900
+        while left:
+            found.append(min(left, size.columns(1)))
+            size.on_piece(found[-1], 0.0012 * found[-1])
+            left -= found[-1]
+    assert sorted(found)[len(found) // 2] == 512 and found.count(1900) == 0
+
+
 def test_idle_pieces_follow_what_the_machine_does():
     size = IdlePieceSize()
     for per_token, expected in ((0.001, 512), (0.01, 64), (0.0005, 1024)):

@@ -79,8 +79,8 @@ class IdlePieceSize:
 
     def on_piece(self, tokens: int, seconds: float) -> None:
         """So many tokens were read together."""
-        measured = (tokens // IDLE_TOKENS).bit_length() - 1
-        if measured < max(0, self._size - 1):
+        measured = self._size
+        if 2 * tokens < IDLE_TOKENS << measured:
             return  # short prompts and ends of prompts tell little
         self._pieces += 1
         if self._pieces % (2 * _RECENT) == 0:
