@@ -18,6 +18,7 @@ from paddle_glm.models.chatglm2.tokenizer import ChatGLM2Tokenizer
 from paddle_glm.serving.batching.scheduler import Scheduler
 from paddle_glm.serving.http.address import bind, server_url
 from paddle_glm.serving.http.app import create_app
+from paddle_glm.serving.http.http_server import uvicorn_config
 from tests.generation.numpy_model import NumpyBackend
 from tests.paths import ROOT
 from tests.tiny_sentencepiece import write_tiny_model
@@ -85,7 +86,7 @@ def serve() -> Iterator[Callable[..., tuple[str, Scheduler]]]:
         open_engine: Callable[[], Engine], max_batch_size: int = 2, max_waiting: int = 2, **options
     ) -> tuple[str, Scheduler]:
         scheduler = Scheduler(open_engine, max_batch_size, max_waiting)
-        config = uvicorn.Config(
+        config = uvicorn_config(
             create_app(scheduler, "slow", **options), log_level="warning", timeout_graceful_shutdown=1
         )
         server, bound = uvicorn.Server(config), bind("127.0.0.1", 0)

@@ -1,5 +1,6 @@
 """Broken HTTP, slow clients and clients that leave: no answer of 500, no hang, no slot that stays taken."""
 
+import json
 import random
 import re
 import signal
@@ -8,7 +9,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -17,6 +18,7 @@ import pytest
 
 from paddle_glm.auto.engine import Engine
 from paddle_glm.generation import GenerationParams
+from paddle_glm.serving.http.http_server import BoundedH11Protocol
 from paddle_glm.tiny.checkpoint import write_checkpoint
 from tests.generation.numpy_model import NumpyBackend
 from tests.serving.conftest import start_server
@@ -75,6 +77,34 @@ def test_slow_clients_and_idle_connections(quick_server):
             time.sleep(0.001)
         assert slow.recv(12) == b"HTTP/1.1 200"
         assert ask(quick_server) == expected
+    wait_until_idle(quick_server)
+
+
+def test_requests_that_never_end_are_closed(quick_server, monkeypatch):
+    monkeypatch.setattr(BoundedH11Protocol, "seconds", 1.0)
+    whole = request_bytes(CHAT, json.dumps(VALID).encode())
+    refused = b"POST / HTTP/1.1\r\nHost: a\r\nOrigin: http://b\r\nContent-Length: 99\r\n\r\n"
+    for beginning, answer in (
+        (b"", b""),
+        (whole[:30], b"HTTP/1.1 408"),
+        (whole[:-20], b"HTTP/1.1 408"),
+        (refused, b"HTTP/1.1 403"),  # at once; its body still comes
+    ):
+        with connect(quick_server) as client:
+            client.sendall(beginning)
+            received = b""
+            with suppress(ConnectionError):  # the server closes in the middle of what is sent
+                client.settimeout(0.1)
+                while True:
+                    with suppress(TimeoutError):
+                        if not (piece := client.recv(1 << 16)):
+                            break
+                        received += piece
+                    if beginning:
+                        client.sendall(b"X")  # that something comes does not help
+            assert received.startswith(answer)
+            assert bool(received) == bool(answer)
+    assert ask(quick_server)
     wait_until_idle(quick_server)
 
 
