@@ -1,10 +1,11 @@
-"""Time of a decoding step whose rows have adapters, against the model alone and with merged weights.
+"""Time of a decoding step whose rows have adapters, against the model alone.
 
     python benchmarks/adapters.py [--layers 4 --hidden 4096 --bits 4 --rows 8 --rank 8 --threads 2]
 
 Layers of ChatGLM2-6B's shapes by default, random weights, LoRA adapters of all linear layers, and prefixes of
 128 tokens. The cases take turns; time is that of the processors, of all threads. "alternating": between two
-steps a prompt of one token is read without an adapter, so that the hooks come and go.
+steps a prompt of one token is read without an adapter, so that the hooks come and go. "merged", with --bits 0:
+another model, into whose weights an adapter was merged.
 """
 
 import argparse
@@ -53,9 +54,8 @@ def make_model(args: argparse.Namespace) -> CausalLM:
 
 def open_merged(args: argparse.Namespace) -> DygraphBackend:
     model = make_model(args)
-    if not args.bits:
-        attach_lora(model, LoraConfig(rank=args.rank))
-        merge_and_unload(model)
+    attach_lora(model, LoraConfig(rank=args.rank))
+    merge_and_unload(model)
     return open_paged(model)
 
 
@@ -122,10 +122,8 @@ def main() -> None:
     paddle.base.core.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as folder:
         backend = open_backend(args, Path(folder))
-    merged = open_merged(args)
     cases: dict[str, list[str | None]] = {
         "the model alone": [None] * args.rows,
-        "merged": [None] * args.rows,
         "half of the rows with 1": [None if row % 2 else "0" for row in range(args.rows)],
         "1 adapter": ["0"] * args.rows,
     }
@@ -133,14 +131,17 @@ def main() -> None:
         cases[f"{number} adapters"] = [str(row % number) for row in range(args.rows)]
     cases["4 adapters, alternating"] = cases["4 adapters"]
     cases[f"{ADAPTERS} prefixes"] = [f"prefix {row % ADAPTERS}" for row in range(args.rows)]
+    backends = dict.fromkeys(cases, backend)
+    if not args.bits:  # integers cannot be added to
+        cases["merged"], backends["merged"] = [None] * args.rows, open_merged(args)
     times: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(args.rounds):
         for name, adapters in cases.items():
-            tested = merged if name == "merged" else backend
-            times[name].append(step_seconds(tested, adapters, name.endswith("alternating"), args.steps))
+            seconds = step_seconds(backends[name], adapters, name.endswith("alternating"), args.steps)
+            times[name].append(seconds)
     alone = min(times["the model alone"])
-    for name, seconds in times.items():
-        print(f"{name:28} {1e3 * min(seconds):8.2f} ms of processors a step  {min(seconds) / alone:5.2f}x")
+    for name, found in times.items():
+        print(f"{name:28} {1e3 * min(found):8.2f} ms of processors a step  {min(found) / alone:5.2f}x")
 
 
 if __name__ == "__main__":
