@@ -4,7 +4,7 @@
 
 Layers of ChatGLM2-6B's shapes by default, random weights, LoRA adapters of all linear layers, and prefixes of
 128 tokens. The cases take turns; time is that of the processors, of all threads. "alternating": between two
-steps a prompt of one token is read without an adapter, so that the hooks come and go. "merged", with --bits 0:
+steps a prompt of one token is read without an adapter, so that the hooks come and go. "merged" (--bits 0):
 another model, into whose weights an adapter was merged.
 """
 
