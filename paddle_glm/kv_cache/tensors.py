@@ -114,7 +114,7 @@ class BufferLayer(InPlaceCache):
         length = self._length + tokens
         if length <= self.capacity:
             return self.capacity - length
-        return -length % self._block if self.capacity and tokens == 1 else 0
+        return -length % self._block if self.capacity else 0
 
     def replace(self, key: Tensor, value: Tensor) -> None:
         self._key, self._value, self._length = key, value, key.shape[2]

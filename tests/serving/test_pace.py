@@ -9,7 +9,7 @@ from paddle_glm.serving.batching.pace import MAX_WAIT_SECONDS, IdlePieceSize, Pi
 
 @pytest.mark.parametrize(
     ("start", "per_token", "expected"),
-    [(0.0, 0.001, 128), (0.05, 0.001, 96), (0.3, 0.001, 64), (0.0, 0.02, 8), (0.0, 1e-5, 512)],
+    [(0.0, 0.001, 128), (0.05, 0.001, 96), (0.3, 0.001, 32), (0.0, 0.02, 6), (0.0, 1e-5, 512)],
 )
 def test_a_piece_takes_as_long_as_its_share_of_steps(start, per_token, expected):
     """Pieces that take start + per_token * tokens seconds, beside steps of 0.1 s."""

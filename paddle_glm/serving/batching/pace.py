@@ -5,11 +5,11 @@ import statistics
 from bisect import bisect_right
 from collections import deque
 
-# A piece of a prompt may take as long as so many decoding steps; with the step itself, answers wait for 2.5.
+# A piece of a prompt may take as long as so many decoding steps (with the step itself, answers wait for 2.5),
 PIECE_STEPS = 1.5
-# Where the smallest piece takes longer: as long as that one and a bit, since small pieces waste time.
-PIECE_SLACK = 1.2
-PIECE_TOKENS = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+# or as long as the smallest piece and a bit, since small pieces waste time.
+PIECE_SLACK = 1.1
+PIECE_TOKENS = (4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 # A piece while nothing runs, so that who comes meanwhile waits no longer,
 IDLE_SECONDS = 1.0
 # but for pieces that take so much more time for a token than those twice as large.
@@ -30,7 +30,7 @@ class PieceSize:
         """fixed: so many columns of each prompt; None: what takes at most `PIECE_STEPS` decoding steps."""
         self._fixed = fixed
         self._steps: deque[float] = deque(maxlen=_RECENT)
-        self._size = PIECE_TOKENS.index(16)  # of the next piece, as a place there
+        self._size = PIECE_TOKENS.index(8)  # of the next piece, as a place there
         self._seconds: dict[int, float] = {}  # by size
         self._pieces = 0
 
@@ -54,7 +54,8 @@ class PieceSize:
         self._seconds = {one: time for one, time in self._seconds.items() if one < size or time > seconds}
         self._seconds[size] = seconds
         allowed = PIECE_STEPS * statistics.median(self._steps)
-        allowed = max(allowed, PIECE_SLACK * self._seconds.get(0, 0.0))
+        if 0 in self._seconds:  # it may have been disturbed, and another one be faster
+            allowed = max(allowed, PIECE_SLACK * min(self._seconds.values()))
         self._size = max((one for one, time in self._seconds.items() if time <= allowed), default=0)
         if self._size in self._seconds and self._size + 1 not in self._seconds:
             self._size = min(self._size + 1, len(PIECE_TOKENS) - 1)
