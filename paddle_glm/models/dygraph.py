@@ -128,7 +128,7 @@ class DygraphBackend(KVCacheBackend):
         return 2 * self.config.num_layers * self._local_heads * self.config.head_dim * width
 
     def reading_nbytes(self, rows: int, columns: int) -> int:
-        columns += -columns % BLOCK  # where the last piece is one token
+        columns += -columns % BLOCK  # buffers grow by so many
         return rows * columns * self._column_nbytes
 
     def check_lengths_fit(self, lengths: Sequence[int], stored_nbytes: int = 0) -> None:
