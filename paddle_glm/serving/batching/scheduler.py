@@ -60,9 +60,9 @@ class Scheduler:
         """Open the engine on the scheduler's thread, because device and thread count are per thread.
 
         prefill_chunk: columns of a piece; None for what takes 1.5 decoding steps, or a second while nothing
-        runs. cache_memory: bytes for
-        keys and values in this process; None for half of the free memory. prefix_memory: those of them that
-        rows which ended may take; None for half. Raises what `open_engine` raises.
+        runs. cache_memory: bytes for keys and values in this process; None for half of the free memory.
+        prefix_memory: those of them that rows which ended may take; None for half. Raises what `open_engine`
+        raises.
         """
         if max_batch_size < 1 or max_waiting < 1:
             raise InputError(
