@@ -21,8 +21,8 @@ from paddle_glm.parallel.rng import seed_group
 from paddle_glm.parallel.shutdown import exit_all_ranks
 from paddle_glm.peft.lora import attach_lora, use_lora
 from paddle_glm.peft.lora_config import LoraConfig
-from paddle_glm.peft.lora_rows import LoraRows
 from paddle_glm.peft.prefix import attach_prefix
+from paddle_glm.peft.row_adapters import NamedAdapters
 
 
 def attach(kind, model, dropout=0.0):
@@ -91,7 +91,7 @@ def compare_rows(config, group, folder, prompts):
     found = []
     for each in (SINGLE_PROCESS, group):
         backend = DygraphBackend(AutoModel.from_config(config, group=each, seed=7))
-        backend.adapters = rows = LoraRows(backend.model)
+        backend.adapters = rows = NamedAdapters(backend.model)
         for name in ("first", "second"):
             rows.load(name, folder)
         read = []
