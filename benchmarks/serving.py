@@ -256,7 +256,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 8, 16, 64])
-    parser.add_argument("--max_batch_size", type=int, default=8)
+    parser.add_argument("--max_batch_size", type=int, default=16)
     parser.add_argument("--cpu_threads", type=int, default=0, help="of each process; 0: its share of them")
     parser.add_argument("--ranks", type=int, default=1, help="tensor-parallel processes")
     parser.add_argument("--new_tokens", type=int, default=64)

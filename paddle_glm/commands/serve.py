@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_origin_argument(parser)
     parser.add_argument("--served_model_name", help="model name for clients (default: the folder's)")
     parser.add_argument(
-        "--max_batch_size", type=positive_int, default=8, help="maximum requests generated in one batch"
+        "--max_batch_size", type=positive_int, default=16, help="maximum requests generated in one batch"
     )
     parser.add_argument(
         "--max_waiting",

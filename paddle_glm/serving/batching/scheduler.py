@@ -51,7 +51,7 @@ class Scheduler:
     def __init__(
         self,
         open_engine: Callable[[], "Engine"],
-        max_batch_size: int = 8,
+        max_batch_size: int = 16,
         max_waiting: int = 64,
         prefill_chunk: int | None = None,
         cache_memory: int | None = None,
